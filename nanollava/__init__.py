@@ -1,0 +1,5 @@
+"""LLaVA (Visual Instruction Tuning) written from scratch in plain PyTorch."""
+
+from .llava import LLaVA
+
+__all__ = ["LLaVA"]

@@ -1,0 +1,110 @@
+"""Chat templates: a conversation to token ids and labels in one pass, each stretch of text encoded exactly once."""
+
+from .tokenizer import Tokenizer
+
+IMAGE = "<image>"
+IMAGE_INDEX = -200  # stands for one picture until it is expanded to its places
+IGNORE_INDEX = -100  # label of a place that is not trained
+ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
+VICUNA_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+TEMPLATES = ("vicuna_v1", "plain")
+
+
+class ConversationError(ValueError):
+    """Turns that do not form a conversation."""
+
+
+def check(turns: list[dict]) -> list[tuple[str, str]]:
+    """The turns as (role, text): human and gpt in alternation, human first, no empty answer."""
+    if not isinstance(turns, list) or not turns:
+        raise ConversationError("conversations: expected a list of turns, got none")
+    found = []
+    for i, turn in enumerate(turns):
+        if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
+            raise ConversationError(f"turn {i}: expected an object with 'from' and the text 'value'")
+        role = ROLES.get(turn.get("from"))
+        expected = ("human", "gpt")[i % 2]
+        if role != expected:
+            raise ConversationError(f"turn {i}: comes from {turn.get('from')!r}, expected {expected!r}")
+        if role == "gpt" and not turn["value"].strip():
+            raise ConversationError(f"turn {i}: the answer is empty")
+        if role == "gpt" and IMAGE in turn["value"]:
+            raise ConversationError(f"turn {i}: an answer holds {IMAGE}")
+        found.append((role, turn["value"]))
+    return found
+
+
+def pieces(turns: list[tuple[str, str]], template: str):
+    """What the template writes: (text, trained) pairs, with None for a picture and True for a trained end token."""
+    if template == "plain":  # stage 1: the picture, then the caption; the instruction is not shown
+        for role, text in turns:
+            if role == "human":
+                yield from [None] * text.count(IMAGE)
+            else:
+                yield text + "\n", True
+        return
+    if template != "vicuna_v1":
+        raise ValueError(f"unknown template {template!r}: expected one of {', '.join(TEMPLATES)}")
+    yield VICUNA_SYSTEM + " ", False
+    for role, text in turns:
+        if role == "human":
+            yield "USER: ", False
+            for i, part in enumerate(text.split(IMAGE)):
+                if i:
+                    yield None
+                yield part, False
+            yield " ASSISTANT:", False
+        else:
+            yield " " + text, True
+            yield True
+
+
+def encode(turns: list[dict], tokenizer: Tokenizer, template: str = "vicuna_v1") -> tuple[list[int], list[int]]:
+    """Token ids and labels of one conversation in the data set's form; -200 stands once for each picture.
+
+    Labels repeat the ids of the answers and of their end tokens, and are -100 elsewhere. A conversation that ends with
+    a human turn is a prompt: it ends where the answer begins. Stretches of text between pictures and end tokens are
+    encoded once; a token belongs to the answer if it begins inside it.
+    """
+    ids, labels = [tokenizer.bos_token_id], [IGNORE_INDEX]
+    text, spans = "", []  # the stretch so far, and which characters of it are trained
+
+    def flush() -> None:
+        nonlocal text, spans
+        if text:
+            tokens, starts = tokenizer.encode_with_starts(text)
+            ids.extend(tokens)
+            labels.extend(
+                token if any(begin <= start < end for begin, end in spans) else IGNORE_INDEX
+                for token, start in zip(tokens, starts, strict=True)
+            )
+        text, spans = "", []
+
+    for piece in pieces(check(turns), template):
+        if piece is None:
+            flush()
+            ids.append(IMAGE_INDEX)
+            labels.append(IGNORE_INDEX)
+        elif piece is True:
+            flush()
+            ids.append(tokenizer.eos_token_id)
+            labels.append(tokenizer.eos_token_id)
+        else:
+            if piece[1]:
+                spans.append((len(text), len(text) + len(piece[0])))
+            text += piece[0]
+    flush()
+    return ids, labels
+
+
+def expand(ids: list[int], labels: list[int], image_token_id: int, places: int) -> tuple[list[int], list[int]]:
+    """Replaces every -200 by `places` image tokens, unlabelled."""
+    out, marks = [], []
+    for token, label in zip(ids, labels, strict=True):
+        count = places if token == IMAGE_INDEX else 1
+        out += [image_token_id if token == IMAGE_INDEX else token] * count
+        marks += [label] * count
+    return out, marks

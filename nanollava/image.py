@@ -1,0 +1,84 @@
+"""CLIP's picture preprocessing with Pillow and NumPy."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .config import read_json, write_json
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class ImageError(ValueError):
+    """A picture that cannot be read."""
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """`size` in pixels; `mode` "crop" cuts the centre square, "pad" first extends the picture to a square."""
+
+    size: int = 224
+    mode: str = "crop"
+    mean: tuple[float, float, float] = MEAN
+    std: tuple[float, float, float] = STD
+
+    def __post_init__(self):
+        if self.mode not in ("crop", "pad"):
+            raise ValueError(f"image mode {self.mode!r}: expected 'crop' or 'pad'")
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, mode: str = "crop") -> "ImageConfig":
+        """Reads `preprocessor_config.json` of a model directory."""
+        values = read_json(Path(path) / "preprocessor_config.json")
+        size = values.get("size", 224)
+        size = size if isinstance(size, int) else size.get("shortest_edge", size.get("height", 224))
+        mean, std = tuple(values.get("image_mean", MEAN)), tuple(values.get("image_std", STD))
+        return cls(size, "pad" if values.get("do_pad") else mode, mean, std)
+
+    def save_pretrained(self, path: str | Path) -> None:
+        values = dict(
+            image_processor_type="CLIPImageProcessor", do_convert_rgb=True, do_resize=True, resample=3,
+            size={"shortest_edge": self.size}, do_center_crop=True, crop_size={"height": self.size, "width": self.size},
+            do_rescale=True, rescale_factor=1 / 255, do_normalize=True, image_mean=self.mean, image_std=self.std,
+        )  # fmt: skip
+        write_json(Path(path) / "preprocessor_config.json", values)
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """Opens and fully decodes a picture; what is missing or broken is an ImageError that names the file."""
+    try:
+        image = Image.open(path)
+        image.load()
+        return image
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such picture") from None
+    except Exception as error:  # Pillow raises many types for broken files
+        raise ImageError(f"{path}: not a readable picture ({error})") from None
+
+
+def normalize(pixels: torch.Tensor, config: ImageConfig) -> torch.Tensor:
+    """(x / 255 - mean) / std, pixels (..., 3, H, W) in 0..255."""
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (config.mean, config.std))
+    return (pixels / 255 - mean) / std
+
+
+def preprocess(image: Image.Image, config: ImageConfig) -> torch.Tensor:
+    """A picture to CLIP's pixel values (3, size, size), float32: RGB, (pad), bicubic resize, centre crop, normalise."""
+    image = image.convert("RGB")
+    width, height = image.size
+    if config.mode == "pad" and width != height:
+        side = max(width, height)
+        square = Image.new("RGB", (side, side), tuple(int(255 * m) for m in config.mean))
+        square.paste(image, ((side - width) // 2, (side - height) // 2))
+        image, width, height = square, side, side
+    short = min(width, height)
+    # The short side becomes `size`, the long side keeps the proportion, rounded down as CLIP's processor does.
+    size = tuple(config.size if side == short else int(config.size * side / short) for side in (width, height))
+    image = image.resize(size, Image.Resampling.BICUBIC)
+    left, top = (size[0] - config.size) // 2, (size[1] - config.size) // 2
+    image = image.crop((left, top, left + config.size, top + config.size))
+    return normalize(torch.from_numpy(np.array(image)).permute(2, 0, 1).float(), config)

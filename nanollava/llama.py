@@ -1,0 +1,167 @@
+"""The LLaMA decoder (and so Vicuna): RMSNorm, rotary positions, grouped-query attention, SwiGLU, KV cache.
+
+B sequences, T tokens, S cached places, D width, H query heads, K key-value heads, E head width.
+Leaf modules carry the names that Hugging Face files use.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .config import LlamaConfig
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * weight, the mean taken in float32 (in float64 for float64)."""
+
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x.to(torch.promote_types(x.dtype, torch.float32))
+        y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * y.to(x.dtype)
+
+
+def rope_table(config: LlamaConfig, length: int) -> torch.Tensor:
+    """cos and sin of position * theta^(-2i / E), float32 (2, length, E); the second half repeats the first."""
+    exponent = torch.arange(0, config.head_dim, 2, device="cpu").float() / config.head_dim
+    inverse = 1.0 / (config.rope_theta**exponent * config.rope_factor)
+    angles = torch.outer(torch.arange(length, device="cpu").float(), inverse)  # (length, E / 2)
+    angles = torch.cat([angles, angles], dim=-1)  # (length, E)
+    return torch.stack([angles.cos(), angles.sin()])
+
+
+def rotate(x: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
+    """Rotary embedding, split-half layout: dimension i turns with i + E/2. x (B, heads, T, E), rope (2, B or 1, 1, T, E)."""
+    cos, sin = rope.to(x.dtype)
+    a, b = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-b, a], dim=-1) * sin
+
+
+class KVCache:
+    """Keys and values of every layer, allocated once: `keys` and `values` (L, B, K, S, E); `length` places are filled."""
+
+    def __init__(self, config: LlamaConfig, batch: int, length: int, device, dtype):
+        shape = (config.num_hidden_layers, batch, config.num_key_value_heads, length, config.head_dim)
+        self.keys = torch.zeros(shape, device=device, dtype=dtype)
+        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self.length = 0
+
+    def update(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Writes k, v (B, K, T, E) behind the filled places and gives back everything written; `length` stays."""
+        end = self.length + k.shape[2]
+        if end > self.keys.shape[3]:
+            raise ValueError(f"KV cache is full: {end} tokens, room for {self.keys.shape[3]}")
+        self.keys[layer, :, :, self.length : end] = k
+        self.values[layer, :, :, self.length : end] = v
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+
+class LlamaAttention(nn.Module):
+    def __init__(self, config: LlamaConfig, layer: int):
+        super().__init__()
+        self.layer, self.head_dim = layer, config.head_dim
+        D, H, K, E = config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        self.grouped = H != K
+        self.q_proj = nn.Linear(D, H * E, bias=False)
+        self.k_proj = nn.Linear(D, K * E, bias=False)
+        self.v_proj = nn.Linear(D, K * E, bias=False)
+        self.o_proj = nn.Linear(H * E, D, bias=False)
+
+    def forward(self, x, rope, mask=None, cache: KVCache | None = None) -> torch.Tensor:
+        B, T, _ = x.shape
+        q, k, v = (
+            proj(x).view(B, T, -1, self.head_dim).transpose(1, 2)  # (B, H or K, T, E)
+            for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        q, k = rotate(q, rope), rotate(k, rope)
+        if cache is not None:
+            k, v = cache.update(self.layer, k, v)  # (B, K, S, E)
+        causal = mask is None and T > 1
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=self.grouped)
+        return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
+
+
+class LlamaMLP(nn.Module):
+    """SwiGLU: down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.gate_proj = nn.Linear(width, hidden, bias=False)
+        self.up_proj = nn.Linear(width, hidden, bias=False)
+        self.down_proj = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class LlamaBlock(nn.Module):
+    def __init__(self, config: LlamaConfig, layer: int):
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = LlamaAttention(config, layer)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = LlamaMLP(config.hidden_size, config.intermediate_size)
+
+    def forward(self, x, rope, mask=None, cache: KVCache | None = None) -> torch.Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rope, mask, cache)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class LlamaModel(nn.Module):
+    """Embedding, decoder blocks and the last norm; holds the rotary table, which is computed and never saved."""
+
+    def __init__(self, config: LlamaConfig):
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(LlamaBlock(config, i) for i in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.register_buffer("rope", rope_table(config, config.max_position_embeddings), persistent=False)
+
+    def hidden_states(self, inputs_embeds: torch.Tensor) -> list[torch.Tensor]:
+        """The embeddings, the output of every block, and in the last place that of the final norm, each (B, T, D)."""
+        rope = self.positions(inputs_embeds)
+        states = [inputs_embeds]
+        for block in self.layers:
+            states.append(block(states[-1], rope))
+        states[-1] = self.norm(states[-1])
+        return states
+
+    def positions(self, x: torch.Tensor, start: torch.Tensor | int = 0) -> torch.Tensor:
+        """The rows of the rotary table for T tokens from `start`, one number or one a sequence (B,): (2, B or 1, 1, T, E)."""
+        start = torch.as_tensor(start, device=x.device).view(-1, 1)
+        index = start + torch.arange(x.shape[1], device=x.device)  # (B or 1, T)
+        return self.rope[:, index.clamp(min=0)].unsqueeze(2)  # below 0 lies padding
+
+    def forward(self, inputs_embeds, mask=None, cache: KVCache | None = None, start=0) -> torch.Tensor:
+        """Last hidden states (B, T, D). Without `mask` attention is causal; `start` is the first token's position."""
+        if inputs_embeds.shape[1] > self.config.max_position_embeddings:
+            raise ValueError(
+                f"{inputs_embeds.shape[1]} tokens: the model was built for {self.config.max_position_embeddings}"
+            )
+        x, rope = inputs_embeds, self.positions(inputs_embeds, start)
+        for block in self.layers:
+            x = block(x, rope, mask, cache)
+        if cache is not None:
+            cache.length += x.shape[1]
+        return self.norm(x)
+
+
+class Llama(nn.Module):
+    """The language model: `model` and the head that turns its states into logits."""
+
+    def __init__(self, config: LlamaConfig):
+        super().__init__()
+        self.config = config
+        self.model = LlamaModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Logits (B, T, vocab) of ids (B, T)."""
+        return self.lm_head(self.model(self.model.embed_tokens(input_ids)))

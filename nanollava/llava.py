@@ -1,0 +1,85 @@
+"""LLaVA: CLIP's patches, projected into the word space, read by the language model in the places of the image token."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from . import weights
+from .config import LlavaConfig, read_json, write_json
+from .conversation import IGNORE_INDEX
+from .generate import generate
+from .llama import Llama
+from .projector import Projector
+from .vit import CLIPVisionTransformer
+
+
+class LLaVA(nn.Module):
+    """p(X_a | X_v, X_instruct): the vision tower g, the projector W and the language model."""
+
+    def __init__(self, config: LlavaConfig):
+        super().__init__()
+        self.config = config
+        vision, text = config.vision_config, config.text_config
+        self.vision_tower = CLIPVisionTransformer(vision)
+        self.multi_modal_projector = Projector(vision.hidden_size, text.hidden_size, config.projector)
+        self.language_model = Llama(text)
+
+    def encode_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """H_v = W g(X_v): pictures (N, 3, H, W) to word-like vectors (N, P, D)."""
+        features = self.vision_tower.features(pixel_values, self.config.vision_feature_layer)
+        return self.multi_modal_projector(features)
+
+    def embed(self, input_ids: torch.Tensor, pixel_values: torch.Tensor | None = None) -> torch.Tensor:
+        """Word vectors (B, T, D) of ids (B, T), the image places filled with H_v in reading order."""
+        embeds = self.language_model.model.embed_tokens(input_ids)
+        places = input_ids == self.config.image_token_id
+        count, pictures = int(places.sum()), 0 if pixel_values is None else len(pixel_values)
+        if count != pictures * self.config.vision_config.num_patches:
+            raise ValueError(
+                f"{count} image places in input_ids, but {pictures * self.config.vision_config.num_patches} image "
+                f"features ({pictures} pictures of {self.config.vision_config.num_patches})"
+            )
+        if not pictures:
+            return embeds
+        images = self.encode_images(pixel_values.to(embeds.dtype))
+        return embeds.masked_scatter(places.unsqueeze(-1), images.to(embeds.dtype))
+
+    def forward(self, input_ids: torch.Tensor, pixel_values: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits (B, T, vocab). `input_ids` (B, T) hold `config.image_token_id` once per image feature;
+        `pixel_values` is (pictures, 3, H, W). Right padding needs no mask: attention is causal."""
+        return self.language_model.lm_head(self.language_model.model(self.embed(input_ids, pixel_values)))
+
+    def loss(self, input_ids, labels, pixel_values=None) -> tuple[torch.Tensor, torch.Tensor]:
+        """L = - sum over labelled t of log p(x_t | x_<t) (paper, equation 3) and the number of labelled tokens.
+
+        `labels` (B, T) repeat the id where it is trained and are -100 elsewhere; the first place is never predicted.
+        """
+        states = self.language_model.model(self.embed(input_ids, pixel_values))[:, :-1]
+        target = labels[:, 1:]
+        trained = target != IGNORE_INDEX
+        logits = self.language_model.lm_head(states[trained]).float()  # (labelled tokens, vocab)
+        loss = F.cross_entropy(logits, target[trained], reduction="sum")
+        if pixel_values is None:  # W takes part in every step, so that all ranks reduce the same gradients
+            loss = loss + 0.0 * sum(p.sum() for p in self.multi_modal_projector.parameters())
+        return loss, trained.sum()
+
+    def generate(self, input_ids: torch.Tensor, pixel_values: torch.Tensor | None = None, **options):
+        """The generated ids of each prompt; see `nanollava.generate.generate`."""
+        return generate(self, input_ids, pixel_values, **options)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, device="cpu", dtype: torch.dtype | None = None) -> "LLaVA":
+        """Loads a llava-hf directory; `dtype` None keeps that of the files."""
+        config = LlavaConfig.from_dict(read_json(Path(path) / "config.json"), f"{path}/config.json")
+        with weights.uninitialised():
+            model = cls(config)
+        weights.load(model, path, weights.LLAVA, device, dtype)
+        return model.eval()
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Writes config.json and safetensors that `transformers.LlavaForConditionalGeneration` loads unmodified."""
+        Path(path).mkdir(parents=True, exist_ok=True)
+        write_json(Path(path) / "config.json", self.config.to_dict())
+        weights.save(self.state_dict(), path, weights.LLAVA)

@@ -1,0 +1,63 @@
+"""Five captions and the boxes of a scene: all that the teacher ever sees of it, as in COCO."""
+
+import random
+
+from .scenes import Scene, Thing
+
+SIDE_WORDS = {"left": "on the left", "middle": "in the middle", "right": "on the right"}
+DISTANCE_WORDS = {"near": "in front", "far": "far away"}
+PLACE_WORDS = {"park": "in the park", "beach": "at the beach", "street": "on the street", "snow": "in the snow"}
+WEATHER_WORDS = {
+    "sunny": ("on a sunny day", "in bright sunshine", "under the sun"),
+    "rainy": ("on a rainy day", "in the rain", "under rain clouds"),
+    "cloudy": ("on a cloudy day", "under a cloudy sky", "under gray clouds"),
+    "night": ("at night", "under the moon", "on a dark night"),
+}
+NUMBERS = ("no", "one", "two", "three", "four")
+PLURALS = {"person": "people"}
+
+
+def plural(kind: str) -> str:
+    return PLURALS.get(kind, kind + "s")
+
+
+def a(color: str, kind: str) -> str:
+    """The thing with its article, "an orange cat"."""
+    return f"{'an' if color[0] in 'aeiou' else 'a'} {color} {kind}"
+
+
+def listing(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+
+
+def captions(scene: Scene, rng: random.Random) -> list[str]:
+    """Five captions in different words. The first three name every thing with its colour and side."""
+
+    def full(t: Thing) -> str:
+        return f"{a(t.color, t.kind)} {DISTANCE_WORDS[t.distance]} {SIDE_WORDS[t.side]}"
+
+    def side(t: Thing) -> str:
+        return f"{a(t.color, t.kind)} {SIDE_WORDS[t.side]}"
+
+    def side_first(t: Thing) -> str:
+        return f"{SIDE_WORDS[t.side]} {DISTANCE_WORDS[t.distance]} there is {a(t.color, t.kind)}"
+
+    place, sky = PLACE_WORDS[scene.place], WEATHER_WORDS[scene.weather]
+    things = rng.sample(scene.things, len(scene.things))
+    counts = {k: sum(t.kind == k for t in things) for k in dict.fromkeys(t.kind for t in things)}
+    counted = listing([f"{NUMBERS[n]} {plural(k) if n > 1 else k}" for k, n in counts.items()])
+    first = things[0]
+    rest = f", with {listing([a(t.color, t.kind) for t in things[1:]])} around" if len(things) > 1 else ""
+    texts = [
+        f"a picture taken {place} {rng.choice(sky)}: {listing([full(t) for t in things])}.",
+        f"{listing([side(t) for t in rng.sample(things, len(things))])}, {place} {rng.choice(sky)}.",
+        f"{place} {rng.choice(sky)}, {listing([side_first(t) for t in rng.sample(things, len(things))])}.",
+        f"{a(first.color, first.kind)} {place} {rng.choice(sky)}{rest}.",
+        f"{counted} {place} {rng.choice(sky)}.",
+    ]
+    return [text[0].upper() + text[1:] for text in texts]
+
+
+def boxes(scene: Scene) -> list[tuple[str, tuple[float, float, float, float]]]:
+    """(category, (x1, y1, x2, y2)) of every thing, in fractions of the picture; colours are not told."""
+    return [(t.kind, t.box) for t in scene.things]

@@ -1,0 +1,270 @@
+"""A tiny CLIP made from nothing: the package's ViT, a text tower, and the contrastive loss on pictures and captions."""
+
+import math
+import random
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+from ..config import VisionConfig
+from ..image import ImageConfig, normalize
+from ..tokenizer import Tokenizer, train_bpe
+from ..vit import CLIPBlock, CLIPEncoder, CLIPVisionTransformer
+from .captions import captions
+from .draw import draw
+from .scenes import COLORS, DISTANCES, KINDS, PLACES, SIDES, WEATHERS, Scene, place_thing, random_scene, scenes
+
+VISION = VisionConfig(
+    image_size=96, patch_size=8, hidden_size=128, intermediate_size=512, num_hidden_layers=6, num_attention_heads=4
+)
+TEXT = dict(vocab_size=512, hidden_size=128, intermediate_size=512, num_hidden_layers=3, num_attention_heads=4)
+TEXT |= dict(max_position_embeddings=80, projection_dim=128)
+
+
+class CLIPTextEmbeddings(nn.Module):
+    def __init__(self, vocab_size: int, positions: int, width: int):
+        super().__init__()
+        self.token_embedding = nn.Embedding(vocab_size, width)
+        self.position_embedding = nn.Embedding(positions, width)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.token_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]  # (B, T, D)
+
+
+class CLIPTextTransformer(nn.Module):
+    """CLIP's causal text tower; the state at the end-of-text token stands for the caption."""
+
+    def __init__(self, config: dict):
+        super().__init__()
+        D, heads = config["hidden_size"], config["num_attention_heads"]
+        self.embeddings = CLIPTextEmbeddings(config["vocab_size"], config["max_position_embeddings"], D)
+        blocks = [CLIPBlock(D, config["intermediate_size"], heads, 1e-5, True) for _ in range(config["num_hidden_layers"])]
+        self.encoder = CLIPEncoder(blocks)
+        self.final_layer_norm = nn.LayerNorm(D, 1e-5)
+
+    def forward(self, ids: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+        x = self.embeddings(ids)
+        for block in self.encoder.layers:
+            x = block(x)
+        return self.final_layer_norm(x[torch.arange(len(x)), ends])  # (B, D)
+
+
+class CLIP(nn.Module):
+    """Both towers and the two projections, with Hugging Face CLIP's names."""
+
+    def __init__(self, vision: VisionConfig, text: dict):
+        super().__init__()
+        self.vision_model = CLIPVisionTransformer(vision)
+        self.text_model = CLIPTextTransformer(text)
+        self.visual_projection = nn.Linear(vision.hidden_size, text["projection_dim"], bias=False)
+        self.text_projection = nn.Linear(text["hidden_size"], text["projection_dim"], bias=False)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        for tower in (self.vision_model, self.text_model):  # residual branches start small
+            for block in tower.encoder.layers:
+                for out in (block.self_attn.out_proj, block.mlp.fc2):
+                    nn.init.normal_(out.weight, std=0.02 / math.sqrt(2 * len(tower.encoder.layers)))
+
+    def forward(self, pixel_values, ids, ends) -> tuple[torch.Tensor, torch.Tensor]:
+        """Unit vectors of pictures and of captions, each (B, projection_dim)."""
+        image = F.normalize(self.visual_projection(self.vision_model(pixel_values)).float(), dim=-1)
+        text = F.normalize(self.text_projection(self.text_model(ids, ends)).float(), dim=-1)
+        return image, text
+
+
+def contrastive_loss(image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """CLIP's loss: cross-entropy of the scaled cosine matrix by rows and by columns, the diagonal being right."""
+    logits = scale * image @ text.T  # (B, B)
+    target = torch.arange(len(logits))
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def change(scene: Scene, rng: random.Random) -> Scene:
+    """The scene with one fact of one thing changed: its kind half of the time, else its colour or its slot."""
+    index = rng.randrange(len(scene.things))
+    old = scene.things[index]
+    kind, color, side, distance = old.kind, old.color, old.side, old.distance
+    which = rng.random()
+    taken = {(t.side, t.distance) for t in scene.things}
+    if which < 0.5:
+        kind = rng.choice([k for k in KINDS if k != kind])
+    elif which < 0.8:
+        color = rng.choice([c for c in COLORS if c != color])
+    else:
+        side, distance = rng.choice([(s, d) for s in SIDES for d in DISTANCES if (s, d) not in taken])
+    thing = place_thing(rng, kind, color, side, distance)
+    if (side, distance, kind) == (old.side, old.distance, old.kind):
+        thing = replace(thing, box=old.box)
+    return replace(scene, things=(*scene.things[:index], thing, *scene.things[index + 1 :]))
+
+
+def variants(rng: random.Random, size: int, count: int | None, place: str, weather: str) -> list[Scene]:
+    """A training scene and size - 1 others that differ from it in one fact, all of the training split."""
+    while True:
+        group = [replace(random_scene(rng, count), place=place, weather=weather)]
+        for _ in range(8 * size):
+            other = change(group[0], rng)
+            if other.split == "train" and other.facts not in [s.facts for s in group]:
+                group.append(other)
+            if group[0].split == "train" and len(group) == size:
+                return group
+
+
+def pixels(scene: Scene) -> np.ndarray:
+    return np.asarray(draw(scene, VISION.image_size))
+
+
+def draw_all(all_scenes: list[Scene], workers: int = 2) -> torch.Tensor:
+    """Draws scenes in parallel: (N, H, W, 3) bytes."""
+    with ProcessPoolExecutor(workers) as pool:
+        return torch.from_numpy(np.stack(list(pool.map(pixels, all_scenes, chunksize=64))))
+
+
+def to_pixel_values(images: torch.Tensor) -> torch.Tensor:
+    """(B, H, W, 3) bytes to CLIP's normalised (B, 3, H, W)."""
+    return normalize(images.permute(0, 3, 1, 2).float(), ImageConfig())
+
+
+def encode_captions(tokenizer: Tokenizer, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Right-padded ids (B, T), each with BOS and EOS, and the place of every EOS (B,)."""
+    rows = [[tokenizer.bos_token_id, *tokenizer.encode(t), tokenizer.eos_token_id] for t in texts]
+    ids = torch.full((len(rows), max(map(len, rows))), tokenizer.eos_token_id)
+    for row, values in zip(ids, rows, strict=True):
+        row[: len(values)] = torch.tensor(values)
+    return ids, torch.tensor([len(r) - 1 for r in rows])
+
+
+def train_clip(steps: int, batch: int, group: int, pictures: int, seed: int, lr: float, dtype: torch.dtype, log=print):
+    """Trains CLIP and returns it with its tokenizer.
+
+    A batch holds scenes of one place and one weather, in groups that differ in one fact, so that kinds, colours and
+    sides are what tells captions apart. Scenes of one thing come first, then of two, then any.
+    """
+    torch.manual_seed(seed)
+    rng = random.Random(f"clip/{seed}")
+    texts = [c for scene in scenes("train", 2000, seed) for c in captions(scene, rng)]
+    tokenizer = train_bpe(texts, TEXT["vocab_size"])
+    model = CLIP(VISION, TEXT)
+    model.train()
+
+    phases = {1: 0.15, 2: 0.2, None: 0.65}  # number of things: share of pictures and of steps
+    data, start = {}, time.time()
+    for count, share in phases.items():
+        per_sky = int(pictures * share / group / len(PLACES) / len(WEATHERS))
+        skies = [(p, w) for p in PLACES for w in WEATHERS]
+        groups = [variants(rng, group, count, *sky) for sky in skies for _ in range(per_sky)]
+        flat = [scene for g in groups for scene in g]
+        data[count] = (flat, draw_all(flat), per_sky)
+    log(f"drew {sum(len(d[0]) for d in data.values()):,} pictures in {time.time() - start:.0f} s")
+
+    decay = [p for n, p in model.named_parameters() if p.ndim >= 2]
+    rest = [p for n, p in model.named_parameters() if p.ndim < 2]
+    params = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(params, lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
+    bounds = np.cumsum(list(phases.values()))
+    bar = tqdm(range(steps), desc="clip", mininterval=5)
+    for step in bar:
+        count = list(phases)[int(np.searchsorted(bounds, (step + 0.5) / steps))]
+        flat, images, per_sky = data[count]
+        n = batch // group
+        if rng.random() < 0.85:  # one place and weather
+            sky = rng.randrange(16)
+            chosen = rng.sample(range(sky * per_sky, (sky + 1) * per_sky), min(n, per_sky))
+        else:
+            chosen = rng.sample(range(16 * per_sky), n)
+        index = [g * group + i for g in chosen for i in range(group)]
+        pixel_values = to_pixel_values(images[index])
+        dy, dx = (rng.randint(-3, 3) for _ in range(2))
+        pixel_values = torch.roll(F.pad(pixel_values, (3, 3, 3, 3), mode="replicate"), (dy, dx), (2, 3))[..., 3:-3, 3:-3]
+        ids, ends = encode_captions(tokenizer, [captions(flat[i], rng)[rng.randrange(3)] for i in index])
+
+        warm = min(1.0, (step + 1) / 100)
+        for g in optimizer.param_groups:
+            g["lr"] = lr * warm * (0.5 * (1 + math.cos(math.pi * step / steps)) * 0.98 + 0.02)
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            image, text = model(pixel_values, ids, ends)
+        loss = contrastive_loss(image, text, model.logit_scale.exp().clamp(max=100))
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if step % 10 == 0:
+            right = (image.detach() @ text.detach().T).argmax(1).eq(torch.arange(len(text))).float().mean()
+            bar.set_postfix(loss=f"{loss.item():.3f}", top1=f"{right:.2f}", things=count or "any")
+    return model.eval(), tokenizer
+
+
+@torch.no_grad()
+def retrieval(model: CLIP, tokenizer: Tokenizer, trials: int = 16, count: int = 128, seed: int = 0) -> float:
+    """Share of held-out pictures whose own caption ranks first among `count` that share place and weather."""
+    rng = random.Random(f"retrieval/{seed}")
+    skies = [(p, w) for p in PLACES for w in WEATHERS][:trials]
+    right = total = 0
+    for sky in skies:
+        pool, source = [], scenes("test", 10**9, seed, unseen=False)
+        for scene in source:
+            scene = replace(scene, place=sky[0], weather=sky[1])
+            if scene.split == "test" and scene.facts not in [s.facts for s in pool]:
+                pool.append(scene)
+            if len(pool) == count:
+                break
+        ids, ends = encode_captions(tokenizer, [captions(s, rng)[0] for s in pool])
+        image, text = model(to_pixel_values(torch.from_numpy(np.stack([pixels(s) for s in pool]))), ids, ends)
+        right += (image @ text.T).argmax(1).eq(torch.arange(count)).sum().item()
+        total += count
+    return right / total
+
+
+@torch.no_grad()
+def under_boxes(tower: CLIPVisionTransformer, pool: list[Scene], layer: int) -> torch.Tensor:
+    """Mean feature of the patches under each thing's box, weighted by overlap: (things, D)."""
+    grid = tower.config.image_size // tower.config.patch_size
+    edges = torch.arange(grid + 1) / grid
+    out = []
+    for i in range(0, len(pool), 128):
+        part = pool[i : i + 128]
+        features = tower.features(to_pixel_values(torch.from_numpy(np.stack([pixels(s) for s in part]))), layer)
+        for scene, z in zip(part, features, strict=True):
+            for thing in scene.things:
+                x1, y1, x2, y2 = thing.box
+                across = (edges[1:].clamp(max=x2) - edges[:-1].clamp(min=x1)).clamp(min=0)
+                down = (edges[1:].clamp(max=y2) - edges[:-1].clamp(min=y1)).clamp(min=0)
+                weight = (down[:, None] * across[None]).flatten()
+                out.append(weight @ z.float() / weight.sum())
+    return torch.stack(out)
+
+
+def linear_readout(train_x, train_y, test_x, test_y, classes: int, steps: int = 300) -> float:
+    """Held-out accuracy of a linear (softmax) read-out."""
+    mean, std = train_x.mean(0), train_x.std(0) + 1e-6
+    train_x, test_x = (train_x - mean) / std, (test_x - mean) / std
+    with torch.enable_grad():
+        linear = nn.Linear(train_x.shape[1], classes)
+        nn.init.zeros_(linear.weight)
+        optimizer = torch.optim.AdamW(linear.parameters(), 0.02, weight_decay=1e-3)
+        for _ in range(steps):
+            loss = F.cross_entropy(linear(train_x), train_y)
+            optimizer.zero_grad(), loss.backward(), optimizer.step()
+    return linear(test_x).argmax(1).eq(test_y).float().mean().item()
+
+
+def readout(tower: CLIPVisionTransformer, layer: int = -2, train: int = 3000, test: int = 600, seed: int = 0) -> dict:
+    """How well kind, colour, side and distance of a thing can be read off the patches under its box, held-out scenes."""
+    fit, held = list(scenes("train", train, seed + 1)), list(scenes("test", test, seed, unseen=False))
+    x, y = under_boxes(tower, fit, layer), under_boxes(tower, held, layer)
+    result = {}
+    for name, values in dict(kind=KINDS, color=COLORS, side=SIDES, distance=DISTANCES).items():
+        labels = [torch.tensor([values.index(getattr(t, name)) for s in pool for t in s.things]) for pool in (fit, held)]
+        result[name] = linear_readout(x, labels[0], y, labels[1], len(values))
+    return result

@@ -1,0 +1,136 @@
+"""A tiny Vicuna made from nothing: first copying, then text-only dialogues about scenes told in words."""
+
+import math
+import random
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+from ..config import LlamaConfig
+from ..conversation import IGNORE_INDEX, VICUNA_SYSTEM, encode
+from ..llama import Llama
+from ..tokenizer import Tokenizer, train_bpe
+from .captions import boxes, captions
+from .scenes import Scene, scenes
+from .teacher import QA, conversation, detail, instructions, questions, read
+
+LLAMA = LlamaConfig(
+    vocab_size=640, hidden_size=128, intermediate_size=384, num_hidden_layers=5, num_attention_heads=4,
+    max_position_embeddings=1024,
+)  # fmt: skip
+
+
+def facts_told(scene: Scene, rng: random.Random):
+    """The teacher's view of a scene: what its captions and boxes tell."""
+    return read(captions(scene, rng), boxes(scene))
+
+
+def make_tokenizer(seed: int) -> Tokenizer:
+    """A byte-fallback BPE of Toyland's language, trained on captions and the teacher's questions and answers."""
+    rng = random.Random(f"tokenizer/{seed}")
+    texts = [VICUNA_SYSTEM + " USER: ASSISTANT:"] * 50
+    for scene in scenes("train", 2000, seed):
+        facts = facts_told(scene, rng)
+        texts += captions(scene, rng)
+        texts += [f"{qa.question} {qa.answer}" for found in questions(facts, rng).values() for qa in found]
+        texts.append(detail(facts))
+    return train_bpe(texts, LLAMA.vocab_size)
+
+
+def in_words(scene: Scene, rng: random.Random) -> str:
+    """A description that tells every fact of the scene: one of the two full captions, or the detailed description."""
+    return rng.choice((captions(scene, rng)[0], captions(scene, rng)[2], detail(facts_told(scene, rng))))
+
+
+def dialogue(description: str, qas: list[QA]) -> list[dict]:
+    turns = []
+    for i, qa in enumerate(qas):
+        question = f"{description}\n{qa.question}" if i == 0 else qa.question
+        turns += [{"from": "human", "value": question}, {"from": "gpt", "value": qa.answer}]
+    return turns
+
+
+def pad(rows: list[list[int]], value: int) -> torch.Tensor:
+    return nn.utils.rnn.pad_sequence([torch.tensor(r) for r in rows], batch_first=True, padding_value=value)
+
+
+def copy_batch(rng: random.Random, batch: int, vocab: int, length: int = 48) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random words written twice, the loss on the second copy: what makes induction heads."""
+    rows = [[rng.randrange(3, vocab) for _ in range(rng.randint(8, length))] for _ in range(batch)]
+    ids = [[1, *r, *r] for r in rows]
+    labels = [[IGNORE_INDEX] * (len(r) + 2) + r[1:] for r in rows]
+    return pad(ids, 0), pad(labels, IGNORE_INDEX)
+
+
+def dialogue_batch(rng, batch: int, tokenizer: Tokenizer, pool: list[Scene]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Dialogues about scenes of the pool: mostly eight short answers, sometimes reasons or a retelling in detail."""
+    rows = []
+    for scene in rng.choices(pool, k=batch):
+        kind = rng.choices(("conversation", "complex", "detail"), weights=(7, 2, 1))[0]
+        qas = instructions(facts_told(scene, rng), rng, kind)
+        rows.append(encode(dialogue(in_words(scene, rng), qas), tokenizer))
+    return pad([r[0] for r in rows], 0), pad([r[1] for r in rows], IGNORE_INDEX)
+
+
+def text_loss(model: Llama, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean loss over the labelled tokens; the head runs on their places alone."""
+    states = model.model(model.model.embed_tokens(ids))[:, :-1]
+    trained = labels[:, 1:] != IGNORE_INDEX
+    return F.cross_entropy(model.lm_head(states[trained]).float(), labels[:, 1:][trained])
+
+
+def train_vicuna(copy_steps: int, steps: int, batch: int, seed: int, lr: float, dtype: torch.dtype):
+    """Trains the decoder and returns it with its tokenizer."""
+    torch.manual_seed(seed)
+    rng = random.Random(f"vicuna/{seed}")
+    tokenizer = make_tokenizer(seed)
+    model = Llama(LLAMA)
+    for name, p in model.named_parameters():
+        if p.ndim == 2:
+            out = name.endswith(("o_proj.weight", "down_proj.weight"))
+            nn.init.normal_(p, std=0.02 / math.sqrt(2 * LLAMA.num_hidden_layers) if out else 0.02)
+    optimizer = torch.optim.AdamW(model.parameters(), lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    pool = list(scenes("train", 16000, seed))
+    bar = tqdm(range(copy_steps + steps), desc="vicuna", mininterval=5)
+    for step in bar:
+        if step < copy_steps:
+            ids, labels = copy_batch(rng, 2 * batch, LLAMA.vocab_size)
+        else:
+            ids, labels = dialogue_batch(rng, batch, tokenizer, pool)
+        warm, left = min(1.0, (step + 1) / 50), step / (copy_steps + steps)
+        for group in optimizer.param_groups:
+            group["lr"] = lr * warm * (0.51 + 0.49 * math.cos(math.pi * left))
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            loss = text_loss(model, ids, labels)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if step % 10 == 0:
+            bar.set_postfix(loss=f"{loss.item():.3f}", on="copies" if step < copy_steps else "dialogues")
+    return model.eval(), tokenizer
+
+
+@torch.no_grad()
+def text_accuracy(model: Llama, tokenizer: Tokenizer, count: int = 300, seed: int = 0) -> dict[str, float]:
+    """Share of questions about held-out descriptions whose whole answer is the most likely one, by type.
+
+    An answer counts if every one of its tokens, the end token included, is the most likely given those before it,
+    which is the same as greedy generation giving exactly this answer.
+    """
+    rng = random.Random(f"text/{seed}")
+    asked, right = {}, {}
+    for scene in scenes("test", count, seed, unseen=False):
+        description = in_words(scene, rng)
+        chosen = [rng.choice(found) for found in questions(facts_told(scene, rng), rng).values() if found]
+        rows = [encode(dialogue(description, [qa]), tokenizer) for qa in chosen]
+        ids, labels = pad([r[0] for r in rows], 0), pad([r[1] for r in rows], IGNORE_INDEX)
+        guess = model(ids)[:, :-1].argmax(-1)
+        exact = ((guess == labels[:, 1:]) | (labels[:, 1:] == IGNORE_INDEX)).all(1)
+        for qa, good in zip(chosen, exact.tolist(), strict=True):
+            asked[qa.type] = asked.get(qa.type, 0) + 1
+            right[qa.type] = right.get(qa.type, 0) + good
+    result = {kind: right[kind] / asked[kind] for kind in asked}
+    return {"overall": sum(right.values()) / sum(asked.values()), **result}

@@ -1,0 +1,124 @@
+"""CLIP's vision transformer, the g of the paper: Z_v = g(X_v).
+
+B pictures, D width, P patches of a picture, L layers. Leaf modules carry the names that Hugging Face files use.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .config import VisionConfig
+
+
+def quick_gelu(x: torch.Tensor) -> torch.Tensor:
+    """x * sigmoid(1.702 x), the cheap GELU that OpenAI's CLIP was trained with."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+class CLIPAttention(nn.Module):
+    """Multi-head self-attention; `is_causal` serves CLIP's text tower."""
+
+    def __init__(self, width: int, heads: int, is_causal: bool = False):
+        super().__init__()
+        self.heads, self.is_causal = heads, is_causal
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        B, T, D = x.shape
+        q, k, v = (
+            proj(x).view(B, T, self.heads, D // self.heads).transpose(1, 2)  # (B, heads, T, D / heads)
+            for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=self.is_causal)
+        return self.out_proj(y.transpose(1, 2).reshape(B, T, D))
+
+
+class CLIPMLP(nn.Module):
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc2(quick_gelu(self.fc1(x)))
+
+
+class CLIPBlock(nn.Module):
+    """One pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, width: int, hidden: int, heads: int, eps: float, is_causal: bool = False):
+        super().__init__()
+        self.layer_norm1 = nn.LayerNorm(width, eps)
+        self.self_attn = CLIPAttention(width, heads, is_causal)
+        self.layer_norm2 = nn.LayerNorm(width, eps)
+        self.mlp = CLIPMLP(width, hidden)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.self_attn(self.layer_norm1(x))
+        return x + self.mlp(self.layer_norm2(x))
+
+
+class CLIPVisionEmbeddings(nn.Module):
+    """Cuts the picture into patches, maps each to a vector, puts the class token first and adds learned positions."""
+
+    def __init__(self, config: VisionConfig):
+        super().__init__()
+        D, size = config.hidden_size, config.patch_size
+        self.image_size = config.image_size
+        self.class_embedding = nn.Parameter(torch.zeros(D))
+        self.patch_embedding = nn.Conv2d(3, D, size, stride=size, bias=False)
+        self.position_embedding = nn.Embedding(config.num_patches + 1, D)
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        if pixel_values.ndim != 4 or pixel_values.shape[1:] != (3, self.image_size, self.image_size):
+            raise ValueError(
+                f"pixel_values of shape {tuple(pixel_values.shape)}: this tower takes "
+                f"(pictures, 3, {self.image_size}, {self.image_size})"
+            )
+        patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)  # (B, P, D)
+        cls = self.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        return torch.cat([cls, patches], dim=1) + self.position_embedding.weight  # (B, 1 + P, D)
+
+
+class CLIPEncoder(nn.Module):
+    def __init__(self, layers: list[CLIPBlock]):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+
+class CLIPVisionTransformer(nn.Module):
+    """The tower without CLIP's last projection: LLaVA reads the patches, CLIP's loss the class token."""
+
+    def __init__(self, config: VisionConfig):
+        super().__init__()
+        self.config = config
+        D, eps = config.hidden_size, config.layer_norm_eps
+        self.embeddings = CLIPVisionEmbeddings(config)
+        self.pre_layrnorm = nn.LayerNorm(D, eps)  # spelt so in every published file
+        blocks = [
+            CLIPBlock(D, config.intermediate_size, config.num_attention_heads, eps)
+            for _ in range(config.num_hidden_layers)
+        ]
+        self.encoder = CLIPEncoder(blocks)
+        self.post_layernorm = nn.LayerNorm(D, eps)
+
+    def hidden_states(self, pixel_values: torch.Tensor, last: int | None = None) -> list[torch.Tensor]:
+        """The normed embeddings and the output of every block up to number `last` (default: all), each (B, 1 + P, D)."""
+        x = self.pre_layrnorm(self.embeddings(pixel_values))
+        states = [x]
+        for block in self.encoder.layers[:last]:
+            x = block(x)
+            states.append(x)
+        return states
+
+    def features(self, pixel_values: torch.Tensor, layer: int = -2) -> torch.Tensor:
+        """Z_v, the patches' features (B, P, D): hidden state `layer` without the class token; later blocks are not run."""
+        last = layer % (len(self.encoder.layers) + 1)
+        return self.hidden_states(pixel_values, last)[-1][:, 1:]
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """The class token of the last layer after `post_layernorm`, (B, D): what CLIP's contrastive loss sees."""
+        return self.post_layernorm(self.hidden_states(pixel_values)[-1][:, 0])

@@ -1,0 +1,186 @@
+"""Weights in and out: safetensors, one file or shards with an index, strict both ways.
+
+A layout is an ordered table of prefixes (as in the file, as in our modules). Every tensor of a file is matched through
+the table or dropped by a name the layout lists; every parameter of the module must be found.
+"""
+
+import re
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from .config import read_json, write_json
+
+SHARD_BYTES = 4 * 2**30
+
+
+class WeightsError(ValueError):
+    """A checkpoint that is missing, broken, or does not fit the model."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """`prefixes` (file, ours), the first that fits counts, and the first per module is the one written;
+    `drop` is a pattern of tensor names that are left out on purpose."""
+
+    name: str
+    prefixes: tuple[tuple[str, str], ...]
+    drop: str = r"(.*\.)?(rotary_emb\.inv_freq|position_ids)"  # buffers in old files
+
+    def to_ours(self, name: str) -> str | None:
+        """Our name for a file's tensor, None for one that is dropped, or a WeightsError."""
+        if re.fullmatch(self.drop, name):
+            return None
+        for theirs, ours in self.prefixes:
+            if name.startswith(theirs):
+                return ours + name[len(theirs) :]
+        raise WeightsError(f"tensor {name!r} has no place in the {self.name} layout")
+
+    def to_file(self, name: str) -> str:
+        for theirs, ours in self.prefixes:
+            if name.startswith(ours):
+                return theirs + name[len(ours) :]
+        raise WeightsError(f"parameter {name!r} has no name in the {self.name} layout")
+
+
+LLAVA = Layout(
+    "llava-hf",
+    (
+        ("language_model.model.", "language_model.model."),
+        ("language_model.lm_head.", "language_model.lm_head."),
+        ("vision_tower.vision_model.", "vision_tower."),
+        ("vision_tower.", "vision_tower."),  # as transformers 5 writes it
+        ("multi_modal_projector.", "multi_modal_projector."),
+        ("model.language_model.", "language_model.model."),
+        ("model.vision_tower.vision_model.", "vision_tower."),
+        ("model.vision_tower.", "vision_tower."),
+        ("model.multi_modal_projector.", "multi_modal_projector."),
+        ("lm_head.", "language_model.lm_head."),
+    ),
+)
+CLIP_VISION = Layout(
+    "Hugging Face CLIP",
+    (
+        ("vision_model.", ""),
+        ("embeddings.", "embeddings."),  # the tower alone, as transformers 5 writes it
+        ("encoder.", "encoder."),
+        ("pre_layrnorm.", "pre_layrnorm."),
+        ("post_layernorm.", "post_layernorm."),
+    ),
+    drop=r"(.*\.)?position_ids|text_model\..*|visual_projection\.weight|text_projection\.weight|logit_scale",
+)
+LLAMA = Layout("Hugging Face Llama", (("model.", "model."), ("lm_head.", "lm_head.")))
+PROJECTOR = Layout("projector", (("multi_modal_projector.", ""),))
+
+
+@contextmanager
+def uninitialised():
+    """Builds modules on the meta device and skips their initialisers: the values come from a file."""
+    kinds = (nn.Linear, nn.Embedding, nn.Conv2d, nn.LayerNorm)
+    saved = [kind.reset_parameters for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.reset_parameters = lambda module: None
+        with torch.device("meta"):
+            yield
+    finally:
+        for kind, method in zip(kinds, saved, strict=True):
+            kind.reset_parameters = method
+
+
+def shards(path: str | Path) -> list[Path]:
+    """The safetensors files of a checkpoint: a file itself, or a directory's one file or the shards its index names."""
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise WeightsError(f"{path}: no such model directory")
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(read_json(index).get("weight_map", {}).values()))
+        for name in names:
+            if not (path / name).is_file():
+                raise WeightsError(f"{index} names {name}, which is missing; download it again")
+        return [path / name for name in names]
+    if (path / "model.safetensors").is_file():
+        return [path / "model.safetensors"]
+    raise WeightsError(f"{path}: neither model.safetensors nor model.safetensors.index.json is there")
+
+
+def load(module: nn.Module, path: str | Path, layout: Layout, device="cpu", dtype: torch.dtype | None = None) -> None:
+    """Fills a module built by `uninitialised` from a checkpoint; nothing is changed if anything does not fit."""
+    wanted = {**dict(module.named_parameters(remove_duplicate=False))}
+    found: dict[str, torch.Tensor] = {}
+    identity = {}  # linear_2 of a linear W written in the llava-hf layout
+    for shard in shards(path):
+        try:
+            with safe_open(shard, framework="pt", device=str(device)) as file:
+                for name in file.keys():
+                    ours = layout.to_ours(name)
+                    if ours is None:
+                        continue
+                    shape = tuple(file.get_slice(name).get_shape())
+                    if ours not in wanted and ours.split(".")[-2] == "linear_2" and layout in (LLAVA, PROJECTOR):
+                        identity[name] = file.get_tensor(name)
+                        continue
+                    if ours not in wanted:
+                        raise WeightsError(f"{shard}: tensor {name!r} {shape} is not part of this model")
+                    if ours in found:
+                        raise WeightsError(f"{shard}: tensor {name!r} comes twice")
+                    if shape != tuple(wanted[ours].shape):
+                        expected = tuple(wanted[ours].shape)
+                        raise WeightsError(f"{shard}: tensor {name!r} has shape {shape}, the config says {expected}")
+                    tensor = file.get_tensor(name)
+                    found[ours] = tensor.to(dtype or tensor.dtype)
+        except SafetensorError as error:
+            raise WeightsError(f"{shard}: not a readable safetensors file ({error})") from None
+    for name, tensor in identity.items():
+        if not torch.equal(tensor.cpu().float(), torch.eye(len(tensor)) if tensor.ndim == 2 else torch.zeros(len(tensor))):
+            raise WeightsError(f"{path}: {name!r} is not the identity, but the config says the projector is linear")
+    tied = getattr(getattr(module, "language_model", module), "config", None)
+    if getattr(tied, "tie_word_embeddings", False):
+        for name in [n for n in wanted if n.endswith("lm_head.weight")]:
+            found[name] = found.get(name.replace("lm_head", "model.embed_tokens"), found.get(name))
+    missing = [layout.to_file(name) for name in wanted if found.get(name) is None]
+    if missing:
+        raise WeightsError(
+            f"{path}: {len(missing)} of {len(wanted)} tensors are missing, the first {missing[0]!r}; "
+            f"expected the {layout.name} layout"
+        )
+    module.load_state_dict(found, strict=False, assign=True)
+    module.to(device)  # the rotary table
+
+
+def save(state: dict[str, torch.Tensor], path: str | Path, layout: Layout, shard_bytes: int = SHARD_BYTES) -> None:
+    """Writes a state dict into a directory, as `model.safetensors` or as shards with an index."""
+    path = Path(path)
+    tensors = {layout.to_file(name): tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    linear = "multi_modal_projector.linear_1.bias"
+    if layout is LLAVA and linear in tensors and "multi_modal_projector.linear_2.bias" not in tensors:
+        # The layout has two linear maps; with projector_hidden_act "linear" an identity behind W changes nothing.
+        bias = tensors[linear]
+        tensors["multi_modal_projector.linear_2.weight"] = torch.eye(len(bias), dtype=bias.dtype)
+        tensors["multi_modal_projector.linear_2.bias"] = torch.zeros_like(bias)
+    groups: list[dict[str, torch.Tensor]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        if groups[-1] and size + tensor.nbytes > shard_bytes:
+            groups.append({})
+            size = 0
+        groups[-1][name] = tensor
+        size += tensor.nbytes
+    if len(groups) == 1:
+        save_file(groups[0], path / "model.safetensors", metadata={"format": "pt"})
+        return
+    weight_map = {}
+    for i, group in enumerate(groups):
+        file = f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors"
+        save_file(group, path / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(group, file)
+    total = sum(t.nbytes for t in tensors.values())
+    write_json(path / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map})
