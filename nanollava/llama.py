@@ -4,11 +4,14 @@ B sequences, T tokens, S cached places, D width, H query heads, K key-value head
 Leaf modules carry the names that Hugging Face files use.
 """
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .config import LlamaConfig
+from . import weights
+from .config import LlamaConfig, read_json
 
 
 class RMSNorm(nn.Module):
@@ -165,3 +168,11 @@ class Llama(nn.Module):
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Logits (B, T, vocab) of ids (B, T)."""
         return self.lm_head(self.model(self.model.embed_tokens(input_ids)))
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, device="cpu", dtype: torch.dtype | None = None) -> "Llama":
+        """Loads a Hugging Face Llama directory; `dtype` None keeps that of the files."""
+        with weights.uninitialised():
+            model = cls(LlamaConfig.from_dict(read_json(Path(path) / "config.json"), f"{path}/config.json"))
+        weights.load(model, path, weights.LLAMA, device, dtype)
+        return model.eval()

@@ -1,5 +1,6 @@
 """LLaVA: CLIP's patches, projected into the word space, read by the language model in the places of the image token."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,6 +14,8 @@ from .generate import generate
 from .llama import Llama
 from .projector import Projector
 from .vit import CLIPVisionTransformer
+
+PROJECTOR_FILE = "mm_projector.safetensors"  # what stage 1 writes
 
 
 class LLaVA(nn.Module):
@@ -70,6 +73,48 @@ class LLaVA(nn.Module):
         return generate(self, input_ids, pixel_values, **options)
 
     @classmethod
+    def compose(
+        cls, vision: str | Path, llm: str | Path, projector: str | Path = "linear", image_token_id: int | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> "LLaVA":  # fmt: skip
+        """Joins a CLIP directory and a Llama directory, as both stages begin.
+
+        `projector` is "linear" or "mlp2x_gelu" for a new W, or the result of stage 1 (directory or file). Without an
+        `image_token_id` in the vocabulary, one row for it is added, and the vocabulary padded to a multiple of 64.
+        """
+        tower = CLIPVisionTransformer.from_pretrained(vision, dtype=dtype)
+        llama = Llama.from_pretrained(llm, dtype=dtype)
+        file = Path(projector) / PROJECTOR_FILE if Path(projector).is_dir() else Path(projector)
+        known = str(projector) in ("linear", "mlp2x_gelu")
+        if not known and not file.is_file():
+            raise weights.WeightsError(
+                f"--projector {projector}: neither 'linear', 'mlp2x_gelu' nor the result of stage 1 "
+                f"(a directory with {PROJECTOR_FILE}); run train_align.py first"
+            )
+        kind = str(projector) if known else weights.projector_kind(file)
+        text = llama.config
+        image_token_id = text.vocab_size if image_token_id is None else image_token_id
+        if image_token_id >= text.vocab_size:
+            text = replace(text, vocab_size=(image_token_id // 64 + 1) * 64)
+        with weights.uninitialised():
+            model = cls(LlavaConfig(tower.config, text, kind, image_token_id=image_token_id))
+        model.vision_tower = tower
+        model.language_model.model = llama.model
+        model.language_model.model.config = text
+        for layer in ("embed_tokens", "lm_head"):  # new rows are the mean of the old: neither likely nor large
+            old = getattr(llama.model if layer == "embed_tokens" else llama, layer).weight.detach()
+            rows = old.mean(0, keepdim=True).expand(text.vocab_size - len(old), -1)
+            module = model.language_model.model if layer == "embed_tokens" else model.language_model
+            getattr(module, layer).weight = nn.Parameter(torch.cat([old, rows]))
+        if text.tie_word_embeddings:
+            model.language_model.lm_head.weight = model.language_model.model.embed_tokens.weight
+        if known:
+            model.multi_modal_projector = Projector(tower.config.hidden_size, text.hidden_size, kind).to(dtype)
+        else:
+            weights.load(model.multi_modal_projector, file, weights.PROJECTOR, dtype=dtype)
+        return model
+
+    @classmethod
     def from_pretrained(cls, path: str | Path, device="cpu", dtype: torch.dtype | None = None) -> "LLaVA":
         """Loads a llava-hf directory; `dtype` None keeps that of the files."""
         config = LlavaConfig.from_dict(read_json(Path(path) / "config.json"), f"{path}/config.json")
@@ -78,8 +123,11 @@ class LLaVA(nn.Module):
         weights.load(model, path, weights.LLAVA, device, dtype)
         return model.eval()
 
-    def save_pretrained(self, path: str | Path) -> None:
-        """Writes config.json and safetensors that `transformers.LlavaForConditionalGeneration` loads unmodified."""
+    def save_pretrained(self, path: str | Path, state: dict[str, torch.Tensor] | None = None) -> None:
+        """Writes config.json and safetensors that `transformers.LlavaForConditionalGeneration` loads unmodified.
+
+        `state` stands for the module's own state dict, where that one is sharded or of another dtype.
+        """
         Path(path).mkdir(parents=True, exist_ok=True)
+        weights.save(state or self.state_dict(), path, weights.LLAVA)
         write_json(Path(path) / "config.json", self.config.to_dict())
-        weights.save(self.state_dict(), path, weights.LLAVA)

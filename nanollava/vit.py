@@ -3,11 +3,14 @@
 B pictures, D width, P patches of a picture, L layers. Leaf modules carry the names that Hugging Face files use.
 """
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .config import VisionConfig
+from . import weights
+from .config import VisionConfig, read_json
 
 
 def quick_gelu(x: torch.Tensor) -> torch.Tensor:
@@ -122,3 +125,12 @@ class CLIPVisionTransformer(nn.Module):
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """The class token of the last layer after `post_layernorm`, (B, D): what CLIP's contrastive loss sees."""
         return self.post_layernorm(self.hidden_states(pixel_values)[-1][:, 0])
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, device="cpu", dtype: torch.dtype | None = None) -> "CLIPVisionTransformer":
+        """Loads the vision tower of a Hugging Face CLIP directory, of the whole model or of the tower alone."""
+        values = read_json(Path(path) / "config.json")
+        with weights.uninitialised():
+            tower = cls(VisionConfig.from_dict(values.get("vision_config", values), f"{path}/config.json"))
+        weights.load(tower, path, weights.CLIP_VISION, device, dtype)
+        return tower.eval()

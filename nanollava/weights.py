@@ -78,6 +78,15 @@ LLAMA = Layout("Hugging Face Llama", (("model.", "model."), ("lm_head.", "lm_hea
 PROJECTOR = Layout("projector", (("multi_modal_projector.", ""),))
 
 
+def projector_kind(path: str | Path) -> str:
+    """Which projector a file holds, by its tensors."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return "mlp2x_gelu" if any("linear_2." in name for name in file.keys()) else "linear"
+    except SafetensorError as error:
+        raise WeightsError(f"{path}: not a readable safetensors file ({error})") from None
+
+
 @contextmanager
 def uninitialised():
     """Builds modules on the meta device and skips their initialisers: the values come from a file."""

@@ -5,26 +5,27 @@ import random
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
 from ..config import VisionConfig
 from ..image import ImageConfig, normalize
-from ..tokenizer import Tokenizer, train_bpe
+from ..tokenizer import Tokenizer
 from ..vit import CLIPBlock, CLIPEncoder, CLIPVisionTransformer
 from .captions import captions
 from .draw import draw
 from .scenes import COLORS, DISTANCES, KINDS, PLACES, SIDES, WEATHERS, Scene, place_thing, random_scene, scenes
+from .vicuna import make_tokenizer
 
 VISION = VisionConfig(
-    image_size=96, patch_size=8, hidden_size=128, intermediate_size=512, num_hidden_layers=6, num_attention_heads=4
+    image_size=100, patch_size=10, hidden_size=160, intermediate_size=640, num_hidden_layers=6, num_attention_heads=2
 )
-TEXT = dict(vocab_size=512, hidden_size=128, intermediate_size=512, num_hidden_layers=3, num_attention_heads=4)
+TEXT = dict(vocab_size=640, hidden_size=128, intermediate_size=512, num_hidden_layers=3, num_attention_heads=4)
 TEXT |= dict(max_position_embeddings=80, projection_dim=128)
 
 
@@ -122,7 +123,9 @@ def variants(rng: random.Random, size: int, count: int | None, place: str, weath
 
 
 def pixels(scene: Scene) -> np.ndarray:
-    return np.asarray(draw(scene, VISION.image_size))
+    """A picture as the tower will meet it: drawn larger, then resized as by CLIP's preprocessing."""
+    size = (VISION.image_size, VISION.image_size)
+    return np.asarray(draw(scene, 2 * VISION.image_size).resize(size, Image.Resampling.BICUBIC))
 
 
 def draw_all(all_scenes: list[Scene], workers: int = 2) -> torch.Tensor:
@@ -153,8 +156,7 @@ def train_clip(steps: int, batch: int, group: int, pictures: int, seed: int, lr:
     """
     torch.manual_seed(seed)
     rng = random.Random(f"clip/{seed}")
-    texts = [c for scene in scenes("train", 2000, seed) for c in captions(scene, rng)]
-    tokenizer = train_bpe(texts, TEXT["vocab_size"])
+    tokenizer = make_tokenizer(seed)
     model = CLIP(VISION, TEXT)
     model.train()
 
@@ -199,7 +201,7 @@ def train_clip(steps: int, batch: int, group: int, pictures: int, seed: int, lr:
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        if step % 10 == 0:
+        if step % 10 == 0 or step % 500 == 499:
             right = (image.detach() @ text.detach().T).argmax(1).eq(torch.arange(len(text))).float().mean()
             bar.set_postfix(loss=f"{loss.item():.3f}", top1=f"{right:.2f}", things=count or "any")
     return model.eval(), tokenizer
