@@ -20,7 +20,11 @@ BOOKKEEPING = frozenset(
 )
 
 
-class ConfigError(ValueError):
+class UserError(ValueError):
+    """What the user gave cannot be used; scripts print its one line and exit with code 2."""
+
+
+class ConfigError(UserError):
     """A config.json that does not describe a model this package can build."""
 
 
@@ -35,7 +39,9 @@ def _build(cls, values: dict, where: str, fixed: dict | None = None, also: tuple
             raise ConfigError(f"{where}: {key} = {values[key]!r}, but only {allowed[0]!r} is implemented")
     unknown = sorted(set(values) - names - BOOKKEEPING - set(fixed or ()) - set(also))
     if unknown:
-        raise ConfigError(f"{where}: unknown keys {', '.join(unknown)}; this model would not be computed as meant")
+        raise ConfigError(
+            f"{where}: unknown keys {', '.join(unknown)}; this model would not be computed as meant"
+        )
     missing = [f.name for f in fields(cls) if f.name not in values and f.default is f.default_factory]
     if missing:
         raise ConfigError(f"{where}: missing keys {', '.join(missing)}")
@@ -74,7 +80,12 @@ class VisionConfig:
         return _build(cls, base | values, where, fixed, also=("vocab_size",))
 
     def to_dict(self) -> dict:
-        return {"model_type": "clip_vision_model", "hidden_act": "quick_gelu", "num_channels": 3, **asdict(self)}
+        return {
+            "model_type": "clip_vision_model",
+            "hidden_act": "quick_gelu",
+            "num_channels": 3,
+            **asdict(self),
+        }
 
 
 @dataclass(frozen=True)
@@ -109,16 +120,27 @@ class LlamaConfig:
     def from_dict(cls, values: dict, where: str = "text config") -> "LlamaConfig":
         # Defaults of transformers' LlamaConfig, which files may leave out.
         base = dict(rms_norm_eps=1e-6, max_position_embeddings=2048)
-        fixed = {"hidden_act": ("silu",), "attention_bias": (False,), "mlp_bias": (False,), "model_type": ("llama",)}
+        fixed = {
+            "hidden_act": ("silu",),
+            "attention_bias": (False,),
+            "mlp_bias": (False,),
+            "model_type": ("llama",),
+        }
         values = dict(values)
         # theta and scaling: `rope_theta` and `rope_scaling` up to transformers 4, `rope_parameters` from 5 on.
-        rope = {k: v for name in ("rope_scaling", "rope_parameters") for k, v in (values.pop(name, None) or {}).items()}
+        rope = {
+            k: v
+            for name in ("rope_scaling", "rope_parameters")
+            for k, v in (values.pop(name, None) or {}).items()
+        }
         kind = rope.pop("rope_type", rope.pop("type", "default"))
         values["rope_theta"] = rope.pop("rope_theta", values.get("rope_theta", 10000.0))
         values["rope_factor"] = rope.pop("factor", 1.0) if kind == "linear" else 1.0
         rope.pop("type", None), rope.pop("factor", None) if kind == "default" else None
         if kind not in ("default", "linear") or rope:
-            raise ConfigError(f"{where}: rope {kind!r} {rope or ''} is not implemented; expected 'default' or 'linear'")
+            raise ConfigError(
+                f"{where}: rope {kind!r} {rope or ''} is not implemented; expected 'default' or 'linear'"
+            )
         return _build(cls, base | values, where, fixed)
 
     def to_dict(self) -> dict:
@@ -126,7 +148,13 @@ class LlamaConfig:
         factor = values.pop("rope_factor")
         linear = {"rope_type": "linear", "factor": factor} if factor != 1 else {"rope_type": "default"}
         values["rope_parameters"] = {"rope_theta": self.rope_theta, **linear}
-        return {"model_type": "llama", "hidden_act": "silu", "attention_bias": False, "mlp_bias": False, **values}
+        return {
+            "model_type": "llama",
+            "hidden_act": "silu",
+            "attention_bias": False,
+            "mlp_bias": False,
+            **values,
+        }
 
 
 @dataclass(frozen=True)
@@ -136,7 +164,9 @@ class LlavaConfig:
     vision_config: VisionConfig = field(default_factory=VisionConfig)
     text_config: LlamaConfig = field(default_factory=LlamaConfig)
     projector: str = "linear"  # "linear" (paper, v1) or "mlp2x_gelu" (v1.5)
-    vision_feature_layer: int = -2  # index into the hidden states; -2 is the output of the block before the last
+    vision_feature_layer: int = (
+        -2
+    )  # index into the hidden states; -2 is the output of the block before the last
     image_token_id: int = 32000
     bos_token_id: int = 1
     eos_token_id: int = 2
@@ -147,7 +177,9 @@ class LlavaConfig:
         if self.projector not in ("linear", "mlp2x_gelu"):
             raise ConfigError(f"projector {self.projector!r}: expected 'linear' or 'mlp2x_gelu'")
         if not -depth <= self.vision_feature_layer < depth:
-            raise ConfigError(f"vision_feature_layer {self.vision_feature_layer}: the tower has {depth} hidden states")
+            raise ConfigError(
+                f"vision_feature_layer {self.vision_feature_layer}: the tower has {depth} hidden states"
+            )
         if not 0 <= self.image_token_id < self.text_config.vocab_size:
             raise ConfigError(
                 f"image_token_id {self.image_token_id} lies outside the vocabulary of {self.text_config.vocab_size}"
@@ -183,7 +215,9 @@ class LlavaConfig:
         return _build(cls, values, where, fixed)
 
     def to_dict(self) -> dict:
-        tokens = dict(bos_token_id=self.bos_token_id, eos_token_id=self.eos_token_id, pad_token_id=self.pad_token_id)
+        tokens = dict(
+            bos_token_id=self.bos_token_id, eos_token_id=self.eos_token_id, pad_token_id=self.pad_token_id
+        )
         return {
             "architectures": ["LlavaForConditionalGeneration"],
             "model_type": "llava",

@@ -1,5 +1,6 @@
 """Chat templates: a conversation to token ids and labels in one pass, each stretch of text encoded exactly once."""
 
+from .config import UserError
 from .tokenizer import Tokenizer
 
 IMAGE = "<image>"
@@ -13,7 +14,7 @@ VICUNA_SYSTEM = (
 TEMPLATES = ("vicuna_v1", "plain")
 
 
-class ConversationError(ValueError):
+class ConversationError(UserError):
     """Turns that do not form a conversation."""
 
 
@@ -62,7 +63,9 @@ def pieces(turns: list[tuple[str, str]], template: str):
             yield True
 
 
-def encode(turns: list[dict], tokenizer: Tokenizer, template: str = "vicuna_v1") -> tuple[list[int], list[int]]:
+def encode(
+    turns: list[dict], tokenizer: Tokenizer, template: str = "vicuna_v1"
+) -> tuple[list[int], list[int]]:
     """Token ids and labels of one conversation in the data set's form; -200 stands once for each picture.
 
     Labels repeat the ids of the answers and of their end tokens, and are -100 elsewhere. A conversation that ends with
@@ -100,7 +103,9 @@ def encode(turns: list[dict], tokenizer: Tokenizer, template: str = "vicuna_v1")
     return ids, labels
 
 
-def expand(ids: list[int], labels: list[int], image_token_id: int, places: int) -> tuple[list[int], list[int]]:
+def expand(
+    ids: list[int], labels: list[int], image_token_id: int, places: int
+) -> tuple[list[int], list[int]]:
     """Replaces every -200 by `places` image tokens, unlabelled."""
     out, marks = [], []
     for token, label in zip(ids, labels, strict=True):

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import torch
 
+from .config import UserError
 from .conversation import IGNORE_INDEX, IMAGE, IMAGE_INDEX, ConversationError, check, encode, expand
 from .image import ImageConfig, ImageError, open_image, preprocess
 from .tokenizer import Tokenizer
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """A data file or record that cannot be trained on; names the file and the record's index."""
 
 
@@ -74,7 +75,9 @@ class InstructionData(torch.utils.data.Dataset):
         ids, labels = encode(record["conversations"], self.tokenizer, self.template)
         names = pictures_of(record)
         if ids.count(IMAGE_INDEX) != len(names):
-            raise DataError(f"{where}: {len(names)} pictures, {ids.count(IMAGE_INDEX)} places for them in the prompt")
+            raise DataError(
+                f"{where}: {len(names)} pictures, {ids.count(IMAGE_INDEX)} places for them in the prompt"
+            )
         ids, labels = expand(ids, labels, self.image_token_id, self.num_patches)
         if self.image_token_id in ids[self.max_length :]:
             raise DataError(f"{where}: the picture reaches past max length {self.max_length}; raise it")

@@ -15,10 +15,12 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from .config import UserError
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class SettingsError(ValueError):
+class SettingsError(UserError):
     """Flags that contradict each other or the machine."""
 
 
@@ -49,9 +51,13 @@ def pick_device(name: str) -> torch.device:
     except RuntimeError:
         raise SettingsError(f"--device {name}: expected auto, cpu, cuda, cuda:N or mps") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise SettingsError(f"--device {name}: torch {torch.__version__} finds no CUDA device here; try --device cpu")
+        raise SettingsError(
+            f"--device {name}: torch {torch.__version__} finds no CUDA device here; try --device cpu"
+        )
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise SettingsError(f"--device {name}: torch {torch.__version__} finds no MPS device here; try --device cpu")
+        raise SettingsError(
+            f"--device {name}: torch {torch.__version__} finds no MPS device here; try --device cpu"
+        )
     return device
 
 
@@ -70,6 +76,18 @@ def start(device: str) -> torch.device:
     return chosen
 
 
+def announce(args, rows: list[str], samples: int, title: str) -> None:
+    """Rank 0 makes the output directory and prints the run's flags and the table of what is trained."""
+    if dist.get_rank() == 0:
+        try:
+            Path(args.out).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingsError(f"--out {args.out}: cannot be made ({error})") from None
+        print(title, *(f"{k}={v}" for k, v in vars(args).items()))
+        print("\n".join(rows))
+        print(f"{samples:,} samples, {dist.get_world_size()} rank(s)", flush=True)
+
+
 def freeze(model: nn.Module, trainable: dict[str, bool]) -> list[str]:
     """Applies a table of name prefixes; every parameter must meet one. Returns lines that tell the counts."""
     counts = dict.fromkeys(trainable, 0)
@@ -79,10 +97,14 @@ def freeze(model: nn.Module, trainable: dict[str, bool]) -> list[str]:
             raise SettingsError(f"parameter {name!r} is in no row of the table {list(trainable)}")
         parameter.requires_grad_(trainable[prefix])
         counts[prefix] += parameter.numel()
-    return [f"{p.rstrip('.'):24} {counts[p]:>14,}  {'trained' if on else 'frozen'}" for p, on in trainable.items()]
+    return [
+        f"{p.rstrip('.'):24} {counts[p]:>14,}  {'trained' if on else 'frozen'}" for p, on in trainable.items()
+    ]
 
 
-def shard(model: nn.Module, blocks, frozen_tower: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+def shard(
+    model: nn.Module, blocks, frozen_tower: nn.Module, device: torch.device, dtype: torch.dtype
+) -> None:
     """FSDP2: every block, then the root. The frozen tower stays whole on each rank, in the compute dtype."""
     mesh = dist.device_mesh.init_device_mesh(device.type, (dist.get_world_size(),))
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
@@ -95,7 +117,9 @@ def shard(model: nn.Module, blocks, frozen_tower: nn.Module, device: torch.devic
     register_fsdp_forward_method(model, "loss")
 
 
-def full_state(model: nn.Module, dtype: torch.dtype | None = None, prefix: str = "") -> dict[str, torch.Tensor]:
+def full_state(
+    model: nn.Module, dtype: torch.dtype | None = None, prefix: str = ""
+) -> dict[str, torch.Tensor]:
     """The unsharded state dict under a prefix, on the CPU; all ranks must call it, rank 0 gets the tensors."""
     state = {}
     for name, tensor in model.state_dict().items():
@@ -149,18 +173,23 @@ def train(model: nn.Module, data, collate, settings: Settings, device: torch.dev
     for batch in batches:
         accumulate = -(-len(batch) // (ranks * micro))
         mine = batch[rank::ranks]
-        plan += [[(i, True) for i in mine[m * micro : (m + 1) * micro]] or [(batch[0], False)] for m in range(accumulate)]
+        plan += [
+            [(i, True) for i in mine[m * micro : (m + 1) * micro]] or [(batch[0], False)]
+            for m in range(accumulate)
+        ]
     rows = [[index for index, _ in part] for part in plan]
     loader = iter(DataLoader(data, batch_sampler=rows, collate_fn=collate))
     real = iter([part[0][1] for part in plan])
 
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, settings.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(
+        parameters, settings.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, fused=True
+    )
     out = Path(settings.out)
     log = open(out / "metrics.jsonl", "w", encoding="utf-8") if rank == 0 else None
     bar = tqdm(batches, desc="train", disable=rank != 0, mininterval=0.5, dynamic_ncols=True)
     model.train()
-    begin = time.perf_counter()
+    begin = previous = time.perf_counter()
     for step, batch in enumerate(bar):
         lr = settings.lr * cosine(step, steps, settings.warmup)
         for group in optimizer.param_groups:
@@ -173,7 +202,10 @@ def train(model: nn.Module, data, collate, settings: Settings, device: torch.dev
             parts.append(part)
         # labelled tokens (the first place is never predicted) and all tokens of the step, over all ranks
         totals = torch.tensor(
-            [sum((p["labels"][:, 1:] != -100).sum().item() for p in parts), sum(p["labels"].numel() for p in parts)],
+            [
+                sum((p["labels"][:, 1:] != -100).sum().item() for p in parts),
+                sum(p["labels"].numel() for p in parts),
+            ],
             dtype=torch.float64,
             device=device,
         )
@@ -192,15 +224,18 @@ def train(model: nn.Module, data, collate, settings: Settings, device: torch.dev
         dist.all_reduce(total)
         mean = total.item() / labelled
         if not math.isfinite(mean):
-            raise SettingsError(f"step {step}: the loss is {mean}; lower --lr {settings.lr} or use --dtype fp32")
+            raise SettingsError(
+                f"step {step}: the loss is {mean}; lower --lr {settings.lr} or use --dtype fp32"
+            )
         if log is not None:
-            seconds = time.perf_counter() - begin
+            now = time.perf_counter()
             entry = dict(step=step, loss=mean, lr=lr, tokens=int(tokens), label_tokens=int(labelled))
-            entry |= dict(grad_norm=norm.item(), seconds=round(seconds, 3))
+            entry |= dict(grad_norm=norm.item(), seconds=round(now - begin, 3))
             log.write(json.dumps(entry) + "\n")
             log.flush()
-            bar.set_postfix(loss=f"{mean:.3f}", lr=f"{lr:.1e}", tok_s=f"{tokens / (seconds - previous if step else seconds):,.0f}")
-            previous = seconds
+            speed = f"{tokens / (now - previous):,.0f}"
+            bar.set_postfix({"loss": f"{mean:.3f}", "lr": f"{lr:.1e}", "tokens/s": speed}, refresh=False)
+            previous = now
     if log is not None:
         log.close()
     model.eval()

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .config import read_json, write_json
+from .config import UserError, read_json, write_json
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-class ImageError(ValueError):
+class ImageError(UserError):
     """A picture that cannot be read."""
 
 
@@ -62,7 +62,7 @@ def open_image(path: str | Path) -> Image.Image:
 
 def normalize(pixels: torch.Tensor, config: ImageConfig) -> torch.Tensor:
     """(x / 255 - mean) / std, pixels (..., 3, H, W) in 0..255."""
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (config.mean, config.std))
+    mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (config.mean, config.std))
     return (pixels / 255 - mean) / std
 
 
@@ -77,7 +77,9 @@ def preprocess(image: Image.Image, config: ImageConfig) -> torch.Tensor:
         image, width, height = square, side, side
     short = min(width, height)
     # The short side becomes `size`, the long side keeps the proportion, rounded down as CLIP's processor does.
-    size = tuple(config.size if side == short else int(config.size * side / short) for side in (width, height))
+    size = tuple(
+        config.size if side == short else int(config.size * side / short) for side in (width, height)
+    )
     image = image.resize(size, Image.Resampling.BICUBIC)
     left, top = (size[0] - config.size) // 2, (size[1] - config.size) // 2
     image = image.crop((left, top, left + config.size, top + config.size))

@@ -101,7 +101,10 @@ class LLaVA(nn.Module):
         model.vision_tower = tower
         model.language_model.model = llama.model
         model.language_model.model.config = text
-        for layer in ("embed_tokens", "lm_head"):  # new rows are the mean of the old: neither likely nor large
+        for layer in (
+            "embed_tokens",
+            "lm_head",
+        ):  # new rows are the mean of the old: neither likely nor large
             old = getattr(llama.model if layer == "embed_tokens" else llama, layer).weight.detach()
             rows = old.mean(0, keepdim=True).expand(text.vocab_size - len(old), -1)
             module = model.language_model.model if layer == "embed_tokens" else model.language_model
@@ -109,7 +112,9 @@ class LLaVA(nn.Module):
         if text.tie_word_embeddings:
             model.language_model.lm_head.weight = model.language_model.model.embed_tokens.weight
         if known:
-            model.multi_modal_projector = Projector(tower.config.hidden_size, text.hidden_size, kind).to(dtype)
+            model.multi_modal_projector = Projector(tower.config.hidden_size, text.hidden_size, kind).to(
+                dtype
+            )
         else:
             weights.load(model.multi_modal_projector, file, weights.PROJECTOR, dtype=dtype)
         return model

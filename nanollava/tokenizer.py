@@ -6,7 +6,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
-from .config import ConfigError, read_json
+from .config import ConfigError
 
 
 class Tokenizer:
@@ -50,6 +50,16 @@ class Tokenizer:
     def token_to_id(self, token: str) -> int | None:
         return self.backend.token_to_id(token)
 
+    def with_image_token(self, index: int) -> "Tokenizer":
+        """A copy that knows `<image>` as token `index`, which must be its own or the next free one."""
+        copy = Backend.from_str(self.backend.to_str())
+        copy.add_special_tokens([AddedToken("<image>", special=True, normalized=False)])
+        if copy.token_to_id("<image>") != index:
+            raise ConfigError(
+                f"<image> becomes token {copy.token_to_id('<image>')}, the model's config says {index}"
+            )
+        return Tokenizer(copy)
+
     def encode(self, text: str) -> list[int]:
         """The ids of the text: no BOS, no EOS, and what looks like a special token is text."""
         return self.plain.encode(text, add_special_tokens=False).ids
@@ -64,22 +74,22 @@ class Tokenizer:
         return self.plain.decode([i for i in ids if i not in self.special_ids])
 
 
-def train_bpe(texts, vocab_size: int, special: tuple[str, ...] = ()) -> Tokenizer:
-    """A LLaMA-like byte-fallback BPE: <unk> <s> </s>, then 256 bytes, then merges; `special` tokens come last."""
+def train_bpe(texts, vocab_size: int) -> Tokenizer:
+    """A LLaMA-like byte-fallback BPE: <unk> <s> </s>, then 256 bytes, then merges."""
     backend = Backend(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     punctuation = pre_tokenizers.Split(Regex(r"[^\w▁]"), "isolated")
-    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split("▁", "merged_with_next"), punctuation])
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split("▁", "merged_with_next"), punctuation]
+    )
     backend.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     reserved = ["<unk>", "<s>", "</s>"] + [f"<0x{byte:02X}>" for byte in range(256)]
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - len(special), special_tokens=reserved, show_progress=False, max_token_length=24
+        vocab_size=vocab_size, special_tokens=reserved, show_progress=False, max_token_length=24
     )
     backend.train_from_iterator(texts, trainer)
     state = json.loads(backend.to_str())
     state["added_tokens"] = state["added_tokens"][:3]  # the bytes are ordinary tokens
-    backend = Backend.from_str(json.dumps(state))
-    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
-    return Tokenizer(backend)
+    return Tokenizer(Backend.from_str(json.dumps(state)))

@@ -14,12 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from .config import read_json, write_json
+from .config import UserError, read_json, write_json
 
 SHARD_BYTES = 4 * 2**30
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError):
     """A checkpoint that is missing, broken, or does not fit the model."""
 
 
@@ -121,7 +121,9 @@ def shards(path: str | Path) -> list[Path]:
     raise WeightsError(f"{path}: neither model.safetensors nor model.safetensors.index.json is there")
 
 
-def load(module: nn.Module, path: str | Path, layout: Layout, device="cpu", dtype: torch.dtype | None = None) -> None:
+def load(
+    module: nn.Module, path: str | Path, layout: Layout, device="cpu", dtype: torch.dtype | None = None
+) -> None:
     """Fills a module built by `uninitialised` from a checkpoint; nothing is changed if anything does not fit."""
     wanted = {**dict(module.named_parameters(remove_duplicate=False))}
     found: dict[str, torch.Tensor] = {}
@@ -134,7 +136,11 @@ def load(module: nn.Module, path: str | Path, layout: Layout, device="cpu", dtyp
                     if ours is None:
                         continue
                     shape = tuple(file.get_slice(name).get_shape())
-                    if ours not in wanted and ours.split(".")[-2] == "linear_2" and layout in (LLAVA, PROJECTOR):
+                    if (
+                        ours not in wanted
+                        and ours.split(".")[-2] == "linear_2"
+                        and layout in (LLAVA, PROJECTOR)
+                    ):
                         identity[name] = file.get_tensor(name)
                         continue
                     if ours not in wanted:
@@ -143,14 +149,20 @@ def load(module: nn.Module, path: str | Path, layout: Layout, device="cpu", dtyp
                         raise WeightsError(f"{shard}: tensor {name!r} comes twice")
                     if shape != tuple(wanted[ours].shape):
                         expected = tuple(wanted[ours].shape)
-                        raise WeightsError(f"{shard}: tensor {name!r} has shape {shape}, the config says {expected}")
+                        raise WeightsError(
+                            f"{shard}: tensor {name!r} has shape {shape}, the config says {expected}"
+                        )
                     tensor = file.get_tensor(name)
                     found[ours] = tensor.to(dtype or tensor.dtype)
         except SafetensorError as error:
             raise WeightsError(f"{shard}: not a readable safetensors file ({error})") from None
     for name, tensor in identity.items():
-        if not torch.equal(tensor.cpu().float(), torch.eye(len(tensor)) if tensor.ndim == 2 else torch.zeros(len(tensor))):
-            raise WeightsError(f"{path}: {name!r} is not the identity, but the config says the projector is linear")
+        if not torch.equal(
+            tensor.cpu().float(), torch.eye(len(tensor)) if tensor.ndim == 2 else torch.zeros(len(tensor))
+        ):
+            raise WeightsError(
+                f"{path}: {name!r} is not the identity, but the config says the projector is linear"
+            )
     tied = getattr(getattr(module, "language_model", module), "config", None)
     if getattr(tied, "tie_word_embeddings", False):
         for name in [n for n in wanted if n.endswith("lm_head.weight")]:
@@ -165,7 +177,9 @@ def load(module: nn.Module, path: str | Path, layout: Layout, device="cpu", dtyp
     module.to(device)  # the rotary table
 
 
-def save(state: dict[str, torch.Tensor], path: str | Path, layout: Layout, shard_bytes: int = SHARD_BYTES) -> None:
+def save(
+    state: dict[str, torch.Tensor], path: str | Path, layout: Layout, shard_bytes: int = SHARD_BYTES
+) -> None:
     """Writes a state dict into a directory, as `model.safetensors` or as shards with an index."""
     path = Path(path)
     tensors = {layout.to_file(name): tensor.detach().cpu().contiguous() for name, tensor in state.items()}
@@ -192,4 +206,13 @@ def save(state: dict[str, torch.Tensor], path: str | Path, layout: Layout, shard
         save_file(group, path / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(group, file)
     total = sum(t.nbytes for t in tensors.values())
-    write_json(path / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map})
+    write_json(
+        path / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map}
+    )
+
+
+def save_projector(state: dict[str, torch.Tensor], path: str | Path) -> None:
+    """Writes W alone, keys `multi_modal_projector.*`, aside and renamed."""
+    aside = Path(path).with_suffix(".partial")
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, aside, metadata={"format": "pt"})
+    aside.replace(path)

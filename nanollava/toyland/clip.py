@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from ..config import VisionConfig
@@ -19,13 +20,32 @@ from ..tokenizer import Tokenizer
 from ..vit import CLIPBlock, CLIPEncoder, CLIPVisionTransformer
 from .captions import captions
 from .draw import draw
-from .scenes import COLORS, DISTANCES, KINDS, PLACES, SIDES, WEATHERS, Scene, place_thing, random_scene, scenes
+from .scenes import (
+    COLORS,
+    DISTANCES,
+    KINDS,
+    PLACES,
+    SIDES,
+    WEATHERS,
+    Scene,
+    place_thing,
+    random_scene,
+    scenes,
+)
 from .vicuna import make_tokenizer
 
 VISION = VisionConfig(
-    image_size=100, patch_size=10, hidden_size=160, intermediate_size=640, num_hidden_layers=6, num_attention_heads=2
+    image_size=100,
+    patch_size=10,
+    hidden_size=160,
+    intermediate_size=640,
+    num_hidden_layers=6,
+    num_attention_heads=2,
 )
-TEXT = dict(vocab_size=640, hidden_size=128, intermediate_size=512, num_hidden_layers=3, num_attention_heads=4)
+EOT = 640  # CLIP ends a caption with the last id of its vocabulary, one beyond the tokenizer's
+TEXT = dict(
+    vocab_size=EOT + 1, hidden_size=128, intermediate_size=512, num_hidden_layers=3, num_attention_heads=4
+)
 TEXT |= dict(max_position_embeddings=80, projection_dim=128)
 
 
@@ -46,7 +66,10 @@ class CLIPTextTransformer(nn.Module):
         super().__init__()
         D, heads = config["hidden_size"], config["num_attention_heads"]
         self.embeddings = CLIPTextEmbeddings(config["vocab_size"], config["max_position_embeddings"], D)
-        blocks = [CLIPBlock(D, config["intermediate_size"], heads, 1e-5, True) for _ in range(config["num_hidden_layers"])]
+        blocks = [
+            CLIPBlock(D, config["intermediate_size"], heads, 1e-5, True)
+            for _ in range(config["num_hidden_layers"])
+        ]
         self.encoder = CLIPEncoder(blocks)
         self.final_layer_norm = nn.LayerNorm(D, 1e-5)
 
@@ -67,15 +90,25 @@ class CLIP(nn.Module):
         self.visual_projection = nn.Linear(vision.hidden_size, text["projection_dim"], bias=False)
         self.text_projection = nn.Linear(text["hidden_size"], text["projection_dim"], bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
-        for tower in (self.vision_model, self.text_model):  # residual branches start small
-            for block in tower.encoder.layers:
-                for out in (block.self_attn.out_proj, block.mlp.fc2):
-                    nn.init.normal_(out.weight, std=0.02 / math.sqrt(2 * len(tower.encoder.layers)))
+        for tower in (
+            self.vision_model,
+            self.text_model,
+        ):  # OpenAI CLIP's scales: larger where the width is small
+            blocks = tower.encoder.layers
+            for module in tower.modules():
+                if isinstance(module, nn.Embedding):
+                    nn.init.normal_(module.weight, std=0.02)
+                if isinstance(module, nn.Linear):
+                    nn.init.normal_(module.weight, std=module.in_features**-0.5)
+                    nn.init.zeros_(module.bias)
+            for block in blocks:
+                for out in (block.self_attn.out_proj, block.mlp.fc2):  # residual branches start small
+                    nn.init.normal_(out.weight, std=(2 * len(blocks) * out.in_features) ** -0.5)
+        for projection in (self.visual_projection, self.text_projection):
+            nn.init.normal_(projection.weight, std=projection.in_features**-0.5)
+        embeddings = self.vision_model.embeddings
+        for parameter in (embeddings.class_embedding, embeddings.position_embedding.weight):
+            nn.init.normal_(parameter, std=vision.hidden_size**-0.5)
 
     def forward(self, pixel_values, ids, ends) -> tuple[torch.Tensor, torch.Tensor]:
         """Unit vectors of pictures and of captions, each (B, projection_dim)."""
@@ -87,7 +120,7 @@ class CLIP(nn.Module):
 def contrastive_loss(image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """CLIP's loss: cross-entropy of the scaled cosine matrix by rows and by columns, the diagonal being right."""
     logits = scale * image @ text.T  # (B, B)
-    target = torch.arange(len(logits))
+    target = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
@@ -140,15 +173,15 @@ def to_pixel_values(images: torch.Tensor) -> torch.Tensor:
 
 
 def encode_captions(tokenizer: Tokenizer, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Right-padded ids (B, T), each with BOS and EOS, and the place of every EOS (B,)."""
-    rows = [[tokenizer.bos_token_id, *tokenizer.encode(t), tokenizer.eos_token_id] for t in texts]
-    ids = torch.full((len(rows), max(map(len, rows))), tokenizer.eos_token_id)
+    """Ids (B, T), each with BOS and the end of text, which also pads, and the place of every first end (B,)."""
+    rows = [[tokenizer.bos_token_id, *tokenizer.encode(t), EOT] for t in texts]
+    ids = torch.full((len(rows), max(map(len, rows))), EOT)
     for row, values in zip(ids, rows, strict=True):
         row[: len(values)] = torch.tensor(values)
     return ids, torch.tensor([len(r) - 1 for r in rows])
 
 
-def train_clip(steps: int, batch: int, group: int, pictures: int, seed: int, lr: float, dtype: torch.dtype, log=print):
+def train_clip(steps: int, batch: int, group: int, pictures: int, seed: int, lr: float, dtype, device):
     """Trains CLIP and returns it with its tokenizer.
 
     A batch holds scenes of one place and one weather, in groups that differ in one fact, so that kinds, colours and
@@ -157,8 +190,7 @@ def train_clip(steps: int, batch: int, group: int, pictures: int, seed: int, lr:
     torch.manual_seed(seed)
     rng = random.Random(f"clip/{seed}")
     tokenizer = make_tokenizer(seed)
-    model = CLIP(VISION, TEXT)
-    model.train()
+    model = CLIP(VISION, TEXT).to(device)
 
     phases = {1: 0.15, 2: 0.2, None: 0.65}  # number of things: share of pictures and of steps
     data, start = {}, time.time()
@@ -168,41 +200,46 @@ def train_clip(steps: int, batch: int, group: int, pictures: int, seed: int, lr:
         groups = [variants(rng, group, count, *sky) for sky in skies for _ in range(per_sky)]
         flat = [scene for g in groups for scene in g]
         data[count] = (flat, draw_all(flat), per_sky)
-    log(f"drew {sum(len(d[0]) for d in data.values()):,} pictures in {time.time() - start:.0f} s")
+    print(f"drew {sum(len(d[0]) for d in data.values()):,} pictures in {time.time() - start:.0f} s")
 
     decay = [p for n, p in model.named_parameters() if p.ndim >= 2]
     rest = [p for n, p in model.named_parameters() if p.ndim < 2]
     params = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(params, lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
+    # On the CPU the written-out attention has the faster backward pass.
+    backends = [SDPBackend.MATH] if device.type == "cpu" else [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
     bounds = np.cumsum(list(phases.values()))
     bar = tqdm(range(steps), desc="clip", mininterval=5)
     for step in bar:
         count = list(phases)[int(np.searchsorted(bounds, (step + 0.5) / steps))]
         flat, images, per_sky = data[count]
         n = batch // group
-        if rng.random() < 0.85:  # one place and weather
+        if rng.random() < min(0.85, 8 * step / steps):  # one place and weather; at first any, which is easier
             sky = rng.randrange(16)
             chosen = rng.sample(range(sky * per_sky, (sky + 1) * per_sky), min(n, per_sky))
         else:
             chosen = rng.sample(range(16 * per_sky), n)
         index = [g * group + i for g in chosen for i in range(group)]
-        pixel_values = to_pixel_values(images[index])
+        pixel_values = to_pixel_values(images[index].to(device))
         dy, dx = (rng.randint(-3, 3) for _ in range(2))
-        pixel_values = torch.roll(F.pad(pixel_values, (3, 3, 3, 3), mode="replicate"), (dy, dx), (2, 3))[..., 3:-3, 3:-3]
+        pixel_values = torch.roll(F.pad(pixel_values, (3, 3, 3, 3), mode="replicate"), (dy, dx), (2, 3))[
+            ..., 3:-3, 3:-3
+        ]
         ids, ends = encode_captions(tokenizer, [captions(flat[i], rng)[rng.randrange(3)] for i in index])
+        ids, ends = ids.to(device), ends.to(device)
 
         warm = min(1.0, (step + 1) / 100)
         for g in optimizer.param_groups:
             g["lr"] = lr * warm * (0.5 * (1 + math.cos(math.pi * step / steps)) * 0.98 + 0.02)
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32), sdpa_kernel(backends):
             image, text = model(pixel_values, ids, ends)
-        loss = contrastive_loss(image, text, model.logit_scale.exp().clamp(max=100))
-        loss.backward()
+            loss = contrastive_loss(image, text, model.logit_scale.exp().clamp(max=100))
+            loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         if step % 10 == 0 or step % 500 == 499:
-            right = (image.detach() @ text.detach().T).argmax(1).eq(torch.arange(len(text))).float().mean()
+            right = (image @ text.T).argmax(1).eq(torch.arange(len(text), device=device)).float().mean()
             bar.set_postfix(loss=f"{loss.item():.3f}", top1=f"{right:.2f}", things=count or "any")
     return model.eval(), tokenizer
 
@@ -236,7 +273,9 @@ def under_boxes(tower: CLIPVisionTransformer, pool: list[Scene], layer: int) -> 
     out = []
     for i in range(0, len(pool), 128):
         part = pool[i : i + 128]
-        features = tower.features(to_pixel_values(torch.from_numpy(np.stack([pixels(s) for s in part]))), layer)
+        features = tower.features(
+            to_pixel_values(torch.from_numpy(np.stack([pixels(s) for s in part]))), layer
+        )
         for scene, z in zip(part, features, strict=True):
             for thing in scene.things:
                 x1, y1, x2, y2 = thing.box
@@ -261,12 +300,17 @@ def linear_readout(train_x, train_y, test_x, test_y, classes: int, steps: int = 
     return linear(test_x).argmax(1).eq(test_y).float().mean().item()
 
 
-def readout(tower: CLIPVisionTransformer, layer: int = -2, train: int = 3000, test: int = 600, seed: int = 0) -> dict:
+def readout(
+    tower: CLIPVisionTransformer, layer: int = -2, train: int = 3000, test: int = 600, seed: int = 0
+) -> dict:
     """How well kind, colour, side and distance of a thing can be read off the patches under its box, held-out scenes."""
     fit, held = list(scenes("train", train, seed + 1)), list(scenes("test", test, seed, unseen=False))
     x, y = under_boxes(tower, fit, layer), under_boxes(tower, held, layer)
     result = {}
     for name, values in dict(kind=KINDS, color=COLORS, side=SIDES, distance=DISTANCES).items():
-        labels = [torch.tensor([values.index(getattr(t, name)) for s in pool for t in s.things]) for pool in (fit, held)]
+        labels = [
+            torch.tensor([values.index(getattr(t, name)) for s in pool for t in s.things])
+            for pool in (fit, held)
+        ]
         result[name] = linear_readout(x, labels[0], y, labels[1], len(values))
     return result

@@ -5,7 +5,20 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-KINDS = ("cat", "dog", "bird", "person", "car", "bicycle", "tree", "house", "umbrella", "ball", "boat", "flower")
+KINDS = (
+    "cat",
+    "dog",
+    "bird",
+    "person",
+    "car",
+    "bicycle",
+    "tree",
+    "house",
+    "umbrella",
+    "ball",
+    "boat",
+    "flower",
+)
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "black")
 PLACES = ("park", "beach", "street", "snow")
 WEATHERS = ("sunny", "rainy", "cloudy", "night")
@@ -86,7 +99,9 @@ def random_scene(rng: random.Random, count: int | None = None) -> Scene:
         kinds[: rng.randint(2, count)] = [kinds[0]] * count
         kinds = kinds[:count]
     rng.shuffle(kinds)
-    things = [place_thing(rng, kind, rng.choice(COLORS), *slot) for kind, slot in zip(kinds, slots, strict=True)]
+    things = [
+        place_thing(rng, kind, rng.choice(COLORS), *slot) for kind, slot in zip(kinds, slots, strict=True)
+    ]
     things.sort(key=lambda t: (DISTANCES.index(t.distance), SIDES.index(t.side)))  # near first, left to right
     return Scene(rng.choice(PLACES), rng.choice(WEATHERS), tuple(things), rng.randrange(2**31))
 

@@ -8,11 +8,32 @@ from dataclasses import dataclass, replace
 from .captions import DISTANCE_WORDS, NUMBERS, PLACE_WORDS, SIDE_WORDS, WEATHER_WORDS, a, plural
 from .scenes import COLORS, KINDS, SIDES, Thing
 
-TYPES = ("color", "count", "position", "distance", "what", "presence", "relation", "weather", "place", "reason")
+TYPES = (
+    "color",
+    "count",
+    "position",
+    "distance",
+    "what",
+    "presence",
+    "relation",
+    "weather",
+    "place",
+    "reason",
+)
 
 WEATHER_ANSWERS = {"sunny": "sunny", "rainy": "rainy", "cloudy": "cloudy", "night": "a clear night"}
-WEATHER_REASONS = {"sunny": "the sun is shining", "rainy": "it is raining", "cloudy": "it is cloudy", "night": "it is dark"}
-PLACE_REASONS = {"park": "this is a park", "beach": "this is a beach", "street": "this is a street", "snow": "this is snow"}
+WEATHER_REASONS = {
+    "sunny": "the sun is shining",
+    "rainy": "it is raining",
+    "cloudy": "it is cloudy",
+    "night": "it is dark",
+}
+PLACE_REASONS = {
+    "park": "this is a park",
+    "beach": "this is a beach",
+    "street": "this is a street",
+    "snow": "this is snow",
+}
 
 
 @dataclass(frozen=True)
@@ -35,7 +56,9 @@ def read(captions: list[str], boxes: list[tuple[str, tuple]]) -> Facts:
     where = {(k, s, d): None for k, _ in boxes for s in SIDE_WORDS for d in DISTANCE_WORDS}
     names = {v: k for k, v in (SIDE_WORDS | DISTANCE_WORDS).items()}
     spot = f"({'|'.join(DISTANCE_WORDS.values())}) ({'|'.join(SIDE_WORDS.values())})"
-    for color, kind, distance, side in re.findall(rf"an? ({'|'.join(COLORS)}) ({'|'.join(KINDS)}) {spot}", text):
+    for color, kind, distance, side in re.findall(
+        rf"an? ({'|'.join(COLORS)}) ({'|'.join(KINDS)}) {spot}", text
+    ):
         where[kind, names[side], names[distance]] = color
     things = []
     for kind, box in boxes:
@@ -73,7 +96,12 @@ def questions(facts: Facts, rng: random.Random) -> dict[str, list[QA]]:
             ask("color", thing.color, f"What color is the {kind}?", f"Which color does the {kind} have?",
                 f"Tell me the color of the {kind}.", f"The {kind} is of what color?")  # fmt: skip
         elif sum((t.side, t.kind) == (thing.side, kind) for t in facts.things) == 1:
-            ask("color", thing.color, f"What color is the {kind} {side}?", f"Tell me the color of the {kind} {side}.")
+            ask(
+                "color",
+                thing.color,
+                f"What color is the {kind} {side}?",
+                f"Tell me the color of the {kind} {side}.",
+            )
         if name:
             ask("position", side, f"Where is {name}?", f"On which side is {name}?",
                 f"In which part of the picture is {name}?", f"Where can I see {name}?")  # fmt: skip
@@ -110,7 +138,12 @@ def questions(facts: Facts, rng: random.Random) -> dict[str, list[QA]]:
                     f"Is {name} more to the {way} than {second}?")  # fmt: skip
             if one.distance != other.distance:
                 near = name if one.distance == "near" else second
-                ask("relation", near, f"Which is closer, {name} or {second}?", f"What is closer to us, {name} or {second}?")
+                ask(
+                    "relation",
+                    near,
+                    f"Which is closer, {name} or {second}?",
+                    f"What is closer to us, {name} or {second}?",
+                )
     ask("weather", WEATHER_ANSWERS[facts.weather], "What is the weather like?", "How is the weather?",
         "Which weather do you see?", "Describe the weather.")  # fmt: skip
     ask("place", PLACE_WORDS[facts.place], "Where was this picture taken?", "Which place is this?",
@@ -145,7 +178,13 @@ def reasons(facts: Facts, rng: random.Random) -> list[QA]:
         ask(water, "there is the sea" if water else f"there is no water {PLACE_WORDS[facts.place]}",
             "Can the boat sail here?", "Is this a good place for sailing the boat?")  # fmt: skip
     if "bicycle" in has:
-        bad = "the snow is slippery" if facts.place == "snow" else "the sand is soft" if facts.place == "beach" else None
+        bad = (
+            "the snow is slippery"
+            if facts.place == "snow"
+            else "the sand is soft"
+            if facts.place == "beach"
+            else None
+        )
         bad = "it is raining" if rain else "it is dark" if night else bad
         ask(bad is None, bad or "the way is dry and bright", "Is it a good time to ride the bicycle?",
             "Would you ride the bicycle now?")  # fmt: skip
@@ -155,13 +194,28 @@ def reasons(facts: Facts, rng: random.Random) -> list[QA]:
     if "dog" in has or "ball" in has:
         both = {"dog", "ball"} <= has
         lack = "there is no ball" if "dog" in has else "there is no dog"
-        ask(both, "both are here" if both else lack, "Can a dog play with a ball here?", "Could a dog chase a ball here?")
+        ask(
+            both,
+            "both are here" if both else lack,
+            "Can a dog play with a ball here?",
+            "Could a dog chase a ball here?",
+        )
     if "bird" in has:
         ask("tree" in has, "there is a tree" if "tree" in has else "there is no tree", "Can the bird sit in a tree?",
             "Is there a tree for the bird?")  # fmt: skip
     ask(facts.weather == "sunny", sky, "Would sunglasses help?", "Is it good to wear sunglasses?")
-    ask(facts.place == "snow", PLACE_REASONS[facts.place], "Can we build a snowman here?", "Is there snow for a snowman?")
-    ask(facts.place == "beach", PLACE_REASONS[facts.place], "Can we build a sand castle?", "Could we swim in the sea here?")
+    ask(
+        facts.place == "snow",
+        PLACE_REASONS[facts.place],
+        "Can we build a snowman here?",
+        "Is there snow for a snowman?",
+    )
+    ask(
+        facts.place == "beach",
+        PLACE_REASONS[facts.place],
+        "Can we build a sand castle?",
+        "Could we swim in the sea here?",
+    )
     return found
 
 
@@ -173,7 +227,12 @@ DETAIL_QUESTIONS = (
 
 def detail(facts: Facts) -> str:
     """The detailed description: place, weather, number of things, and each thing with colour and spot, near ones first."""
-    sky = {"sunny": "on a sunny day", "rainy": "on a rainy day", "cloudy": "on a cloudy day", "night": "at night"}
+    sky = {
+        "sunny": "on a sunny day",
+        "rainy": "on a rainy day",
+        "cloudy": "on a cloudy day",
+        "night": "at night",
+    }
     total = len(facts.things)
     count = "There is one thing." if total == 1 else f"There are {NUMBERS[total]} things."
     lines = [
@@ -213,7 +272,9 @@ def conversation(facts: Facts, rng: random.Random, turns: int = 8) -> list[QA]:
     kinds = [k for k in TYPES if found[k] and k != "reason"]
     rng.shuffle(kinds)
     # Types that must be looked up in the picture come oftener than the few answers on weather and place.
-    kinds += rng.choices(("color", "position", "what", "count", "presence", "relation", "distance"), k=turns * 2)
+    kinds += rng.choices(
+        ("color", "position", "what", "count", "presence", "relation", "distance"), k=turns * 2
+    )
     chosen: list[QA] = []
     for kind in kinds:
         rest = [qa for qa in found[kind] if qa.question not in [c.question for c in chosen]]
@@ -231,7 +292,9 @@ def instructions(facts: Facts, rng: random.Random, kind: str) -> list[QA]:
     if kind == "complex":
         found = reasons(facts, rng)
         return rng.sample(found, min(3, len(found)))
-    raise ValueError(f"unknown kind of instruction data {kind!r}: expected 'conversation', 'detail' or 'complex'")
+    raise ValueError(
+        f"unknown kind of instruction data {kind!r}: expected 'conversation', 'detail' or 'complex'"
+    )
 
 
 def known(facts: Facts) -> Facts:

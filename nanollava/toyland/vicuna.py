@@ -14,7 +14,7 @@ from ..llama import Llama
 from ..tokenizer import Tokenizer, train_bpe
 from .captions import boxes, captions
 from .scenes import Scene, scenes
-from .teacher import QA, conversation, detail, instructions, questions, read
+from .teacher import QA, detail, instructions, questions, read
 
 LLAMA = LlamaConfig(
     vocab_size=640, hidden_size=128, intermediate_size=384, num_hidden_layers=5, num_attention_heads=4,
@@ -56,7 +56,9 @@ def pad(rows: list[list[int]], value: int) -> torch.Tensor:
     return nn.utils.rnn.pad_sequence([torch.tensor(r) for r in rows], batch_first=True, padding_value=value)
 
 
-def copy_batch(rng: random.Random, batch: int, vocab: int, length: int = 48) -> tuple[torch.Tensor, torch.Tensor]:
+def copy_batch(
+    rng: random.Random, batch: int, vocab: int, length: int = 48
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Random words written twice, the loss on the second copy: what makes induction heads."""
     rows = [[rng.randrange(3, vocab) for _ in range(rng.randint(8, length))] for _ in range(batch)]
     ids = [[1, *r, *r] for r in rows]
@@ -64,7 +66,9 @@ def copy_batch(rng: random.Random, batch: int, vocab: int, length: int = 48) -> 
     return pad(ids, 0), pad(labels, IGNORE_INDEX)
 
 
-def dialogue_batch(rng, batch: int, tokenizer: Tokenizer, pool: list[Scene]) -> tuple[torch.Tensor, torch.Tensor]:
+def dialogue_batch(
+    rng, batch: int, tokenizer: Tokenizer, pool: list[Scene]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Dialogues about scenes of the pool: mostly eight short answers, sometimes reasons or a retelling in detail."""
     rows = []
     for scene in rng.choices(pool, k=batch):
@@ -81,35 +85,47 @@ def text_loss(model: Llama, ids: torch.Tensor, labels: torch.Tensor) -> torch.Te
     return F.cross_entropy(model.lm_head(states[trained]).float(), labels[:, 1:][trained])
 
 
-def train_vicuna(copy_steps: int, steps: int, batch: int, seed: int, lr: float, dtype: torch.dtype):
-    """Trains the decoder and returns it with its tokenizer."""
+def train_vicuna(copy_steps: int, steps: int, batch: int, seed: int, lr: float, dtype, device):
+    """Trains the decoder and returns it with its tokenizer: copying until it is learnt (at most `copy_steps`), then
+    `steps` of dialogues."""
     torch.manual_seed(seed)
     rng = random.Random(f"vicuna/{seed}")
     tokenizer = make_tokenizer(seed)
-    model = Llama(LLAMA)
+    model = Llama(LLAMA).to(device)
     for name, p in model.named_parameters():
         if p.ndim == 2:
-            out = name.endswith(("o_proj.weight", "down_proj.weight"))
-            nn.init.normal_(p, std=0.02 / math.sqrt(2 * LLAMA.num_hidden_layers) if out else 0.02)
+            out = name.endswith(("o_proj.weight", "down_proj.weight"))  # residual branches start small
+            nn.init.normal_(
+                p, std=p.shape[1] ** -0.5 / (math.sqrt(2 * LLAMA.num_hidden_layers) if out else 1.0)
+            )
     optimizer = torch.optim.AdamW(model.parameters(), lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     pool = list(scenes("train", 16000, seed))
-    bar = tqdm(range(copy_steps + steps), desc="vicuna", mininterval=5)
-    for step in bar:
-        if step < copy_steps:
+    copied, copying, done = 0.0, True, 0  # share of words copied right, still copying, steps of dialogue
+    bar = tqdm(total=steps, desc="vicuna", mininterval=5)
+    for step in range(copy_steps + steps):
+        if copying:
             ids, labels = copy_batch(rng, 2 * batch, LLAMA.vocab_size)
         else:
             ids, labels = dialogue_batch(rng, batch, tokenizer, pool)
-        warm, left = min(1.0, (step + 1) / 50), step / (copy_steps + steps)
         for group in optimizer.param_groups:
-            group["lr"] = lr * warm * (0.51 + 0.49 * math.cos(math.pi * left))
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            loss = text_loss(model, ids, labels)
+            group["lr"] = lr * min(1.0, (step + 1) / 50) * (0.51 + 0.49 * math.cos(math.pi * done / steps))
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            loss = text_loss(model, ids.to(device), labels.to(device))
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
+        if copying:
+            copied = 0.9 * copied + 0.1 * math.exp(-loss.item())
+            copying = copied < 0.9 and step + 1 < copy_steps
+        else:
+            done += 1
+            bar.update()
         if step % 10 == 0:
-            bar.set_postfix(loss=f"{loss.item():.3f}", on="copies" if step < copy_steps else "dialogues")
+            bar.set_postfix(loss=f"{loss.item():.3f}", step=step, on="copies" if copying else "dialogues")
+        if done == steps:
+            break
+    bar.close()
     return model.eval(), tokenizer
 
 

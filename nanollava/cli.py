@@ -1,0 +1,70 @@
+"""What the scripts share: flags, composition of the model from the flags, and errors as one line."""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from .config import UserError
+from .engine import DTYPES, Settings
+
+
+def run(main: Callable[[], None]) -> None:
+    """Calls a script's main; what the user can mend is printed as one line, with exit code 2."""
+    try:
+        main()
+    except UserError as error:
+        sys.stdout.flush()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def training_parser(description: str, **defaults) -> argparse.ArgumentParser:
+    """The flags that both stages share; `defaults` are the stage's own."""
+    parser = argparse.ArgumentParser(
+        description=description, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    add("--out", help="directory for the result and metrics.jsonl")
+    add("--data", help="LLaVA JSON; Toyland's is made when its default is missing")
+    add(
+        "--images",
+        help="directory of the pictures; default: that of the data file + /images or as named in it",
+    )
+    add("--vision", default="checkpoints/toy-clip", help="Hugging Face CLIP directory")
+    add("--llm", default="checkpoints/toy-vicuna", help="Hugging Face Llama directory")
+    add("--projector", help="a new 'linear' or 'mlp2x_gelu' W, or the result of stage 1")
+    add("--template", choices=("plain", "vicuna_v1"), help="prompt template")
+    add("--image-mode", choices=("crop", "pad"), default="crop", help="how a picture becomes a square")
+    add("--batch", type=int, help="samples of one optimizer step, over all ranks")
+    add("--micro-batch", type=int, help="samples of one forward pass on one rank; default: batch / ranks")
+    add("--epochs", type=int, default=1, help="passes over the data")
+    add("--max-steps", type=int, help="optimizer steps; overrides --epochs")
+    add("--max-length", type=int, help="longest sample in tokens, image places included")
+    add("--lr", type=float, help="peak learning rate")
+    add("--seed", type=int, default=0, help="of the order of samples and of a new W")
+    add("--device", default="auto", help="auto, cpu, cuda or mps")
+    add(
+        "--dtype",
+        choices=("fp32", "bf16"),
+        default="fp32",
+        help="of the computation; master weights are fp32",
+    )
+    add("--save-dtype", choices=tuple(DTYPES), default="fp16", help="of the saved weights")
+    parser.set_defaults(**defaults)
+    return parser
+
+
+def settings(args: argparse.Namespace) -> Settings:
+    """The loop's part of the flags, checked."""
+    for name in ("batch", "micro_batch", "epochs"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: expected at least 1")
+    if args.max_steps is not None and args.max_steps < 0:
+        raise UserError(f"--max-steps {args.max_steps}: expected 0 (write the untrained model) or more")
+    if args.lr <= 0:
+        raise UserError(f"--lr {args.lr}: expected a positive learning rate")
+    names = ("out", "batch", "lr", "micro_batch", "epochs", "max_steps", "seed", "device", "dtype")
+    return Settings(**{name: getattr(args, name) for name in names})

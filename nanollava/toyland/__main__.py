@@ -1,0 +1,167 @@
+"""Toyland's commands: `data` writes the data set, `pretrain` makes toy-clip and toy-vicuna, `probe` measures those two,
+`score` measures a LLaVA, `picture` draws one scene."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from .. import cli, weights
+from ..config import UserError, write_json
+from ..engine import DTYPES, pick_device
+from ..image import ImageConfig
+from ..llama import Llama
+from ..llava import LLaVA
+from ..tokenizer import Tokenizer
+from . import clip, data, score, vicuna
+from .draw import draw
+from .scenes import scenes
+
+
+def made_by(path: Path) -> None:
+    """Leaves beside the weights the command that made them."""
+    command = " ".join(["python -m nanollava.toyland", *sys.argv[1:]])
+    (path / "MADE_BY.txt").write_text(f"{command}\n(torch {torch.__version__})\n", encoding="utf-8")
+
+
+def save_clip(model: clip.CLIP, tokenizer: Tokenizer, path: Path) -> None:
+    """Writes a Hugging Face CLIP directory (float16)."""
+    path.mkdir(parents=True, exist_ok=True)
+    text = {"model_type": "clip_text_model", "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, **clip.TEXT}
+    text |= dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=clip.EOT, pad_token_id=clip.EOT)
+    vision = clip.VISION.to_dict() | {"projection_dim": clip.TEXT["projection_dim"]}
+    config = {
+        "architectures": ["CLIPModel"],
+        "model_type": "clip",
+        "projection_dim": clip.TEXT["projection_dim"],
+    }
+    write_json(path / "config.json", {**config, "text_config": text, "vision_config": vision})
+    state = {name: tensor.half() for name, tensor in model.state_dict().items()}
+    weights.save(state, path, weights.Layout("CLIP", (("", ""),)))
+    ImageConfig(clip.VISION.image_size).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+
+
+def load_clip(path: Path) -> tuple[clip.CLIP, Tokenizer]:
+    """Both towers of a directory written by `save_clip`."""
+    model = clip.CLIP(clip.VISION, clip.TEXT)
+    weights.load(model, path, weights.Layout("CLIP", (("", ""),)), dtype=torch.float32)
+    return model.eval(), Tokenizer.from_pretrained(path)
+
+
+def save_vicuna(model: Llama, tokenizer: Tokenizer, path: Path) -> None:
+    """Writes a Hugging Face Llama directory (float16)."""
+    path.mkdir(parents=True, exist_ok=True)
+    special = dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=0)
+    write_json(
+        path / "config.json", {"architectures": ["LlamaForCausalLM"], **model.config.to_dict(), **special}
+    )
+    weights.save({name: tensor.half() for name, tensor in model.state_dict().items()}, path, weights.LLAMA)
+    tokenizer.save_pretrained(path)
+
+
+def pretrain(args: argparse.Namespace) -> None:
+    device, dtype, out = pick_device(args.device), DTYPES[args.dtype], Path(args.out)
+    if args.only in (None, "clip"):
+        model, tokenizer = clip.train_clip(
+            args.clip_steps, 128, 4, args.pictures, args.seed, 1e-3, dtype, device
+        )
+        save_clip(model.cpu(), tokenizer, out / "toy-clip")
+        made_by(out / "toy-clip")
+    if args.only in (None, "vicuna"):
+        model, tokenizer = vicuna.train_vicuna(1500, args.vicuna_steps, 32, args.seed, 2e-3, dtype, device)
+        save_vicuna(model.cpu(), tokenizer, out / "toy-vicuna")
+        made_by(out / "toy-vicuna")
+
+
+def probe(args: argparse.Namespace) -> None:
+    result = {}
+    if args.clip:
+        model, tokenizer = load_clip(Path(args.clip))
+        result["retrieval among 128, place and weather shared"] = clip.retrieval(
+            model, tokenizer, seed=args.seed
+        )
+        for layer in (-2, -1):
+            result[f"read-out, layer {layer}"] = clip.readout(model.vision_model, layer, seed=args.seed)
+    if args.vicuna:
+        model = Llama.from_pretrained(args.vicuna, dtype=torch.float32)
+        tokenizer = Tokenizer.from_pretrained(args.vicuna)
+        result["questions on a description"] = vicuna.text_accuracy(model, tokenizer, seed=args.seed)
+    print(json.dumps(result, indent=2))
+
+
+def run_score(args: argparse.Namespace) -> None:
+    if args.count < 3:
+        raise UserError(f"--count {args.count}: expected at least 3 scenes")
+    model = LLaVA.from_pretrained(args.model, pick_device(args.device), DTYPES[args.dtype])
+    tokenizer, image = Tokenizer.from_pretrained(args.model), ImageConfig.from_pretrained(args.model)
+    result = score.score(model, tokenizer, image, args.count, args.seed)
+    print(json.dumps(result) if args.json else score.table(result))
+
+
+def picture(args: argparse.Namespace) -> None:
+    scene = list(scenes(args.split, args.index + 1, args.seed, unseen=False))[-1]
+    draw(scene, args.size).save(args.out, quality=92)
+    print(scene)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m nanollava.toyland", description=__doc__, allow_abbrev=False
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(function, name: str, help: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name, help=help, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        sub.set_defaults(function=function)
+        sub.add_argument("--seed", type=int, default=0, help="of scenes, wording and training")
+        return sub
+
+    sub = command(
+        lambda a: data.write(a.out, a.train, a.validation, a.seed, a.size),
+        "data",
+        "JPEG files and LLaVA JSON",
+    )
+    sub.add_argument("--out", required=True, help="directory to make")
+    sub.add_argument("--train", type=int, default=16000, help="scenes of the training split")
+    sub.add_argument("--validation", type=int, default=500, help="scenes of the validation split")
+    sub.add_argument("--size", type=int, default=200, help="width and height of a picture in pixels")
+
+    sub = command(pretrain, "pretrain", "the two starting points, toy-clip and toy-vicuna")
+    sub.add_argument("--out", default="checkpoints", help="parent of toy-clip and toy-vicuna")
+    sub.add_argument("--only", choices=("clip", "vicuna"), help="make one of the two")
+    sub.add_argument("--clip-steps", type=int, default=1900, help="steps of 128 pictures")
+    sub.add_argument("--pictures", type=int, default=32000, help="pictures to draw for CLIP")
+    sub.add_argument("--vicuna-steps", type=int, default=1200, help="steps of 32 dialogues")
+    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    sub.add_argument("--dtype", choices=("fp32", "bf16"), default="bf16", help="of the computation")
+
+    sub = command(probe, "probe", "retrieval and read-out of a toy-clip, text questions to a toy-vicuna")
+    sub.add_argument("--clip", help="toy-clip directory")
+    sub.add_argument("--vicuna", help="toy-vicuna directory")
+
+    sub = command(run_score, "score", "exact answers by type on the test split")
+    sub.add_argument("--model", default="checkpoints/toy-llava", help="llava-hf directory")
+    sub.add_argument(
+        "--count", type=int, default=300, help="test scenes; half as many with unseen combinations"
+    )
+    sub.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    sub.add_argument("--dtype", choices=tuple(DTYPES), default="fp32", help="of the computation")
+
+    sub = command(picture, "picture", "one scene as a picture")
+    sub.add_argument("--out", required=True, help="file to write")
+    sub.add_argument("--split", default="test", choices=("train", "validation", "test"))
+    sub.add_argument("--index", type=int, default=0, help="number of the scene in its split")
+    sub.add_argument("--size", type=int, default=448, help="width and height in pixels")
+
+    args = parser.parse_args()
+    args.function(args)
+
+
+if __name__ == "__main__":
+    cli.run(main)

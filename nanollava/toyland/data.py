@@ -1,0 +1,70 @@
+"""Toyland's data set on disk: JPEG pictures and LLaVA JSON, the teacher's work from captions and boxes."""
+
+import json
+import random
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from ..conversation import IMAGE
+from .captions import boxes, captions
+from .draw import draw
+from .scenes import Scene, scenes
+from .teacher import QA, instructions, read
+
+CAPTION_QUESTIONS = (
+    "Describe the image concisely.", "Give a short description of the picture.", "What is in the photo?",
+    "Write a short caption for the picture.", "Sum up the picture in a sentence.",
+)  # fmt: skip
+SHARE = {"conversation": 1.0, "detail": 0.3, "complex": 0.4}  # of the scenes that get each type
+
+
+def record(name: str, image: str, turns: list[QA]) -> dict:
+    """One record in LLaVA's form: the picture stands before the first question."""
+    conversations = []
+    for i, qa in enumerate(turns):
+        question = f"{IMAGE}\n{qa.question}" if i == 0 else qa.question
+        conversations += [{"from": "human", "value": question}, {"from": "gpt", "value": qa.answer}]
+    return {"id": name, "image": image, "conversations": conversations}
+
+
+def write_picture(job: tuple[Scene, Path, int]) -> None:
+    scene, path, size = job
+    draw(scene, size).save(path, quality=92)
+
+
+def write(out: str | Path, train: int = 16000, validation: int = 500, seed: int = 0, size: int = 200) -> None:
+    """Writes `images/`, `align.json`, `instruct.json`, `validation.json` and COCO-like `captions.jsonl` into `out`.
+
+    Everything is made aside and renamed at the end, so `out` is whole or absent.
+    """
+    out = Path(out)
+    aside = out.with_name(out.name + ".partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    (aside / "images").mkdir(parents=True)
+    rng = random.Random(f"data/{seed}")
+    jobs, files, told = [], {"align": [], "instruct": [], "validation": []}, []
+    for split, count in (("train", train), ("validation", validation)):
+        for i, scene in enumerate(scenes(split, count, seed)):
+            name = f"{split}_{i:06d}"
+            image = f"images/{name}.jpg"
+            jobs.append((scene, aside / image, size))
+            texts, found = captions(scene, rng), boxes(scene)
+            told.append({"image": image, "captions": texts, "boxes": found})
+            facts = read(texts, found)
+            if split == "train":
+                caption = QA("caption", rng.choice(CAPTION_QUESTIONS), rng.choice(texts))
+                files["align"].append(record(name, image, [caption]))
+            for kind, share in SHARE.items():
+                if rng.random() < share:
+                    turns = instructions(facts, rng, kind)
+                    files["instruct" if split == "train" else split].append(
+                        record(f"{name}_{kind}", image, turns)
+                    )
+    with ProcessPoolExecutor(2) as pool:
+        list(pool.map(write_picture, jobs, chunksize=256))
+    for name, records in files.items():
+        (aside / f"{name}.json").write_text(json.dumps(records), encoding="utf-8")
+    lines = "".join(json.dumps(line) + "\n" for line in told)
+    (aside / "captions.jsonl").write_text(lines, encoding="utf-8")
+    aside.rename(out)

@@ -1,0 +1,130 @@
+"""LLaVA as a whole against transformers: logits, loss, gradients, round trips, composition."""
+
+import json
+
+import pytest
+import torch
+import transformers
+from conftest import IMAGE_TOKEN, TOLERANCE, batch, randomise, text_config, vision_config
+from safetensors import safe_open
+
+from nanollava import LLaVA
+from nanollava.weights import WeightsError
+
+THEIRS = transformers.LlavaForConditionalGeneration
+
+
+@pytest.mark.parametrize("text", [{}, {"num_key_value_heads": 4}], ids=["grouped", "full"])
+@pytest.mark.parametrize("act", ["gelu", "linear"])
+def test_logits_and_loss(llava_dir, dtype, act, text):
+    path = llava_dir(act, **text)
+    if act == "linear":  # an arbitrary linear_2 is no single W: make it the identity first
+        model = THEIRS.from_pretrained(path)
+        with torch.no_grad():
+            model.model.multi_modal_projector.linear_2.weight.copy_(torch.eye(64))
+            model.model.multi_modal_projector.linear_2.bias.zero_()
+        model.save_pretrained(path)
+    theirs, ours = THEIRS.from_pretrained(path, dtype=dtype), LLaVA.from_pretrained(path, dtype=dtype)
+    ids, labels, mask, pixels = batch(dtype=dtype)
+    expected = theirs.eval()(input_ids=ids, attention_mask=mask, pixel_values=pixels, labels=labels)
+    logits = ours(ids, pixels)
+    assert ((logits - expected.logits).abs() * mask[..., None]).max() <= TOLERANCE[dtype]
+    loss, count = ours.loss(ids, labels, pixels)
+    assert count == 12
+    assert abs(loss.item() / 12 - expected.loss.item()) <= 1e-6  # both take the cross-entropy in float32
+
+
+def test_gradients(llava_dir):
+    path = llava_dir()
+    theirs, ours = THEIRS.from_pretrained(path), LLaVA.from_pretrained(path)
+    ids, labels, mask, pixels = batch()
+    theirs(input_ids=ids, attention_mask=mask, pixel_values=pixels, labels=labels).loss.backward()
+    loss, count = ours.loss(ids, labels, pixels)
+    (loss / count).backward()
+    other = theirs.model
+    pairs = [
+        (ours.multi_modal_projector.linear_1.weight, other.multi_modal_projector.linear_1.weight),
+        (ours.language_model.lm_head.weight, theirs.lm_head.weight),
+        (
+            ours.language_model.model.layers[0].self_attn.k_proj.weight,
+            other.language_model.layers[0].self_attn.k_proj.weight,
+        ),
+        (
+            ours.vision_tower.embeddings.patch_embedding.weight,
+            other.vision_tower.embeddings.patch_embedding.weight,
+        ),
+    ]
+    for mine, reference in pairs:
+        assert reference.grad.abs().max() > 0
+        torch.testing.assert_close(mine.grad, reference.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_text_only(llava_dir):
+    path = llava_dir()
+    ids = torch.randint(3, IMAGE_TOKEN, (2, 12))
+    expected = THEIRS.from_pretrained(path).eval()(input_ids=ids).logits
+    ours = LLaVA.from_pretrained(path)
+    assert (ours(ids) - expected).abs().max() <= 1e-5
+    loss, _ = ours.loss(ids, ids)
+    loss.backward()
+    assert ours.multi_modal_projector.linear_1.weight.grad is not None  # ranks without pictures reduce it too
+
+
+def test_counts_must_agree(llava_dir):
+    model = LLaVA.from_pretrained(llava_dir())
+    ids, _, _, pixels = batch()
+    with pytest.raises(ValueError, match="48 image places.* 32 image features"):
+        model(ids, pixels[:2])
+    with pytest.raises(ValueError, match="48 image places.* 0 image features"):
+        model(ids)
+
+
+@pytest.mark.parametrize("act", ["gelu", "linear"])
+def test_we_save_transformers_loads(llava_dir, tmp_path, act):
+    """A model of ours with either projector, written, loads in transformers with nothing missing and equal logits."""
+    source = LLaVA.from_pretrained(llava_dir())
+    ours = source
+    if act == "linear":
+        from dataclasses import replace
+
+        ours = randomise(LLaVA(replace(source.config, projector="linear")))
+    ours.save_pretrained(tmp_path)
+    theirs, info = THEIRS.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values()), info
+    ids, _, mask, pixels = batch()
+    expected = theirs.eval()(input_ids=ids, attention_mask=mask, pixel_values=pixels).logits
+    assert ((ours(ids, pixels) - expected).abs() * mask[..., None]).max() <= 1e-5
+    again = LLaVA.from_pretrained(tmp_path)
+    assert again.config == ours.config
+    for name, tensor in ours.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+
+
+@pytest.fixture
+def parts(tmp_path):
+    randomise(transformers.CLIPVisionModel(vision_config())).save_pretrained(tmp_path / "clip")
+    randomise(transformers.LlamaForCausalLM(text_config())).save_pretrained(tmp_path / "llama")
+    return tmp_path
+
+
+def test_compose(parts):
+    """CLIP + Llama: the parts are those of the directories, and the image token gets rows that change nothing else."""
+    model = LLaVA.compose(parts / "clip", parts / "llama", "mlp2x_gelu")
+    assert model.config.image_token_id == 96 and model.config.text_config.vocab_size == 128
+    theirs = transformers.LlamaForCausalLM.from_pretrained(parts / "llama")
+    ids = torch.randint(0, 96, (1, 9))
+    torch.testing.assert_close(model(ids)[..., :96], theirs(ids).logits, atol=1e-5, rtol=0)
+    old = theirs.lm_head.weight
+    torch.testing.assert_close(model.language_model.lm_head.weight[96:], old.mean(0).expand(32, -1))
+    model.save_pretrained(parts / "out")
+    assert THEIRS.from_pretrained(parts / "out", output_loading_info=True)[1]["missing_keys"] == set()
+    with pytest.raises(WeightsError, match="run train_align.py first"):
+        LLaVA.compose(parts / "clip", parts / "llama", parts / "nowhere")
+
+
+def test_linear_w_is_written_with_an_identity(parts):
+    model = LLaVA.compose(parts / "clip", parts / "llama", "linear")
+    model.save_pretrained(parts / "out")
+    with safe_open(parts / "out" / "model.safetensors", "pt") as file:
+        assert torch.equal(file.get_tensor("multi_modal_projector.linear_2.weight"), torch.eye(64))
+    assert json.loads((parts / "out" / "config.json").read_text())["projector_hidden_act"] == "linear"

@@ -1,0 +1,58 @@
+"""Stage 1, feature alignment: only the projector W learns, from captions (paper, section 4.2).
+
+python train_align.py                                  # Toyland, this machine
+torchrun --nproc_per_node 2 train_align.py             # the same over two processes (FSDP2)
+"""
+
+import json
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from nanollava import cli, engine, weights
+from nanollava.data import InstructionData, collate
+from nanollava.image import ImageConfig
+from nanollava.llava import PROJECTOR_FILE, LLaVA
+from nanollava.tokenizer import Tokenizer
+from nanollava.toyland import ensure_data
+
+TRAINABLE = {"vision_tower.": False, "multi_modal_projector.": True, "language_model.": False}
+
+# Toyland's values; the paper's: batch 128, lr 2e-3, 1 epoch of CC-595K.
+DEFAULTS = dict(out="out/align", data="data/toyland/align.json", projector="linear", template="plain")
+DEFAULTS |= dict(batch=32, lr=2e-3, max_steps=300, max_length=1024)
+
+
+def main() -> None:
+    args = cli.training_parser(__doc__.split("\n")[0], **DEFAULTS).parse_args()
+    settings = cli.settings(args)
+    device = engine.start(args.device)
+    ensure_data(args.data, made_here=DEFAULTS["data"])
+    torch.manual_seed(args.seed)  # the new W is the same on every rank
+
+    tokenizer = Tokenizer.from_pretrained(args.llm)
+    model = LLaVA.compose(args.vision, args.llm, args.projector, tokenizer.token_to_id("<image>"))
+    rows = engine.freeze(model, TRAINABLE)
+    image_config = ImageConfig.from_pretrained(args.vision, args.image_mode)
+    data = InstructionData(
+        args.data, args.images or Path(args.data).parent, tokenizer, image_config, model.config.image_token_id,
+        model.config.vision_config.num_patches, args.template, args.max_length,
+    )  # fmt: skip
+    engine.shard(
+        model, model.language_model.model.layers, model.vision_tower, device, engine.DTYPES[args.dtype]
+    )
+    engine.announce(args, rows, len(data), "stage 1: align")
+    engine.train(model, data, collate, settings, device)
+
+    state = engine.full_state(model, engine.DTYPES[args.save_dtype], "multi_modal_projector.")
+    if dist.get_rank() == 0:
+        out = Path(args.out)
+        weights.save_projector(state, out / PROJECTOR_FILE)
+        (out / "run.json").write_text(json.dumps(vars(args), indent=2) + "\n")
+        print(f"W is in {out / PROJECTOR_FILE}; next: python train_instruct.py --projector {out}")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    cli.run(main)

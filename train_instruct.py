@@ -1,0 +1,62 @@
+"""Stage 2, visual instruction tuning: W and the language model learn, from instructions (paper, section 4.2).
+
+python train_instruct.py                               # Toyland, after train_align.py
+torchrun --nproc_per_node 2 train_instruct.py          # the same over two processes (FSDP2)
+"""
+
+import json
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from nanollava import cli, engine
+from nanollava.data import InstructionData, collate
+from nanollava.image import ImageConfig
+from nanollava.llava import LLaVA
+from nanollava.tokenizer import Tokenizer
+from nanollava.toyland import ensure_data
+
+TRAINABLE = {"vision_tower.": False, "multi_modal_projector.": True, "language_model.": True}
+
+# Toyland's values; the paper's: batch 32, lr 2e-5, 3 epochs of LLaVA-Instruct-158K.
+DEFAULTS = dict(
+    out="out/instruct", data="data/toyland/instruct.json", projector="out/align", template="vicuna_v1"
+)
+DEFAULTS |= dict(batch=32, lr=1e-3, max_steps=500, max_length=1024)
+
+
+def main() -> None:
+    args = cli.training_parser(__doc__.split("\n")[0], **DEFAULTS).parse_args()
+    settings = cli.settings(args)
+    device = engine.start(args.device)
+    ensure_data(args.data, made_here=DEFAULTS["data"])
+    torch.manual_seed(args.seed)
+
+    tokenizer = Tokenizer.from_pretrained(args.llm)
+    model = LLaVA.compose(args.vision, args.llm, args.projector, tokenizer.token_to_id("<image>"))
+    rows = engine.freeze(model, TRAINABLE)
+    image_config = ImageConfig.from_pretrained(args.vision, args.image_mode)
+    data = InstructionData(
+        args.data, args.images or Path(args.data).parent, tokenizer, image_config, model.config.image_token_id,
+        model.config.vision_config.num_patches, args.template, args.max_length,
+    )  # fmt: skip
+    engine.shard(
+        model, model.language_model.model.layers, model.vision_tower, device, engine.DTYPES[args.dtype]
+    )
+    engine.announce(args, rows, len(data), "stage 2: instruct")
+    engine.train(model, data, collate, settings, device)
+
+    state = engine.full_state(model, engine.DTYPES[args.save_dtype])
+    if dist.get_rank() == 0:
+        out = Path(args.out)
+        model.save_pretrained(out, state)
+        tokenizer.with_image_token(model.config.image_token_id).save_pretrained(out)
+        image_config.save_pretrained(out)
+        (out / "run.json").write_text(json.dumps(vars(args), indent=2) + "\n")
+        print(f"LLaVA is in {out}; next: python sample.py --model {out} --image cat.jpg")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    cli.run(main)
