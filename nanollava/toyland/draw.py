@@ -51,11 +51,15 @@ class Pen:
             self.draw.line([*points, points[0], points[1]], line, self.edge, joint="curve")
 
     def oval(self, x1, y1, x2, y2, fill, line=None) -> None:
-        self.draw.ellipse([*self.at([(x1, y1)])[0], *self.at([(x2, y2)])[0]], fill, line, self.edge if line else 0)
+        self.draw.ellipse(
+            [*self.at([(x1, y1)])[0], *self.at([(x2, y2)])[0]], fill, line, self.edge if line else 0
+        )
 
     def rect(self, x1, y1, x2, y2, fill, line=None, round_by: float = 0.0) -> None:
         corners = [*self.at([(x1, y1)])[0], *self.at([(x2, y2)])[0]]
-        self.draw.rounded_rectangle(corners, round_by * min(self.w, self.h), fill, line, self.edge if line else 0)
+        self.draw.rounded_rectangle(
+            corners, round_by * min(self.w, self.h), fill, line, self.edge if line else 0
+        )
 
     def line(self, points, fill, width: float) -> None:
         wide = max(1, round(width * min(self.w, self.h)))
@@ -114,7 +118,11 @@ def bird(p: Pen, c, line) -> None:
     p.oval(0.1, 0.28, 0.76, 0.82, c, line)
     p.poly([(0.83, 0.16), (1.0, 0.25), (0.83, 0.32)], (250, 170, 30), (190, 110, 20))
     p.oval(0.52, 0.01, 0.88, 0.44, c, line)
-    p.poly([(0.24, 0.42), (0.6, 0.44), (0.44, 0.7), (0.14, 0.76)], shade(c, 0.72) if sum(c) > 200 else (92, 92, 100), line)
+    p.poly(
+        [(0.24, 0.42), (0.6, 0.44), (0.44, 0.7), (0.14, 0.76)],
+        shade(c, 0.72) if sum(c) > 200 else (92, 92, 100),
+        line,
+    )
     p.oval(0.7, 0.13, 0.78, 0.23, (20, 20, 20) if sum(c) > 200 else (245, 245, 245))
 
 
@@ -192,7 +200,9 @@ def umbrella(p: Pen, c, line) -> None:
         x = i * 0.25
         p.oval(x + 0.01, 0.47, x + 0.24, 0.6, shade(c, 0.7) if sum(c) > 200 else (88, 88, 96))
     for x in (0.25, 0.75):
-        p.draw.arc([*p.at([(min(x, 1 - x), 0.04)])[0], *p.at([(max(x, 1 - x), 1.02)])[0]], 180, 360, line, p.edge)
+        p.draw.arc(
+            [*p.at([(min(x, 1 - x), 0.04)])[0], *p.at([(max(x, 1 - x), 1.02)])[0]], 180, 360, line, p.edge
+        )
 
 
 def ball(p: Pen, c, line) -> None:
@@ -235,7 +245,9 @@ def draw_thing(draw: ImageDraw.ImageDraw, thing: Thing, size: int, ground) -> No
     DRAW[thing.kind](Pen(draw, thing.box, size), color, line)
 
 
-def gradient(draw: ImageDraw.ImageDraw, top, bottom, y1: float, y2: float, size: int, bands: int = 24) -> None:
+def gradient(
+    draw: ImageDraw.ImageDraw, top, bottom, y1: float, y2: float, size: int, bands: int = 24
+) -> None:
     for i in range(bands):
         a, b = (y1 + (y2 - y1) * (i + k) / bands for k in (0, 1))
         draw.rectangle([0, a * size, size, b * size], mix(top, bottom, i / (bands - 1)))
@@ -254,13 +266,19 @@ def draw_sky(draw, weather: str, rng: random.Random, size: int) -> None:
             draw.ellipse([(x - r) * size, (0.13 - r) * size, (x + r) * size, (0.13 + r) * size], color)
     if weather == "night":
         for _ in range(26):
-            x, y, r = rng.random() * size, rng.uniform(0, HORIZON - 0.05) * size, rng.uniform(0.002, 0.006) * size
+            x, y, r = (
+                rng.random() * size,
+                rng.uniform(0, HORIZON - 0.05) * size,
+                rng.uniform(0.002, 0.006) * size,
+            )
             draw.ellipse([x - r, y - r, x + r, y + r], (255, 250, 214))
         x = rng.uniform(0.14, 0.86)
         draw.ellipse([(x - 0.07) * size, 0.05 * size, (x + 0.07) * size, 0.19 * size], (250, 242, 200))
         draw.ellipse([(x - 0.03) * size, 0.035 * size, (x + 0.095) * size, 0.165 * size], SKY["night"][0])
     count = {"sunny": 1, "cloudy": 5, "rainy": 5, "night": 0}[weather]
-    color = {"sunny": (255, 255, 255), "cloudy": (246, 248, 250), "rainy": (84, 92, 106), "night": None}[weather]
+    color = {"sunny": (255, 255, 255), "cloudy": (246, 248, 250), "rainy": (84, 92, 106), "night": None}[
+        weather
+    ]
     for i in range(count):
         x, y, w = (i + rng.random()) / count - 0.12, rng.uniform(0.01, 0.14), rng.uniform(0.2, 0.32)
         y += 0.12 if weather == "sunny" else 0
@@ -275,7 +293,9 @@ def draw_ground(draw, place: str, weather: str, rng: random.Random, size: int):
     def hills(color, height: float, count: int) -> None:
         for i in range(count):
             x, w, h = (i + rng.random()) / count - 0.2, rng.uniform(0.4, 0.6), rng.uniform(0.6, 1.0) * height
-            draw.ellipse([x * size, (HORIZON - h) * size, (x + w) * size, (HORIZON + h) * size], shade(color, dim))
+            draw.ellipse(
+                [x * size, (HORIZON - h) * size, (x + w) * size, (HORIZON + h) * size], shade(color, dim)
+            )
 
     if place == "park":
         hills((126, 186, 118), 0.08, 4)
@@ -303,12 +323,16 @@ def draw_ground(draw, place: str, weather: str, rng: random.Random, size: int):
         draw.rectangle([0, 0.5 * size, size, 0.51 * size], shade((214, 210, 204), dim))
         for i in range(6):
             x = (i + 0.15) / 5.5
-            draw.rectangle([x * size, 0.735 * size, (x + 0.1) * size, 0.755 * size], shade((244, 240, 220), dim))
+            draw.rectangle(
+                [x * size, 0.735 * size, (x + 0.1) * size, 0.755 * size], shade((244, 240, 220), dim)
+            )
     if place == "park":
         for _ in range(28):
             x, y = rng.random() * size, rng.uniform(0.5, 0.98) * size
             for dx in (-0.008, 0, 0.008):
-                draw.line([x, y, x + dx * size, y - 0.018 * size], shade((92, 160, 70), dim), max(1, size // 250))
+                draw.line(
+                    [x, y, x + dx * size, y - 0.018 * size], shade((92, 160, 70), dim), max(1, size // 250)
+                )
     if place in ("beach", "snow"):
         dot = shade((222, 192, 128) if place == "beach" else (200, 214, 234), dim)
         for _ in range(34):
