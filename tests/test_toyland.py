@@ -1,0 +1,107 @@
+"""Toyland: scenes, splits, pictures, captions, the teacher."""
+
+import random
+import re
+
+import numpy as np
+import pytest
+
+from nanollava.toyland.captions import boxes, captions
+from nanollava.toyland.draw import draw
+from nanollava.toyland.scenes import KINDS, UNSEEN, Scene, place_thing, scenes
+from nanollava.toyland.score import normal
+from nanollava.toyland.teacher import detail, facts_of, instructions, questions, read, stated
+
+
+@pytest.fixture(scope="module")
+def pool():
+    return {split: list(scenes(split, 1500)) for split in ("train", "validation", "test")}
+
+
+def test_splits_do_not_meet(pool):
+    facts = {split: {scene.facts for scene in found} for split, found in pool.items()}
+    assert not facts["train"] & facts["validation"]
+    assert not facts["train"] & facts["test"]
+    assert not facts["validation"] & facts["test"]
+    assert not any(scene.unseen for split in ("train", "validation") for scene in pool[split])
+    assert len(UNSEEN) == len(KINDS) and {kind for kind, _ in UNSEEN} == set(KINDS)
+    assert all(scene.unseen for scene in scenes("test", 50, unseen=True))
+    assert not any(scene.unseen for scene in scenes("test", 50, unseen=False))
+
+
+def test_same_seed_same_scenes():
+    assert list(scenes("test", 20, 3)) == list(scenes("test", 20, 3)) != list(scenes("test", 20, 4))
+
+
+def test_picture_is_the_same_at_any_size():
+    scene = next(scenes("train", 1))
+    large = np.asarray(draw(scene, 400).resize((100, 100)), dtype=float)
+    small = np.asarray(draw(scene, 100), dtype=float)
+    assert np.abs(large - small).mean() < 6
+    assert np.array_equal(np.asarray(draw(scene, 100)), np.asarray(draw(scene, 100)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_thing_fills_its_box_and_shows_its_color(kind):
+    """Where the picture with the thing differs from that without it is its box (and the shadow at its foot)."""
+    rng = random.Random(1)
+    thing = place_thing(rng, kind, "red", "middle", "near")
+    pictures = [np.asarray(draw(Scene("snow", "cloudy", t, 5), 300), dtype=int) for t in ((thing,), ())]
+    rows, columns = np.where(np.abs(pictures[0] - pictures[1]).max(-1) > 40)
+    x1, y1, x2, y2 = (300 * v for v in thing.box)
+    assert abs(columns.min() - x1) < 7 and abs(columns.max() - x2) < 7
+    assert abs(rows.min() - y1) < 7 and abs(rows.max() - y2) < 9
+    inside = pictures[0][rows, columns]
+    reddish = (inside[:, 0] > 1.8 * inside[:, 1]) & (inside[:, 0] > 1.8 * inside[:, 2])
+    assert reddish.mean() > 0.3
+
+
+def test_teacher_reads_the_scene_from_captions_and_boxes(pool):
+    rng = random.Random(0)
+    for scene in pool["test"][:500]:
+        texts = captions(scene, rng)
+        assert len(texts) == len(set(texts)) == 5
+        facts = read(texts, boxes(scene))
+        assert (facts.place, facts.weather, facts.things) == (scene.place, scene.weather, scene.things)
+        assert stated(detail(facts)) == facts_of(facts)
+
+
+def test_answers_are_true(pool):
+    """Checked against the scene itself by rules written apart from the teacher's."""
+    rng = random.Random(0)
+    numbers = ["no", "one", "two", "three", "four"]
+    checked = 0
+    for scene in pool["train"][:400]:
+        kinds = [t.kind for t in scene.things]
+        for kind, found in questions(read(captions(scene, rng), boxes(scene)), rng).items():
+            for qa in found:
+                named = [k for k in KINDS if re.search(rf"\b{k}s?\b", qa.question.replace("people", "persons"))]
+                if kind == "count" and named:
+                    assert qa.answer == numbers[kinds.count(named[0])]
+                elif kind == "color" and kinds.count(named[0]) == 1:
+                    assert [t.color for t in scene.things if t.kind == named[0]] == [qa.answer]
+                elif kind == "position" and kinds.count(named[0]) == 1:
+                    assert next(t.side for t in scene.things if t.kind == named[0]) in qa.answer
+                elif kind == "presence":
+                    color = re.search(rf"an? (\w+) {named[0]}", qa.question)
+                    there = [t.color for t in scene.things if t.kind == named[0]]
+                    assert (qa.answer == "yes") == (color[1] in there if color else bool(there)), qa
+                else:
+                    continue
+                checked += 1
+    assert checked > 4000
+
+
+def test_instruction_types(pool):
+    rng = random.Random(0)
+    facts = read(captions(pool["train"][0], rng), boxes(pool["train"][0]))
+    talk = instructions(facts, rng, "conversation")
+    assert len(talk) == 8 == len({qa.question for qa in talk})
+    assert all("because" in qa.answer for qa in instructions(facts, rng, "complex"))
+    assert len(instructions(facts, rng, "detail")) == 1
+    wordings = {qa.question for s in pool["train"] for qa in questions(read(captions(s, rng), boxes(s)), rng)["weather"]}
+    assert len(wordings) >= 4
+
+
+def test_normal():
+    assert normal(" On the left. ") == normal("on the left") != normal("on the right")

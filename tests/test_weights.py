@@ -1,0 +1,99 @@
+"""Checkpoints: shards, and everything that must not load."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from nanollava import LLaVA, weights
+from nanollava.config import ConfigError, LlamaConfig, VisionConfig
+from nanollava.weights import WeightsError
+
+
+@pytest.fixture
+def path(llava_dir, tmp_path):
+    return shutil.copytree(llava_dir(), tmp_path / "model")
+
+
+def change(path, edit):
+    tensors = load_file(path / "model.safetensors")
+    edit(tensors)
+    save_file(tensors, path / "model.safetensors")
+
+
+def test_shards_and_bit_equality(path, tmp_path):
+    model = LLaVA.from_pretrained(path)
+    out = tmp_path / "shards"
+    out.mkdir()
+    weights.save(model.state_dict(), out, weights.LLAVA, shard_bytes=50_000)
+    shutil.copy(path / "config.json", out)
+    assert len(list(out.glob("model-*.safetensors"))) > 2
+    again = LLaVA.from_pretrained(out)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+    next(out.glob("model-*.safetensors")).unlink()
+    with pytest.raises(WeightsError, match=r"names model-0.*, which is missing"):
+        LLaVA.from_pretrained(out)
+
+
+def test_dtype(path):
+    assert LLaVA.from_pretrained(path, dtype=torch.float16).language_model.lm_head.weight.dtype == torch.float16
+    assert LLaVA.from_pretrained(path).language_model.lm_head.weight.dtype == torch.float32
+
+
+def test_old_buffers_are_dropped_by_name(path):
+    name = "language_model.model.layers.0.self_attn.rotary_emb.inv_freq"
+    change(path, lambda t: t.update({name: torch.ones(8)}))
+    LLaVA.from_pretrained(path)
+
+
+@pytest.mark.parametrize(
+    "edit, message",
+    [
+        (lambda t: t.pop("language_model.model.norm.weight"), "1 of .* tensors are missing, the first 'language_model.model.norm"),
+        (lambda t: t.update({"language_model.model.extra.weight": torch.ones(2)}), "extra.weight.* is not part of this model"),
+        (lambda t: t.update({"stranger": torch.ones(2)}), "'stranger' has no place in the llava-hf layout"),
+        (lambda t: t.update({"language_model.model.norm.weight": torch.ones(3)}), r"has shape \(3,\), the config says \(64,\)"),
+    ],
+    ids=["missing", "surplus", "unknown", "shape"],
+)  # fmt: skip
+def test_strict(path, edit, message):
+    change(path, edit)
+    with pytest.raises(WeightsError, match=message):
+        LLaVA.from_pretrained(path)
+
+
+def test_linear_projector_needs_an_identity(path):
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"projector_hidden_act": "linear"}))
+    with pytest.raises(WeightsError, match=r"linear_2.* is not the identity"):
+        LLaVA.from_pretrained(path)
+
+
+def test_broken_files(path):
+    whole = (path / "model.safetensors").read_bytes()
+    (path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(WeightsError, match="not a readable safetensors file"):
+        LLaVA.from_pretrained(path)
+    (path / "model.safetensors").unlink()
+    with pytest.raises(WeightsError, match="neither model.safetensors nor"):
+        LLaVA.from_pretrained(path)
+    (path / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match="not valid JSON"):
+        LLaVA.from_pretrained(path)
+    with pytest.raises(ConfigError, match="no such file"):
+        LLaVA.from_pretrained(path / "nowhere")
+
+
+def test_config_keys():
+    with pytest.raises(ConfigError, match="unknown keys sliding_window"):
+        LlamaConfig.from_dict({"sliding_window": 4096})
+    with pytest.raises(ConfigError, match="hidden_act = 'gelu', but only 'quick_gelu'"):
+        VisionConfig.from_dict({"hidden_act": "gelu"})
+    with pytest.raises(ConfigError, match="rope 'yarn'"):
+        LlamaConfig.from_dict({"rope_scaling": {"type": "yarn", "factor": 2.0}})
+    old = LlamaConfig.from_dict({"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 4.0}})
+    assert (old.rope_theta, old.rope_factor) == (5e5, 4.0)
+    assert LlamaConfig.from_dict(old.to_dict()) == old
