@@ -8,7 +8,7 @@ from PIL import Image
 
 from nanollava.data import DataError, InstructionData, collate, read_records
 from nanollava.image import ImageConfig
-from nanollava.tokenizer import Tokenizer
+from nanollava.toyland.vicuna import make_tokenizer
 
 GOOD = {
     "id": "a",
@@ -24,16 +24,19 @@ def write(tmp_path, records) -> str:
 
 
 def make(path, **options):
-    tokenizer = Tokenizer.from_pretrained("checkpoints/toy-llava")
-    return InstructionData(path, path.parent, tokenizer, ImageConfig(20), 640, 4, **options)
+    tokenizer = make_tokenizer(0).with_image_token(704)
+    return InstructionData(path, path.parent, tokenizer, ImageConfig(20), 704, 4, **options)
 
 
 def test_batch(tmp_path):
-    text_only = {"id": "b", "conversations": [{"from": "human", "value": "Hi"}, {"from": "assistant", "value": "Hello."}]}
+    text_only = {
+        "id": "b",
+        "conversations": [{"from": "human", "value": "Hi"}, {"from": "assistant", "value": "Hello."}],
+    }
     data = make(write(tmp_path, [GOOD, text_only]))
     batch = collate([data[0], data[1]])
     assert batch["input_ids"].shape == batch["labels"].shape
-    assert (batch["input_ids"] == 640).sum(1).tolist() == [4, 0]
+    assert (batch["input_ids"] == 704).sum(1).tolist() == [4, 0]
     assert batch["pixel_values"].shape == (1, 3, 20, 20)
     ends = [int((labels != -100).nonzero().max()) for labels in batch["labels"]]
     assert ends[1] < ends[0] == batch["labels"].shape[1] - 1, "the shorter row is padded on the right"
@@ -46,7 +49,7 @@ def test_two_pictures(tmp_path):
     two["image"] = ["a.png", "a.png"]
     two["conversations"][0]["value"] = "<image><image>\nSame?"
     sample = make(write(tmp_path, [two]))[0]
-    assert sample["pixel_values"].shape[0] == 2 and (sample["input_ids"] == 640).sum() == 8
+    assert sample["pixel_values"].shape[0] == 2 and (sample["input_ids"] == 704).sum() == 8
 
 
 def edited(**changes):
@@ -78,8 +81,8 @@ def test_bad_samples(tmp_path):
     with pytest.raises(DataError, match="record 0: .*b.png: no such picture"):
         make(path)[0]
     path = write(tmp_path, [GOOD])
-    with pytest.raises(DataError, match="no answer begins within max length 50"):
-        make(path, max_length=50)[0]
+    with pytest.raises(DataError, match="no answer begins within max length 45"):
+        make(path, max_length=45)[0]
     with pytest.raises(DataError, match="the picture reaches past max length 10"):
         make(path, max_length=10)[0]
     with pytest.raises(DataError, match="no such data file"):
@@ -87,6 +90,8 @@ def test_bad_samples(tmp_path):
 
 
 def test_truncation_keeps_the_beginning(tmp_path):
-    path = write(tmp_path, [edited(conversations=[GOOD["conversations"][0], {"from": "gpt", "value": "a cat " * 50}])])
-    whole, cut = make(path)[0], make(path, max_length=80)[0]
-    assert len(cut["input_ids"]) == 80 and torch.equal(cut["input_ids"], whole["input_ids"][:80])
+    path = write(
+        tmp_path, [edited(conversations=[GOOD["conversations"][0], {"from": "gpt", "value": "a cat " * 50}])]
+    )
+    whole, cut = make(path)[0], make(path, max_length=60)[0]
+    assert len(cut["input_ids"]) == 60 and torch.equal(cut["input_ids"], whole["input_ids"][:60])

@@ -30,7 +30,11 @@ def clip_vit(W, picture, heads, patch, last):
     x = np.stack([W["embeddings.class_embedding"], *cut]) + W["embeddings.position_embedding.weight"]
     x = layer_norm(x, W["pre_layrnorm.weight"], W["pre_layrnorm.bias"])
     for i in range(last):
-        P = {k.removeprefix(f"encoder.layers.{i}."): v for k, v in W.items() if k.startswith(f"encoder.layers.{i}.")}
+        P = {
+            k.removeprefix(f"encoder.layers.{i}."): v
+            for k, v in W.items()
+            if k.startswith(f"encoder.layers.{i}.")
+        }
         y = layer_norm(x, P["layer_norm1.weight"], P["layer_norm1.bias"])
         q, k, v = (y @ P[f"self_attn.{n}_proj.weight"].T + P[f"self_attn.{n}_proj.bias"] for n in "qkv")
         size = q.shape[1] // heads
@@ -68,7 +72,11 @@ def llama(W, x, config):
     group = config.num_attention_heads // config.num_key_value_heads
     causal = np.where(np.tril(np.ones((T, T))) > 0, 0.0, -np.inf)
     for i in range(config.num_hidden_layers):
-        P = {k.removeprefix(f"model.layers.{i}."): v for k, v in W.items() if k.startswith(f"model.layers.{i}.")}
+        P = {
+            k.removeprefix(f"model.layers.{i}."): v
+            for k, v in W.items()
+            if k.startswith(f"model.layers.{i}.")
+        }
         y = rms_norm(x, P["input_layernorm.weight"], config.rms_norm_eps)
         q, k, v = (y @ P[f"self_attn.{n}_proj.weight"].T for n in "qkv")
         parts = []
@@ -99,7 +107,9 @@ def test_forward_and_loss(projector):
     V, M, L = part("vision_tower."), part("multi_modal_projector."), part("language_model.")
     total, logits = 0.0, model(ids, pixels).detach().numpy()
     for b in range(len(ids)):
-        z = clip_vit(V, pixels[b].numpy(), 4, 8, last=3)  # four blocks: the layer before the last is the third
+        z = clip_vit(
+            V, pixels[b].numpy(), 4, 8, last=3
+        )  # four blocks: the layer before the last is the third
         h = z @ M["linear_1.weight"].T + M["linear_1.bias"]  # H_v = W Z_v
         if projector == "mlp2x_gelu":
             erf = np.vectorize(__import__("math").erf)

@@ -40,10 +40,15 @@ def test_cache_equals_recomputation_and_batch_equals_singles(model):
 
 def test_equals_transformers(llava_dir):
     path = llava_dir()
-    theirs, ours = transformers.LlavaForConditionalGeneration.from_pretrained(path).eval(), LLaVA.from_pretrained(path)
+    theirs, ours = (
+        transformers.LlavaForConditionalGeneration.from_pretrained(path).eval(),
+        LLaVA.from_pretrained(path),
+    )
     ids, _, mask, pixels = batch(rows=1)
     ids = ids[:, : mask.sum()]
-    expected = theirs.generate(input_ids=ids, pixel_values=pixels, max_new_tokens=16, do_sample=False, eos_token_id=2)
+    expected = theirs.generate(
+        input_ids=ids, pixel_values=pixels, max_new_tokens=16, do_sample=False, eos_token_id=2
+    )
     expected = expected[0, ids.shape[1] :].tolist()
     found = ours.generate(ids, pixels, max_new_tokens=16)[0]
     assert found == (expected[:-1] if expected[-1] == 2 else expected)

@@ -15,7 +15,9 @@ def picture(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
 
 
-@pytest.mark.parametrize("size", [(100, 100), (224, 224), (320, 200), (199, 301), (640, 64), (37, 500), (1000, 999)])
+@pytest.mark.parametrize(
+    "size", [(100, 100), (224, 224), (320, 200), (199, 301), (640, 64), (37, 500), (1000, 999)]
+)
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
 def test_crop(size, mode):
     image = picture(*size, mode)

@@ -39,7 +39,9 @@ def test_shards_and_bit_equality(path, tmp_path):
 
 
 def test_dtype(path):
-    assert LLaVA.from_pretrained(path, dtype=torch.float16).language_model.lm_head.weight.dtype == torch.float16
+    assert (
+        LLaVA.from_pretrained(path, dtype=torch.float16).language_model.lm_head.weight.dtype == torch.float16
+    )
     assert LLaVA.from_pretrained(path).language_model.lm_head.weight.dtype == torch.float32
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from .. import cli, weights
-from ..config import UserError, write_json
+from ..config import UserError, read_json, write_json
 from ..engine import DTYPES, pick_device
 from ..image import ImageConfig
 from ..llama import Llama
@@ -29,8 +29,11 @@ def made_by(path: Path) -> None:
 def save_clip(model: clip.CLIP, tokenizer: Tokenizer, path: Path) -> None:
     """Writes a Hugging Face CLIP directory (float16)."""
     path.mkdir(parents=True, exist_ok=True)
-    text = {"model_type": "clip_text_model", "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, **clip.TEXT}
-    text |= dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=clip.EOT, pad_token_id=clip.EOT)
+    text = {"model_type": "clip_text_model", "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
+    text |= model.text_config
+    text |= dict(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=len(tokenizer), pad_token_id=len(tokenizer)
+    )
     vision = clip.VISION.to_dict() | {"projection_dim": clip.TEXT["projection_dim"]}
     config = {
         "architectures": ["CLIPModel"],
@@ -46,7 +49,9 @@ def save_clip(model: clip.CLIP, tokenizer: Tokenizer, path: Path) -> None:
 
 def load_clip(path: Path) -> tuple[clip.CLIP, Tokenizer]:
     """Both towers of a directory written by `save_clip`."""
-    model = clip.CLIP(clip.VISION, clip.TEXT)
+    text = read_json(path / "config.json")["text_config"]
+    names = ("vocab_size", *clip.TEXT)
+    model = clip.CLIP(clip.VISION, {name: text[name] for name in names})
     weights.load(model, path, weights.Layout("CLIP", (("", ""),)), dtype=torch.float32)
     return model.eval(), Tokenizer.from_pretrained(path)
 

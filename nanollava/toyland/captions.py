@@ -18,7 +18,7 @@ WEATHER_WORDS = {
     "cloudy": ("on a cloudy day", "under a cloudy sky", "under gray clouds"),
     "night": ("at night", "under the moon", "on a dark night"),
 }
-NUMBERS = ("no", "one", "two", "three", "four")
+NUMBERS = ("none", "one", "two", "three", "four")
 PLURALS = {"person": "people"}
 
 

@@ -42,10 +42,7 @@ VISION = VisionConfig(
     num_hidden_layers=6,
     num_attention_heads=2,
 )
-EOT = 640  # CLIP ends a caption with the last id of its vocabulary, one beyond the tokenizer's
-TEXT = dict(
-    vocab_size=EOT + 1, hidden_size=128, intermediate_size=512, num_hidden_layers=3, num_attention_heads=4
-)
+TEXT = dict(hidden_size=128, intermediate_size=512, num_hidden_layers=3, num_attention_heads=4)
 TEXT |= dict(max_position_embeddings=80, projection_dim=128)
 
 
@@ -85,6 +82,7 @@ class CLIP(nn.Module):
 
     def __init__(self, vision: VisionConfig, text: dict):
         super().__init__()
+        self.text_config = text
         self.vision_model = CLIPVisionTransformer(vision)
         self.text_model = CLIPTextTransformer(text)
         self.visual_projection = nn.Linear(vision.hidden_size, text["projection_dim"], bias=False)
@@ -173,9 +171,13 @@ def to_pixel_values(images: torch.Tensor) -> torch.Tensor:
 
 
 def encode_captions(tokenizer: Tokenizer, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids (B, T), each with BOS and the end of text, which also pads, and the place of every first end (B,)."""
-    rows = [[tokenizer.bos_token_id, *tokenizer.encode(t), EOT] for t in texts]
-    ids = torch.full((len(rows), max(map(len, rows))), EOT)
+    """Ids (B, T), each with BOS and the end of text, which also pads, and the place of every first end (B,).
+
+    As in CLIP, the end of text is the last id of the vocabulary, here one beyond the tokenizer's own.
+    """
+    end = len(tokenizer)
+    rows = [[tokenizer.bos_token_id, *tokenizer.encode(t), end] for t in texts]
+    ids = torch.full((len(rows), max(map(len, rows))), end)
     for row, values in zip(ids, rows, strict=True):
         row[: len(values)] = torch.tensor(values)
     return ids, torch.tensor([len(r) - 1 for r in rows])
@@ -190,7 +192,7 @@ def train_clip(steps: int, batch: int, group: int, pictures: int, seed: int, lr:
     torch.manual_seed(seed)
     rng = random.Random(f"clip/{seed}")
     tokenizer = make_tokenizer(seed)
-    model = CLIP(VISION, TEXT).to(device)
+    model = CLIP(VISION, {**TEXT, "vocab_size": len(tokenizer) + 1}).to(device)
 
     phases = {1: 0.15, 2: 0.2, None: 0.65}  # number of things: share of pictures and of steps
     data, start = {}, time.time()

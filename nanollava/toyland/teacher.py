@@ -3,7 +3,7 @@ writes conversations, detailed descriptions and complex reasoning as if it had s
 
 import random
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from .captions import DISTANCE_WORDS, NUMBERS, PLACE_WORDS, SIDE_WORDS, WEATHER_WORDS, a, plural
 from .scenes import COLORS, KINDS, SIDES, Thing
@@ -32,7 +32,7 @@ PLACE_REASONS = {
     "park": "this is a park",
     "beach": "this is a beach",
     "street": "this is a street",
-    "snow": "this is snow",
+    "snow": "there is snow here",
 }
 
 
@@ -295,8 +295,3 @@ def instructions(facts: Facts, rng: random.Random, kind: str) -> list[QA]:
     raise ValueError(
         f"unknown kind of instruction data {kind!r}: expected 'conversation', 'detail' or 'complex'"
     )
-
-
-def known(facts: Facts) -> Facts:
-    """Only the things whose colour the captions tell; nothing is asked of the others."""
-    return replace(facts, things=tuple(t for t in facts.things if t.color is not None))

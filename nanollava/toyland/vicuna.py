@@ -17,7 +17,7 @@ from .scenes import Scene, scenes
 from .teacher import QA, detail, instructions, questions, read
 
 LLAMA = LlamaConfig(
-    vocab_size=640, hidden_size=128, intermediate_size=384, num_hidden_layers=5, num_attention_heads=4,
+    vocab_size=704, hidden_size=128, intermediate_size=384, num_hidden_layers=5, num_attention_heads=4,
     max_position_embeddings=1024,
 )  # fmt: skip
 
@@ -30,7 +30,7 @@ def facts_told(scene: Scene, rng: random.Random):
 def make_tokenizer(seed: int) -> Tokenizer:
     """A byte-fallback BPE of Toyland's language, trained on captions and the teacher's questions and answers."""
     rng = random.Random(f"tokenizer/{seed}")
-    texts = [VICUNA_SYSTEM + " USER: ASSISTANT:"] * 50
+    texts = [VICUNA_SYSTEM + " USER: ASSISTANT:"] * 3000  # whole words of it must win merges
     for scene in scenes("train", 2000, seed):
         facts = facts_told(scene, rng)
         texts += captions(scene, rng)
@@ -94,10 +94,8 @@ def train_vicuna(copy_steps: int, steps: int, batch: int, seed: int, lr: float, 
     model = Llama(LLAMA).to(device)
     for name, p in model.named_parameters():
         if p.ndim == 2:
-            out = name.endswith(("o_proj.weight", "down_proj.weight"))  # residual branches start small
-            nn.init.normal_(
-                p, std=p.shape[1] ** -0.5 / (math.sqrt(2 * LLAMA.num_hidden_layers) if out else 1.0)
-            )
+            out = name.endswith(("o_proj.weight", "down_proj.weight"))  # residual branches start smaller
+            nn.init.normal_(p, std=0.02 / (math.sqrt(2 * LLAMA.num_hidden_layers) if out else 1.0))
     optimizer = torch.optim.AdamW(model.parameters(), lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     pool = list(scenes("train", 16000, seed))
     copied, copying, done = 0.0, True, 0  # share of words copied right, still copying, steps of dialogue

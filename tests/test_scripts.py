@@ -1,0 +1,127 @@
+"""The scripts from outside: what they print, and that bad input is one line and exit code 2, never a traceback."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+TOY = "checkpoints/toy-llava"
+
+
+def run(*args, stdin: str | None = None) -> subprocess.CompletedProcess:
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *map(str, args)], capture_output=True, text=True, input=stdin, env=env, timeout=120
+    )
+
+
+def refused(done: subprocess.CompletedProcess, message: str) -> None:
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert message in done.stderr
+    assert done.stderr.startswith("usage:") or done.stderr.count("\n") == 1, done.stderr
+
+
+def test_sample_answers():
+    done = run("sample.py", "--image", "cat.jpg", "--prompt", "What color is the cat?")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == json.loads(Path("tests/cat.json").read_text())["color"]
+
+
+def test_chat_through_a_pipe():
+    done = run(
+        "sample.py", "--image", "cat.jpg", "--chat", stdin="What color is the cat?\nWhere is the cat?\n"
+    )
+    facts = json.loads(Path("tests/cat.json").read_text())
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.replace("> ", "").split("\n")[:2] == [facts["color"], facts["position"]]
+
+
+def test_sample_without_a_picture_says_what_it_needs():
+    refused(run("sample.py"), "give one with --image PATH")
+
+
+def test_broken_checkpoints(tmp_path):
+    """One process for all: each directory must be refused by name."""
+    cases = {}
+    for name in ("missing", "surplus", "shape", "cut", "config"):
+        path = shutil.copytree(TOY, tmp_path / name)
+        tensors = load_file(path / "model.safetensors")
+        if name == "missing":
+            tensors.pop("language_model.model.norm.weight")
+        if name == "surplus":
+            tensors["language_model.model.extra.weight"] = tensors["language_model.model.norm.weight"].clone()
+        if name == "shape":
+            tensors["language_model.model.norm.weight"] = tensors["language_model.model.norm.weight"][
+                :5
+            ].clone()
+        save_file(tensors, path / "model.safetensors")
+        if name == "cut":
+            (path / "model.safetensors").write_bytes((path / "model.safetensors").read_bytes()[:1000])
+        if name == "config":
+            (path / "config.json").write_text("{}")
+        cases[name] = path
+    refused(run("sample.py", "--image", "cat.jpg", "--model", cases["missing"]), "1 of ")
+    refused(run("sample.py", "--image", "cat.jpg", "--model", cases["surplus"]), "is not part of this model")
+    refused(
+        run("sample.py", "--image", "cat.jpg", "--model", cases["shape"]),
+        "has shape (5,), the config says (128,)",
+    )
+    refused(
+        run("sample.py", "--image", "cat.jpg", "--model", cases["cut"]), "not a readable safetensors file"
+    )
+    refused(run("sample.py", "--image", "cat.jpg", "--model", cases["config"]), "no vision_config")
+    refused(run("sample.py", "--image", "cat.jpg", "--model", tmp_path / "none"), "no such file")
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--image", "none.jpg"], "none.jpg: no such picture"),
+        (["--image", "README.md"], "README.md: not a readable picture"),
+        (["--image", "cat.jpg", "--device", "tpu"], "--device tpu: expected auto, cpu, cuda"),
+        (["--image", "cat.jpg", "--temprature", "1"], "unrecognized arguments: --temprature 1"),
+        (["--image", "cat.jpg", "--max-new-tokens", "0"], "max_new_tokens 0"),
+        (["--image", "cat.jpg", "--max-new-tokens", "100000"], "the model has room for 1024"),
+        (["--image", "cat.jpg", "--temperature", "-1"], "temperature -1.0"),
+    ],
+)
+def test_bad_flags_of_sample(flags, message):
+    refused(run("sample.py", *flags), message)
+
+
+@pytest.mark.parametrize(
+    "script, flags, message",
+    [
+        ("train_align.py", ["--lr", "0"], "--lr 0.0: expected a positive learning rate"),
+        ("train_align.py", ["--batch", "none"], "argument --batch: invalid int value: 'none'"),
+        ("train_align.py", ["--data", "none.json"], "none.json: no such data file"),
+        ("train_align.py", ["--vision", "none"], "none/config.json: no such file"),
+        ("train_align.py", ["--frobnicate"], "unrecognized arguments: --frobnicate"),
+        ("train_instruct.py", ["--projector", "none", "--data", "none.json"], "run train_align.py first"),
+        ("train_instruct.py", ["--micro-batch", "0"], "--micro-batch 0: expected at least 1"),
+    ],
+)
+def test_bad_flags_of_training(script, flags, message, tmp_path):
+    refused(run(script, "--out", tmp_path / "out", "--device", "cpu", *flags), message)
+
+
+def test_malformed_record(tmp_path):
+    good = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "a cat"}]
+    records = [{"image": "cat.jpg", "conversations": good}, {"image": "cat.jpg", "conversations": good[::-1]}]
+    (tmp_path / "bad.json").write_text(json.dumps(records))
+    flags = ["--out", tmp_path / "out", "--data", tmp_path / "bad.json", "--device", "cpu"]
+    refused(run("train_align.py", *flags), "bad.json, record 1: turn 0: comes from 'gpt', expected 'human'")
+    records.pop()
+    (tmp_path / "bad.json").write_text(json.dumps(records))
+    refused(
+        run("train_align.py", *flags, "--batch", "3", "--micro-batch", "2"),
+        "--batch 3 (global) is no multiple of",
+    )
+    flags += ["--images", tmp_path, "--max-steps", "1"]
+    refused(run("train_align.py", *flags), "bad.json, record 0: ")

@@ -1,0 +1,162 @@
+"""Both stages as a user runs them: one process and two, what is trained, what is written."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import transformers
+from conftest import randomise, text_config, vision_config
+from safetensors.torch import load_file
+
+from nanollava import LLaVA, engine
+from nanollava.image import ImageConfig
+from nanollava.toyland import data
+from nanollava.toyland.vicuna import make_tokenizer
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A tiny random CLIP, a tiny random Llama with a tokenizer, and a little data."""
+    path = tmp_path_factory.mktemp("world")
+    transformers.set_seed(0)
+    randomise(transformers.CLIPVisionModel(vision_config())).save_pretrained(path / "clip")
+    ImageConfig(32).save_pretrained(path / "clip")
+    tokenizer = make_tokenizer(0)
+    config = text_config(vocab_size=len(tokenizer), max_position_embeddings=512)
+    randomise(transformers.LlamaForCausalLM(config)).save_pretrained(path / "llama")
+    tokenizer.save_pretrained(path / "llama")
+    data.write(path / "data", train=40, validation=4, size=64)
+    return path
+
+
+def launch(world, script: str, out: str, *flags: str, ranks: int | None = None) -> list[dict]:
+    """Runs a stage and returns its metrics."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
+    command = [
+        *(torchrun if ranks else [sys.executable]),
+        script,
+        "--vision",
+        world / "clip",
+        "--llm",
+        world / "llama",
+    ]
+    command += [
+        "--out",
+        world / out,
+        "--batch",
+        "8",
+        "--max-steps",
+        "5",
+        "--device",
+        "cpu",
+        "--save-dtype",
+        "fp32",
+    ]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*map(str, command), *flags], capture_output=True, text=True, env=env, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "trained" in done.stdout and "frozen" in done.stdout
+    return [json.loads(line) for line in (world / out / "metrics.jsonl").read_text().splitlines()]
+
+
+def close(one: dict, other: dict) -> None:
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert (tensor - other[name]).norm() <= 1e-6 * tensor.norm() + 1e-12, name
+
+
+def test_two_ranks_equal_one_in_both_stages(world):
+    align = ["--data", str(world / "data/align.json"), "--lr", "1e-3"]
+    one = launch(world, "train_align.py", "align1", *align)
+    two = launch(world, "train_align.py", "align2", *align, "--micro-batch", "2", ranks=2)
+    assert [m["step"] for m in one] == [0, 1, 2, 3, 4] and one[0]["loss"] > 1
+    for a, b in zip(one, two, strict=True):
+        assert a["label_tokens"] == b["label_tokens"] and a["lr"] == b["lr"]
+        assert abs(a["loss"] - b["loss"]) <= 1e-6 * a["loss"]
+    w1, w2 = (load_file(world / out / "mm_projector.safetensors") for out in ("align1", "align2"))
+    assert set(w1) == {"multi_modal_projector.linear_1.weight", "multi_modal_projector.linear_1.bias"}
+    close(w1, w2)
+
+    instruct = [
+        "--data",
+        str(world / "data/instruct.json"),
+        "--projector",
+        str(world / "align1"),
+        "--lr",
+        "1e-3",
+    ]
+    one = launch(world, "train_instruct.py", "instruct1", *instruct)
+    two = launch(world, "train_instruct.py", "instruct2", *instruct, "--micro-batch", "2", ranks=2)
+    for a, b in zip(one, two, strict=True):
+        assert abs(a["loss"] - b["loss"]) <= 1e-6 * a["loss"]
+    m1, m2 = (load_file(world / out / "model.safetensors") for out in ("instruct1", "instruct2"))
+    close(m1, m2)
+
+    tower = load_file(world / "clip/model.safetensors")
+    result = LLaVA.from_pretrained(world / "instruct1")
+    frozen = result.vision_tower.state_dict()
+    assert len(frozen) == len(tower)
+    for name, tensor in tower.items():
+        assert torch.equal(tensor, frozen[name.removeprefix("vision_model.")]), f"{name} was trained"
+    old = load_file(world / "llama/model.safetensors")["model.layers.0.mlp.up_proj.weight"]
+    assert not torch.equal(old, result.language_model.model.layers[0].mlp.up_proj.weight)
+    assert not torch.equal(
+        w1["multi_modal_projector.linear_1.weight"], result.multi_modal_projector.linear_1.weight
+    )
+    theirs = transformers.LlavaForConditionalGeneration
+    assert not any(theirs.from_pretrained(world / "instruct1", output_loading_info=True)[1].values())
+
+
+def test_batch_loss_is_the_mean_over_singles_weighted_by_labels(llava_dir):
+    from conftest import batch
+
+    model = LLaVA.from_pretrained(llava_dir())
+    ids, labels, mask, pixels = batch(rows=4)
+    labels[1, :30] = ids[1, :30]
+    labels[labels == 95] = -100
+    labels[mask == 0] = -100
+    whole, count = model.loss(ids, labels, pixels)
+    singles = [model.loss(ids[i : i + 1], labels[i : i + 1], pixels[i : i + 1]) for i in range(4)]
+    assert count == sum(n for _, n in singles) and len({int(n) for _, n in singles}) > 1
+    torch.testing.assert_close(whole, sum(loss for loss, _ in singles), rtol=1e-6, atol=0)
+
+
+def test_a_few_steps_overfit_four_samples(llava_dir):
+    from conftest import batch
+
+    model = LLaVA.from_pretrained(llava_dir())
+    engine.freeze(model, {"vision_tower.": False, "multi_modal_projector.": True, "language_model.": True})
+    ids, labels, _, pixels = batch(rows=4)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 3e-3)
+    before = {n: p.clone() for n, p in model.named_parameters() if n.startswith("vision_tower.")}
+    losses = []
+    for _ in range(60):
+        loss, count = model.loss(ids, labels, pixels)
+        (loss / count).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append((loss / count).item())
+    assert losses[0] > 3 and losses[-1] < 0.05
+    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters() if n in before)
+
+
+def test_freeze_needs_a_row_for_everything(llava_dir):
+    with pytest.raises(engine.SettingsError, match="is in no row of the table"):
+        engine.freeze(LLaVA.from_pretrained(llava_dir()), {"vision_tower.": False, "language_model.": True})
+
+
+def test_schedule():
+    rates = [engine.cosine(s, 100, 0.03) for s in range(100)]
+    assert rates[:3] == pytest.approx([1 / 3, 2 / 3, 1.0]) and rates[3] == 1.0
+    assert all(a >= b for a, b in zip(rates[3:], rates[4:], strict=False)) and rates[-1] < 0.001
+
+
+def test_order_covers_every_sample_once_an_epoch():
+    order = engine.global_batches(10, 4, 2, seed=1)
+    assert [len(b) for b in order] == [4, 4, 2, 4, 4, 2]
+    epochs = [sum(order[:3], []), sum(order[3:], [])]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(10)) and epochs[0] != epochs[1]
+    assert order != engine.global_batches(10, 4, 2, seed=2)
