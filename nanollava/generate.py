@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 
+from .config import UserError
 from .llama import KVCache
 
 
@@ -42,9 +43,9 @@ def generate(
     device = input_ids.device
     room = config.text_config.max_position_embeddings
     if T + max_new_tokens > room:
-        raise ValueError(f"{T} prompt tokens + {max_new_tokens} new ones: the model has room for {room}")
+        raise UserError(f"{T} prompt tokens + {max_new_tokens} new ones: the model has room for {room}")
     if max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1:
-        raise ValueError(
+        raise UserError(
             f"max_new_tokens {max_new_tokens}, temperature {temperature}, top_p {top_p}: "
             "expected at least 1, at least 0, and 0 < top_p <= 1"
         )

@@ -18,7 +18,7 @@ from ..config import VisionConfig
 from ..image import ImageConfig, normalize
 from ..tokenizer import Tokenizer
 from ..vit import CLIPBlock, CLIPEncoder, CLIPVisionTransformer
-from .captions import captions
+from .captions import DISTANCE_WORDS, SIDE_WORDS, captions
 from .draw import draw
 from .scenes import (
     COLORS,
@@ -42,6 +42,7 @@ VISION = VisionConfig(
     num_hidden_layers=6,
     num_attention_heads=2,
 )
+LAYER = -2  # the hidden state that LLaVA will read
 TEXT = dict(hidden_size=128, intermediate_size=512, num_hidden_layers=3, num_attention_heads=4)
 TEXT |= dict(max_position_embeddings=80, projection_dim=128)
 
@@ -108,11 +109,19 @@ class CLIP(nn.Module):
         for parameter in (embeddings.class_embedding, embeddings.position_embedding.weight):
             nn.init.normal_(parameter, std=vision.hidden_size**-0.5)
 
+    def project(self, features: torch.Tensor) -> torch.Tensor:
+        """Unit vectors (N, projection_dim) of class tokens, or of regions, (N, D)."""
+        return F.normalize(self.visual_projection(self.vision_model.post_layernorm(features)).float(), dim=-1)
+
+    def encode_text(self, ids: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+        """Unit vectors (N, projection_dim) of captions or phrases."""
+        return F.normalize(self.text_projection(self.text_model(ids, ends)).float(), dim=-1)
+
     def forward(self, pixel_values, ids, ends) -> tuple[torch.Tensor, torch.Tensor]:
         """Unit vectors of pictures and of captions, each (B, projection_dim)."""
-        image = F.normalize(self.visual_projection(self.vision_model(pixel_values)).float(), dim=-1)
-        text = F.normalize(self.text_projection(self.text_model(ids, ends)).float(), dim=-1)
-        return image, text
+        return self.project(self.vision_model.hidden_states(pixel_values)[-1][:, 0]), self.encode_text(
+            ids, ends
+        )
 
 
 def contrastive_loss(image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -120,6 +129,30 @@ def contrastive_loss(image: torch.Tensor, text: torch.Tensor, scale: torch.Tenso
     logits = scale * image @ text.T  # (B, B)
     target = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+# What may be said of a part of a picture: each set is a contrast of its own.
+PHRASES = {
+    "kind": {kind: f"a {kind}" for kind in KINDS},
+    "color": {color: f"a {color} thing" for color in COLORS},
+    "side": {side: f"a thing {words}" for side, words in SIDE_WORDS.items()},
+    "distance": {distance: f"a thing {words}" for distance, words in DISTANCE_WORDS.items()},
+}
+
+
+def region_loss(regions: torch.Tensor, phrases: torch.Tensor, target: torch.Tensor, scale) -> torch.Tensor:
+    """The same loss for parts of pictures: each region (N, E) among the phrases of a set (S, E)."""
+    return F.cross_entropy(scale * regions @ phrases.T, target)
+
+
+def under_box(box: tuple[float, float, float, float], grid: int) -> torch.Tensor:
+    """Share of each patch (grid * grid,) in the mean over a box, by overlap."""
+    edges = torch.arange(grid + 1) / grid
+    x1, y1, x2, y2 = box
+    across = (edges[1:].clamp(max=x2) - edges[:-1].clamp(min=x1)).clamp(min=0)
+    down = (edges[1:].clamp(max=y2) - edges[:-1].clamp(min=y1)).clamp(min=0)
+    weight = (down[:, None] * across[None]).flatten()
+    return weight / weight.sum()
 
 
 def change(scene: Scene, rng: random.Random) -> Scene:
@@ -194,7 +227,12 @@ def train_clip(steps: int, batch: int, group: int, pictures: int, seed: int, lr:
     tokenizer = make_tokenizer(seed)
     model = CLIP(VISION, {**TEXT, "vocab_size": len(tokenizer) + 1}).to(device)
 
-    phases = {1: 0.15, 2: 0.2, None: 0.65}  # number of things: share of pictures and of steps
+    def encode(texts: list[str]):
+        return (x.to(device) for x in encode_captions(tokenizer, texts))
+
+    said = tuple(encode([phrase for values in PHRASES.values() for phrase in values.values()]))
+    grid = VISION.image_size // VISION.patch_size
+    phases = {1: 0.1, 2: 0.15, None: 0.75}  # number of things: share of pictures and of steps
     data, start = {}, time.time()
     for count, share in phases.items():
         per_sky = int(pictures * share / group / len(PLACES) / len(WEATHERS))
@@ -227,22 +265,39 @@ def train_clip(steps: int, batch: int, group: int, pictures: int, seed: int, lr:
         pixel_values = torch.roll(F.pad(pixel_values, (3, 3, 3, 3), mode="replicate"), (dy, dx), (2, 3))[
             ..., 3:-3, 3:-3
         ]
-        ids, ends = encode_captions(tokenizer, [captions(flat[i], rng)[rng.randrange(3)] for i in index])
-        ids, ends = ids.to(device), ends.to(device)
+        ids, ends = encode([captions(flat[i], rng)[rng.randrange(3)] for i in index])
 
         warm = min(1.0, (step + 1) / 100)
         for g in optimizer.param_groups:
             g["lr"] = lr * warm * (0.5 * (1 + math.cos(math.pi * step / steps)) * 0.98 + 0.02)
+        things = [(row, t) for row, i in enumerate(index) for t in flat[i].things]
+        pool = torch.zeros(len(things), len(index), grid * grid)
+        for j, (row, t) in enumerate(things):
+            pool[j, row] = under_box(t.box, grid)
+
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32), sdpa_kernel(backends):
-            image, text = model(pixel_values, ids, ends)
-            loss = contrastive_loss(image, text, model.logit_scale.exp().clamp(max=100))
-            loss.backward()
+            states = model.vision_model.hidden_states(pixel_values)
+            regions = pool.flatten(1).to(device) @ states[LAYER][:, 1:].flatten(0, 1).float()  # (things, D)
+            image, regions = model.project(states[-1][:, 0]), model.project(regions)
+            text, phrases = model.encode_text(ids, ends), model.encode_text(*said)
+            scale = model.logit_scale.exp().clamp(max=100)
+            loss = contrastive_loss(image, text, scale)
+            parts = {}
+            for (name, values), words in zip(
+                PHRASES.items(), phrases.split([*map(len, PHRASES.values())]), strict=True
+            ):
+                target = torch.tensor(
+                    [list(values).index(getattr(t, name)) for _, t in things], device=device
+                )
+                parts[name] = region_loss(regions, words, target, scale)
+            (loss + sum(parts.values())).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         if step % 10 == 0 or step % 500 == 499:
             right = (image @ text.T).argmax(1).eq(torch.arange(len(text), device=device)).float().mean()
-            bar.set_postfix(loss=f"{loss.item():.3f}", top1=f"{right:.2f}", things=count or "any")
+            shown = {name: f"{part.item():.2f}" for name, part in parts.items()}
+            bar.set_postfix(loss=f"{loss.item():.3f}", top1=f"{right:.2f}", things=count or "any", **shown)
     return model.eval(), tokenizer
 
 
@@ -271,20 +326,15 @@ def retrieval(model: CLIP, tokenizer: Tokenizer, trials: int = 16, count: int = 
 def under_boxes(tower: CLIPVisionTransformer, pool: list[Scene], layer: int) -> torch.Tensor:
     """Mean feature of the patches under each thing's box, weighted by overlap: (things, D)."""
     grid = tower.config.image_size // tower.config.patch_size
-    edges = torch.arange(grid + 1) / grid
     out = []
     for i in range(0, len(pool), 128):
         part = pool[i : i + 128]
         features = tower.features(
             to_pixel_values(torch.from_numpy(np.stack([pixels(s) for s in part]))), layer
         )
-        for scene, z in zip(part, features, strict=True):
-            for thing in scene.things:
-                x1, y1, x2, y2 = thing.box
-                across = (edges[1:].clamp(max=x2) - edges[:-1].clamp(min=x1)).clamp(min=0)
-                down = (edges[1:].clamp(max=y2) - edges[:-1].clamp(min=y1)).clamp(min=0)
-                weight = (down[:, None] * across[None]).flatten()
-                out.append(weight @ z.float() / weight.sum())
+        out += [
+            under_box(t.box, grid) @ z.float() for s, z in zip(part, features, strict=True) for t in s.things
+        ]
     return torch.stack(out)
 
 
@@ -303,7 +353,7 @@ def linear_readout(train_x, train_y, test_x, test_y, classes: int, steps: int = 
 
 
 def readout(
-    tower: CLIPVisionTransformer, layer: int = -2, train: int = 3000, test: int = 600, seed: int = 0
+    tower: CLIPVisionTransformer, layer: int = LAYER, train: int = 3000, test: int = 600, seed: int = 0
 ) -> dict:
     """How well kind, colour, side and distance of a thing can be read off the patches under its box, held-out scenes."""
     fit, held = list(scenes("train", train, seed + 1)), list(scenes("test", test, seed, unseen=False))
