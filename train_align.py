@@ -4,7 +4,6 @@ python train_align.py                                  # Toyland, this machine
 torchrun --nproc_per_node 2 train_align.py             # the same over two processes (FSDP2)
 """
 
-import json
 from pathlib import Path
 
 import torch
@@ -49,7 +48,7 @@ def main() -> None:
     if dist.get_rank() == 0:
         out = Path(args.out)
         weights.save_projector(state, out / PROJECTOR_FILE)
-        (out / "run.json").write_text(json.dumps(vars(args), indent=2) + "\n")
+        cli.made_by(out)
         print(f"W is in {out / PROJECTOR_FILE}; next: python train_instruct.py --projector {out}")
     dist.destroy_process_group()
 

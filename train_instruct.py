@@ -4,7 +4,6 @@ python train_instruct.py                               # Toyland, after train_al
 torchrun --nproc_per_node 2 train_instruct.py          # the same over two processes (FSDP2)
 """
 
-import json
 from pathlib import Path
 
 import torch
@@ -53,7 +52,7 @@ def main() -> None:
         model.save_pretrained(out, state)
         tokenizer.with_image_token(model.config.image_token_id).save_pretrained(out)
         image_config.save_pretrained(out)
-        (out / "run.json").write_text(json.dumps(vars(args), indent=2) + "\n")
+        cli.made_by(out)
         print(f"LLaVA is in {out}; next: python sample.py --model {out} --image cat.jpg")
     dist.destroy_process_group()
 

@@ -3,6 +3,9 @@
 import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
+
+import torch
 
 from .config import UserError
 from .engine import DTYPES, Settings
@@ -19,6 +22,16 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         sys.exit(130)
+
+
+def made_by(path: Path) -> None:
+    """Leaves beside weights the command that made them, seed and all its flags."""
+    name = Path(sys.argv[0])
+    program = f"-m nanollava.{name.parent.name}" if name.name == "__main__.py" else name.name
+    command = " ".join(["python", program, *sys.argv[1:]])
+    (path / "MADE_BY.txt").write_text(
+        f"{command}\n(torch {torch.__version__}; seed 0 unless given)\n", encoding="utf-8"
+    )
 
 
 def training_parser(description: str, **defaults) -> argparse.ArgumentParser:

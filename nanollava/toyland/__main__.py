@@ -3,7 +3,6 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -18,12 +17,6 @@ from ..tokenizer import Tokenizer
 from . import clip, data, score, vicuna
 from .draw import draw
 from .scenes import scenes
-
-
-def made_by(path: Path) -> None:
-    """Leaves beside the weights the command that made them."""
-    command = " ".join(["python -m nanollava.toyland", *sys.argv[1:]])
-    (path / "MADE_BY.txt").write_text(f"{command}\n(torch {torch.__version__})\n", encoding="utf-8")
 
 
 def save_clip(model: clip.CLIP, tokenizer: Tokenizer, path: Path) -> None:
@@ -71,14 +64,18 @@ def pretrain(args: argparse.Namespace) -> None:
     device, dtype, out = pick_device(args.device), DTYPES[args.dtype], Path(args.out)
     if args.only in (None, "clip"):
         model, tokenizer = clip.train_clip(
-            args.clip_steps, 128, 4, args.pictures, args.seed, 1e-3, dtype, device
+            args.clip_steps, 64, 4, args.pictures, args.seed, 1e-3, dtype, device
         )
         save_clip(model.cpu(), tokenizer, out / "toy-clip")
-        made_by(out / "toy-clip")
+        cli.made_by(out / "toy-clip")
     if args.only in (None, "vicuna"):
-        model, tokenizer = vicuna.train_vicuna(1500, args.vicuna_steps, 32, args.seed, 2e-3, dtype, device)
+        cycles = (
+            (args.vicuna_steps * 5 // 12, 2e-3),
+            (args.vicuna_steps - args.vicuna_steps * 5 // 12, 1.5e-3),
+        )
+        model, tokenizer = vicuna.train_vicuna(args.copy_steps, cycles, 32, args.seed, dtype, device)
         save_vicuna(model.cpu(), tokenizer, out / "toy-vicuna")
-        made_by(out / "toy-vicuna")
+        cli.made_by(out / "toy-vicuna")
 
 
 def probe(args: argparse.Namespace) -> None:
@@ -139,9 +136,12 @@ def main() -> None:
     sub = command(pretrain, "pretrain", "the two starting points, toy-clip and toy-vicuna")
     sub.add_argument("--out", default="checkpoints", help="parent of toy-clip and toy-vicuna")
     sub.add_argument("--only", choices=("clip", "vicuna"), help="make one of the two")
-    sub.add_argument("--clip-steps", type=int, default=1900, help="steps of 128 pictures")
-    sub.add_argument("--pictures", type=int, default=32000, help="pictures to draw for CLIP")
-    sub.add_argument("--vicuna-steps", type=int, default=1200, help="steps of 32 dialogues")
+    sub.add_argument("--clip-steps", type=int, default=2000, help="steps of 64 pictures")
+    sub.add_argument("--pictures", type=int, default=28000, help="pictures to draw for CLIP")
+    sub.add_argument(
+        "--copy-steps", type=int, default=1500, help="at most, steps of 64 word sequences to copy"
+    )
+    sub.add_argument("--vicuna-steps", type=int, default=3100, help="steps of 32 dialogues")
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     sub.add_argument("--dtype", choices=("fp32", "bf16"), default="bf16", help="of the computation")
 

@@ -141,7 +141,11 @@ PHRASES = {
 
 
 def region_loss(regions: torch.Tensor, phrases: torch.Tensor, target: torch.Tensor, scale) -> torch.Tensor:
-    """The same loss for parts of pictures: each region (N, E) among the phrases of a set (S, E)."""
+    """The same loss for parts of pictures: each region (N, E) among the phrases of a set (S, E).
+
+    What all phrases of the set share cannot tell them apart; without it their differences are large from the start.
+    """
+    phrases = F.normalize(phrases - phrases.mean(0), dim=-1)
     return F.cross_entropy(scale * regions @ phrases.T, target)
 
 
@@ -174,10 +178,10 @@ def change(scene: Scene, rng: random.Random) -> Scene:
     return replace(scene, things=(*scene.things[:index], thing, *scene.things[index + 1 :]))
 
 
-def variants(rng: random.Random, size: int, count: int | None, place: str, weather: str) -> list[Scene]:
+def variants(rng: random.Random, size: int, place: str, weather: str) -> list[Scene]:
     """A training scene and size - 1 others that differ from it in one fact, all of the training split."""
     while True:
-        group = [replace(random_scene(rng, count), place=place, weather=weather)]
+        group = [replace(random_scene(rng), place=place, weather=weather)]
         for _ in range(8 * size):
             other = change(group[0], rng)
             if other.split == "train" and other.facts not in [s.facts for s in group]:
@@ -219,8 +223,8 @@ def encode_captions(tokenizer: Tokenizer, texts: list[str]) -> tuple[torch.Tenso
 def train_clip(steps: int, batch: int, group: int, pictures: int, seed: int, lr: float, dtype, device):
     """Trains CLIP and returns it with its tokenizer.
 
-    A batch holds scenes of one place and one weather, in groups that differ in one fact, so that kinds, colours and
-    sides are what tells captions apart. Scenes of one thing come first, then of two, then any.
+    The parts come first (40% of the steps), then pictures and parts together. Most of these batches hold scenes of one
+    place and one weather, in groups that differ in one fact, so that kinds, colours and sides tell captions apart.
     """
     torch.manual_seed(seed)
     rng = random.Random(f"clip/{seed}")
@@ -232,15 +236,13 @@ def train_clip(steps: int, batch: int, group: int, pictures: int, seed: int, lr:
 
     said = tuple(encode([phrase for values in PHRASES.values() for phrase in values.values()]))
     grid = VISION.image_size // VISION.patch_size
-    phases = {1: 0.1, 2: 0.15, None: 0.75}  # number of things: share of pictures and of steps
-    data, start = {}, time.time()
-    for count, share in phases.items():
-        per_sky = int(pictures * share / group / len(PLACES) / len(WEATHERS))
-        skies = [(p, w) for p in PLACES for w in WEATHERS]
-        groups = [variants(rng, group, count, *sky) for sky in skies for _ in range(per_sky)]
-        flat = [scene for g in groups for scene in g]
-        data[count] = (flat, draw_all(flat), per_sky)
-    print(f"drew {sum(len(d[0]) for d in data.values()):,} pictures in {time.time() - start:.0f} s")
+    start = time.time()
+    per_sky = pictures // group // len(PLACES) // len(WEATHERS)
+    skies = [(p, w) for p in PLACES for w in WEATHERS]
+    groups = [variants(rng, group, *sky) for sky in skies for _ in range(per_sky)]
+    flat = [scene for g in groups for scene in g]
+    images = draw_all(flat)
+    print(f"drew {len(flat):,} pictures in {time.time() - start:.0f} s")
 
     decay = [p for n, p in model.named_parameters() if p.ndim >= 2]
     rest = [p for n, p in model.named_parameters() if p.ndim < 2]
@@ -248,13 +250,11 @@ def train_clip(steps: int, batch: int, group: int, pictures: int, seed: int, lr:
     optimizer = torch.optim.AdamW(params, lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
     # On the CPU the written-out attention has the faster backward pass.
     backends = [SDPBackend.MATH] if device.type == "cpu" else [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
-    bounds = np.cumsum(list(phases.values()))
     bar = tqdm(range(steps), desc="clip", mininterval=5)
     for step in bar:
-        count = list(phases)[int(np.searchsorted(bounds, (step + 0.5) / steps))]
-        flat, images, per_sky = data[count]
+        parts_only = step < 0.4 * steps
         n = batch // group
-        if rng.random() < min(0.85, 8 * step / steps):  # one place and weather; at first any, which is easier
+        if rng.random() < 0.85 * (not parts_only):  # one place and weather
             sky = rng.randrange(16)
             chosen = rng.sample(range(sky * per_sky, (sky + 1) * per_sky), min(n, per_sky))
         else:
@@ -281,7 +281,7 @@ def train_clip(steps: int, batch: int, group: int, pictures: int, seed: int, lr:
             image, regions = model.project(states[-1][:, 0]), model.project(regions)
             text, phrases = model.encode_text(ids, ends), model.encode_text(*said)
             scale = model.logit_scale.exp().clamp(max=100)
-            loss = contrastive_loss(image, text, scale)
+            loss = contrastive_loss(image, text, scale) * (not parts_only)
             parts = {}
             for (name, values), words in zip(
                 PHRASES.items(), phrases.split([*map(len, PHRASES.values())]), strict=True
@@ -297,7 +297,7 @@ def train_clip(steps: int, batch: int, group: int, pictures: int, seed: int, lr:
         if step % 10 == 0 or step % 500 == 499:
             right = (image @ text.T).argmax(1).eq(torch.arange(len(text), device=device)).float().mean()
             shown = {name: f"{part.item():.2f}" for name, part in parts.items()}
-            bar.set_postfix(loss=f"{loss.item():.3f}", top1=f"{right:.2f}", things=count or "any", **shown)
+            bar.set_postfix(loss=f"{loss.item():.3f}", top1=f"{right:.2f}", **shown)
     return model.eval(), tokenizer
 
 

@@ -90,9 +90,9 @@ def place_thing(rng: random.Random, kind: str, color: str, side: str, distance: 
     return Thing(kind, color, side, distance, tuple(round(v, 3) for v in box))
 
 
-def random_scene(rng: random.Random, count: int | None = None) -> Scene:
-    """Any scene, of any split; `count` fixes the number of things."""
-    count = count or rng.choices((1, 2, 3, 4), weights=(2, 4, 5, 3))[0]
+def random_scene(rng: random.Random) -> Scene:
+    """Any scene, of any split."""
+    count = rng.choices((1, 2, 3, 4), weights=(2, 4, 5, 3))[0]
     slots = rng.sample([(side, distance) for side in SIDES for distance in DISTANCES], count)
     kinds = rng.sample(KINDS, count)
     if count > 1 and rng.random() < 0.35:  # several of a kind, so that counting means something

@@ -11,7 +11,7 @@ from ..tokenizer import Tokenizer
 from .captions import boxes, captions
 from .draw import draw
 from .scenes import Scene, scenes
-from .teacher import DETAIL_QUESTIONS, facts_of, questions, read, stated
+from .teacher import DETAIL_QUESTIONS, TYPES, facts_of, questions, read, stated
 
 PICTURE = 200  # px, as in the data set
 
@@ -92,10 +92,9 @@ def table(result: dict) -> str:
     """The score as lines of text."""
     count = result["questions"]
     lines = [f"{'type':14} {'test':>7} {'unseen':>7}   exact answers, %"]
-    for kind, value in result["types"].items():
-        lines.append(
-            f"{kind:14} {100 * value:7.1f} {100 * result['unseen_types'].get(kind, float('nan')):7.1f}"
-        )
+    for kind in TYPES:
+        shares = (result[part].get(kind, float("nan")) for part in ("types", "unseen_types"))
+        lines.append(f"{kind:14} " + " ".join(f"{100 * share:7.1f}" for share in shares))
     lines.append(f"{'overall':14} {100 * result['overall']:7.1f} {100 * result['unseen_combinations']:7.1f}")
     lines.append(f"{'questions':14} {count['seen']:7} {count['unseen']:7}")
     detail = result["detail"]

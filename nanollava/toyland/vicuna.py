@@ -69,10 +69,13 @@ def copy_batch(
 def dialogue_batch(
     rng, batch: int, tokenizer: Tokenizer, pool: list[Scene]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Dialogues about scenes of the pool: mostly eight short answers, sometimes reasons or a retelling in detail."""
+    """Dialogues about scenes of the pool: mostly eight short answers, sometimes reasons or a retelling in detail.
+
+    Full scenes come oftener: among several things, an answer must be looked up.
+    """
     rows = []
-    for scene in rng.choices(pool, k=batch):
-        kind = rng.choices(("conversation", "complex", "detail"), weights=(7, 2, 1))[0]
+    for scene in rng.choices(pool, weights=[len(s.things) for s in pool], k=batch):
+        kind = rng.choices(("conversation", "complex", "detail"), weights=(8, 1, 1))[0]
         qas = instructions(facts_told(scene, rng), rng, kind)
         rows.append(encode(dialogue(in_words(scene, rng), qas), tokenizer))
     return pad([r[0] for r in rows], 0), pad([r[1] for r in rows], IGNORE_INDEX)
@@ -85,45 +88,47 @@ def text_loss(model: Llama, ids: torch.Tensor, labels: torch.Tensor) -> torch.Te
     return F.cross_entropy(model.lm_head(states[trained]).float(), labels[:, 1:][trained])
 
 
-def train_vicuna(copy_steps: int, steps: int, batch: int, seed: int, lr: float, dtype, device):
+def train_vicuna(copy_steps: int, cycles, batch: int, seed: int, dtype, device):
     """Trains the decoder and returns it with its tokenizer: copying until it is learnt (at most `copy_steps`), then
-    `steps` of dialogues."""
+    dialogues in cycles (steps, peak learning rate), each with a cosine and an optimizer of its own."""
     torch.manual_seed(seed)
     rng = random.Random(f"vicuna/{seed}")
     tokenizer = make_tokenizer(seed)
+    pool = list(scenes("train", 16000, seed))
     model = Llama(LLAMA).to(device)
     for name, p in model.named_parameters():
         if p.ndim == 2:
             out = name.endswith(("o_proj.weight", "down_proj.weight"))  # residual branches start smaller
             nn.init.normal_(p, std=0.02 / (math.sqrt(2 * LLAMA.num_hidden_layers) if out else 1.0))
-    optimizer = torch.optim.AdamW(model.parameters(), lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-    pool = list(scenes("train", 16000, seed))
-    copied, copying, done = 0.0, True, 0  # share of words copied right, still copying, steps of dialogue
-    bar = tqdm(total=steps, desc="vicuna", mininterval=5)
-    for step in range(copy_steps + steps):
-        if copying:
-            ids, labels = copy_batch(rng, 2 * batch, LLAMA.vocab_size)
-        else:
-            ids, labels = dialogue_batch(rng, batch, tokenizer, pool)
-        for group in optimizer.param_groups:
-            group["lr"] = lr * min(1.0, (step + 1) / 50) * (0.51 + 0.49 * math.cos(math.pi * done / steps))
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            loss = text_loss(model, ids.to(device), labels.to(device))
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        if copying:
+    phases = [("copies", copy_steps, cycles[0][1])] + [("dialogues", *cycle) for cycle in cycles]
+    for phase, steps, lr in phases:
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+        )
+        copied = 0.0  # share of words copied right
+        bar = tqdm(range(steps), desc=f"vicuna, {phase}", mininterval=5)
+        for step in bar:
+            copying = phase == "copies"
+            make = (
+                copy_batch(rng, 2 * batch, LLAMA.vocab_size)
+                if copying
+                else dialogue_batch(rng, batch, tokenizer, pool)
+            )
+            ids, labels = (x.to(device) for x in make)
+            fall = 1.0 if copying else 0.51 + 0.49 * math.cos(math.pi * step / steps)
+            for group in optimizer.param_groups:
+                group["lr"] = lr * min(1.0, (step + 1) / 50) * fall
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                loss = text_loss(model, ids, labels)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            if step % 10 == 0:
+                bar.set_postfix(loss=f"{loss.item():.3f}")
             copied = 0.9 * copied + 0.1 * math.exp(-loss.item())
-            copying = copied < 0.9 and step + 1 < copy_steps
-        else:
-            done += 1
-            bar.update()
-        if step % 10 == 0:
-            bar.set_postfix(loss=f"{loss.item():.3f}", step=step, on="copies" if copying else "dialogues")
-        if done == steps:
-            break
-    bar.close()
+            if copying and copied > 0.9:
+                break
     return model.eval(), tokenizer
 
 

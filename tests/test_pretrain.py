@@ -1,0 +1,102 @@
+"""toy-clip and toy-vicuna: their losses, their files in transformers, and that the recipe runs."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from nanollava.conversation import IGNORE_INDEX
+from nanollava.llama import Llama
+from nanollava.tokenizer import Tokenizer
+from nanollava.toyland import clip, vicuna
+from nanollava.toyland.__main__ import load_clip
+from nanollava.toyland.captions import captions
+from nanollava.toyland.scenes import scenes
+
+
+def test_contrastive_loss_is_the_papers():
+    """CLIP, figure 3: cross-entropy over rows and over columns of the scaled cosines, written out."""
+    image, text = (torch.nn.functional.normalize(torch.randn(5, 8).double(), dim=-1) for _ in range(2))
+    rows = columns = 0.0
+    for i in range(5):
+        cosines = [[7.0 * (image[a] @ text[b]).item() for b in range(5)] for a in range(5)]
+        row, column = torch.tensor(cosines[i]), torch.tensor([cosines[a][i] for a in range(5)])
+        rows -= torch.log(row.exp()[i] / row.exp().sum()).item() / 5
+        columns -= torch.log(column.exp()[i] / column.exp().sum()).item() / 5
+    assert clip.contrastive_loss(image, text, 7.0).item() == pytest.approx((rows + columns) / 2, abs=1e-6)
+
+
+def test_variants_differ_in_one_fact():
+    rng = random.Random(0)
+    for _ in range(50):
+        first, *others = clip.variants(rng, 4, "park", "rainy")
+        assert first.split == "train" and len(others) == 3
+        for other in others:
+            facts = [set(map(str, s.facts[2:])) for s in (first, other)]
+            assert other.split == "train" and (other.place, other.weather) == ("park", "rainy")
+            assert first.facts != other.facts and len(facts[0] - facts[1]) <= 1
+
+
+def test_under_box_is_a_mean_over_the_box():
+    weight = clip.under_box((0.1, 0.2, 0.35, 0.4), 10).view(10, 10)
+    assert weight.sum() == pytest.approx(1) and weight[2:4, 1:4].sum() == pytest.approx(1)
+    assert weight[2, 3] == pytest.approx(weight[2, 1].item() / 2, rel=1e-4)
+
+
+def test_toy_clip_in_transformers():
+    ours, tokenizer = load_clip(Path("checkpoints/toy-clip"))
+    theirs, info = transformers.CLIPModel.from_pretrained(
+        "checkpoints/toy-clip", dtype=torch.float32, output_loading_info=True
+    )
+    assert not any(info.values()), info
+    rng, pool = random.Random(0), list(scenes("test", 4))
+    ids, ends = clip.encode_captions(tokenizer, [captions(s, rng)[0] for s in pool])
+    pixels = clip.to_pixel_values(torch.stack([torch.from_numpy(clip.pixels(s)) for s in pool]))
+    image, text = ours(pixels, ids, ends)
+    out = theirs(input_ids=ids, pixel_values=pixels)
+    torch.testing.assert_close(image, out.image_embeds, atol=1e-5, rtol=0)
+    torch.testing.assert_close(text, out.text_embeds, atol=1e-5, rtol=0)
+
+
+def test_toy_vicuna_in_transformers():
+    ours = Llama.from_pretrained("checkpoints/toy-vicuna", dtype=torch.float32)
+    theirs = transformers.LlamaForCausalLM.from_pretrained("checkpoints/toy-vicuna", dtype=torch.float32)
+    text = "Where is the dog? on the left 新"
+    ids = Tokenizer.from_pretrained("checkpoints/toy-vicuna").encode(text)
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_file="checkpoints/toy-vicuna/tokenizer.json")
+    assert fast(text, add_special_tokens=False)["input_ids"] == ids and fast.decode(ids) == text
+    ids = torch.tensor([ids])
+    assert (ours(ids) - theirs(ids).logits).abs().max() <= 1e-4  # logits reach tens: 1e-5 of their size
+
+
+def test_copies_are_labelled_from_their_second_token_on():
+    ids, labels = vicuna.copy_batch(random.Random(0), 8, 100)
+    for row, marks in zip(ids.tolist(), labels.tolist(), strict=True):
+        trained = [t for t, m in zip(row, marks, strict=True) if m != IGNORE_INDEX]
+        assert row[1 : 1 + len(trained) + 1][1:] == trained
+
+
+def test_recipe_runs(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "nanollava.toyland",
+        "pretrain",
+        "--out",
+        str(tmp_path),
+        "--device",
+        "cpu",
+    ]
+    command += ["--clip-steps", "3", "--pictures", "1024", "--vicuna-steps", "2", "--copy-steps", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    for name in ("toy-clip", "toy-vicuna"):
+        assert "--clip-steps 3" in (tmp_path / name / "MADE_BY.txt").read_text()
+        assert json.loads((tmp_path / name / "config.json").read_text())["model_type"] in ("clip", "llama")
+    load_clip(tmp_path / "toy-clip")
+    Llama.from_pretrained(tmp_path / "toy-vicuna")
