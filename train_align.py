@@ -38,9 +38,8 @@ def main() -> None:
         args.data, args.images or Path(args.data).parent, tokenizer, image_config, model.config.image_token_id,
         model.config.vision_config.num_patches, args.template, args.max_length,
     )  # fmt: skip
-    engine.shard(
-        model, model.language_model.model.layers, model.vision_tower, device, engine.DTYPES[args.dtype]
-    )
+    dtype = engine.DTYPES[args.dtype]
+    engine.shard(model, model.language_model.model.layers, model.vision_tower, device, dtype)
     engine.announce(args, rows, len(data), "stage 1: align")
     engine.train(model, data, collate, settings, device)
 

@@ -40,13 +40,19 @@ def main() -> None:
         args.data, args.images or Path(args.data).parent, tokenizer, image_config, model.config.image_token_id,
         model.config.vision_config.num_patches, args.template, args.max_length,
     )  # fmt: skip
-    engine.shard(
-        model, model.language_model.model.layers, model.vision_tower, device, engine.DTYPES[args.dtype]
-    )
+    # Sharding casts the frozen tower to the compute dtype; what is saved is the tower as it came.
+    tower = {
+        f"vision_tower.{name}": tensor.clone() for name, tensor in model.vision_tower.state_dict().items()
+    }
+    dtype = engine.DTYPES[args.dtype]
+    engine.shard(model, model.language_model.model.layers, model.vision_tower, device, dtype)
     engine.announce(args, rows, len(data), "stage 2: instruct")
     engine.train(model, data, collate, settings, device)
 
-    state = engine.full_state(model, engine.DTYPES[args.save_dtype])
+    save_dtype = engine.DTYPES[args.save_dtype]
+    state = engine.full_state(model, save_dtype) | {
+        name: tensor.to(save_dtype) for name, tensor in tower.items()
+    }
     if dist.get_rank() == 0:
         out = Path(args.out)
         model.save_pretrained(out, state)

@@ -63,7 +63,9 @@ def pick_device(name: str) -> torch.device:
 
 def start(device: str) -> torch.device:
     """Joins the process group of torchrun, or makes one of this process alone; returns this rank's device."""
-    chosen = pick_device(device)
+    chosen = pick_device("cpu" if device == "auto" and not torch.cuda.is_available() else device)
+    if chosen.type == "mps":
+        raise SettingsError("--device mps: sharded training runs on cuda or cpu")
     backend = "nccl" if chosen.type == "cuda" else "gloo"
     if dist.is_torchelastic_launched():
         dist.init_process_group(backend)
