@@ -103,7 +103,7 @@ def main() -> None:
             turns.append(
                 {"from": "human", "value": (opening if not turns else "") + question.replace(IMAGE, "")}
             )
-            turns.append({"from": "gpt", "value": answer(turns) or " "})
+            turns.append({"from": "gpt", "value": answer(turns) or "..."})
         question = None
 
 

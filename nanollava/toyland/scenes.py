@@ -5,20 +5,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-KINDS = (
-    "cat",
-    "dog",
-    "bird",
-    "person",
-    "car",
-    "bicycle",
-    "tree",
-    "house",
-    "umbrella",
-    "ball",
-    "boat",
-    "flower",
-)
+KINDS = tuple("cat dog bird person car bicycle tree house umbrella ball boat flower".split())
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "black")
 PLACES = ("park", "beach", "street", "snow")
 WEATHERS = ("sunny", "rainy", "cloudy", "night")

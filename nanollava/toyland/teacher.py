@@ -8,18 +8,7 @@ from dataclasses import dataclass
 from .captions import DISTANCE_WORDS, NUMBERS, PLACE_WORDS, SIDE_WORDS, WEATHER_WORDS, a, plural
 from .scenes import COLORS, KINDS, SIDES, Thing
 
-TYPES = (
-    "color",
-    "count",
-    "position",
-    "distance",
-    "what",
-    "presence",
-    "relation",
-    "weather",
-    "place",
-    "reason",
-)
+TYPES = tuple("color count position distance what presence relation weather place reason".split())
 
 WEATHER_ANSWERS = {"sunny": "sunny", "rainy": "rainy", "cloudy": "cloudy", "night": "a clear night"}
 WEATHER_REASONS = {
