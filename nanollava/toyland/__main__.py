@@ -64,7 +64,7 @@ def pretrain(args: argparse.Namespace) -> None:
     device, dtype, out = pick_device(args.device), DTYPES[args.dtype], Path(args.out)
     if args.only in (None, "clip"):
         model, tokenizer = clip.train_clip(
-            args.clip_steps, 64, 4, args.pictures, args.seed, 1e-3, dtype, device
+            args.clip_steps, args.clip_steps * 2 // 5, 64, 4, args.pictures, args.seed, 1e-3, dtype, device
         )
         save_clip(model.cpu(), tokenizer, out / "toy-clip")
         cli.made_by(out / "toy-clip")

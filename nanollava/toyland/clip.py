@@ -220,10 +220,12 @@ def encode_captions(tokenizer: Tokenizer, texts: list[str]) -> tuple[torch.Tenso
     return ids, torch.tensor([len(r) - 1 for r in rows])
 
 
-def train_clip(steps: int, batch: int, group: int, pictures: int, seed: int, lr: float, dtype, device):
+def train_clip(
+    steps: int, parts_steps: int, batch: int, group: int, pictures: int, seed: int, lr: float, dtype, device
+):
     """Trains CLIP and returns it with its tokenizer.
 
-    The parts come first (40% of the steps), then pictures and parts together. Most of these batches hold scenes of one
+    The parts come first, for `parts_steps` of the steps, then pictures and parts together. Most of these batches hold scenes of one
     place and one weather, in groups that differ in one fact, so that kinds, colours and sides tell captions apart.
     """
     torch.manual_seed(seed)
@@ -252,7 +254,7 @@ def train_clip(steps: int, batch: int, group: int, pictures: int, seed: int, lr:
     backends = [SDPBackend.MATH] if device.type == "cpu" else [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
     bar = tqdm(range(steps), desc="clip", mininterval=5)
     for step in bar:
-        parts_only = step < 0.4 * steps
+        parts_only = step < parts_steps
         n = batch // group
         if rng.random() < 0.85 * (not parts_only):  # one place and weather
             sky = rng.randrange(16)

@@ -59,10 +59,15 @@ def pad(rows: list[list[int]], value: int) -> torch.Tensor:
 def copy_batch(
     rng: random.Random, batch: int, vocab: int, length: int = 48
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random words written twice, the loss on the second copy: what makes induction heads."""
-    rows = [[rng.randrange(3, vocab) for _ in range(rng.randint(8, length))] for _ in range(batch)]
-    ids = [[1, *r, *r] for r in rows]
-    labels = [[IGNORE_INDEX] * (len(r) + 2) + r[1:] for r in rows]
+    """Random words written twice, the second time forwards or backwards, with the loss on the second copy.
+
+    Forwards makes heads that find a word and read what follows it; backwards, what stands before it, as "red" before
+    "cat". Words are drawn without repetition, so that each copy has one answer.
+    """
+    rows = [rng.sample(range(3, vocab), rng.randint(8, length)) for _ in range(batch)]
+    ids = [[1, *r, *(r if i % 2 else r[::-1])] for i, r in enumerate(rows)]
+    # The first word of the copy tells the direction; it is not trained.
+    labels = [[IGNORE_INDEX] * (len(r) + 2) + row[len(r) + 2 :] for r, row in zip(rows, ids, strict=True)]
     return pad(ids, 0), pad(labels, IGNORE_INDEX)
 
 
