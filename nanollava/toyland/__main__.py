@@ -63,18 +63,20 @@ def save_vicuna(model: Llama, tokenizer: Tokenizer, path: Path) -> None:
 def pretrain(args: argparse.Namespace) -> None:
     device, dtype, out = pick_device(args.device), DTYPES[args.dtype], Path(args.out)
     if args.only in (None, "clip"):
-        model, tokenizer = clip.train_clip(
-            args.clip_steps, args.clip_steps * 2 // 5, 64, 4, args.pictures, args.seed, 1e-3, dtype, device
-        )
-        save_clip(model.cpu(), tokenizer, out / "toy-clip")
+        model, tokenizer = clip.new_clip(args.seed)
+        steps, common = round(2000 * args.scale), (1e-3, dtype, device)
+        clip.train_clip(model, tokenizer, steps, steps * 2 // 5, 64, 4, args.pictures, args.seed, *common)
+        steps, pictures = round(900 * args.scale), args.pictures * 5 // 7
+        clip.train_clip(model, tokenizer, steps, 0, 96, 2, pictures, args.seed + 1, *common)
+        save_clip(model, tokenizer, out / "toy-clip")
         cli.made_by(out / "toy-clip")
     if args.only in (None, "vicuna"):
-        cycles = (
-            (args.vicuna_steps * 5 // 12, 2e-3),
-            (args.vicuna_steps - args.vicuna_steps * 5 // 12, 1.5e-3),
-        )
-        model, tokenizer = vicuna.train_vicuna(args.copy_steps, cycles, 32, args.seed, dtype, device)
-        save_vicuna(model.cpu(), tokenizer, out / "toy-vicuna")
+        # Copying comes twice: the second time it is learnt in a few minutes, and dialogues profit from it.
+        phases = [("copies", 1500, 2e-3), ("dialogues", 1300, 2e-3), ("dialogues", 1800, 1.5e-3)]
+        phases += [("copies", 700, 1.5e-3), ("dialogues", 800, 1.5e-3), ("dialogues", 1300, 1.5e-3)]
+        phases = [(phase, max(1, round(steps * args.scale)), lr) for phase, steps, lr in phases]
+        model, tokenizer = vicuna.train_vicuna(phases, 32, args.seed, dtype, device)
+        save_vicuna(model, tokenizer, out / "toy-vicuna")
         cli.made_by(out / "toy-vicuna")
 
 
@@ -136,12 +138,11 @@ def main() -> None:
     sub = command(pretrain, "pretrain", "the two starting points, toy-clip and toy-vicuna")
     sub.add_argument("--out", default="checkpoints", help="parent of toy-clip and toy-vicuna")
     sub.add_argument("--only", choices=("clip", "vicuna"), help="make one of the two")
-    sub.add_argument("--clip-steps", type=int, default=2000, help="steps of 64 pictures")
     sub.add_argument("--pictures", type=int, default=28000, help="pictures to draw for CLIP")
     sub.add_argument(
         "--copy-steps", type=int, default=1500, help="at most, steps of 64 word sequences to copy"
     )
-    sub.add_argument("--vicuna-steps", type=int, default=3100, help="steps of 32 dialogues")
+    sub.add_argument("--scale", type=float, default=1.0, help="times the number of steps of every phase")
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     sub.add_argument("--dtype", choices=("fp32", "bf16"), default="bf16", help="of the computation")
 

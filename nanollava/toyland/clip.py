@@ -220,18 +220,22 @@ def encode_captions(tokenizer: Tokenizer, texts: list[str]) -> tuple[torch.Tenso
     return ids, torch.tensor([len(r) - 1 for r in rows])
 
 
-def train_clip(
-    steps: int, parts_steps: int, batch: int, group: int, pictures: int, seed: int, lr: float, dtype, device
-):
-    """Trains CLIP and returns it with its tokenizer.
-
-    The parts come first, for `parts_steps` of the steps, then pictures and parts together. Most of these batches hold scenes of one
-    place and one weather, in groups that differ in one fact, so that kinds, colours and sides tell captions apart.
-    """
+def new_clip(seed: int) -> tuple[CLIP, Tokenizer]:
     torch.manual_seed(seed)
-    rng = random.Random(f"clip/{seed}")
     tokenizer = make_tokenizer(seed)
-    model = CLIP(VISION, {**TEXT, "vocab_size": len(tokenizer) + 1}).to(device)
+    return CLIP(VISION, {**TEXT, "vocab_size": len(tokenizer) + 1}), tokenizer
+
+
+def train_clip(
+    model: CLIP, tokenizer, steps, parts_steps, batch, group, pictures, seed, lr, dtype, device
+) -> None:
+    """Trains CLIP for `steps`, the first `parts_steps` of them on the parts alone, then on pictures and parts together.
+
+    Most batches of the second kind hold scenes of one place and one weather, in groups that differ in one fact, so that
+    kinds, colours and sides are what tells captions apart.
+    """
+    rng = random.Random(f"clip/{seed}")
+    model.to(device).train()
 
     def encode(texts: list[str]):
         return (x.to(device) for x in encode_captions(tokenizer, texts))
@@ -300,7 +304,7 @@ def train_clip(
             right = (image @ text.T).argmax(1).eq(torch.arange(len(text), device=device)).float().mean()
             shown = {name: f"{part.item():.2f}" for name, part in parts.items()}
             bar.set_postfix(loss=f"{loss.item():.3f}", top1=f"{right:.2f}", **shown)
-    return model.eval(), tokenizer
+    model.cpu().eval()
 
 
 @torch.no_grad()

@@ -93,9 +93,12 @@ def text_loss(model: Llama, ids: torch.Tensor, labels: torch.Tensor) -> torch.Te
     return F.cross_entropy(model.lm_head(states[trained]).float(), labels[:, 1:][trained])
 
 
-def train_vicuna(copy_steps: int, cycles, batch: int, seed: int, dtype, device):
-    """Trains the decoder and returns it with its tokenizer: copying until it is learnt (at most `copy_steps`), then
-    dialogues in cycles (steps, peak learning rate), each with a cosine and an optimizer of its own."""
+def train_vicuna(phases, batch: int, seed: int, dtype, device):
+    """Trains the decoder and returns it with its tokenizer.
+
+    Phases are ("copies", most steps, learning rate), which ends when copying is learnt, and ("dialogues", steps, peak
+    learning rate), which falls by a cosine; each has an optimizer of its own.
+    """
     torch.manual_seed(seed)
     rng = random.Random(f"vicuna/{seed}")
     tokenizer = make_tokenizer(seed)
@@ -105,7 +108,6 @@ def train_vicuna(copy_steps: int, cycles, batch: int, seed: int, dtype, device):
         if p.ndim == 2:
             out = name.endswith(("o_proj.weight", "down_proj.weight"))  # residual branches start smaller
             nn.init.normal_(p, std=0.02 / (math.sqrt(2 * LLAMA.num_hidden_layers) if out else 1.0))
-    phases = [("copies", copy_steps, cycles[0][1])] + [("dialogues", *cycle) for cycle in cycles]
     for phase, steps, lr in phases:
         optimizer = torch.optim.AdamW(
             model.parameters(), lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True
@@ -134,7 +136,7 @@ def train_vicuna(copy_steps: int, cycles, batch: int, seed: int, dtype, device):
             copied = 0.9 * copied + 0.1 * math.exp(-loss.item())
             if copying and copied > 0.9:
                 break
-    return model.eval(), tokenizer
+    return model.cpu().eval(), tokenizer
 
 
 @torch.no_grad()
