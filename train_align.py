@@ -18,9 +18,10 @@ from nanollava.toyland import ensure_data
 
 TRAINABLE = {"vision_tower.": False, "multi_modal_projector.": True, "language_model.": False}
 
-# Toyland's values; the paper's: batch 128, lr 2e-3, 1 epoch of CC-595K.
-DEFAULTS = dict(out="out/align", data="data/toyland/align.json", projector="linear", template="plain")
-DEFAULTS |= dict(batch=32, lr=2e-3, max_steps=300, max_length=1024)
+# Toyland's values, the instruction kept before the caption as in the paper's v0; the paper's: batch 128, lr 2e-3,
+# 1 epoch of CC-595K; LLaVA v1 and v1.5: template plain.
+DEFAULTS = dict(out="out/align", data="data/toyland/align.json", projector="linear", template="vicuna_v1")
+DEFAULTS |= dict(batch=32, lr=5e-3, max_steps=600, max_length=1024)
 
 
 def main() -> None:

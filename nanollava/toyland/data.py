@@ -12,10 +12,6 @@ from .draw import draw
 from .scenes import Scene, scenes
 from .teacher import QA, instructions, read
 
-CAPTION_QUESTIONS = (
-    "Describe the image concisely.", "Give a short description of the picture.", "What is in the photo?",
-    "Write a short caption for the picture.", "Sum up the picture in a sentence.",
-)  # fmt: skip
 SHARE = {"conversation": 1.0, "detail": 0.3, "complex": 0.4}  # of the scenes that get each type
 
 
@@ -53,8 +49,8 @@ def write(out: str | Path, train: int = 16000, validation: int = 500, seed: int 
             told.append({"image": image, "captions": texts, "boxes": found})
             facts = read(texts, found)
             if split == "train":
-                caption = QA("caption", rng.choice(CAPTION_QUESTIONS), rng.choice(texts))
-                files["align"].append(record(name, image, [caption]))
+                # Stage 1 trains W alone, so its captions must be such as the frozen language model can write.
+                files["align"].append(record(name, image, instructions(facts, rng, "detail")))
             for kind, share in SHARE.items():
                 if rng.random() < share:
                     turns = instructions(facts, rng, kind)
