@@ -39,7 +39,7 @@ def main() -> None:
         args.data, args.images or Path(args.data).parent, tokenizer, image_config, model.config.image_token_id,
         model.config.vision_config.num_patches, args.template, args.max_length,
     )  # fmt: skip
-    dtype = engine.DTYPES[args.dtype]
+    dtype = engine.pick_dtype(args.dtype, device)
     engine.shard(model, model.language_model.model.layers, model.vision_tower, device, dtype)
     engine.announce(args, rows, len(data), "stage 1: align")
     engine.train(model, data, collate, settings, device)

@@ -22,7 +22,7 @@ TRAINABLE = {"vision_tower.": False, "multi_modal_projector.": True, "language_m
 DEFAULTS = dict(
     out="out/instruct", data="data/toyland/instruct.json", projector="out/align", template="vicuna_v1"
 )
-DEFAULTS |= dict(batch=32, lr=1e-3, max_steps=500, max_length=1024)
+DEFAULTS |= dict(batch=32, lr=1.5e-3, max_steps=1100, max_length=1024)
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def main() -> None:
     tower = {
         f"vision_tower.{name}": tensor.clone() for name, tensor in model.vision_tower.state_dict().items()
     }
-    dtype = engine.DTYPES[args.dtype]
+    dtype = engine.pick_dtype(args.dtype, device)
     engine.shard(model, model.language_model.model.layers, model.vision_tower, device, dtype)
     engine.announce(args, rows, len(data), "stage 2: instruct")
     engine.train(model, data, collate, settings, device)

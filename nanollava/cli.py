@@ -61,9 +61,9 @@ def training_parser(description: str, **defaults) -> argparse.ArgumentParser:
     add("--device", default="auto", help="auto, cpu, cuda or mps")
     add(
         "--dtype",
-        choices=("fp32", "bf16"),
-        default="fp32",
-        help="of the computation; master weights are fp32",
+        choices=("auto", "fp32", "bf16"),
+        default="auto",
+        help="of the computation; auto: bf16 where it is native; master weights are fp32",
     )
     add("--save-dtype", choices=tuple(DTYPES), default="fp16", help="of the saved weights")
     parser.set_defaults(**defaults)

@@ -38,7 +38,7 @@ class Settings:
     clip: float = 1.0
     seed: int = 0
     device: str = "auto"
-    dtype: str = "fp32"  # of the computation; master weights and gradients' reduction are float32
+    dtype: str = "auto"  # of the computation; master weights and gradients' reduction are float32
 
 
 def pick_device(name: str) -> torch.device:
@@ -59,6 +59,14 @@ def pick_device(name: str) -> torch.device:
             f"--device {name}: torch {torch.__version__} finds no MPS device here; try --device cpu"
         )
     return device
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """ "auto" is bf16 where the device multiplies it natively (CUDA, CPUs with AVX512-BF16), else fp32."""
+    if name != "auto":
+        return DTYPES[name]
+    native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if native else torch.float32
 
 
 def start(device: str) -> torch.device:

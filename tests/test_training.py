@@ -55,6 +55,7 @@ def launch(world, script: str, out: str, *flags: str, ranks: int | None = None) 
         "--save-dtype",
         "fp32",
     ]
+    command += [] if "--dtype" in flags else ["--dtype", "fp32"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*map(str, command), *flags], capture_output=True, text=True, env=env, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr

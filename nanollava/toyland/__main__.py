@@ -9,7 +9,7 @@ import torch
 
 from .. import cli, weights
 from ..config import UserError, read_json, write_json
-from ..engine import DTYPES, pick_device
+from ..engine import DTYPES, pick_device, pick_dtype
 from ..image import ImageConfig
 from ..llama import Llama
 from ..llava import LLaVA
@@ -61,7 +61,8 @@ def save_vicuna(model: Llama, tokenizer: Tokenizer, path: Path) -> None:
 
 
 def pretrain(args: argparse.Namespace) -> None:
-    device, dtype, out = pick_device(args.device), DTYPES[args.dtype], Path(args.out)
+    device, out = pick_device(args.device), Path(args.out)
+    dtype = pick_dtype(args.dtype, device)
     if args.only in (None, "clip"):
         model, tokenizer = clip.new_clip(args.seed)
         steps, common = round(2000 * args.scale), (1e-3, dtype, device)
@@ -144,7 +145,7 @@ def main() -> None:
     )
     sub.add_argument("--scale", type=float, default=1.0, help="times the number of steps of every phase")
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    sub.add_argument("--dtype", choices=("fp32", "bf16"), default="bf16", help="of the computation")
+    sub.add_argument("--dtype", choices=("auto", "fp32", "bf16"), default="auto", help="of the computation")
 
     sub = command(probe, "probe", "retrieval and read-out of a toy-clip, text questions to a toy-vicuna")
     sub.add_argument("--clip", help="toy-clip directory")
