@@ -9,7 +9,7 @@ def ensure_data(path: str, made_here: str) -> None:
 
     if path != made_here:
         return
-    if dist.get_rank() == 0 and not Path(path).exists():
+    if dist.get_rank() == 0 and not Path(path).parent.exists():
         from .data import write
 
         print(f"making Toyland's data set in {Path(path).parent} ...", flush=True)

@@ -108,7 +108,10 @@ def run_score(args: argparse.Namespace) -> None:
 
 def picture(args: argparse.Namespace) -> None:
     scene = list(scenes(args.split, args.index + 1, args.seed, unseen=False))[-1]
-    draw(scene, args.size).save(args.out, quality=92)
+    try:
+        draw(scene, args.size).save(args.out, quality=92)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--out {args.out}: cannot be written ({error})") from None
     print(scene)
 
 

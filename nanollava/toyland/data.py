@@ -6,6 +6,7 @@ import shutil
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from ..config import UserError
 from ..conversation import IMAGE
 from .captions import boxes, captions
 from .draw import draw
@@ -35,6 +36,8 @@ def write(out: str | Path, train: int = 16000, validation: int = 500, seed: int 
     Everything is made aside and renamed at the end, so `out` is whole or absent.
     """
     out = Path(out)
+    if out.exists():
+        raise UserError(f"--out {out}: exists already; remove it or choose another place")
     aside = out.with_name(out.name + ".partial")
     shutil.rmtree(aside, ignore_errors=True)
     (aside / "images").mkdir(parents=True)
