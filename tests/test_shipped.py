@@ -17,8 +17,9 @@ def test_score_on_held_out_scenes():
         model, Tokenizer.from_pretrained(TOY), ImageConfig.from_pretrained(TOY), count=40, seed=5
     )
     assert set(result["types"]) == set(score.TYPES)
-    assert result["overall"] >= 0.9 and result["unseen_combinations"] >= 0.75, result
-    assert result["detail"]["precision"] >= 0.9 and result["detail"]["recall"] >= 0.85, result
+    # A little below what the README reports for 300 scenes: this guards the shipped weights and the code that runs them.
+    assert result["overall"] >= 0.78 and result["unseen_combinations"] >= 0.7, result
+    assert result["detail"]["precision"] >= 0.95 and result["detail"]["recall"] >= 0.95, result
 
 
 def test_transformers_gives_the_same_answer():
