@@ -44,7 +44,7 @@ def training_parser(description: str, **defaults) -> argparse.ArgumentParser:
     add("--data", help="LLaVA JSON; Toyland's is made when its default is missing")
     add(
         "--images",
-        help="directory of the pictures; default: that of the data file + /images or as named in it",
+        help="directory that the records' picture names start from; default: that of the data file",
     )
     add("--vision", default="checkpoints/toy-clip", help="Hugging Face CLIP directory")
     add("--llm", default="checkpoints/toy-vicuna", help="Hugging Face Llama directory")

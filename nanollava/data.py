@@ -64,6 +64,10 @@ class InstructionData(torch.utils.data.Dataset):
     ):
         self.path, self.images = Path(path), Path(images)
         self.records = read_records(path)
+        for i, record in enumerate(self.records):  # before the first step, not hours into the run
+            for name in pictures_of(record):
+                if not (self.images / name).is_file():
+                    raise DataError(f"{path}, record {i}: {self.images / name}: no such picture")
         self.tokenizer, self.image_config, self.template = tokenizer, image_config, template
         self.image_token_id, self.num_patches, self.max_length = image_token_id, num_patches, max_length
 

@@ -56,7 +56,7 @@ def test_toy_clip_in_transformers():
     assert not any(info.values()), info
     rng, pool = random.Random(0), list(scenes("test", 4))
     ids, ends = clip.encode_captions(tokenizer, [captions(s, rng)[0] for s in pool])
-    pixels = clip.to_pixel_values(torch.stack([torch.from_numpy(clip.pixels(s)) for s in pool]))
+    pixels = clip.to_pixel_values(torch.stack([torch.tensor(clip.pixels(s)) for s in pool]))
     image, text = ours(pixels, ids, ends)
     out = theirs(input_ids=ids, pixel_values=pixels)
     torch.testing.assert_close(image, out.image_embeds, atol=1e-5, rtol=0)
