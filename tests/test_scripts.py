@@ -120,8 +120,8 @@ def test_malformed_record(tmp_path):
     records.pop()
     (tmp_path / "bad.json").write_text(json.dumps(records))
     refused(
-        run("train_align.py", *flags, "--batch", "3", "--micro-batch", "2"),
+        run("train_align.py", *flags, "--images", ".", "--batch", "3", "--micro-batch", "2"),
         "--batch 3 (global) is no multiple of",
     )
     flags += ["--images", tmp_path, "--max-steps", "1"]
-    refused(run("train_align.py", *flags), "bad.json, record 0: ")
+    refused(run("train_align.py", *flags), f"bad.json, record 0: {tmp_path / 'cat.jpg'}: no such picture")
