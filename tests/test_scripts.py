@@ -42,6 +42,13 @@ def test_chat_through_a_pipe():
     assert done.stdout.replace("> ", "").split("\n")[:2] == [facts["color"], facts["position"]]
 
 
+def test_output_cut_by_a_pipe_is_no_traceback():
+    done = subprocess.run(
+        f"{sys.executable} sample.py --image cat.jpg | head -c 20", shell=True, capture_output=True, text=True
+    )
+    assert done.stdout == "This picture was tak" and done.stderr == ""
+
+
 def test_sample_without_a_picture_says_what_it_needs():
     refused(run("sample.py"), "give one with --image PATH")
 
