@@ -41,7 +41,7 @@ class ImageConfig:
 
     def save_pretrained(self, path: str | Path) -> None:
         values = dict(
-            image_processor_type="CLIPImageProcessor", do_convert_rgb=True, do_resize=True, resample=3,
+            image_processor_type="CLIPImageProcessor", do_pad=self.mode == "pad", do_convert_rgb=True, do_resize=True, resample=3,
             size={"shortest_edge": self.size}, do_center_crop=True, crop_size={"height": self.size, "width": self.size},
             do_rescale=True, rescale_factor=1 / 255, do_normalize=True, image_mean=self.mean, image_std=self.std,
         )  # fmt: skip

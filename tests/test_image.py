@@ -38,9 +38,11 @@ def test_pad():
     assert ours[:, :10].abs().max() < 0.02
 
 
-def test_config_round_trip(tmp_path):
-    ImageConfig(336).save_pretrained(tmp_path)
-    assert ImageConfig.from_pretrained(tmp_path) == ImageConfig(336)
+@pytest.mark.parametrize("mode", ["crop", "pad"])
+def test_config_round_trip(tmp_path, mode):
+    """A model trained on padded pictures is asked with padded pictures."""
+    ImageConfig(336, mode).save_pretrained(tmp_path)
+    assert ImageConfig.from_pretrained(tmp_path) == ImageConfig(336, mode)
 
 
 def test_broken_pictures(tmp_path):
