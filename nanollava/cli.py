@@ -83,5 +83,5 @@ def settings(args: argparse.Namespace) -> Settings:
         raise UserError(f"--max-steps {args.max_steps}: expected 0 (write the untrained model) or more")
     if args.lr <= 0:
         raise UserError(f"--lr {args.lr}: expected a positive learning rate")
-    names = ("out", "batch", "lr", "micro_batch", "epochs", "max_steps", "seed", "device", "dtype")
+    names = ("out", "batch", "lr", "micro_batch", "epochs", "max_steps", "seed")
     return Settings(**{name: getattr(args, name) for name in names})

@@ -135,8 +135,8 @@ class LlamaConfig:
         }
         kind = rope.pop("rope_type", rope.pop("type", "default"))
         values["rope_theta"] = rope.pop("rope_theta", values.get("rope_theta", 10000.0))
+        rope.pop("type", None)  # files of both spellings carry it twice
         values["rope_factor"] = rope.pop("factor", 1.0) if kind == "linear" else 1.0
-        rope.pop("type", None), rope.pop("factor", None) if kind == "default" else None
         if kind not in ("default", "linear") or rope:
             raise ConfigError(
                 f"{where}: rope {kind!r} {rope or ''} is not implemented; expected 'default' or 'linear'"

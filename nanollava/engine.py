@@ -37,8 +37,6 @@ class Settings:
     warmup: float = 0.03  # share of the steps
     clip: float = 1.0
     seed: int = 0
-    device: str = "auto"
-    dtype: str = "auto"  # of the computation; master weights and gradients' reduction are float32
 
 
 def pick_device(name: str) -> torch.device:

@@ -125,7 +125,7 @@ def load(
     module: nn.Module, path: str | Path, layout: Layout, device="cpu", dtype: torch.dtype | None = None
 ) -> None:
     """Fills a module built by `uninitialised` from a checkpoint; nothing is changed if anything does not fit."""
-    wanted = {**dict(module.named_parameters(remove_duplicate=False))}
+    wanted = dict(module.named_parameters(remove_duplicate=False))
     found: dict[str, torch.Tensor] = {}
     identity = {}  # linear_2 of a linear W written in the llava-hf layout
     for shard in shards(path):
