@@ -13,7 +13,7 @@ from .draw import draw
 from .scenes import Scene, scenes
 from .teacher import QA, instructions, read
 
-SHARE = {"conversation": 1.0, "detail": 0.3, "complex": 0.4}  # of the scenes that get each type
+SHARE = {"conversation": 2.0, "detail": 0.5, "complex": 0.3}  # samples of each type a scene, on average
 
 
 def record(name: str, image: str, turns: list[QA]) -> dict:
@@ -55,10 +55,10 @@ def write(out: str | Path, train: int = 16000, validation: int = 500, seed: int 
                 # Stage 1 trains W alone, so its captions must be such as the frozen language model can write.
                 files["align"].append(record(name, image, instructions(facts, rng, "detail")))
             for kind, share in SHARE.items():
-                if rng.random() < share:
+                for n in range(int(share + rng.random())):
                     turns = instructions(facts, rng, kind)
                     files["instruct" if split == "train" else split].append(
-                        record(f"{name}_{kind}", image, turns)
+                        record(f"{name}_{kind}_{n}", image, turns)
                     )
     with ProcessPoolExecutor(2) as pool:
         list(pool.map(write_picture, jobs, chunksize=256))

@@ -255,20 +255,39 @@ def facts_of(facts: Facts) -> set[tuple]:
     return found
 
 
+def kinds_in(qa: QA) -> set[str]:
+    """The kinds that question and answer speak of."""
+    words = set(re.findall(r"\w+", f"{qa.question} {qa.answer}".lower()))
+    return {kind for kind in KINDS if words & {kind, plural(kind)}}
+
+
+def tells(before: QA, qa: QA) -> bool:
+    """Whether an earlier turn tells something of this one's answer: that a kind is there, its colour or its place."""
+    if not kinds_in(before) & kinds_in(qa):
+        return False
+    colored = before.type == "what" or (before.type == "presence" and before.answer == "yes")
+    placed = {"position": ("what", "relation"), "distance": ("what", "relation")}
+    placed["relation"] = ("what", "relation", "position", "distance")
+    return colored if qa.type == "color" else before.type in placed.get(qa.type, TYPES)
+
+
 def conversation(facts: Facts, rng: random.Random, turns: int = 8) -> list[QA]:
-    """Short questions in mixed order: one of each type first, then more, none twice."""
-    found = questions(facts, rng)
-    kinds = [k for k in TYPES if found[k] and k != "reason"]
-    rng.shuffle(kinds)
-    # Types that must be looked up in the picture come oftener than the few answers on weather and place.
-    kinds += rng.choices(
-        ("color", "position", "what", "count", "presence", "relation", "distance"), k=turns * 2
+    """Short questions, of which none can be answered from the turns before it: each must be looked up."""
+    found, chosen = questions(facts, rng), []
+    once = (
+        rng.sample(("presence", "count", "what"), 3)
+        if rng.random() < 0.6
+        else ["presence"] * (rng.random() < 0.2)
     )
-    chosen: list[QA] = []
-    for kind in kinds:
-        rest = [qa for qa in found[kind] if qa.question not in [c.question for c in chosen]]
-        if rest and len(chosen) < turns:
-            chosen.append(rng.choice(rest))
+    types = ("color", "position", "distance", "relation", *rng.sample(("relation", "weather", "place"), 1))
+    for type in [*once, *rng.sample(types, 5), *rng.sample(types[:3], 3)]:
+        fresh = [qa for qa in found[type] if not any(tells(c, qa) for c in chosen)]
+        if fresh and len(chosen) < turns:
+            answers = sorted(
+                {qa.answer for qa in fresh}
+            )  # "two" as often as "none"; "yes" is told away oftener
+            answer = rng.choice(answers + ["yes"] * (type == "presence" and "yes" in answers))
+            chosen.append(rng.choice([qa for qa in fresh if qa.answer == answer]))
     return chosen
 
 
