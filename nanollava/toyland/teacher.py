@@ -288,7 +288,7 @@ def conversation(facts: Facts, rng: random.Random, turns: int = 8) -> list[QA]:
             )  # "two" as often as "none"; "yes" is told away oftener
             answer = rng.choice(answers + ["yes"] * (type == "presence" and "yes" in answers))
             chosen.append(rng.choice([qa for qa in fresh if qa.answer == answer]))
-    return chosen
+    return chosen or found["weather"]
 
 
 def instructions(facts: Facts, rng: random.Random, kind: str) -> list[QA]:
