@@ -264,7 +264,7 @@ def kinds_in(qa: QA) -> set[str]:
 def tells(before: QA, qa: QA) -> bool:
     """Whether an earlier turn tells something of this one's answer: that a kind is there, its colour or its place."""
     if not kinds_in(before) & kinds_in(qa):
-        return False
+        return before.type == qa.type and not kinds_in(before) | kinds_in(qa)  # asked already
     colored = before.type == "what" or (before.type == "presence" and before.answer == "yes")
     placed = {"position": ("what", "relation"), "distance": ("what", "relation")}
     placed["relation"] = ("what", "relation", "position", "distance")
@@ -274,13 +274,14 @@ def tells(before: QA, qa: QA) -> bool:
 def conversation(facts: Facts, rng: random.Random, turns: int = 8) -> list[QA]:
     """Short questions, of which none can be answered from the turns before it: each must be looked up."""
     found, chosen = questions(facts, rng), []
-    once = (
-        rng.sample(("presence", "count", "what"), 3)
-        if rng.random() < 0.6
-        else ["presence"] * (rng.random() < 0.2)
-    )
-    types = ("color", "position", "distance", "relation", *rng.sample(("relation", "weather", "place"), 1))
-    for type in [*once, *rng.sample(types, 5), *rng.sample(types[:3], 3)]:
+    if rng.random() < 0.35:  # an inventory, half of it of things that are not there
+        types = rng.sample(("presence", "count") * 4, min(8, 2 * len({t.kind for t in facts.things})))
+    else:
+        several = ("color", "position", "distance")
+        types = rng.sample(("presence", "count", "what"), 3) if rng.random() < 0.6 else []
+        types += rng.sample((*several, "relation", rng.choice(("relation", "weather", "place"))), 5)
+        types += rng.sample(several, 3)
+    for type in types:
         fresh = [qa for qa in found[type] if not any(tells(c, qa) for c in chosen)]
         if fresh and len(chosen) < turns:
             answers = sorted(
