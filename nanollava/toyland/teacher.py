@@ -271,10 +271,10 @@ def tells(before: QA, qa: QA) -> bool:
     return colored if qa.type == "color" else before.type in placed.get(qa.type, TYPES)
 
 
-def conversation(facts: Facts, rng: random.Random, turns: int = 8) -> list[QA]:
+def conversation(facts: Facts, rng: random.Random, turns: int = 8, inventory: float = 0.35) -> list[QA]:
     """Short questions, of which none can be answered from the turns before it: each must be looked up."""
     found, chosen = questions(facts, rng), []
-    if rng.random() < 0.35:  # an inventory, half of it of things that are not there
+    if rng.random() < inventory:  # what is there and how often, half of it of things that are not there
         types = rng.sample(("presence", "count") * 4, min(8, 2 * len({t.kind for t in facts.things})))
     else:
         several = ("color", "position", "distance")

@@ -14,7 +14,7 @@ from ..llama import Llama
 from ..tokenizer import Tokenizer, train_bpe
 from .captions import boxes, captions
 from .scenes import Scene, scenes
-from .teacher import QA, detail, instructions, questions, read
+from .teacher import QA, conversation, detail, instructions, questions, read
 
 LLAMA = LlamaConfig(
     vocab_size=704, hidden_size=128, intermediate_size=384, num_hidden_layers=5, num_attention_heads=4,
@@ -80,9 +80,16 @@ def dialogue_batch(
     """
     rows = []
     for scene in rng.choices(pool, weights=[len(s.things) for s in pool], k=batch):
-        kind = rng.choices(("conversation", "complex", "detail"), weights=(8, 1, 1))[0]
-        qas = instructions(facts_told(scene, rng), rng, kind)
-        rows.append(encode(dialogue(in_words(scene, rng), qas), tokenizer))
+        facts, kind = (
+            facts_told(scene, rng),
+            rng.choices(("conversation", "complex", "detail"), (18, 1, 1))[0],
+        )
+        told = (
+            conversation(facts, rng, inventory=0.6)
+            if kind == "conversation"
+            else instructions(facts, rng, kind)
+        )
+        rows.append(encode(dialogue(in_words(scene, rng), told), tokenizer))
     return pad([r[0] for r in rows], 0), pad([r[1] for r in rows], IGNORE_INDEX)
 
 
