@@ -11,7 +11,14 @@ VICUNA_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
-TEMPLATES = ("vicuna_v1", "plain")
+DEMO_SYSTEM = VICUNA_SYSTEM.replace("user", "human")  # of v0, and of v1's published demo
+LLAMA_2_SYSTEM = (
+    "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
+    "provides, and assist the user with a variety of tasks using natural language."
+)
+SYSTEMS = {"vicuna_v1": VICUNA_SYSTEM, "llava_v1": DEMO_SYSTEM, "v0": DEMO_SYSTEM, "llama_2": LLAMA_2_SYSTEM}
+TEMPLATES = (*SYSTEMS, "plain")  # llava_v1 is vicuna_v1 as the published demo speaks it
+STOP = {"v0": "###"}  # what ends an answer where no end token does
 
 
 class ConversationError(UserError):
@@ -39,28 +46,54 @@ def check(turns: list[dict]) -> list[tuple[str, str]]:
 
 
 def pieces(turns: list[tuple[str, str]], template: str):
-    """What the template writes: (text, trained) pairs, with None for a picture and True for a trained end token."""
+    """What the template writes: (text, trained) pairs, None for a picture, True for a trained end token, False for BOS.
+
+    v0 is trained as it was released: with "###" and "### Assistant:" themselves.
+    """
+    if template not in TEMPLATES:
+        raise ConversationError(f"unknown template {template!r}: expected one of {', '.join(TEMPLATES)}")
+
+    def question(text: str):
+        first, *rest = text.split(IMAGE)
+        yield first, False
+        for part in rest:
+            yield None
+            yield part, False
+
     if template == "plain":  # stage 1: the picture, then the caption; the instruction is not shown
         for role, text in turns:
-            if role == "human":
-                yield from [None] * text.count(IMAGE)
-            else:
-                yield text + "\n", True
+            yield from [None] * text.count(IMAGE) if role == "human" else [(text + "\n", True)]
         return
-    if template != "vicuna_v1":
-        raise ValueError(f"unknown template {template!r}: expected one of {', '.join(TEMPLATES)}")
-    yield VICUNA_SYSTEM + " ", False
+    system = SYSTEMS[template]
+    if template == "llama_2":
+        for i, (role, text) in enumerate(turns):
+            if role == "human":
+                yield from [False] * (i > 0)
+                yield from question(
+                    f"[INST] <<SYS>>\n{system}\n<</SYS>>\n\n{text} [/INST]"
+                    if i == 0
+                    else f"[INST] {text} [/INST]"
+                )
+            else:
+                yield f" {text} ", True
+                yield True
+        return
+    v0 = template == "v0"
+    yield system + ("\n\n" if v0 else " "), False
     for role, text in turns:
+        if v0:
+            yield "###", True
         if role == "human":
-            yield "USER: ", False
-            for i, part in enumerate(text.split(IMAGE)):
-                if i:
-                    yield None
-                yield part, False
-            yield " ASSISTANT:", False
+            yield from question(f" Human: {text}\n" if v0 else f"USER: {text} ")
         else:
-            yield " " + text, True
-            yield True
+            if not v0:
+                yield "ASSISTANT:", False
+            yield f" Assistant: {text}\n" if v0 else f" {text}", True
+            yield from [True] * (not v0)
+    if turns[-1][0] == "human":
+        yield "### Assistant:" if v0 else "ASSISTANT:", False
+    elif v0:
+        yield "### ", True
 
 
 def encode(
@@ -78,7 +111,8 @@ def encode(
     def flush() -> None:
         nonlocal text, spans
         if text:
-            tokens, starts = tokenizer.encode_with_starts(text)
+            after_special = len(ids) > 1 and ids[-1] in (tokenizer.bos_token_id, tokenizer.eos_token_id)
+            tokens, starts = tokenizer.encode_with_starts(text, after_special)
             ids.extend(tokens)
             labels.extend(
                 token if any(begin <= start < end for begin, end in spans) else IGNORE_INDEX
@@ -91,10 +125,10 @@ def encode(
             flush()
             ids.append(IMAGE_INDEX)
             labels.append(IGNORE_INDEX)
-        elif piece is True:
+        elif isinstance(piece, bool):
             flush()
-            ids.append(tokenizer.eos_token_id)
-            labels.append(tokenizer.eos_token_id)
+            ids.append(tokenizer.eos_token_id if piece else tokenizer.bos_token_id)
+            labels.append(ids[-1] if piece else IGNORE_INDEX)
         else:
             if piece[1]:
                 spans.append((len(text), len(text) + len(piece[0])))

@@ -1,12 +1,24 @@
-"""A thin wrapper of `tokenizers`: plain text to ids and back. Special tokens are placed by the template, never by text."""
+"""A thin wrapper of `tokenizers`: plain text to ids and back. Special tokens are placed by the template, never by text.
+
+LLaMA's sentencepiece model is BPE over the whole text, blanks written as "▁", one of them before the text; unknown
+characters fall back to bytes. With `legacy`, as the first LLaMA tokenizers had it, every stretch of text after a
+special token gets this blank as well; without, only the beginning of a text.
+"""
 
 import json
+import struct
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
-from .config import ConfigError
+from .config import ConfigError, read_json, write_json
+
+
+BLANKS = [
+    {"type": "Prepend", "prepend": "▁"},
+    {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+]
 
 
 class Tokenizer:
@@ -20,7 +32,15 @@ class Tokenizer:
         state = json.loads(backend.to_str())
         self.special_ids = {t["id"] for t in state["added_tokens"]}
         state.update(added_tokens=[], post_processor=None, truncation=None, padding=None)
+        # A Metaspace pre-tokenizer is how tokenizer.json says "not legacy"; it would swallow a blank before the text.
+        self.legacy = (state["pre_tokenizer"] or {}).get("type") != "Metaspace"
+        if not self.legacy:
+            state.update(pre_tokenizer=None, normalizer={"type": "Sequence", "normalizers": BLANKS})
         self.plain = Backend.from_str(json.dumps(state))
+        parts = (state["normalizer"] or {}).get("normalizers", [])
+        parts = [part for part in parts if part["type"] != "Prepend"]
+        state["normalizer"] = {"type": "Sequence", "normalizers": parts}
+        self.bare = Backend.from_str(json.dumps(state))  # for what follows a special token, unless legacy
 
     def _special(self, token: str) -> int:
         index = self.backend.token_to_id(token)
@@ -33,10 +53,15 @@ class Tokenizer:
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> "Tokenizer":
-        """Reads `tokenizer.json` of a model directory."""
-        file = Path(path) / "tokenizer.json"
+        """Reads `tokenizer.json` of a model directory, else the sentencepiece `tokenizer.model` with its JSON files."""
+        path = Path(path)
+        file = path / "tokenizer.json"
+        if not file.is_file() and (path / "tokenizer.model").is_file():
+            return cls.from_sentencepiece(path / "tokenizer.model")
         if not file.is_file():
-            raise ConfigError(f"{file}: no such file; a language model's directory needs its tokenizer")
+            raise ConfigError(
+                f"{file}: neither it nor tokenizer.model is there; a language model needs its tokenizer"
+            )
         try:
             return cls(Backend.from_file(str(file)))
         except ConfigError:
@@ -44,8 +69,56 @@ class Tokenizer:
         except Exception as error:  # the library raises bare Exception for broken files
             raise ConfigError(f"{file}: not a tokenizer ({error})") from None
 
+    @classmethod
+    def from_sentencepiece(cls, file: Path) -> "Tokenizer":
+        """The same tokenizer as BPE with byte fallback; `legacy` and added tokens come from the JSON files beside it."""
+        pieces = read_sentencepiece(file)
+        options, added = (
+            read_json(file.parent / name) if (file.parent / name).is_file() else {}
+            for name in ("tokenizer_config.json", "added_tokens.json")
+        )
+        legacy = options.get("legacy")  # transformers takes a missing or null value for true
+        vocab = {text: i for i, (text, _, _) in enumerate(pieces)}
+        # Only normal pieces come of merges: "<s>" or "<0x0A>" in a text are its characters. Of two merges, that which
+        # makes the piece of the higher score goes first.
+        normal = {text: score for text, score, kind in pieces if kind == NORMAL}
+        merges = [
+            (-score, vocab[text[:i]], vocab[text[i:]], text[:i], text[i:])
+            for text, score in normal.items() for i in range(1, len(text)) if text[:i] in normal and text[i:] in normal
+        ]  # fmt: skip
+        model = models.BPE(
+            vocab, [m[3:] for m in sorted(merges)], unk_token="<unk>", fuse_unk=True, byte_fallback=True
+        )
+        backend = Backend(model)
+        if legacy in (None, True):
+            backend.normalizer = normalizers.Sequence(
+                [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+            )
+        else:
+            backend.pre_tokenizer = pre_tokenizers.Metaspace("▁", "first", split=False)
+        backend.decoder = decode_blanks()
+        special = [text for text, _, kind in pieces if kind in (UNKNOWN, CONTROL)]
+        extra = {t["content"]: int(i) for i, t in options.get("added_tokens_decoder", {}).items()} | added
+        for text, index in [
+            *((t, vocab[t]) for t in special),
+            *sorted(extra.items(), key=lambda item: item[1]),
+        ]:
+            backend.add_special_tokens([AddedToken(text, special=True, normalized=False)])
+            if backend.token_to_id(text) != index:
+                raise ConfigError(
+                    f"{file}: {text!r} becomes token {backend.token_to_id(text)}, its files say {index}"
+                )
+        return cls(backend)
+
     def save_pretrained(self, path: str | Path) -> None:
+        """Writes tokenizer.json and the tokenizer_config.json that transformers needs beside it."""
         self.backend.save(str(Path(path) / "tokenizer.json"))
+        names = dict(
+            bos_token="<s>", eos_token="</s>", unk_token="<unk>", add_bos_token=True, add_eos_token=False
+        )
+        names |= {"image_token": "<image>"} if self.token_to_id("<image>") is not None else {}
+        values = {"tokenizer_class": "LlamaTokenizerFast", "legacy": self.legacy, **names}
+        write_json(Path(path) / "tokenizer_config.json", values)
 
     def token_to_id(self, token: str) -> int | None:
         return self.backend.token_to_id(token)
@@ -64,14 +137,69 @@ class Tokenizer:
         """The ids of the text: no BOS, no EOS, and what looks like a special token is text."""
         return self.plain.encode(text, add_special_tokens=False).ids
 
-    def encode_with_starts(self, text: str) -> tuple[list[int], list[int]]:
-        """As `encode`, with the character of `text` at which each token begins."""
-        encoding = self.plain.encode(text, add_special_tokens=False)
+    def encode_with_starts(self, text: str, after_special: bool = False) -> tuple[list[int], list[int]]:
+        """As `encode`, with the character of `text` at which each token begins; `legacy` matters after a special token."""
+        backend = self.bare if after_special and not self.legacy else self.plain
+        encoding = backend.encode(text, add_special_tokens=False)
         return encoding.ids, [start for start, _ in encoding.offsets]
 
     def decode(self, ids: list[int]) -> str:
         """The text of ids; special tokens are left out."""
         return self.plain.decode([i for i in ids if i not in self.special_ids])
+
+
+def decode_blanks() -> decoders.Decoder:
+    """Bytes to characters, "▁" to blanks, and the one before the text left out."""
+    return decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+
+
+NORMAL, UNKNOWN, CONTROL = 1, 2, 3  # kinds of sentencepiece's pieces; 6 is a byte
+
+
+def protobuf(data: bytes):
+    """Yields (field number, value) of a protobuf message: whole numbers, and bytes for all else."""
+    at = 0
+
+    def varint() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = data[at]
+            at, value, shift = at + 1, value | (byte & 127) << shift, shift + 7
+            if byte < 128:
+                return value
+
+    while at < len(data):
+        key = varint()
+        if key & 7 == 0:
+            yield key >> 3, varint()
+            continue
+        size = varint() if key & 7 == 2 else {1: 8, 5: 4}[key & 7]
+        if at + size > len(data):
+            raise IndexError("the file ends too early")
+        yield key >> 3, data[at : at + size]
+        at += size
+
+
+def read_sentencepiece(file: Path) -> list[tuple[str, float, int]]:
+    """(piece, score, kind) in the order of ids; a model that is not LLaMA's kind of BPE is a ConfigError."""
+    pieces, trainer, normalizer = [], {}, {}
+    try:
+        for number, value in protobuf(file.read_bytes()):
+            if number == 1:
+                piece = dict(protobuf(value))
+                pieces.append(
+                    (piece[1].decode(), struct.unpack("<f", piece.get(2, bytes(4)))[0], piece.get(3, NORMAL))
+                )
+            trainer = dict(protobuf(value)) if number == 2 else trainer
+            normalizer = dict(protobuf(value)) if number == 3 else normalizer
+    except (IndexError, KeyError, TypeError, AttributeError, UnicodeDecodeError, struct.error):
+        raise ConfigError(f"{file}: not a whole sentencepiece model; download it again") from None
+    if trainer.get(3) != 2 or normalizer.get(2) or normalizer.get(4, 1) or not normalizer.get(3, 1):
+        raise ConfigError(f"{file}: expected LLaMA's BPE without normalization, with a blank before the text")
+    return pieces
 
 
 def train_bpe(texts, vocab_size: int) -> Tokenizer:
@@ -82,9 +210,7 @@ def train_bpe(texts, vocab_size: int) -> Tokenizer:
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split("▁", "merged_with_next"), punctuation]
     )
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
+    backend.decoder = decode_blanks()
     reserved = ["<unk>", "<s>", "</s>"] + [f"<0x{byte:02X}>" for byte in range(256)]
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, special_tokens=reserved, show_progress=False, max_token_length=24
