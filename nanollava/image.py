@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from .config import UserError, read_json, write_json
 
@@ -49,11 +49,15 @@ class ImageConfig:
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """Opens and fully decodes a picture; what is missing or broken is an ImageError that names the file."""
+    """Opens and fully decodes a picture, of an animation the first frame; what is missing or broken is an ImageError.
+
+    It is turned as its EXIF orientation says: the model shall see what every viewer shows. (CLIP's processor and the
+    original LLaVA leave it as it is stored; `preprocess` by itself does so too.)
+    """
     try:
         image = Image.open(path)
         image.load()
-        return image
+        return ImageOps.exif_transpose(image)
     except FileNotFoundError:
         raise ImageError(f"{path}: no such picture") from None
     except Exception as error:  # Pillow raises many types for broken files
@@ -67,7 +71,13 @@ def normalize(pixels: torch.Tensor, config: ImageConfig) -> torch.Tensor:
 
 
 def preprocess(image: Image.Image, config: ImageConfig) -> torch.Tensor:
-    """A picture to CLIP's pixel values (3, size, size), float32: RGB, (pad), bicubic resize, centre crop, normalise."""
+    """A picture to CLIP's pixel values (3, size, size), float32: RGB, (pad), bicubic resize, centre crop, normalise.
+
+    Transparency is laid on white, 16-bit values are cut at 255, both as transformers' CLIPImageProcessor does.
+    """
+    if "A" in image.getbands() or image.info.get("transparency") is not None:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     image = image.convert("RGB")
     width, height = image.size
     if config.mode == "pad" and width != height:

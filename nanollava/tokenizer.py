@@ -14,7 +14,6 @@ from tokenizers import Tokenizer as Backend
 
 from .config import ConfigError, read_json, write_json
 
-
 BLANKS = [
     {"type": "Prepend", "prepend": "▁"},
     {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},

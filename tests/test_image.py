@@ -15,17 +15,62 @@ def picture(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
 
 
-@pytest.mark.parametrize(
-    "size", [(100, 100), (224, 224), (320, 200), (199, 301), (640, 64), (37, 500), (1000, 999)]
+SIZES = (
+    (100, 100),
+    (320, 200),
+    (199, 301),
+    (640, 64),
+    (1, 50),
+    (50, 1),
+    (1, 1),
+    (37, 500),
+    (1000, 999),
+    (3000, 10),
 )
-@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
-def test_crop(size, mode):
-    image = picture(*size, mode)
+
+
+def deep(dtype, top: float):
+    return lambda width, height: Image.fromarray(
+        (np.random.default_rng(0).random((height, width)) * top).astype(dtype)
+    )
+
+
+MODES = {
+    mode: lambda w, h, mode=mode: picture(w, h, mode) for mode in "RGB L P LA RGBA CMYK 1 YCbCr HSV".split()
+}
+MODES |= {"PA": lambda w, h: picture(w, h, "P").convert("PA"), "I;16": deep(np.uint16, 65535)}
+MODES |= {"I": deep(np.int32, 70000), "F": deep(np.float32, 300)}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_crop(mode):
     processor = CLIPImageProcessorPil(size={"shortest_edge": 100}, crop_size={"height": 100, "width": 100})
-    expected = torch.from_numpy(np.stack(processor(image)["pixel_values"]))[0]
-    ours = preprocess(image, ImageConfig(size=100))
-    assert ours.shape == (3, 100, 100)
-    assert (ours - expected).abs().max() <= 1e-6
+    for size in SIZES:
+        image = MODES[mode](*size)
+        if mode in ("LA", "RGBA"):
+            image.putalpha(picture(*size, "L", seed=1))
+        expected = torch.from_numpy(np.stack(processor(image)["pixel_values"]))[0]
+        ours = preprocess(image, ImageConfig(size=100))
+        assert ours.shape == (3, 100, 100) and torch.equal(ours, expected), size
+
+
+def test_transparency_is_white():
+    white = preprocess(Image.new("RGB", (9, 9), "white"), ImageConfig(8))
+    clear = Image.new("P", (9, 9), 0)
+    clear.info["transparency"] = 0
+    for image in (Image.new("RGBA", (9, 9), (9, 9, 9, 0)), Image.new("LA", (9, 9), (9, 0)), clear):
+        assert torch.equal(preprocess(image, ImageConfig(8)), white)
+
+
+def test_files_are_turned_as_exif_says_and_animations_show_their_first_frame(tmp_path):
+    upright = picture(80, 40)
+    exif = upright.getexif()
+    exif[0x0112] = 6  # stored lying on its side
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    assert np.array_equal(np.array(open_image(tmp_path / "turned.png")), np.array(upright))
+    frames = [Image.new("RGB", (20, 20), color) for color in ("red", "blue")]
+    frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:])
+    assert open_image(tmp_path / "two.gif").convert("RGB").getpixel((5, 5)) == (255, 0, 0)
 
 
 def test_pad():
