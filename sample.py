@@ -34,6 +34,7 @@ def arguments() -> argparse.Namespace:
         metavar="DIR",
         help="llava-hf directory (default: %(default)s)",
     )
+    add("--vision", metavar="DIR", help="CLIP directory, for an original LLaVA that only names its tower")
     add("--temperature", type=float, default=0.0, help="0 takes the most likely word (default)")
     add("--top-p", type=float, default=1.0, help="draw from the most likely tokens up to this probability")
     add("--max-new-tokens", type=int, default=256, help="longest answer (default: %(default)s)")
@@ -71,8 +72,9 @@ def main() -> None:
     device = pick_device(args.device)
     dtype = DTYPES[args.dtype or ("fp32" if device.type == "cpu" else "fp16")]
     pictures = [open_image(path) for path in args.image]
-    model = LLaVA.from_pretrained(args.model, device, dtype)
-    tokenizer, config = Tokenizer.from_pretrained(args.model), ImageConfig.from_pretrained(args.model)
+    model = LLaVA.from_pretrained(args.model, device, dtype, args.vision)
+    tokenizer = Tokenizer.from_pretrained(args.model)
+    config = ImageConfig.from_pretrained(args.model, size=model.config.vision_config.image_size)
     pixel_values = torch.stack([preprocess(picture, config) for picture in pictures]).to(device, dtype)
     patches = model.config.vision_config.num_patches
 

@@ -33,7 +33,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
 
     tokenizer = Tokenizer.from_pretrained(args.llm)
-    model = LLaVA.compose(args.vision, args.llm, args.projector, tokenizer.token_to_id("<image>"))
+    model = LLaVA.compose(args.vision, args.llm, args.projector, tokenizer.image_token_id)
     rows = engine.freeze(model, TRAINABLE)
     image_config = ImageConfig.from_pretrained(args.vision, args.image_mode)
     data = InstructionData(

@@ -19,6 +19,18 @@ BOOKKEEPING = frozenset(
     ignore_index""".split()
 )
 
+# What the original LLaVA adds to a Llama's config.json: keys of which only some values are computed, and the others.
+ORIGINAL_FIXED = {
+    "mm_projector_type": ("linear", "mlp2x_gelu", None), "mm_vision_select_feature": ("patch",),
+    "mm_use_im_start_end": (False, None), "mm_resampler_type": (None,), "image_aspect_ratio": ("pad", "square", None),
+}  # fmt: skip
+ORIGINAL_KEYS = frozenset(
+    """mm_vision_tower mm_hidden_size mm_vision_select_layer mm_use_im_patch_token mm_projector_lr mm_patch_merge_type
+    mm_vision_tower_lr freeze_mm_mlp_adapter tune_mm_mlp_adapter freeze_mm_vision_resampler tune_mm_vision_resampler
+    unfreeze_mm_vision_tower pretrain_mm_mlp_adapter use_mm_proj image_grid_pinpoints tokenizer_model_max_length
+    tokenizer_padding_side sep_image_conv_front""".split()
+)
+
 
 class UserError(ValueError):
     """What the user gave cannot be used; scripts print its one line and exit with code 2."""
@@ -120,13 +132,14 @@ class LlamaConfig:
     def from_dict(cls, values: dict, where: str = "text config") -> "LlamaConfig":
         # Defaults of transformers' LlamaConfig, which files may leave out.
         base = dict(rms_norm_eps=1e-6, max_position_embeddings=2048)
-        fixed = {
-            "hidden_act": ("silu",),
-            "attention_bias": (False,),
-            "mlp_bias": (False,),
-            "model_type": ("llama",),
-        }
+        fixed = {"hidden_act": ("silu",), "attention_bias": (False,), "mlp_bias": (False,)}
+        fixed["sliding_window"] = (None,)  # as in Mistral's first versions, it would change long texts
         values = dict(values)
+        if "mm_vision_tower" in values:  # an original LLaVA
+            values = {k: v for k, v in values.items() if k not in ORIGINAL_KEYS}
+            fixed |= {"model_type": ("llava", "llava_llama"), **ORIGINAL_FIXED}
+        else:
+            fixed["model_type"] = ("llama", "mistral")
         # theta and scaling: `rope_theta` and `rope_scaling` up to transformers 4, `rope_parameters` from 5 on.
         rope = {
             k: v

@@ -31,9 +31,19 @@ class ImageConfig:
             raise ValueError(f"image mode {self.mode!r}: expected 'crop' or 'pad'")
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, mode: str = "crop") -> "ImageConfig":
-        """Reads `preprocessor_config.json` of a model directory."""
-        values = read_json(Path(path) / "preprocessor_config.json")
+    def from_pretrained(cls, path: str | Path, mode: str = "crop", size: int | None = None) -> "ImageConfig":
+        """Reads `preprocessor_config.json` or `processor_config.json` of a model directory.
+
+        An original LLaVA has neither: its config.json tells the mode, `size` is that of its vision tower.
+        """
+        path = Path(path)
+        original = read_json(path / "config.json") if size and (path / "config.json").is_file() else {}
+        if (path / "processor_config.json").is_file() and not (path / "preprocessor_config.json").is_file():
+            values = read_json(path / "processor_config.json").get("image_processor", {})
+        elif "mm_vision_tower" in original:
+            values = {"size": size, "do_pad": original.get("image_aspect_ratio") == "pad"}
+        else:
+            values = read_json(path / "preprocessor_config.json")
         size = values.get("size", 224)
         size = size if isinstance(size, int) else size.get("shortest_edge", size.get("height", 224))
         mean, std = tuple(values.get("image_mean", MEAN)), tuple(values.get("image_std", STD))

@@ -15,7 +15,7 @@ from .llama import Llama
 from .projector import Projector
 from .vit import CLIPVisionTransformer
 
-PROJECTOR_FILE = "mm_projector.safetensors"  # what stage 1 writes
+PROJECTOR_FILE = weights.PROJECTOR_FILES[0]  # what stage 1 writes
 
 
 class LLaVA(nn.Module):
@@ -75,56 +75,79 @@ class LLaVA(nn.Module):
     @classmethod
     def compose(
         cls, vision: str | Path, llm: str | Path, projector: str | Path = "linear", image_token_id: int | None = None,
-        dtype: torch.dtype = torch.float32,
+        device="cpu", dtype: torch.dtype | None = torch.float32, vision_feature_layer: int = -2,
     ) -> "LLaVA":  # fmt: skip
         """Joins a CLIP directory and a Llama directory, as both stages begin.
 
         `projector` is "linear" or "mlp2x_gelu" for a new W, or the result of stage 1 (directory or file). Without an
         `image_token_id` in the vocabulary, one row for it is added, and the vocabulary padded to a multiple of 64.
+        `dtype` None keeps that of the files.
         """
-        tower = CLIPVisionTransformer.from_pretrained(vision, dtype=dtype)
-        llama = Llama.from_pretrained(llm, dtype=dtype)
-        file = Path(projector) / PROJECTOR_FILE if Path(projector).is_dir() else Path(projector)
         known = str(projector) in ("linear", "mlp2x_gelu")
-        if not known and not file.is_file():
+        if not known and not Path(projector).exists():
             raise weights.WeightsError(
                 f"--projector {projector}: neither 'linear', 'mlp2x_gelu' nor the result of stage 1 "
                 f"(a directory with {PROJECTOR_FILE}); run train_align.py first"
             )
-        kind = str(projector) if known else weights.projector_kind(file)
+        files = [] if known else weights.projector_files(projector)
+        kind = str(projector) if known else weights.projector_kind(files)
+        tower = CLIPVisionTransformer.from_pretrained(vision, device, dtype)
+        llama = Llama.from_pretrained(llm, device, dtype)
         text = llama.config
         image_token_id = text.vocab_size if image_token_id is None else image_token_id
-        if image_token_id >= text.vocab_size:
+        if image_token_id > text.vocab_size:
+            raise weights.WeightsError(
+                f"{llm}: its tokenizer has {image_token_id} tokens, its embedding only {text.vocab_size} rows"
+            )
+        if image_token_id == text.vocab_size:
             text = replace(text, vocab_size=(image_token_id // 64 + 1) * 64)
+        config = LlavaConfig(tower.config, text, kind, vision_feature_layer, image_token_id=image_token_id)
         with weights.uninitialised():
-            model = cls(LlavaConfig(tower.config, text, kind, image_token_id=image_token_id))
+            model = cls(config)
         model.vision_tower = tower
         model.language_model.model = llama.model
         model.language_model.model.config = text
-        for layer in (
-            "embed_tokens",
-            "lm_head",
-        ):  # new rows are the mean of the old: neither likely nor large
-            old = getattr(llama.model if layer == "embed_tokens" else llama, layer).weight.detach()
-            rows = old.mean(0, keepdim=True).expand(text.vocab_size - len(old), -1)
-            module = model.language_model.model if layer == "embed_tokens" else model.language_model
-            getattr(module, layer).weight = nn.Parameter(torch.cat([old, rows]))
+        for module, layer in ((llama.model, "embed_tokens"), (llama, "lm_head")):
+            old = getattr(module, layer).weight.detach()
+            # New rows are the mean of the old: neither likely nor large.
+            rows = old.float().mean(0, keepdim=True).expand(text.vocab_size - len(old), -1).to(old.dtype)
+            target = model.language_model.model if layer == "embed_tokens" else model.language_model
+            getattr(target, layer).weight = nn.Parameter(torch.cat([old, rows]))
         if text.tie_word_embeddings:
             model.language_model.lm_head.weight = model.language_model.model.embed_tokens.weight
         if known:
-            model.multi_modal_projector = Projector(tower.config.hidden_size, text.hidden_size, kind).to(
-                dtype
-            )
+            W = Projector(tower.config.hidden_size, text.hidden_size, kind)
+            model.multi_modal_projector = W.to(device, dtype or old.dtype)
         else:
-            weights.load(model.multi_modal_projector, file, weights.PROJECTOR, dtype=dtype)
+            weights.load(model.multi_modal_projector, files, weights.PROJECTOR, device, dtype)
         return model
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, device="cpu", dtype: torch.dtype | None = None) -> "LLaVA":
-        """Loads a llava-hf directory; `dtype` None keeps that of the files."""
-        config = LlavaConfig.from_dict(read_json(Path(path) / "config.json"), f"{path}/config.json")
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        device="cpu",
+        dtype: torch.dtype | None = None,
+        vision: str | Path | None = None,
+    ) -> "LLaVA":
+        """Loads a llava-hf directory, or an original LLaVA one; `dtype` None keeps that of the files.
+
+        The original names its vision tower: it is taken from `vision`, from the directory named, or from the
+        checkpoint itself if it holds the tower too.
+        """
+        values = read_json(Path(path) / "config.json")
+        if "mm_vision_tower" in values:
+            tower = vision or values["mm_vision_tower"]
+            inside = any(name.startswith("model.vision_tower.") for name in weights.shapes(path))
+            if not (Path(tower) / "config.json").is_file() and (vision or not inside):
+                raise weights.WeightsError(
+                    f"{path}: its vision tower {str(tower)!r} is not a directory here; give CLIP's directory with --vision"
+                )
+            tower = tower if (Path(tower) / "config.json").is_file() else path
+            layer = values.get("mm_vision_select_layer", -2)
+            return cls.compose(tower, path, path, None, device, dtype, layer).eval()
         with weights.uninitialised():
-            model = cls(config)
+            model = cls(LlavaConfig.from_dict(values, f"{path}/config.json"))
         weights.load(model, path, weights.LLAVA, device, dtype)
         return model.eval()
 

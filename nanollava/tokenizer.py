@@ -122,6 +122,12 @@ class Tokenizer:
     def token_to_id(self, token: str) -> int | None:
         return self.backend.token_to_id(token)
 
+    @property
+    def image_token_id(self) -> int:
+        """That of `<image>`, which is the next free one where the vocabulary does not know it yet."""
+        known = self.token_to_id("<image>")
+        return len(self) if known is None else known
+
     def with_image_token(self, index: int) -> "Tokenizer":
         """A copy that knows `<image>` as token `index`, which must be its own or the next free one."""
         copy = Backend.from_str(self.backend.to_str())

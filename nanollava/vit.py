@@ -3,6 +3,7 @@
 B pictures, D width, P patches of a picture, L layers. Leaf modules carry the names that Hugging Face files use.
 """
 
+import math
 from pathlib import Path
 
 import torch
@@ -132,7 +133,26 @@ class CLIPVisionTransformer(nn.Module):
     ) -> "CLIPVisionTransformer":
         """Loads the vision tower of a Hugging Face CLIP directory, of the whole model or of the tower alone."""
         values = read_json(Path(path) / "config.json")
+        if (
+            "mm_vision_tower" in values
+        ):  # inside an original LLaVA, which tells its shapes by its tensors alone
+            config = config_of(weights.shapes(path))
+        else:
+            config = VisionConfig.from_dict(values.get("vision_config", values), f"{path}/config.json")
         with weights.uninitialised():
-            tower = cls(VisionConfig.from_dict(values.get("vision_config", values), f"{path}/config.json"))
+            tower = cls(config)
         weights.load(tower, path, weights.CLIP_VISION, device, dtype)
         return tower.eval()
+
+
+HEAD_WIDTH = 64  # of every published CLIP ViT
+
+
+def config_of(shapes: dict[str, tuple[int, ...]]) -> VisionConfig:
+    """The config that a tower's tensors tell."""
+    shapes = {ours: shape for name, shape in shapes.items() if (ours := weights.CLIP_VISION.to_ours(name))}
+    width, _, patch, _ = shapes["embeddings.patch_embedding.weight"]
+    side = math.isqrt(shapes["embeddings.position_embedding.weight"][0] - 1)
+    depth = 1 + max(int(name.split(".")[2]) for name in shapes if name.startswith("encoder.layers."))
+    ffn = shapes["encoder.layers.0.mlp.fc1.weight"][0]
+    return VisionConfig(side * patch, patch, width, ffn, depth, width // HEAD_WIDTH)

@@ -1,10 +1,13 @@
-"""Weights in and out: safetensors, one file or shards with an index, strict both ways.
+"""Weights in and out: safetensors (and, in, `.bin` pickles of tensors), one file or shards with an index, strict both ways.
 
 A layout is an ordered table of prefixes (as in the file, as in our modules). Every tensor of a file is matched through
 the table or dropped by a name the layout lists; every parameter of the module must be found.
 """
 
+import pickle
 import re
+import zipfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,20 +74,50 @@ CLIP_VISION = Layout(
         ("encoder.", "encoder."),
         ("pre_layrnorm.", "pre_layrnorm."),
         ("post_layernorm.", "post_layernorm."),
+        ("model.vision_tower.vision_tower.vision_model.", ""),  # inside an original LLaVA
     ),
-    drop=r"(.*\.)?position_ids|text_model\..*|visual_projection\.weight|text_projection\.weight|logit_scale",
+    drop=r"(.*\.)?position_ids|text_model\..*|visual_projection\.weight|text_projection\.weight|logit_scale"
+    r"|model\.(embed_tokens|layers|norm|mm_projector)\..*|lm_head\..*",
 )
-LLAMA = Layout("Hugging Face Llama", (("model.", "model."), ("lm_head.", "lm_head.")))
-PROJECTOR = Layout("projector", (("multi_modal_projector.", ""),))
+LLAMA = Layout(
+    "Hugging Face Llama",
+    (("model.", "model."), ("lm_head.", "lm_head.")),
+    drop=LLAVA.drop + r"|model\.(mm_projector|vision_tower)\..*",  # an original LLaVA is a Llama with these
+)
+PROJECTOR = Layout(
+    "projector",
+    (
+        ("multi_modal_projector.", ""),
+        *(
+            (f"{model}mm_projector.0.", "linear_1.") for model in ("model.", "")
+        ),  # the original's nn.Sequential
+        *((f"{model}mm_projector.2.", "linear_2.") for model in ("model.", "")),
+        *((f"{model}mm_projector.", "linear_1.") for model in ("model.", "")),
+    ),
+    drop=LLAVA.drop + r"|model\.(embed_tokens|layers|norm|vision_tower)\..*|lm_head\..*",
+)
+PROJECTOR_FILES = ("mm_projector.safetensors", "mm_projector.bin")  # of stage 1: ours, the original's
 
 
-def projector_kind(path: str | Path) -> str:
-    """Which projector a file holds, by its tensors."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return "mlp2x_gelu" if any("linear_2." in name for name in file.keys()) else "linear"
-    except SafetensorError as error:
-        raise WeightsError(f"{path}: not a readable safetensors file ({error})") from None
+def projector_files(path: str | Path) -> list[Path]:
+    """Where W is: a file itself, a stage 1 directory's file, or the shards of an original LLaVA."""
+    here = [Path(path) / name for name in PROJECTOR_FILES if (Path(path) / name).is_file()]
+    return here[:1] or shards(path)
+
+
+def projector_kind(files: list[Path]) -> str:
+    """Which projector the files hold, by its tensors."""
+    ours = [name for name in map(PROJECTOR.to_ours, shapes(files)) if name]
+    if not ours:
+        raise WeightsError(
+            f"{files[0]}: no projector (tensors with mm_projector or multi_modal_projector) is in it"
+        )
+    return "mlp2x_gelu" if any(name.startswith("linear_2.") for name in ours) else "linear"
+
+
+def shapes(path: str | Path | list[Path]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all tensors of a checkpoint."""
+    return {name: shape for shard in shards(path) for name, shape, _ in tensors(shard)}
 
 
 @contextmanager
@@ -102,64 +135,88 @@ def uninitialised():
             kind.reset_parameters = method
 
 
-def shards(path: str | Path) -> list[Path]:
-    """The safetensors files of a checkpoint: a file itself, or a directory's one file or the shards its index names."""
+def shards(path: str | Path | list[Path]) -> list[Path]:
+    """The files of a checkpoint: a file itself, or a directory's one file or the shards its index names."""
+    if isinstance(path, list):
+        return path
     path = Path(path)
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise WeightsError(f"{path}: no such model directory")
-    index = path / "model.safetensors.index.json"
-    if index.is_file():
-        names = sorted(set(read_json(index).get("weight_map", {}).values()))
-        for name in names:
-            if not (path / name).is_file():
-                raise WeightsError(f"{index} names {name}, which is missing; download it again")
-        return [path / name for name in names]
-    if (path / "model.safetensors").is_file():
-        return [path / "model.safetensors"]
-    raise WeightsError(f"{path}: neither model.safetensors nor model.safetensors.index.json is there")
+    for single in ("model.safetensors", "pytorch_model.bin"):
+        index = path / f"{single}.index.json"
+        if index.is_file():
+            names = read_json(index).get("weight_map")
+            if not isinstance(names, dict) or not names:
+                raise WeightsError(f"{index}: expected a 'weight_map' from tensors to files")
+            for name in names.values():
+                if not (path / name).is_file():
+                    raise WeightsError(f"{index} names {name}, which is missing; download it again")
+            return [path / name for name in sorted(set(names.values()))]
+        if (path / single).is_file():
+            return [path / single]
+    raise WeightsError(f"{path}: no model.safetensors or pytorch_model.bin is there, nor an index of shards")
+
+
+def tensors(shard: Path, device="cpu") -> Iterator[tuple[str, tuple[int, ...], Callable[[], torch.Tensor]]]:
+    """Yields name, shape and how to read it of each tensor of a file. A pickle may hold tensors and nothing else."""
+    try:
+        if shard.suffix == ".safetensors":
+            with safe_open(shard, framework="pt", device=str(device)) as file:
+                for name in file.keys():
+                    yield (
+                        name,
+                        tuple(file.get_slice(name).get_shape()),
+                        lambda name=name: file.get_tensor(name),
+                    )
+            return
+        found = torch.load(shard, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(shard))
+    except SafetensorError as error:
+        raise WeightsError(f"{shard}: not a readable safetensors file ({error})") from None
+    except pickle.UnpicklingError:
+        raise WeightsError(f"{shard}: refused, for it holds more than tensors or is no checkpoint") from None
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        raise WeightsError(f"{shard}: not a whole checkpoint ({str(error).splitlines()[0]})") from None
+    if not isinstance(found, dict) or not all(isinstance(t, torch.Tensor) for t in found.values()):
+        raise WeightsError(f"{shard}: expected names and tensors alone")
+    yield from ((name, tuple(tensor.shape), lambda tensor=tensor: tensor) for name, tensor in found.items())
 
 
 def load(
-    module: nn.Module, path: str | Path, layout: Layout, device="cpu", dtype: torch.dtype | None = None
+    module: nn.Module,
+    path: str | Path | list[Path],
+    layout: Layout,
+    device="cpu",
+    dtype: torch.dtype | None = None,
 ) -> None:
-    """Fills a module built by `uninitialised` from a checkpoint; nothing is changed if anything does not fit."""
+    """Fills a module built by `uninitialised` from a checkpoint, each tensor read once, straight to its device and dtype;
+    nothing is changed if anything does not fit."""
     wanted = dict(module.named_parameters(remove_duplicate=False))
     found: dict[str, torch.Tensor] = {}
     identity = {}  # linear_2 of a linear W written in the llava-hf layout
     for shard in shards(path):
-        try:
-            with safe_open(shard, framework="pt", device=str(device)) as file:
-                for name in file.keys():
-                    ours = layout.to_ours(name)
-                    if ours is None:
-                        continue
-                    shape = tuple(file.get_slice(name).get_shape())
-                    if (
-                        ours not in wanted
-                        and ours.split(".")[-2] == "linear_2"
-                        and layout in (LLAVA, PROJECTOR)
-                    ):
-                        identity[name] = file.get_tensor(name)
-                        continue
-                    if ours not in wanted:
-                        raise WeightsError(f"{shard}: tensor {name!r} {shape} is not part of this model")
-                    if ours in found:
-                        raise WeightsError(f"{shard}: tensor {name!r} comes twice")
-                    if shape != tuple(wanted[ours].shape):
-                        expected = tuple(wanted[ours].shape)
-                        raise WeightsError(
-                            f"{shard}: tensor {name!r} has shape {shape}, the config says {expected}"
-                        )
-                    tensor = file.get_tensor(name)
-                    found[ours] = tensor.to(dtype or tensor.dtype)
-        except SafetensorError as error:
-            raise WeightsError(f"{shard}: not a readable safetensors file ({error})") from None
+        for name, shape, read in tensors(shard, device):
+            ours = layout.to_ours(name)
+            if ours is None:
+                continue
+            if ours not in wanted and ours.split(".")[-2] == "linear_2" and layout in (LLAVA, PROJECTOR):
+                identity[name] = read()
+                continue
+            if ours not in wanted:
+                raise WeightsError(f"{shard}: tensor {name!r} {shape} is not part of this model")
+            if ours in found:
+                raise WeightsError(f"{shard}: tensor {name!r} comes twice")
+            if shape != tuple(wanted[ours].shape):
+                expected = tuple(wanted[ours].shape)
+                raise WeightsError(f"{shard}: tensor {name!r} has shape {shape}, the config says {expected}")
+            tensor = read()
+            if not tensor.is_floating_point():
+                raise WeightsError(f"{shard}: tensor {name!r} is {tensor.dtype}; expected fp32, fp16 or bf16")
+            found[ours] = tensor.to(device, dtype or tensor.dtype)
     for name, tensor in identity.items():
-        if not torch.equal(
-            tensor.cpu().float(), torch.eye(len(tensor)) if tensor.ndim == 2 else torch.zeros(len(tensor))
-        ):
+        expected = torch.eye(len(tensor)) if tensor.ndim == 2 else torch.zeros(len(tensor))
+        if not torch.equal(tensor.cpu().float(), expected):
             raise WeightsError(
                 f"{path}: {name!r} is not the identity, but the config says the projector is linear"
             )

@@ -17,6 +17,7 @@ BELOW = {  # a module may import these of the package, and nothing else of it
     "data": {"config", "conversation", "image", "tokenizer"},
     "engine": {"config"},
     "cli": {"config", "engine"},
+    "convert": {"cli", "weights", "config", "engine", "image", "llava", "tokenizer"},
     "__init__": {"llava"},
 }
 
