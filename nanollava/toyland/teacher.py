@@ -4,25 +4,24 @@ writes conversations, detailed descriptions and complex reasoning as if it had s
 import random
 import re
 from dataclasses import dataclass
+from itertools import permutations
+from pathlib import Path
 
+from ..config import read_json
 from .captions import DISTANCE_WORDS, NUMBERS, PLACE_WORDS, SIDE_WORDS, WEATHER_WORDS, a, plural
 from .scenes import COLORS, KINDS, SIDES, Thing
 
 TYPES = tuple("color count position distance what presence relation weather place reason".split())
 
+WORDINGS: dict[str, list[str]] = read_json(
+    Path(__file__).parent / "wordings.json"
+)  # of every kind of question
+DETAIL_QUESTIONS = WORDINGS["detail"]
 WEATHER_ANSWERS = {"sunny": "sunny", "rainy": "rainy", "cloudy": "cloudy", "night": "a clear night"}
-WEATHER_REASONS = {
-    "sunny": "the sun is shining",
-    "rainy": "it is raining",
-    "cloudy": "it is cloudy",
-    "night": "it is dark",
-}
-PLACE_REASONS = {
-    "park": "this is a park",
-    "beach": "this is a beach",
-    "street": "this is a street",
-    "snow": "there is snow here",
-}
+WEATHER_REASONS = dict(
+    sunny="the sun is shining", rainy="it is raining", cloudy="it is cloudy", night="it is dark"
+)
+PLACE_REASONS = {place: f"this is a {place}" for place in PLACE_WORDS} | {"snow": "there is snow here"}
 
 
 @dataclass(frozen=True)
@@ -72,71 +71,50 @@ def name_of(facts: Facts, thing: Thing) -> str | None:
     return f"the {thing.color} {thing.kind}" if sum(t.color == thing.color for t in same) == 1 else None
 
 
+def worded(type: str, rng: random.Random, answer: str, wording: str | None = None, **words: str) -> QA:
+    """A question in one of its wordings; `words` fill the places in it."""
+    return QA(type, rng.choice(WORDINGS[wording or type]).format(**words), answer)
+
+
 def questions(facts: Facts, rng: random.Random) -> dict[str, list[QA]]:
     """All short questions with one definite answer, by type, each in one of several wordings."""
     found: dict[str, list[QA]] = {kind: [] for kind in TYPES}
 
-    def ask(type: str, answer: str, *wordings: str) -> None:
-        found[type].append(QA(type, rng.choice(wordings), answer))
+    def ask(type: str, answer: str, wording: str | None = None, **words: str) -> None:
+        found[type].append(worded(type, rng, answer, wording, **words))
 
     for thing in facts.things:
         name, kind, side = name_of(facts, thing), thing.kind, SIDE_WORDS[thing.side]
         if len(facts.of_kind(kind)) == 1:
-            ask("color", thing.color, f"What color is the {kind}?", f"Which color does the {kind} have?",
-                f"Tell me the color of the {kind}.", f"The {kind} is of what color?")  # fmt: skip
+            ask("color", thing.color, kind=kind)
         elif sum((t.side, t.kind) == (thing.side, kind) for t in facts.things) == 1:
-            ask(
-                "color",
-                thing.color,
-                f"What color is the {kind} {side}?",
-                f"Tell me the color of the {kind} {side}.",
-            )
+            ask("color", thing.color, "color of one", kind=kind, side=side)
         if name:
-            ask("position", side, f"Where is {name}?", f"On which side is {name}?",
-                f"In which part of the picture is {name}?", f"Where can I see {name}?")  # fmt: skip
-            ask("distance", DISTANCE_WORDS[thing.distance], f"Is {name} in front or far away?",
-                f"How far away is {name}?", f"Is {name} far away or in front?")  # fmt: skip
+            ask("position", side, name=name)
+            ask("distance", DISTANCE_WORDS[thing.distance], name=name)
         if sum(t.side == thing.side for t in facts.things) == 1:
-            ask("what", a(thing.color, kind), f"What is {side}?", f"What do you see {side}?",
-                f"Which thing is {side} of the picture?", f"Name the thing {side}.")  # fmt: skip
+            ask("what", a(thing.color, kind), side=side)
     present = list(dict.fromkeys(t.kind for t in facts.things))
     absent = [k for k in KINDS if k not in present]
     for kind in (*present, rng.choice(absent)):
-        ask("count", NUMBERS[len(facts.of_kind(kind))], f"How many {plural(kind)} are there?",
-            f"How many {plural(kind)} do you see?", f"Count the {plural(kind)}.")  # fmt: skip
-    total = len(facts.things)
-    ask("count", NUMBERS[total], "How many things are there?", "How many things do you see in all?")
+        ask("count", NUMBERS[len(facts.of_kind(kind))], kinds=plural(kind))
+    ask("count", NUMBERS[len(facts.things)], "count of all")
     for kind in (*present, *rng.sample(absent, len(present))):
-        ask("presence", "yes" if kind in present else "no", f"Is there {article(kind)}?",
-            f"Do you see {article(kind)}?", f"Does the picture show {article(kind)}?",
-            f"Is {article(kind)} in the picture?")  # fmt: skip
+        ask("presence", "yes" if kind in present else "no", a_kind=article(kind))
     for thing in facts.things:  # the right kind in a right or a wrong colour
         colors = [t.color for t in facts.of_kind(thing.kind)]
         color = thing.color if rng.random() < 0.5 else rng.choice([c for c in COLORS if c not in colors])
-        ask("presence", "yes" if color in colors else "no", f"Is there {a(color, thing.kind)}?",
-            f"Do you see {a(color, thing.kind)}?", f"Does the picture show {a(color, thing.kind)}?")  # fmt: skip
+        ask("presence", "yes" if color in colors else "no", "presence of color", a_kind=a(color, thing.kind))
     named = [(t, name_of(facts, t)) for t in facts.things if name_of(facts, t)]
-    for one, name in named:
-        for other, second in named:
-            if one is other:
-                continue
-            if one.side != other.side:
-                way = rng.choice(("left", "right"))
-                right = (SIDES.index(one.side) < SIDES.index(other.side)) == (way == "left")
-                ask("relation", "yes" if right else "no", f"Is {name} to the {way} of {second}?",
-                    f"Is {name} more to the {way} than {second}?")  # fmt: skip
-            if one.distance != other.distance:
-                near = name if one.distance == "near" else second
-                ask(
-                    "relation",
-                    near,
-                    f"Which is closer, {name} or {second}?",
-                    f"What is closer to us, {name} or {second}?",
-                )
-    ask("weather", WEATHER_ANSWERS[facts.weather], "What is the weather like?", "How is the weather?",
-        "Which weather do you see?", "Describe the weather.")  # fmt: skip
-    ask("place", PLACE_WORDS[facts.place], "Where was this picture taken?", "Which place is this?",
-        "Where are we?", "What place does the picture show?")  # fmt: skip
+    for (one, name), (other, second) in permutations(named, 2):
+        if one.side != other.side:
+            way = rng.choice(("left", "right"))
+            right = (SIDES.index(one.side) < SIDES.index(other.side)) == (way == "left")
+            ask("relation", "yes" if right else "no", "side of other", name=name, other=second, way=way)
+        if one.distance != other.distance:
+            ask("relation", name if one.distance == "near" else second, "closer", name=name, other=second)
+    ask("weather", WEATHER_ANSWERS[facts.weather])
+    ask("place", PLACE_WORDS[facts.place])
     found["reason"] = reasons(facts, rng)
     return found
 
@@ -149,79 +127,40 @@ def reasons(facts: Facts, rng: random.Random) -> list[QA]:
     """Complex reasoning: a question whose answer must be concluded, and the answer with its reason."""
     found = []
 
-    def ask(good: bool, reason: str, *wordings: str) -> None:
-        found.append(QA("reason", rng.choice(wordings), f"{'yes' if good else 'no'}, because {reason}."))
+    def ask(wording: str, good: bool, reason: str) -> None:
+        found.append(worded("reason", rng, f"{'yes' if good else 'no'}, because {reason}.", wording))
 
     rain, night, sky = facts.weather == "rainy", facts.weather == "night", WEATHER_REASONS[facts.weather]
-    has = {t.kind for t in facts.things}
-    who = [t for t in facts.things if t.kind == "person"]
-    if rain and who:
-        answer = "the person" if len(who) == 1 else "the people"
-        found.append(QA("reason", rng.choice(("Who needs an umbrella and why?", "Who should take an umbrella and why?")),
-                        f"{answer}, because it is raining."))  # fmt: skip
+    has, here = {t.kind for t in facts.things}, PLACE_REASONS[facts.place]
+    people = len(facts.of_kind("person"))
+    if rain and people:
+        who = "the person" if people == 1 else "the people"
+        found.append(worded("reason", rng, f"{who}, because it is raining.", "who needs an umbrella"))
     elif not rain:
-        ask(False, sky if facts.weather != "night" else "it is not raining", "Does anyone need an umbrella?",
-            "Is an umbrella of use now?")  # fmt: skip
+        ask("umbrella", False, "it is not raining" if night else sky)
     if "boat" in has:
         water = facts.place == "beach"
-        ask(water, "there is the sea" if water else f"there is no water {PLACE_WORDS[facts.place]}",
-            "Can the boat sail here?", "Is this a good place for sailing the boat?")  # fmt: skip
+        ask("boat", water, "there is the sea" if water else f"there is no water {PLACE_WORDS[facts.place]}")
     if "bicycle" in has:
-        bad = (
-            "the snow is slippery"
-            if facts.place == "snow"
-            else "the sand is soft"
-            if facts.place == "beach"
-            else None
-        )
-        bad = "it is raining" if rain else "it is dark" if night else bad
-        ask(bad is None, bad or "the way is dry and bright", "Is it a good time to ride the bicycle?",
-            "Would you ride the bicycle now?")  # fmt: skip
+        bad = {"snow": "the snow is slippery", "beach": "the sand is soft"}.get(facts.place)
+        bad = sky if rain or night else bad
+        ask("bicycle", bad is None, bad or "the way is dry and bright")
     if "car" in has:
-        ask(night or rain, sky if night or rain else "it is bright", "Should the car turn on its lights?",
-            "Does the car need its lights?")  # fmt: skip
+        ask("car", night or rain, sky if night or rain else "it is bright")
     if "dog" in has or "ball" in has:
-        both = {"dog", "ball"} <= has
         lack = "there is no ball" if "dog" in has else "there is no dog"
-        ask(
-            both,
-            "both are here" if both else lack,
-            "Can a dog play with a ball here?",
-            "Could a dog chase a ball here?",
-        )
+        ask("dog and ball", {"dog", "ball"} <= has, "both are here" if {"dog", "ball"} <= has else lack)
     if "bird" in has:
-        ask("tree" in has, "there is a tree" if "tree" in has else "there is no tree", "Can the bird sit in a tree?",
-            "Is there a tree for the bird?")  # fmt: skip
-    ask(facts.weather == "sunny", sky, "Would sunglasses help?", "Is it good to wear sunglasses?")
-    ask(
-        facts.place == "snow",
-        PLACE_REASONS[facts.place],
-        "Can we build a snowman here?",
-        "Is there snow for a snowman?",
-    )
-    ask(
-        facts.place == "beach",
-        PLACE_REASONS[facts.place],
-        "Can we build a sand castle?",
-        "Could we swim in the sea here?",
-    )
+        ask("bird", "tree" in has, "there is a tree" if "tree" in has else "there is no tree")
+    ask("sunglasses", facts.weather == "sunny", sky)
+    ask("snowman", facts.place == "snow", here)
+    ask("sea", facts.place == "beach", here)
     return found
-
-
-DETAIL_QUESTIONS = (
-    "Describe the picture in detail.", "What do you see in this picture? Tell me everything.",
-    "Give a detailed description of the picture.", "Tell me all about this picture.", "Describe everything that you see.",
-)  # fmt: skip
 
 
 def detail(facts: Facts) -> str:
     """The detailed description: place, weather, number of things, and each thing with colour and spot, near ones first."""
-    sky = {
-        "sunny": "on a sunny day",
-        "rainy": "on a rainy day",
-        "cloudy": "on a cloudy day",
-        "night": "at night",
-    }
+    sky = "at night" if facts.weather == "night" else f"on a {facts.weather} day"
     total = len(facts.things)
     count = "There is one thing." if total == 1 else f"There are {NUMBERS[total]} things."
     lines = [
@@ -229,7 +168,7 @@ def detail(facts: Facts) -> str:
         for t in sorted(facts.things, key=lambda t: (t.distance == "far", SIDES.index(t.side)))
     ]
     place = PLACE_WORDS[facts.place]
-    return f"This picture was taken {place} {sky[facts.weather]}. {count} {' '.join(lines)}"
+    return f"This picture was taken {place} {sky}. {count} {' '.join(lines)}"
 
 
 def stated(text: str) -> set[tuple]:
