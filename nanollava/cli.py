@@ -33,23 +33,18 @@ def made_by(path: Path) -> None:
     name = Path(sys.argv[0])
     program = f"-m nanollava.{name.parent.name}" if name.name == "__main__.py" else name.name
     command = " ".join(["python", program, *sys.argv[1:]])
-    (path / "MADE_BY.txt").write_text(
-        f"{command}\n(torch {torch.__version__}; seed 0 unless given)\n", encoding="utf-8"
-    )
+    text = f"{command}\n(torch {torch.__version__}; seed 0 unless given)\n"
+    (path / "MADE_BY.txt").write_text(text, encoding="utf-8")
 
 
 def training_parser(description: str, **defaults) -> argparse.ArgumentParser:
     """The flags that both stages share; `defaults` are the stage's own."""
-    parser = argparse.ArgumentParser(
-        description=description, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    form = argparse.ArgumentDefaultsHelpFormatter
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False, formatter_class=form)
     add = parser.add_argument
     add("--out", help="directory for the result and metrics.jsonl")
     add("--data", help="LLaVA JSON; Toyland's is made when its default is missing")
-    add(
-        "--images",
-        help="directory that the records' picture names start from; default: that of the data file",
-    )
+    add("--images", help="directory of the records' pictures; default: that of the data file")
     add("--vision", default="checkpoints/toy-clip", help="Hugging Face CLIP directory")
     add("--llm", default="checkpoints/toy-vicuna", help="Hugging Face Llama directory")
     add("--projector", help="a new 'linear' or 'mlp2x_gelu' W, or the result of stage 1")
@@ -63,12 +58,8 @@ def training_parser(description: str, **defaults) -> argparse.ArgumentParser:
     add("--lr", type=float, help="peak learning rate")
     add("--seed", type=int, default=0, help="of the order of samples and of a new W")
     add("--device", default="auto", help="auto, cpu, cuda or mps")
-    add(
-        "--dtype",
-        choices=("auto", "fp32", "bf16"),
-        default="auto",
-        help="of the computation; auto: bf16 where it is native; master weights are fp32",
-    )
+    help = "of the computation; auto: bf16 where it is native; master weights are fp32"
+    add("--dtype", choices=("auto", "fp32", "bf16"), default="auto", help=help)
     add("--save-dtype", choices=tuple(DTYPES), default="fp16", help="of the saved weights")
     parser.set_defaults(**defaults)
     return parser

@@ -51,9 +51,7 @@ def _build(cls, values: dict, where: str, fixed: dict | None = None, also: tuple
             raise ConfigError(f"{where}: {key} = {values[key]!r}, but only {allowed[0]!r} is implemented")
     unknown = sorted(set(values) - names - BOOKKEEPING - set(fixed or ()) - set(also))
     if unknown:
-        raise ConfigError(
-            f"{where}: unknown keys {', '.join(unknown)}; this model would not be computed as meant"
-        )
+        raise ConfigError(f"{where}: unknown keys {', '.join(unknown)}; what they mean is not computed here")
     missing = [f.name for f in fields(cls) if f.name not in values and f.default is f.default_factory]
     if missing:
         raise ConfigError(f"{where}: missing keys {', '.join(missing)}")
@@ -141,19 +139,13 @@ class LlamaConfig:
         else:
             fixed["model_type"] = ("llama", "mistral")
         # theta and scaling: `rope_theta` and `rope_scaling` up to transformers 4, `rope_parameters` from 5 on.
-        rope = {
-            k: v
-            for name in ("rope_scaling", "rope_parameters")
-            for k, v in (values.pop(name, None) or {}).items()
-        }
+        rope = {**(values.pop("rope_scaling", None) or {}), **(values.pop("rope_parameters", None) or {})}
         kind = rope.pop("rope_type", rope.pop("type", "default"))
         values["rope_theta"] = rope.pop("rope_theta", values.get("rope_theta", 10000.0))
         rope.pop("type", None)  # files of both spellings carry it twice
         values["rope_factor"] = rope.pop("factor", 1.0) if kind == "linear" else 1.0
         if kind not in ("default", "linear") or rope:
-            raise ConfigError(
-                f"{where}: rope {kind!r} {rope or ''} is not implemented; expected 'default' or 'linear'"
-            )
+            raise ConfigError(f"{where}: rope {kind!r} {rope or ''}; expected 'default' or 'linear'")
         return _build(cls, base | values, where, fixed)
 
     def to_dict(self) -> dict:
@@ -161,13 +153,7 @@ class LlamaConfig:
         factor = values.pop("rope_factor")
         linear = {"rope_type": "linear", "factor": factor} if factor != 1 else {"rope_type": "default"}
         values["rope_parameters"] = {"rope_theta": self.rope_theta, **linear}
-        return {
-            "model_type": "llama",
-            "hidden_act": "silu",
-            "attention_bias": False,
-            "mlp_bias": False,
-            **values,
-        }
+        return dict(model_type="llama", hidden_act="silu", attention_bias=False, mlp_bias=False, **values)
 
 
 @dataclass(frozen=True)
@@ -191,12 +177,11 @@ class LlavaConfig:
             raise ConfigError(f"projector {self.projector!r}: expected 'linear' or 'mlp2x_gelu'")
         if not -depth <= self.vision_feature_layer < depth:
             raise ConfigError(
-                f"vision_feature_layer {self.vision_feature_layer}: the tower has {depth} hidden states"
+                f"vision_feature_layer {self.vision_feature_layer}: there are {depth} hidden states"
             )
         if not 0 <= self.image_token_id < self.text_config.vocab_size:
-            raise ConfigError(
-                f"image_token_id {self.image_token_id} lies outside the vocabulary of {self.text_config.vocab_size}"
-            )
+            size = self.text_config.vocab_size
+            raise ConfigError(f"image_token_id {self.image_token_id} lies outside the vocabulary of {size}")
 
     @classmethod
     def from_dict(cls, values: dict, where: str = "config") -> "LlavaConfig":
@@ -228,9 +213,7 @@ class LlavaConfig:
         return _build(cls, values, where, fixed)
 
     def to_dict(self) -> dict:
-        tokens = dict(
-            bos_token_id=self.bos_token_id, eos_token_id=self.eos_token_id, pad_token_id=self.pad_token_id
-        )
+        tokens = {name: getattr(self, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         return {
             "architectures": ["LlavaForConditionalGeneration"],
             "model_type": "llava",

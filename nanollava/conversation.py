@@ -69,11 +69,8 @@ def pieces(turns: list[tuple[str, str]], template: str):
         for i, (role, text) in enumerate(turns):
             if role == "human":
                 yield from [False] * (i > 0)
-                yield from question(
-                    f"[INST] <<SYS>>\n{system}\n<</SYS>>\n\n{text} [/INST]"
-                    if i == 0
-                    else f"[INST] {text} [/INST]"
-                )
+                told = f"<<SYS>>\n{system}\n<</SYS>>\n\n" if i == 0 else ""
+                yield from question(f"[INST] {told}{text} [/INST]")
             else:
                 yield f" {text} ", True
                 yield True
@@ -96,9 +93,7 @@ def pieces(turns: list[tuple[str, str]], template: str):
         yield "### ", True
 
 
-def encode(
-    turns: list[dict], tokenizer: Tokenizer, template: str = "vicuna_v1"
-) -> tuple[list[int], list[int]]:
+def encode(turns: list[dict], tokenizer: Tokenizer, template="vicuna_v1") -> tuple[list[int], list[int]]:
     """Token ids and labels of one conversation in the data set's form; -200 stands once for each picture.
 
     Labels repeat the ids of the answers and of their end tokens, and are -100 elsewhere. A conversation that ends with
@@ -137,9 +132,7 @@ def encode(
     return ids, labels
 
 
-def expand(
-    ids: list[int], labels: list[int], image_token_id: int, places: int
-) -> tuple[list[int], list[int]]:
+def expand(ids: list[int], labels: list[int], image_token_id: int, places: int) -> tuple[list, list]:
     """Replaces every -200 by `places` image tokens, unlabelled."""
     out, marks = [], []
     for token, label in zip(ids, labels, strict=True):

@@ -38,11 +38,10 @@ def kind_of(path: Path) -> str:
         "llama": "llama",
         "mistral": "llama",
     }
-    if values.get("model_type") not in kinds:
-        raise ConfigError(
-            f"{path}/config.json: model_type {values.get('model_type')!r}; expected {', '.join(kinds)}"
-        )
-    return kinds[values["model_type"]]
+    kind = values.get("model_type")
+    if kind not in kinds:
+        raise ConfigError(f"{path}/config.json: model_type {kind!r}; expected {', '.join(kinds)}")
+    return kinds[kind]
 
 
 def main() -> None:
@@ -50,12 +49,11 @@ def main() -> None:
         prog="python -m nanollava.convert", description=__doc__, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("sources", nargs="+", metavar="SRC", help="directories, or a projector file")
-    parser.add_argument("out", metavar="OUT", help="directory to make")
-    parser.add_argument("--dtype", choices=tuple(DTYPES), help="of the written weights; default: as they are")
-    parser.add_argument(
-        "--projector", default="linear", choices=("linear", "mlp2x_gelu"), help="a new W, if none is given"
-    )
+    add = parser.add_argument
+    add("sources", nargs="+", metavar="SRC", help="directories, or a projector file")
+    add("out", metavar="OUT", help="directory to make")
+    add("--dtype", choices=tuple(DTYPES), help="of the written weights; default: as they are")
+    add("--projector", default="linear", choices=("linear", "mlp2x_gelu"), help="a new W, if none is given")
     args = parser.parse_args()
     out, sources = Path(args.out), {}
     if out.exists():
@@ -65,16 +63,16 @@ def main() -> None:
             raise UserError(f"{path} and {sources[kind_of(path)]}: two of the kind {kind_of(path)!r}")
     given, dtype = set(sources), DTYPES.get(args.dtype)
     base = next((sources[kind] for kind in ("llava-hf", "original", "llama") if kind in sources), None)
-    if given not in (
+    whole = (
         {"llava-hf"},
         {"original"},
         {"original", "clip"},
         {"clip", "llama"},
         {"clip", "llama", "projector"},
-    ):
-        raise UserError(
-            f"got {', '.join(sorted(given))}; expected a LLaVA, an original LLaVA and CLIP, or CLIP and Llama"
-        )
+    )
+    if given not in whole:
+        expected = "a llava-hf, an original (and clip), or clip and llama (and projector)"
+        raise UserError(f"got {', '.join(sorted(given))}; expected {expected}")
     tokenizer = Tokenizer.from_pretrained(base)
     if "llama" in given:
         projector = sources.get("projector", args.projector)
@@ -88,9 +86,8 @@ def main() -> None:
         names = list(weights.shapes(weights.projector_files(path) if kind == "projector" else path))
         layouts = LAYOUTS[kind][:2] if kind == "original" and "clip" in given else LAYOUTS[kind]
         dropped = [name for name in names if all(layout.to_ours(name) is None for layout in layouts)]
-        print(
-            f"read {path} ({kind}): {len(names) - len(dropped)} tensors, {len(dropped)} dropped by name {dropped[:3]}"
-        )
+        count = len(names) - len(dropped)
+        print(f"read {path} ({kind}): {count} tensors; {len(dropped)} dropped by name {dropped[:3]}")
     aside = out.with_name(out.name + ".partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -98,9 +95,10 @@ def main() -> None:
     tokenizer.with_image_token(model.config.image_token_id).save_pretrained(aside)
     pictures.save_pretrained(aside)
     processor = dict(processor_class="LlavaProcessor", image_token="<image>", num_additional_image_tokens=1)
-    processor |= dict(
-        patch_size=model.config.vision_config.patch_size, vision_feature_select_strategy="default"
-    )
+    processor |= {
+        "patch_size": model.config.vision_config.patch_size,
+        "vision_feature_select_strategy": "default",
+    }
     write_json(aside / "processor_config.json", processor)
     aside.rename(out)
     state = model.state_dict().values()

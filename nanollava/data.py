@@ -79,9 +79,7 @@ class InstructionData(torch.utils.data.Dataset):
         ids, labels = encode(record["conversations"], self.tokenizer, self.template)
         names = pictures_of(record)
         if ids.count(IMAGE_INDEX) != len(names):
-            raise DataError(
-                f"{where}: {len(names)} pictures, {ids.count(IMAGE_INDEX)} places for them in the prompt"
-            )
+            raise DataError(f"{where}: {len(names)} pictures, {ids.count(IMAGE_INDEX)} places for them")
         ids, labels = expand(ids, labels, self.image_token_id, self.num_patches)
         if self.image_token_id in ids[self.max_length :]:
             raise DataError(f"{where}: the picture reaches past max length {self.max_length}; raise it")

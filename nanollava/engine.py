@@ -49,13 +49,9 @@ def pick_device(name: str) -> torch.device:
     except RuntimeError:
         raise SettingsError(f"--device {name}: expected auto, cpu, cuda, cuda:N or mps") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise SettingsError(
-            f"--device {name}: torch {torch.__version__} finds no CUDA device here; try --device cpu"
-        )
+        raise SettingsError(f"--device {name}: torch finds no CUDA device here; try --device cpu")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise SettingsError(
-            f"--device {name}: torch {torch.__version__} finds no MPS device here; try --device cpu"
-        )
+        raise SettingsError(f"--device {name}: torch finds no MPS device here; try --device cpu")
     return device
 
 
@@ -105,14 +101,11 @@ def freeze(model: nn.Module, trainable: dict[str, bool]) -> list[str]:
             raise SettingsError(f"parameter {name!r} is in no row of the table {list(trainable)}")
         parameter.requires_grad_(trainable[prefix])
         counts[prefix] += parameter.numel()
-    return [
-        f"{p.rstrip('.'):24} {counts[p]:>14,}  {'trained' if on else 'frozen'}" for p, on in trainable.items()
-    ]
+    state = {True: "trained", False: "frozen"}
+    return [f"{p.rstrip('.'):24} {counts[p]:>14,}  {state[on]}" for p, on in trainable.items()]
 
 
-def shard(
-    model: nn.Module, blocks, frozen_tower: nn.Module, device: torch.device, dtype: torch.dtype
-) -> None:
+def shard(model: nn.Module, blocks, frozen_tower: nn.Module, device, dtype: torch.dtype) -> None:
     """FSDP2: every block, then the root. The frozen tower stays whole on each rank, in the compute dtype."""
     mesh = dist.device_mesh.init_device_mesh(device.type, (dist.get_world_size(),))
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
@@ -125,9 +118,7 @@ def shard(
     register_fsdp_forward_method(model, "loss")
 
 
-def full_state(
-    model: nn.Module, dtype: torch.dtype | None = None, prefix: str = ""
-) -> dict[str, torch.Tensor]:
+def full_state(model: nn.Module, dtype: torch.dtype | None = None, prefix="") -> dict[str, torch.Tensor]:
     """The unsharded state dict under a prefix, on the CPU; all ranks must call it, rank 0 gets the tensors."""
     state = {}
     for name, tensor in model.state_dict().items():
@@ -191,7 +182,7 @@ def train(model: nn.Module, data, collate, settings: Settings, device: torch.dev
 
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
-        parameters, settings.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, fused=True
+        parameters, settings.lr, (0.9, 0.999), eps=1e-8, weight_decay=0.0, fused=True
     )
     out = Path(settings.out)
     log = open(out / "metrics.jsonl", "w", encoding="utf-8") if rank == 0 else None
@@ -209,14 +200,9 @@ def train(model: nn.Module, data, collate, settings: Settings, device: torch.dev
                 part["labels"] = torch.full_like(part["labels"], -100)
             parts.append(part)
         # labelled tokens (the first place is never predicted) and all tokens of the step, over all ranks
-        totals = torch.tensor(
-            [
-                sum((p["labels"][:, 1:] != -100).sum().item() for p in parts),
-                sum(p["labels"].numel() for p in parts),
-            ],
-            dtype=torch.float64,
-            device=device,
-        )
+        labels = [p["labels"] for p in parts]
+        counts = [sum((x[:, 1:] != -100).sum().item() for x in labels), sum(x.numel() for x in labels)]
+        totals = torch.tensor(counts, dtype=torch.float64, device=device)
         dist.all_reduce(totals)
         labelled, tokens = totals.tolist()
         total = torch.zeros((), dtype=torch.float64, device=device)
@@ -233,7 +219,7 @@ def train(model: nn.Module, data, collate, settings: Settings, device: torch.dev
         mean = total.item() / labelled
         if not math.isfinite(mean):
             raise SettingsError(
-                f"step {step}: the loss is {mean}; lower --lr {settings.lr} or use --dtype fp32"
+                f"step {step}: the loss is {mean}; lower --lr {settings.lr} or take --dtype fp32"
             )
         if log is not None:
             now = time.perf_counter()

@@ -67,12 +67,8 @@ class LlamaAttention(nn.Module):
     def __init__(self, config: LlamaConfig, layer: int):
         super().__init__()
         self.layer, self.head_dim = layer, config.head_dim
-        D, H, K, E = (
-            config.hidden_size,
-            config.num_attention_heads,
-            config.num_key_value_heads,
-            config.head_dim,
-        )
+        D, E = config.hidden_size, config.head_dim
+        H, K = config.num_attention_heads, config.num_key_value_heads
         self.grouped = H != K
         self.q_proj = nn.Linear(D, H * E, bias=False)
         self.k_proj = nn.Linear(D, K * E, bias=False)

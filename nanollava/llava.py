@@ -96,9 +96,8 @@ class LLaVA(nn.Module):
         text = llama.config
         image_token_id = text.vocab_size if image_token_id is None else image_token_id
         if image_token_id > text.vocab_size:
-            raise weights.WeightsError(
-                f"{llm}: its tokenizer has {image_token_id} tokens, its embedding only {text.vocab_size} rows"
-            )
+            sizes = f"{image_token_id} tokens, its embedding only {text.vocab_size} rows"
+            raise weights.WeightsError(f"{llm}: its tokenizer has {sizes}")
         if image_token_id == text.vocab_size:
             text = replace(text, vocab_size=(image_token_id // 64 + 1) * 64)
         config = LlavaConfig(tower.config, text, kind, vision_feature_layer, image_token_id=image_token_id)
@@ -123,13 +122,7 @@ class LLaVA(nn.Module):
         return model
 
     @classmethod
-    def from_pretrained(
-        cls,
-        path: str | Path,
-        device="cpu",
-        dtype: torch.dtype | None = None,
-        vision: str | Path | None = None,
-    ) -> "LLaVA":
+    def from_pretrained(cls, path, device="cpu", dtype: torch.dtype | None = None, vision=None) -> "LLaVA":
         """Loads a llava-hf directory, or an original LLaVA one; `dtype` None keeps that of the files.
 
         The original names its vision tower: it is taken from `vision`, from the directory named, or from the
@@ -140,9 +133,8 @@ class LLaVA(nn.Module):
             tower = vision or values["mm_vision_tower"]
             inside = any(name.startswith("model.vision_tower.") for name in weights.shapes(path))
             if not (Path(tower) / "config.json").is_file() and (vision or not inside):
-                raise weights.WeightsError(
-                    f"{path}: its vision tower {str(tower)!r} is not a directory here; give CLIP's directory with --vision"
-                )
+                missing = f"its vision tower {str(tower)!r} is not a directory here"
+                raise weights.WeightsError(f"{path}: {missing}; give CLIP's directory with --vision")
             tower = tower if (Path(tower) / "config.json").is_file() else path
             layer = values.get("mm_vision_select_layer", -2)
             return cls.compose(tower, path, path, None, device, dtype, layer).eval()

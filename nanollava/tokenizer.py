@@ -14,10 +14,7 @@ from tokenizers import Tokenizer as Backend
 
 from .config import ConfigError, read_json, write_json
 
-BLANKS = [
-    {"type": "Prepend", "prepend": "▁"},
-    {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
-]
+BLANKS = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
 
 
 class Tokenizer:
@@ -34,7 +31,7 @@ class Tokenizer:
         # A Metaspace pre-tokenizer is how tokenizer.json says "not legacy"; it would swallow a blank before the text.
         self.legacy = (state["pre_tokenizer"] or {}).get("type") != "Metaspace"
         if not self.legacy:
-            state.update(pre_tokenizer=None, normalizer={"type": "Sequence", "normalizers": BLANKS})
+            state.update(pre_tokenizer=None, normalizer=json.loads(BLANKS.__getstate__()))
         self.plain = Backend.from_str(json.dumps(state))
         parts = (state["normalizer"] or {}).get("normalizers", [])
         parts = [part for part in parts if part["type"] != "Prepend"]
@@ -58,9 +55,7 @@ class Tokenizer:
         if not file.is_file() and (path / "tokenizer.model").is_file():
             return cls.from_sentencepiece(path / "tokenizer.model")
         if not file.is_file():
-            raise ConfigError(
-                f"{file}: neither it nor tokenizer.model is there; a language model needs its tokenizer"
-            )
+            raise ConfigError(f"{file}: neither it nor tokenizer.model is there; a model needs its tokenizer")
         try:
             return cls(Backend.from_file(str(file)))
         except ConfigError:
@@ -85,36 +80,27 @@ class Tokenizer:
             (-score, vocab[text[:i]], vocab[text[i:]], text[:i], text[i:])
             for text, score in normal.items() for i in range(1, len(text)) if text[:i] in normal and text[i:] in normal
         ]  # fmt: skip
-        model = models.BPE(
-            vocab, [m[3:] for m in sorted(merges)], unk_token="<unk>", fuse_unk=True, byte_fallback=True
-        )
-        backend = Backend(model)
+        merges = [merge[3:] for merge in sorted(merges)]
+        backend = Backend(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
         if legacy in (None, True):
-            backend.normalizer = normalizers.Sequence(
-                [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-            )
+            backend.normalizer = BLANKS
         else:
             backend.pre_tokenizer = pre_tokenizers.Metaspace("▁", "first", split=False)
         backend.decoder = decode_blanks()
         special = [text for text, _, kind in pieces if kind in (UNKNOWN, CONTROL)]
         extra = {t["content"]: int(i) for i, t in options.get("added_tokens_decoder", {}).items()} | added
-        for text, index in [
-            *((t, vocab[t]) for t in special),
-            *sorted(extra.items(), key=lambda item: item[1]),
-        ]:
+        extra = {text: vocab[text] for text in special} | extra
+        for text, index in sorted(extra.items(), key=lambda item: item[1]):
             backend.add_special_tokens([AddedToken(text, special=True, normalized=False)])
-            if backend.token_to_id(text) != index:
-                raise ConfigError(
-                    f"{file}: {text!r} becomes token {backend.token_to_id(text)}, its files say {index}"
-                )
+            found = backend.token_to_id(text)
+            if found != index:
+                raise ConfigError(f"{file}: {text!r} becomes token {found}, its files say {index}")
         return cls(backend)
 
     def save_pretrained(self, path: str | Path) -> None:
         """Writes tokenizer.json and the tokenizer_config.json that transformers needs beside it."""
         self.backend.save(str(Path(path) / "tokenizer.json"))
-        names = dict(
-            bos_token="<s>", eos_token="</s>", unk_token="<unk>", add_bos_token=True, add_eos_token=False
-        )
+        names = dict(bos_token="<s>", eos_token="</s>", unk_token="<unk>", add_bos_token=True)
         names |= {"image_token": "<image>"} if self.token_to_id("<image>") is not None else {}
         values = {"tokenizer_class": "LlamaTokenizerFast", "legacy": self.legacy, **names}
         write_json(Path(path) / "tokenizer_config.json", values)
@@ -132,10 +118,9 @@ class Tokenizer:
         """A copy that knows `<image>` as token `index`, which must be its own or the next free one."""
         copy = Backend.from_str(self.backend.to_str())
         copy.add_special_tokens([AddedToken("<image>", special=True, normalized=False)])
-        if copy.token_to_id("<image>") != index:
-            raise ConfigError(
-                f"<image> becomes token {copy.token_to_id('<image>')}, the model's config says {index}"
-            )
+        found = copy.token_to_id("<image>")
+        if found != index:
+            raise ConfigError(f"<image> becomes token {found}, the model's config says {index}")
         return Tokenizer(copy)
 
     def encode(self, text: str) -> list[int]:
@@ -195,9 +180,8 @@ def read_sentencepiece(file: Path) -> list[tuple[str, float, int]]:
         for number, value in protobuf(file.read_bytes()):
             if number == 1:
                 piece = dict(protobuf(value))
-                pieces.append(
-                    (piece[1].decode(), struct.unpack("<f", piece.get(2, bytes(4)))[0], piece.get(3, NORMAL))
-                )
+                score = struct.unpack("<f", piece.get(2, bytes(4)))[0]
+                pieces.append((piece[1].decode(), score, piece.get(3, NORMAL)))
             trainer = dict(protobuf(value)) if number == 2 else trainer
             normalizer = dict(protobuf(value)) if number == 3 else normalizer
     except (IndexError, KeyError, TypeError, AttributeError, UnicodeDecodeError, struct.error):
@@ -210,11 +194,10 @@ def read_sentencepiece(file: Path) -> list[tuple[str, float, int]]:
 def train_bpe(texts, vocab_size: int) -> Tokenizer:
     """A LLaMA-like byte-fallback BPE: <unk> <s> </s>, then 256 bytes, then merges."""
     backend = Backend(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.normalizer = BLANKS
     punctuation = pre_tokenizers.Split(Regex(r"[^\w▁]"), "isolated")
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split("▁", "merged_with_next"), punctuation]
-    )
+    words = pre_tokenizers.Split("▁", "merged_with_next")
+    backend.pre_tokenizer = pre_tokenizers.Sequence([words, punctuation])
     backend.decoder = decode_blanks()
     reserved = ["<unk>", "<s>", "</s>"] + [f"<0x{byte:02X}>" for byte in range(256)]
     trainer = trainers.BpeTrainer(

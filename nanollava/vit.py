@@ -128,9 +128,7 @@ class CLIPVisionTransformer(nn.Module):
         return self.post_layernorm(self.hidden_states(pixel_values)[-1][:, 0])
 
     @classmethod
-    def from_pretrained(
-        cls, path: str | Path, device="cpu", dtype: torch.dtype | None = None
-    ) -> "CLIPVisionTransformer":
+    def from_pretrained(cls, path, device="cpu", dtype: torch.dtype | None = None) -> "CLIPVisionTransformer":
         """Loads the vision tower of a Hugging Face CLIP directory, of the whole model or of the tower alone."""
         values = read_json(Path(path) / "config.json")
         if (

@@ -88,9 +88,7 @@ PROJECTOR = Layout(
     "projector",
     (
         ("multi_modal_projector.", ""),
-        *(
-            (f"{model}mm_projector.0.", "linear_1.") for model in ("model.", "")
-        ),  # the original's nn.Sequential
+        *((f"{model}mm_projector.0.", "linear_1.") for model in ("model.", "")),  # an nn.Sequential
         *((f"{model}mm_projector.2.", "linear_2.") for model in ("model.", "")),
         *((f"{model}mm_projector.", "linear_1.") for model in ("model.", "")),
     ),
@@ -109,9 +107,7 @@ def projector_kind(files: list[Path]) -> str:
     """Which projector the files hold, by its tensors."""
     ours = [name for name in map(PROJECTOR.to_ours, shapes(files)) if name]
     if not ours:
-        raise WeightsError(
-            f"{files[0]}: no projector (tensors with mm_projector or multi_modal_projector) is in it"
-        )
+        raise WeightsError(f"{files[0]}: holds no projector, which would be tensors *mm_projector.*")
     return "mlp2x_gelu" if any(name.startswith("linear_2.") for name in ours) else "linear"
 
 
@@ -165,11 +161,8 @@ def tensors(shard: Path, device="cpu") -> Iterator[tuple[str, tuple[int, ...], C
         if shard.suffix == ".safetensors":
             with safe_open(shard, framework="pt", device=str(device)) as file:
                 for name in file.keys():
-                    yield (
-                        name,
-                        tuple(file.get_slice(name).get_shape()),
-                        lambda name=name: file.get_tensor(name),
-                    )
+                    shape = tuple(file.get_slice(name).get_shape())
+                    yield name, shape, lambda name=name: file.get_tensor(name)
             return
         found = torch.load(shard, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(shard))
     except SafetensorError as error:
@@ -183,13 +176,7 @@ def tensors(shard: Path, device="cpu") -> Iterator[tuple[str, tuple[int, ...], C
     yield from ((name, tuple(tensor.shape), lambda tensor=tensor: tensor) for name, tensor in found.items())
 
 
-def load(
-    module: nn.Module,
-    path: str | Path | list[Path],
-    layout: Layout,
-    device="cpu",
-    dtype: torch.dtype | None = None,
-) -> None:
+def load(module: nn.Module, path, layout: Layout, device="cpu", dtype: torch.dtype | None = None) -> None:
     """Fills a module built by `uninitialised` from a checkpoint, each tensor read once, straight to its device and dtype;
     nothing is changed if anything does not fit."""
     wanted = dict(module.named_parameters(remove_duplicate=False))
@@ -217,9 +204,7 @@ def load(
     for name, tensor in identity.items():
         expected = torch.eye(len(tensor)) if tensor.ndim == 2 else torch.zeros(len(tensor))
         if not torch.equal(tensor.cpu().float(), expected):
-            raise WeightsError(
-                f"{path}: {name!r} is not the identity, but the config says the projector is linear"
-            )
+            raise WeightsError(f"{path}: {name!r} is not the identity, but the config says W is linear")
     tied = getattr(getattr(module, "language_model", module), "config", None)
     if getattr(tied, "tie_word_embeddings", False):
         for name in [n for n in wanted if n.endswith("lm_head.weight")]:
@@ -234,9 +219,7 @@ def load(
     module.to(device)  # the rotary table
 
 
-def save(
-    state: dict[str, torch.Tensor], path: str | Path, layout: Layout, shard_bytes: int = SHARD_BYTES
-) -> None:
+def save(state: dict[str, torch.Tensor], path, layout: Layout, shard_bytes: int = SHARD_BYTES) -> None:
     """Writes a state dict into a directory, as `model.safetensors` or as shards with an index."""
     path = Path(path)
     tensors = {layout.to_file(name): tensor.detach().cpu().contiguous() for name, tensor in state.items()}
@@ -262,10 +245,8 @@ def save(
         file = f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors"
         save_file(group, path / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(group, file)
-    total = sum(t.nbytes for t in tensors.values())
-    write_json(
-        path / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map}
-    )
+    total = {"total_size": sum(t.nbytes for t in tensors.values())}
+    write_json(path / "model.safetensors.index.json", {"metadata": total, "weight_map": weight_map})
 
 
 def save_projector(state: dict[str, torch.Tensor], path: str | Path) -> None:

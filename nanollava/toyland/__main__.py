@@ -24,15 +24,10 @@ def save_clip(model: clip.CLIP, tokenizer: Tokenizer, path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     text = {"model_type": "clip_text_model", "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
     text |= model.text_config
-    text |= dict(
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=len(tokenizer), pad_token_id=len(tokenizer)
-    )
+    end = len(tokenizer)
+    text |= dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=end, pad_token_id=end)
     vision = clip.VISION.to_dict() | {"projection_dim": clip.TEXT["projection_dim"]}
-    config = {
-        "architectures": ["CLIPModel"],
-        "model_type": "clip",
-        "projection_dim": clip.TEXT["projection_dim"],
-    }
+    config = dict(architectures=["CLIPModel"], model_type="clip", projection_dim=clip.TEXT["projection_dim"])
     write_json(path / "config.json", {**config, "text_config": text, "vision_config": vision})
     state = {name: tensor.half() for name, tensor in model.state_dict().items()}
     weights.save(state, path, weights.Layout("CLIP", (("", ""),)))
@@ -53,9 +48,8 @@ def save_vicuna(model: Llama, tokenizer: Tokenizer, path: Path) -> None:
     """Writes a Hugging Face Llama directory (float16)."""
     path.mkdir(parents=True, exist_ok=True)
     special = dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=0)
-    write_json(
-        path / "config.json", {"architectures": ["LlamaForCausalLM"], **model.config.to_dict(), **special}
-    )
+    config = {"architectures": ["LlamaForCausalLM"], **model.config.to_dict(), **special}
+    write_json(path / "config.json", config)
     weights.save({name: tensor.half() for name, tensor in model.state_dict().items()}, path, weights.LLAMA)
     tokenizer.save_pretrained(path)
 
@@ -75,19 +69,23 @@ def pretrain(args: argparse.Namespace) -> None:
         # Copying comes twice: the second time it is learnt in a few minutes, and dialogues profit from it.
         phases = [("copies", 1500, 2e-3), ("dialogues", 1300, 2e-3), ("dialogues", 1800, 1.5e-3)]
         phases += [("copies", 700, 1.5e-3), ("dialogues", 800, 1.5e-3), ("dialogues", 1300, 1.5e-3)]
+        phases += [("dialogues", steps, 1.5e-3) for steps in (1500, 1000, 2000, 1300)]
         phases = [(phase, max(1, round(steps * args.scale)), lr) for phase, steps, lr in phases]
         model, tokenizer = vicuna.train_vicuna(phases, 32, args.seed, dtype, device)
         save_vicuna(model, tokenizer, out / "toy-vicuna")
         cli.made_by(out / "toy-vicuna")
 
 
+def write_data(args: argparse.Namespace) -> None:
+    data.write(args.out, args.train, args.validation, args.seed, args.size)
+
+
 def probe(args: argparse.Namespace) -> None:
     result = {}
     if args.clip:
         model, tokenizer = load_clip(Path(args.clip))
-        result["retrieval among 128, place and weather shared"] = clip.retrieval(
-            model, tokenizer, seed=args.seed
-        )
+        share = clip.retrieval(model, tokenizer, seed=args.seed)
+        result["retrieval among 128, place and weather shared"] = share
         for layer in (-2, -1):
             result[f"read-out, layer {layer}"] = clip.readout(model.vision_model, layer, seed=args.seed)
     if args.vicuna:
@@ -116,58 +114,47 @@ def picture(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m nanollava.toyland", description=__doc__, allow_abbrev=False
-    )
+    program = "python -m nanollava.toyland"
+    parser = argparse.ArgumentParser(prog=program, description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(function, name: str, help: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(
-            name, help=help, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
+    def command(function, name: str, help: str):
+        form = argparse.ArgumentDefaultsHelpFormatter
+        sub = commands.add_parser(name, help=help, allow_abbrev=False, formatter_class=form)
         sub.set_defaults(function=function)
         sub.add_argument("--seed", type=int, default=0, help="of scenes, wording and training")
-        return sub
+        return sub.add_argument
 
-    sub = command(
-        lambda a: data.write(a.out, a.train, a.validation, a.seed, a.size),
-        "data",
-        "JPEG files and LLaVA JSON",
-    )
-    sub.add_argument("--out", required=True, help="directory to make")
-    sub.add_argument("--train", type=int, default=16000, help="scenes of the training split")
-    sub.add_argument("--validation", type=int, default=500, help="scenes of the validation split")
-    sub.add_argument("--size", type=int, default=200, help="width and height of a picture in pixels")
+    add = command(write_data, "data", "JPEG files and LLaVA JSON")
+    add("--out", required=True, help="directory to make")
+    add("--train", type=int, default=16000, help="scenes of the training split")
+    add("--validation", type=int, default=500, help="scenes of the validation split")
+    add("--size", type=int, default=200, help="width and height of a picture in pixels")
 
-    sub = command(pretrain, "pretrain", "the two starting points, toy-clip and toy-vicuna")
-    sub.add_argument("--out", default="checkpoints", help="parent of toy-clip and toy-vicuna")
-    sub.add_argument("--only", choices=("clip", "vicuna"), help="make one of the two")
-    sub.add_argument("--pictures", type=int, default=28000, help="pictures to draw for CLIP")
-    sub.add_argument(
-        "--copy-steps", type=int, default=1500, help="at most, steps of 64 word sequences to copy"
-    )
-    sub.add_argument("--scale", type=float, default=1.0, help="times the number of steps of every phase")
-    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    sub.add_argument("--dtype", choices=("auto", "fp32", "bf16"), default="auto", help="of the computation")
+    add = command(pretrain, "pretrain", "the two starting points, toy-clip and toy-vicuna")
+    add("--out", default="checkpoints", help="parent of toy-clip and toy-vicuna")
+    add("--only", choices=("clip", "vicuna"), help="make one of the two")
+    add("--pictures", type=int, default=28000, help="pictures to draw for CLIP")
+    add("--scale", type=float, default=1.0, help="times the number of steps of every phase")
+    add("--device", default="auto", help="auto, cpu, cuda or mps")
+    add("--dtype", choices=("auto", "fp32", "bf16"), default="auto", help="of the computation")
 
-    sub = command(probe, "probe", "retrieval and read-out of a toy-clip, text questions to a toy-vicuna")
-    sub.add_argument("--clip", help="toy-clip directory")
-    sub.add_argument("--vicuna", help="toy-vicuna directory")
+    add = command(probe, "probe", "retrieval and read-out of a toy-clip, text questions to a toy-vicuna")
+    add("--clip", help="toy-clip directory")
+    add("--vicuna", help="toy-vicuna directory")
 
-    sub = command(run_score, "score", "exact answers by type on the test split")
-    sub.add_argument("--model", default="checkpoints/toy-llava", help="llava-hf directory")
-    sub.add_argument(
-        "--count", type=int, default=300, help="test scenes; half as many with unseen combinations"
-    )
-    sub.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    sub.add_argument("--dtype", choices=tuple(DTYPES), default="fp32", help="of the computation")
+    add = command(run_score, "score", "exact answers by type on the test split")
+    add("--model", default="checkpoints/toy-llava", help="llava-hf directory")
+    add("--count", type=int, default=300, help="test scenes; half as many with unseen combinations")
+    add("--json", action="store_true", help="one JSON object instead of a table")
+    add("--device", default="auto", help="auto, cpu, cuda or mps")
+    add("--dtype", choices=tuple(DTYPES), default="fp32", help="of the computation")
 
-    sub = command(picture, "picture", "one scene as a picture")
-    sub.add_argument("--out", required=True, help="file to write")
-    sub.add_argument("--split", default="test", choices=("train", "validation", "test"))
-    sub.add_argument("--index", type=int, default=0, help="number of the scene in its split")
-    sub.add_argument("--size", type=int, default=448, help="width and height in pixels")
+    add = command(picture, "picture", "one scene as a picture")
+    add("--out", required=True, help="file to write")
+    add("--split", default="test", choices=("train", "validation", "test"))
+    add("--index", type=int, default=0, help="number of the scene in its split")
+    add("--size", type=int, default=448, help="width and height in pixels")
 
     args = parser.parse_args()
     args.function(args)

@@ -6,12 +6,7 @@ from .scenes import Scene, Thing
 
 SIDE_WORDS = {"left": "on the left", "middle": "in the middle", "right": "on the right"}
 DISTANCE_WORDS = {"near": "in front", "far": "far away"}
-PLACE_WORDS = {
-    "park": "in the park",
-    "beach": "at the beach",
-    "street": "on the street",
-    "snow": "in the snow",
-}
+PLACE_WORDS = dict(park="in the park", beach="at the beach", street="on the street", snow="in the snow")
 WEATHER_WORDS = {
     "sunny": ("on a sunny day", "in bright sunshine", "under the sun"),
     "rainy": ("on a rainy day", "in the rain", "under rain clouds"),

@@ -34,14 +34,7 @@ from .scenes import (
 )
 from .vicuna import make_tokenizer
 
-VISION = VisionConfig(
-    image_size=100,
-    patch_size=10,
-    hidden_size=160,
-    intermediate_size=640,
-    num_hidden_layers=6,
-    num_attention_heads=2,
-)
+VISION = VisionConfig(100, 10, 160, 640, num_hidden_layers=6, num_attention_heads=2)
 LAYER = -2  # the hidden state that LLaVA will read
 TEXT = dict(hidden_size=128, intermediate_size=512, num_hidden_layers=3, num_attention_heads=4)
 TEXT |= dict(max_position_embeddings=80, projection_dim=128)
@@ -64,11 +57,8 @@ class CLIPTextTransformer(nn.Module):
         super().__init__()
         D, heads = config["hidden_size"], config["num_attention_heads"]
         self.embeddings = CLIPTextEmbeddings(config["vocab_size"], config["max_position_embeddings"], D)
-        blocks = [
-            CLIPBlock(D, config["intermediate_size"], heads, 1e-5, True)
-            for _ in range(config["num_hidden_layers"])
-        ]
-        self.encoder = CLIPEncoder(blocks)
+        ffn, depth = config["intermediate_size"], config["num_hidden_layers"]
+        self.encoder = CLIPEncoder([CLIPBlock(D, ffn, heads, 1e-5, True) for _ in range(depth)])
         self.final_layer_norm = nn.LayerNorm(D, 1e-5)
 
     def forward(self, ids: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
@@ -119,9 +109,8 @@ class CLIP(nn.Module):
 
     def forward(self, pixel_values, ids, ends) -> tuple[torch.Tensor, torch.Tensor]:
         """Unit vectors of pictures and of captions, each (B, projection_dim)."""
-        return self.project(self.vision_model.hidden_states(pixel_values)[-1][:, 0]), self.encode_text(
-            ids, ends
-        )
+        image = self.project(self.vision_model.hidden_states(pixel_values)[-1][:, 0])
+        return image, self.encode_text(ids, ends)
 
 
 def contrastive_loss(image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -226,9 +215,7 @@ def new_clip(seed: int) -> tuple[CLIP, Tokenizer]:
     return CLIP(VISION, {**TEXT, "vocab_size": len(tokenizer) + 1}), tokenizer
 
 
-def train_clip(
-    model: CLIP, tokenizer, steps, parts_steps, batch, group, pictures, seed, lr, dtype, device
-) -> None:
+def train_clip(model: CLIP, tokenizer, steps, parts_steps, batch, group, pictures, seed, lr, dtype, device):
     """Trains CLIP for `steps`, the first `parts_steps` of them on the parts alone, then on pictures and parts together.
 
     Most batches of the second kind hold scenes of one place and one weather, in groups that differ in one fact, so that
@@ -268,9 +255,8 @@ def train_clip(
         index = [g * group + i for g in chosen for i in range(group)]
         pixel_values = to_pixel_values(images[index].to(device))
         dy, dx = (rng.randint(-3, 3) for _ in range(2))
-        pixel_values = torch.roll(F.pad(pixel_values, (3, 3, 3, 3), mode="replicate"), (dy, dx), (2, 3))[
-            ..., 3:-3, 3:-3
-        ]
+        wide = F.pad(pixel_values, (3, 3, 3, 3), mode="replicate")
+        moved = torch.roll(wide, (dy, dx), (2, 3))[..., 3:-3, 3:-3]
         ids, ends = encode([captions(flat[i], rng)[rng.randrange(3)] for i in index])
 
         warm = min(1.0, (step + 1) / 100)
@@ -282,20 +268,17 @@ def train_clip(
             pool[j, row] = under_box(t.box, grid)
 
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32), sdpa_kernel(backends):
-            states = model.vision_model.hidden_states(pixel_values)
+            states = model.vision_model.hidden_states(moved)
             regions = pool.flatten(1).to(device) @ states[LAYER][:, 1:].flatten(0, 1).float()  # (things, D)
             image, regions = model.project(states[-1][:, 0]), model.project(regions)
             text, phrases = model.encode_text(ids, ends), model.encode_text(*said)
             scale = model.logit_scale.exp().clamp(max=100)
             loss = contrastive_loss(image, text, scale) * (not parts_only)
             parts = {}
-            for (name, values), words in zip(
-                PHRASES.items(), phrases.split([*map(len, PHRASES.values())]), strict=True
-            ):
-                target = torch.tensor(
-                    [list(values).index(getattr(t, name)) for _, t in things], device=device
-                )
-                parts[name] = region_loss(regions, words, target, scale)
+            sets = phrases.split([*map(len, PHRASES.values())])
+            for (name, values), words in zip(PHRASES.items(), sets, strict=True):
+                target = torch.tensor([list(values).index(getattr(t, name)) for _, t in things])
+                parts[name] = region_loss(regions, words, target.to(device), scale)
             (loss + sum(parts.values())).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -335,12 +318,9 @@ def under_boxes(tower: CLIPVisionTransformer, pool: list[Scene], layer: int) -> 
     out = []
     for i in range(0, len(pool), 128):
         part = pool[i : i + 128]
-        features = tower.features(
-            to_pixel_values(torch.from_numpy(np.stack([pixels(s) for s in part]))), layer
-        )
-        out += [
-            under_box(t.box, grid) @ z.float() for s, z in zip(part, features, strict=True) for t in s.things
-        ]
+        images = torch.from_numpy(np.stack([pixels(s) for s in part]))
+        for scene, z in zip(part, tower.features(to_pixel_values(images), layer), strict=True):
+            out += [under_box(t.box, grid) @ z.float() for t in scene.things]
     return torch.stack(out)
 
 
@@ -366,9 +346,9 @@ def readout(
     x, y = under_boxes(tower, fit, layer), under_boxes(tower, held, layer)
     result = {}
     for name, values in dict(kind=KINDS, color=COLORS, side=SIDES, distance=DISTANCES).items():
-        labels = [
-            torch.tensor([values.index(getattr(t, name)) for s in pool for t in s.things])
-            for pool in (fit, held)
-        ]
-        result[name] = linear_readout(x, labels[0], y, labels[1], len(values))
+
+        def labels(pool: list[Scene], name=name, values=values) -> torch.Tensor:
+            return torch.tensor([values.index(getattr(t, name)) for s in pool for t in s.things])
+
+        result[name] = linear_readout(x, labels(fit), y, labels(held), len(values))
     return result

@@ -57,9 +57,8 @@ def write(out: str | Path, train: int = 16000, validation: int = 500, seed: int 
             for kind, share in SHARE.items():
                 for n in range(int(share + rng.random())):
                     turns = instructions(facts, rng, kind)
-                    files["instruct" if split == "train" else split].append(
-                        record(f"{name}_{kind}_{n}", image, turns)
-                    )
+                    file = files["instruct" if split == "train" else split]
+                    file.append(record(f"{name}_{kind}_{n}", image, turns))
     with ProcessPoolExecutor(2) as pool:
         list(pool.map(write_picture, jobs, chunksize=256))
     for name, records in files.items():

@@ -111,11 +111,8 @@ def draw_thing(draw: ImageDraw.ImageDraw, thing: Thing, size: int, ground) -> No
     line = (150, 150, 158) if thing.color == "black" else shade(c, 0.55)
     for op, fill, outline, *numbers in SHAPES[thing.kind]:
         if op in ("line", "ring", "arc"):
-            edge = (
-                pen.edge
-                if outline == "edge"
-                else max(1, round(float(outline) * (pen.h if op == "arc" else pen.small)))
-            )
+            unit = pen.h if op == "arc" else pen.small
+            edge = pen.edge if outline == "edge" else max(1, round(float(outline) * unit))
         else:
             edge = paint(outline, c, line)
         pen.shape(op, paint(fill, c, line), edge, [*map(float, numbers)])
@@ -140,9 +137,8 @@ def draw_sky(draw, weather: str, rng: random.Random, size: int) -> None:
             draw.ellipse([(x - r) * size, (0.13 - r) * size, (x + r) * size, (0.13 + r) * size], color)
     if weather == "night":
         for _ in range(26):
-            x, y, r = (
-                v * size for v in (rng.random(), rng.uniform(0, HORIZON - 0.05), rng.uniform(0.002, 0.006))
-            )
+            x, y = rng.random() * size, rng.uniform(0, HORIZON - 0.05) * size
+            r = rng.uniform(0.002, 0.006) * size
             draw.ellipse([x - r, y - r, x + r, y + r], (255, 250, 214))
         x = rng.uniform(0.14, 0.86)
         draw.ellipse([(x - 0.07) * size, 0.05 * size, (x + 0.07) * size, 0.19 * size], (250, 242, 200))
@@ -192,9 +188,8 @@ def draw_ground(draw, place: str, weather: str, rng: random.Random, size: int):
         draw.rectangle([0, 0.5 * size, size, 0.51 * size], shade((214, 210, 204), dim))
         for i in range(6):
             x = (i + 0.15) / 5.5
-            draw.rectangle(
-                [x * size, 0.735 * size, (x + 0.1) * size, 0.755 * size], shade((244, 240, 220), dim)
-            )
+            box = [x * size, 0.735 * size, (x + 0.1) * size, 0.755 * size]
+            draw.rectangle(box, shade((244, 240, 220), dim))
     if place == "park":
         for _ in range(28):
             x, y = rng.random() * size, rng.uniform(0.5, 0.98) * size

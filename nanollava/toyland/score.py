@@ -22,14 +22,10 @@ def normal(text: str) -> str:
 
 
 @torch.inference_mode()
-def ask(
-    model: LLaVA, tokenizer: Tokenizer, image: ImageConfig, asked: list[tuple[Scene, str]], new: int
-) -> list[str]:
+def ask(model: LLaVA, tokenizer, image: ImageConfig, asked: list[tuple[Scene, str]], new: int) -> list[str]:
     """Greedy answers to one question about one scene each, in batches."""
-    device, dtype = (
-        model.multi_modal_projector.linear_1.weight.device,
-        model.multi_modal_projector.linear_1.weight.dtype,
-    )
+    W = model.multi_modal_projector.linear_1.weight
+    device, dtype = W.device, W.dtype
     answers = []
     for i in range(0, len(asked), 64):
         rows, pixels = [], []

@@ -18,9 +18,8 @@ WORDINGS: dict[str, list[str]] = read_json(
 )  # of every kind of question
 DETAIL_QUESTIONS = WORDINGS["detail"]
 WEATHER_ANSWERS = {"sunny": "sunny", "rainy": "rainy", "cloudy": "cloudy", "night": "a clear night"}
-WEATHER_REASONS = dict(
-    sunny="the sun is shining", rainy="it is raining", cloudy="it is cloudy", night="it is dark"
-)
+WEATHER_REASONS = {"sunny": "the sun is shining", "rainy": "it is raining", "cloudy": "it is cloudy"}
+WEATHER_REASONS |= {"night": "it is dark"}
 PLACE_REASONS = {place: f"this is a {place}" for place in PLACE_WORDS} | {"snow": "there is snow here"}
 
 
@@ -44,9 +43,8 @@ def read(captions: list[str], boxes: list[tuple[str, tuple]]) -> Facts:
     where = {(k, s, d): None for k, _ in boxes for s in SIDE_WORDS for d in DISTANCE_WORDS}
     names = {v: k for k, v in (SIDE_WORDS | DISTANCE_WORDS).items()}
     spot = f"({'|'.join(DISTANCE_WORDS.values())}) ({'|'.join(SIDE_WORDS.values())})"
-    for color, kind, distance, side in re.findall(
-        rf"an? ({'|'.join(COLORS)}) ({'|'.join(KINDS)}) {spot}", text
-    ):
+    told = rf"an? ({'|'.join(COLORS)}) ({'|'.join(KINDS)}) {spot}"
+    for color, kind, distance, side in re.findall(told, text):
         where[kind, names[side], names[distance]] = color
     things = []
     for kind, box in boxes:
@@ -240,6 +238,4 @@ def instructions(facts: Facts, rng: random.Random, kind: str) -> list[QA]:
     if kind == "complex":
         found = reasons(facts, rng)
         return rng.sample(found, min(3, len(found)))
-    raise ValueError(
-        f"unknown kind of instruction data {kind!r}: expected 'conversation', 'detail' or 'complex'"
-    )
+    raise ValueError(f"instruction data {kind!r}: expected 'conversation', 'detail' or 'complex'")

@@ -56,9 +56,7 @@ def pad(rows: list[list[int]], value: int) -> torch.Tensor:
     return nn.utils.rnn.pad_sequence([torch.tensor(r) for r in rows], batch_first=True, padding_value=value)
 
 
-def copy_batch(
-    rng: random.Random, batch: int, vocab: int, length: int = 48
-) -> tuple[torch.Tensor, torch.Tensor]:
+def copy_batch(rng, batch: int, vocab: int, length: int = 48) -> tuple[torch.Tensor, torch.Tensor]:
     """Random words written twice, the second time forwards or backwards, with the loss on the second copy.
 
     Forwards makes heads that find a word and read what follows it; backwards, what stands before it, as "red" before
@@ -71,24 +69,18 @@ def copy_batch(
     return pad(ids, 0), pad(labels, IGNORE_INDEX)
 
 
-def dialogue_batch(
-    rng, batch: int, tokenizer: Tokenizer, pool: list[Scene]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def dialogue_batch(rng, batch: int, tokenizer, pool: list[Scene]) -> tuple[torch.Tensor, torch.Tensor]:
     """Dialogues about scenes of the pool: mostly eight short answers, sometimes reasons or a retelling in detail.
 
     Full scenes come oftener: among several things, an answer must be looked up.
     """
     rows = []
     for scene in rng.choices(pool, weights=[len(s.things) for s in pool], k=batch):
-        facts, kind = (
-            facts_told(scene, rng),
-            rng.choices(("conversation", "complex", "detail"), (18, 1, 1))[0],
-        )
-        told = (
-            conversation(facts, rng, inventory=0.6)
-            if kind == "conversation"
-            else instructions(facts, rng, kind)
-        )
+        facts = facts_told(scene, rng)
+        if rng.random() < 0.9:
+            told = conversation(facts, rng, inventory=0.6)
+        else:
+            told = instructions(facts, rng, rng.choice(("complex", "detail")))
         rows.append(encode(dialogue(in_words(scene, rng), told), tokenizer))
     return pad([r[0] for r in rows], 0), pad([r[1] for r in rows], IGNORE_INDEX)
 
@@ -116,19 +108,16 @@ def train_vicuna(phases, batch: int, seed: int, dtype, device):
             out = name.endswith(("o_proj.weight", "down_proj.weight"))  # residual branches start smaller
             nn.init.normal_(p, std=0.02 / (math.sqrt(2 * LLAMA.num_hidden_layers) if out else 1.0))
     for phase, steps, lr in phases:
-        optimizer = torch.optim.AdamW(
-            model.parameters(), lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True
-        )
+        optimizer = torch.optim.AdamW(model.parameters(), lr, (0.9, 0.98), weight_decay=0.01, fused=True)
         copied = 0.0  # share of words copied right
         bar = tqdm(range(steps), desc=f"vicuna, {phase}", mininterval=5)
         for step in bar:
             copying = phase == "copies"
-            make = (
-                copy_batch(rng, 2 * batch, LLAMA.vocab_size)
-                if copying
-                else dialogue_batch(rng, batch, tokenizer, pool)
-            )
-            ids, labels = (x.to(device) for x in make)
+            if copying:
+                ids, labels = copy_batch(rng, 2 * batch, LLAMA.vocab_size)
+            else:
+                ids, labels = dialogue_batch(rng, batch, tokenizer, pool)
+            ids, labels = ids.to(device), labels.to(device)
             fall = 1.0 if copying else 0.51 + 0.49 * math.cos(math.pi * step / steps)
             for group in optimizer.param_groups:
                 group["lr"] = lr * min(1.0, (step + 1) / 50) * fall
