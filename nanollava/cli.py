@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -74,5 +75,4 @@ def settings(args: argparse.Namespace) -> Settings:
         raise UserError(f"--max-steps {args.max_steps}: expected 0 (write the untrained model) or more")
     if args.lr <= 0:
         raise UserError(f"--lr {args.lr}: expected a positive learning rate")
-    names = ("out", "batch", "lr", "micro_batch", "epochs", "max_steps", "seed")
-    return Settings(**{name: getattr(args, name) for name in names})
+    return Settings(**{f.name: getattr(args, f.name) for f in fields(Settings) if hasattr(args, f.name)})

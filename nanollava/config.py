@@ -73,8 +73,7 @@ class VisionConfig:
     def __post_init__(self):
         if self.image_size % self.patch_size or self.hidden_size % self.num_attention_heads:
             raise ConfigError(
-                f"vision config: image_size {self.image_size} must be a multiple of patch_size {self.patch_size}, "
-                f"hidden_size {self.hidden_size} of num_attention_heads {self.num_attention_heads}"
+                f"{self}: image_size must be a multiple of patch_size, hidden_size of the heads"
             )
 
     @property
@@ -121,10 +120,7 @@ class LlamaConfig:
         if self.head_dim is None:
             object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
         if self.num_attention_heads % self.num_key_value_heads or self.head_dim % 2:
-            raise ConfigError(
-                f"text config: {self.num_attention_heads} heads must be a multiple of "
-                f"{self.num_key_value_heads} key-value heads, and head_dim {self.head_dim} even"
-            )
+            raise ConfigError(f"{self}: heads must be a multiple of key-value heads, and head_dim even")
 
     @classmethod
     def from_dict(cls, values: dict, where: str = "text config") -> "LlamaConfig":
@@ -196,12 +192,10 @@ class LlavaConfig:
         act = values.pop("projector_hidden_act", "gelu")
         if act not in ("gelu", "linear"):
             raise ConfigError(f"{where}: projector_hidden_act = {act!r}; expected 'gelu' or 'linear'")
-        fixed = {
-            "model_type": ("llava",),
-            "vision_feature_select_strategy": ("default",),
-            "multimodal_projector_bias": (True,),
-            "tie_word_embeddings": (llama.tie_word_embeddings, False),
-        }
+        fixed = dict(model_type=("llava",), vision_feature_select_strategy=("default",))
+        fixed |= dict(
+            multimodal_projector_bias=(True,), tie_word_embeddings=(llama.tie_word_embeddings, False)
+        )
         token = values.pop("image_token_index", 32000)
         image_token = {"image_token_id": values.get("image_token_id", token)}
         # Old files keep the special ids, if anywhere, in the text part or in generation_config.json.

@@ -96,9 +96,8 @@ def pieces(turns: list[tuple[str, str]], template: str):
 def encode(turns: list[dict], tokenizer: Tokenizer, template="vicuna_v1") -> tuple[list[int], list[int]]:
     """Token ids and labels of one conversation in the data set's form; -200 stands once for each picture.
 
-    Labels repeat the ids of the answers and of their end tokens, and are -100 elsewhere. A conversation that ends with
-    a human turn is a prompt: it ends where the answer begins. Stretches of text between pictures and end tokens are
-    encoded once; a token belongs to the answer if it begins inside it.
+    Labels repeat the ids of the answers and their end tokens, and are -100 elsewhere. What ends with a human turn is a
+    prompt: it ends where the answer begins. Stretches of text are encoded once; a token belongs to where it begins.
     """
     ids, labels = [tokenizer.bos_token_id], [IGNORE_INDEX]
     text, spans = "", []  # the stretch so far, and which characters of it are trained
@@ -109,10 +108,8 @@ def encode(turns: list[dict], tokenizer: Tokenizer, template="vicuna_v1") -> tup
             after_special = len(ids) > 1 and ids[-1] in (tokenizer.bos_token_id, tokenizer.eos_token_id)
             tokens, starts = tokenizer.encode_with_starts(text, after_special)
             ids.extend(tokens)
-            labels.extend(
-                token if any(begin <= start < end for begin, end in spans) else IGNORE_INDEX
-                for token, start in zip(tokens, starts, strict=True)
-            )
+            trained = [any(begin <= start < end for begin, end in spans) for start in starts]
+            labels.extend(t if own else IGNORE_INDEX for t, own in zip(tokens, trained, strict=True))
         text, spans = "", []
 
     for piece in pieces(check(turns), template):

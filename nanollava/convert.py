@@ -81,7 +81,6 @@ def main() -> None:
         model = LLaVA.from_pretrained(base, dtype=dtype, vision=sources.get("clip"))
     size = model.config.vision_config.image_size
     pictures = ImageConfig.from_pretrained(sources["clip"] if given == {"clip", "llama"} else base, size=size)
-
     for kind, path in sources.items():
         names = list(weights.shapes(weights.projector_files(path) if kind == "projector" else path))
         layouts = LAYOUTS[kind][:2] if kind == "original" and "clip" in given else LAYOUTS[kind]

@@ -52,16 +52,9 @@ class InstructionData(torch.utils.data.Dataset):
     """Records as dicts of `input_ids`, `labels` (T,) and `pixel_values` (pictures, 3, H, W)."""
 
     def __init__(
-        self,
-        path: str | Path,
-        images: str | Path,
-        tokenizer: Tokenizer,
-        image_config: ImageConfig,
-        image_token_id: int,
-        num_patches: int,
-        template: str = "vicuna_v1",
-        max_length: int = 2048,
-    ):
+        self, path: str | Path, images: str | Path, tokenizer: Tokenizer, image_config: ImageConfig,
+        image_token_id: int, num_patches: int, template: str = "vicuna_v1", max_length: int = 2048,
+    ):  # fmt: skip
         self.path, self.images = Path(path), Path(images)
         self.records = read_records(path)
         for i, record in enumerate(self.records):  # before the first step, not hours into the run

@@ -156,9 +156,8 @@ def train(model: nn.Module, data, collate, settings: Settings, device: torch.dev
     rank, ranks = dist.get_rank(), dist.get_world_size()
     micro = settings.micro_batch or max(1, settings.batch // ranks)
     if settings.batch % (ranks * micro):
-        raise SettingsError(
-            f"--batch {settings.batch} (global) is no multiple of {ranks} ranks x --micro-batch {micro}; change either"
-        )
+        given = f"--batch {settings.batch} (global) is no multiple of {ranks} ranks x --micro-batch {micro}"
+        raise SettingsError(f"{given}; change either")
     batches = global_batches(len(data), settings.batch, settings.epochs, settings.seed)
     steps = len(batches) if settings.max_steps is None else settings.max_steps
     rounds = -(-steps // len(batches))
@@ -172,14 +171,11 @@ def train(model: nn.Module, data, collate, settings: Settings, device: torch.dev
     for batch in batches:
         accumulate = -(-len(batch) // (ranks * micro))
         mine = batch[rank::ranks]
-        plan += [
-            [(i, True) for i in mine[m * micro : (m + 1) * micro]] or [(batch[0], False)]
-            for m in range(accumulate)
-        ]
+        parts = [mine[m * micro : (m + 1) * micro] for m in range(accumulate)]
+        plan += [[(i, True) for i in part] or [(batch[0], False)] for part in parts]
     rows = [[index for index, _ in part] for part in plan]
     loader = iter(DataLoader(data, batch_sampler=rows, collate_fn=collate))
     real = iter([part[0][1] for part in plan])
-
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         parameters, settings.lr, (0.9, 0.999), eps=1e-8, weight_decay=0.0, fused=True

@@ -22,16 +22,10 @@ def sample(logits: torch.Tensor, temperature: float, top_p: float, generator=Non
 
 @torch.inference_mode()
 def generate(
-    model,
-    input_ids: torch.Tensor,
-    pixel_values: torch.Tensor | None = None,
-    max_new_tokens: int = 256,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seed: int | None = None,
-    lengths: torch.Tensor | None = None,
+    model, input_ids: torch.Tensor, pixel_values: torch.Tensor | None = None, max_new_tokens: int = 256,
+    temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None, lengths: torch.Tensor | None = None,
     on_token: Callable[[list[int]], None] | None = None,
-) -> list[list[int]]:
+) -> list[list[int]]:  # fmt: skip
     """Continues prompts `input_ids` (B, T), right-padded to `lengths` (B,), and returns the new ids of each.
 
     A row ends with the end token, which is not returned, or after `max_new_tokens`. Rows do not influence each other:
@@ -58,7 +52,6 @@ def generate(
         causal = torch.ones(T, T, dtype=torch.bool, device=device).tril()
         own = torch.eye(T, dtype=torch.bool, device=device)  # padding sees itself: an empty row would be NaN
         mask = (causal & real[:, None, :T] | own)[:, None]  # (B, 1, T, T)
-
     generator = None if seed is None else torch.Generator(device).manual_seed(seed)
     cache = KVCache(config.text_config, B, T + max_new_tokens, device, embeds.dtype)
     states = llama.model(embeds, mask, cache, start=-pad)

@@ -61,8 +61,7 @@ class ImageConfig:
 def open_image(path: str | Path) -> Image.Image:
     """Opens and fully decodes a picture, of an animation the first frame; what is missing or broken is an ImageError.
 
-    It is turned as its EXIF orientation says: the model shall see what every viewer shows. (CLIP's processor and the
-    original LLaVA leave it as it is stored; `preprocess` by itself does so too.)
+    It is turned as EXIF says, as every viewer shows it; CLIP's processor and the original LLaVA leave it as stored.
     """
     try:
         image = Image.open(path)

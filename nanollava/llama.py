@@ -144,9 +144,8 @@ class LlamaModel(nn.Module):
     def forward(self, inputs_embeds, mask=None, cache: KVCache | None = None, start=0) -> torch.Tensor:
         """Last hidden states (B, T, D). Without `mask` attention is causal; `start` is the first token's position."""
         if inputs_embeds.shape[1] > self.config.max_position_embeddings:
-            raise ValueError(
-                f"{inputs_embeds.shape[1]} tokens: the model was built for {self.config.max_position_embeddings}"
-            )
+            room = self.config.max_position_embeddings
+            raise ValueError(f"{inputs_embeds.shape[1]} tokens: the model was built for {room}")
         x, rope = inputs_embeds, self.positions(inputs_embeds, start)
         for block in self.layers:
             x = block(x, rope, mask, cache)

@@ -39,11 +39,9 @@ class LLaVA(nn.Module):
         embeds = self.language_model.model.embed_tokens(input_ids)
         places = input_ids == self.config.image_token_id
         count, pictures = int(places.sum()), 0 if pixel_values is None else len(pixel_values)
-        if count != pictures * self.config.vision_config.num_patches:
-            raise ValueError(
-                f"{count} image places in input_ids, but {pictures * self.config.vision_config.num_patches} image "
-                f"features ({pictures} pictures of {self.config.vision_config.num_patches})"
-            )
+        features = pictures * self.config.vision_config.num_patches
+        if count != features:
+            raise ValueError(f"{count} image places in input_ids, but {features} image features")
         if not pictures:
             return embeds
         images = self.encode_images(pixel_values.to(embeds.dtype))
@@ -85,9 +83,9 @@ class LLaVA(nn.Module):
         """
         known = str(projector) in ("linear", "mlp2x_gelu")
         if not known and not Path(projector).exists():
+            expected = f"'linear', 'mlp2x_gelu' or the result of stage 1, a directory with {PROJECTOR_FILE}"
             raise weights.WeightsError(
-                f"--projector {projector}: neither 'linear', 'mlp2x_gelu' nor the result of stage 1 "
-                f"(a directory with {PROJECTOR_FILE}); run train_align.py first"
+                f"--projector {projector}: expected {expected}; run train_align.py first"
             )
         files = [] if known else weights.projector_files(projector)
         kind = str(projector) if known else weights.projector_kind(files)

@@ -78,10 +78,8 @@ class CLIPVisionEmbeddings(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         if pixel_values.ndim != 4 or pixel_values.shape[1:] != (3, self.image_size, self.image_size):
-            raise ValueError(
-                f"pixel_values of shape {tuple(pixel_values.shape)}: this tower takes "
-                f"(pictures, 3, {self.image_size}, {self.image_size})"
-            )
+            shape, size = tuple(pixel_values.shape), self.image_size
+            raise ValueError(f"pixel_values of shape {shape}: this tower takes (pictures, 3, {size}, {size})")
         patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)  # (B, P, D)
         cls = self.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
         return torch.cat([cls, patches], dim=1) + self.position_embedding.weight  # (B, 1 + P, D)
@@ -102,10 +100,8 @@ class CLIPVisionTransformer(nn.Module):
         D, eps = config.hidden_size, config.layer_norm_eps
         self.embeddings = CLIPVisionEmbeddings(config)
         self.pre_layrnorm = nn.LayerNorm(D, eps)  # spelt so in every published file
-        blocks = [
-            CLIPBlock(D, config.intermediate_size, config.num_attention_heads, eps)
-            for _ in range(config.num_hidden_layers)
-        ]
+        ffn, heads, depth = config.intermediate_size, config.num_attention_heads, config.num_hidden_layers
+        blocks = [CLIPBlock(D, ffn, heads, eps) for _ in range(depth)]
         self.encoder = CLIPEncoder(blocks)
         self.post_layernorm = nn.LayerNorm(D, eps)
 

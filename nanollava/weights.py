@@ -1,7 +1,6 @@
 """Weights in and out: safetensors (and, in, `.bin` pickles of tensors), one file or shards with an index, strict both ways.
 
-A layout is an ordered table of prefixes (as in the file, as in our modules). Every tensor of a file is matched through
-the table or dropped by a name the layout lists; every parameter of the module must be found.
+Every tensor of a file is matched through its layout's table or dropped by name; every parameter must be found.
 """
 
 import pickle
@@ -98,7 +97,7 @@ PROJECTOR_FILES = ("mm_projector.safetensors", "mm_projector.bin")  # of stage 1
 
 
 def projector_files(path: str | Path) -> list[Path]:
-    """Where W is: a file itself, a stage 1 directory's file, or the shards of an original LLaVA."""
+    """Where W is: a file, a stage 1 directory's, or the shards of an original LLaVA."""
     here = [Path(path) / name for name in PROJECTOR_FILES if (Path(path) / name).is_file()]
     return here[:1] or shards(path)
 
@@ -133,11 +132,9 @@ def uninitialised():
 
 def shards(path: str | Path | list[Path]) -> list[Path]:
     """The files of a checkpoint: a file itself, or a directory's one file or the shards its index names."""
-    if isinstance(path, list):
-        return path
+    if isinstance(path, list) or Path(path).is_file():
+        return path if isinstance(path, list) else [Path(path)]
     path = Path(path)
-    if path.is_file():
-        return [path]
     if not path.is_dir():
         raise WeightsError(f"{path}: no such model directory")
     for single in ("model.safetensors", "pytorch_model.bin"):
@@ -211,10 +208,8 @@ def load(module: nn.Module, path, layout: Layout, device="cpu", dtype: torch.dty
             found[name] = found.get(name.replace("lm_head", "model.embed_tokens"), found.get(name))
     missing = [layout.to_file(name) for name in wanted if found.get(name) is None]
     if missing:
-        raise WeightsError(
-            f"{path}: {len(missing)} of {len(wanted)} tensors are missing, the first {missing[0]!r}; "
-            f"expected the {layout.name} layout"
-        )
+        share = f"{len(missing)} of {len(wanted)} tensors are missing, the first {missing[0]!r}"
+        raise WeightsError(f"{path}: {share}; expected the {layout.name} layout")
     module.load_state_dict(found, strict=False, assign=True)
     module.to(device)  # the rotary table
 

@@ -227,7 +227,7 @@ class Trap:
 def test_bad_sources(reference, tmp_path, monkeypatch, capsys):
     clip, llama, projector = sources("CLIP, Llama, projector", reference, tmp_path)
     out = tmp_path / "out"
-    assert "expected a LLaVA, an original" in run(monkeypatch, capsys, llama, out)
+    assert "expected a llava-hf, an original" in run(monkeypatch, capsys, llama, out)
     assert "no such directory or file" in run(monkeypatch, capsys, tmp_path / "nowhere", out)
     assert "exists already" in run(monkeypatch, capsys, clip, llama, tmp_path)
     projector.write_bytes(pickle.dumps({"mm_projector.weight": Trap(tmp_path / "trap")}))

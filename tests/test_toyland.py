@@ -97,8 +97,19 @@ def test_answers_are_true(pool):
 def test_instruction_types(pool):
     rng = random.Random(0)
     facts = read(captions(pool["train"][0], rng), boxes(pool["train"][0]))
-    talk = instructions(facts, rng, "conversation")
-    assert len(talk) == 8 == len({qa.question for qa in talk})
+    talks = [instructions(read(captions(s, rng), boxes(s)), rng, "conversation") for s in pool["train"]]
+    assert {len(talk) for talk in talks} >= {2, 5, 8}
+    for talk in talks:  # nothing is told before it is asked
+        assert len(talk) == len({qa.question for qa in talk})
+        for i, qa in enumerate(talk):
+            before = " ".join(f"{b.question} {b.answer}" for b in talk[:i])
+            kind = re.search("|".join(KINDS), qa.question.replace("people", "person"))
+            if qa.type in ("presence", "count") and kind:
+                assert kind[0] not in before.replace("people", "person"), talk
+            if qa.type == "color":
+                assert f"{qa.answer} {kind[0]}" not in before or f"{qa.answer} {kind[0]}" in qa.question, talk
+    answers = [qa.answer for talk in talks for qa in talk if qa.type == "presence"]
+    assert 0.4 < answers.count("yes") / len(answers) < 0.6
     assert all("because" in qa.answer for qa in instructions(facts, rng, "complex"))
     assert len(instructions(facts, rng, "detail")) == 1
     wordings = {

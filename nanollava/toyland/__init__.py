@@ -5,7 +5,7 @@ from pathlib import Path
 
 def ensure_data(path: str, made_here: str) -> None:
     """Makes Toyland's data set (rank 0, the others wait) if `path` is its default place `made_here` and is missing."""
-    import torch.distributed as dist
+    import torch.distributed as dist  # needed by training alone
 
     if path != made_here:
         return

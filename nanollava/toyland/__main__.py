@@ -130,7 +130,6 @@ def main() -> None:
     add("--train", type=int, default=16000, help="scenes of the training split")
     add("--validation", type=int, default=500, help="scenes of the validation split")
     add("--size", type=int, default=200, help="width and height of a picture in pixels")
-
     add = command(pretrain, "pretrain", "the two starting points, toy-clip and toy-vicuna")
     add("--out", default="checkpoints", help="parent of toy-clip and toy-vicuna")
     add("--only", choices=("clip", "vicuna"), help="make one of the two")
@@ -138,24 +137,20 @@ def main() -> None:
     add("--scale", type=float, default=1.0, help="times the number of steps of every phase")
     add("--device", default="auto", help="auto, cpu, cuda or mps")
     add("--dtype", choices=("auto", "fp32", "bf16"), default="auto", help="of the computation")
-
     add = command(probe, "probe", "retrieval and read-out of a toy-clip, text questions to a toy-vicuna")
     add("--clip", help="toy-clip directory")
     add("--vicuna", help="toy-vicuna directory")
-
     add = command(run_score, "score", "exact answers by type on the test split")
     add("--model", default="checkpoints/toy-llava", help="llava-hf directory")
     add("--count", type=int, default=300, help="test scenes; half as many with unseen combinations")
     add("--json", action="store_true", help="one JSON object instead of a table")
     add("--device", default="auto", help="auto, cpu, cuda or mps")
     add("--dtype", choices=tuple(DTYPES), default="fp32", help="of the computation")
-
     add = command(picture, "picture", "one scene as a picture")
     add("--out", required=True, help="file to write")
     add("--split", default="test", choices=("train", "validation", "test"))
     add("--index", type=int, default=0, help="number of the scene in its split")
     add("--size", type=int, default=448, help="width and height in pixels")
-
     args = parser.parse_args()
     args.function(args)
 

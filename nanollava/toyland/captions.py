@@ -21,9 +21,13 @@ def plural(kind: str) -> str:
     return PLURALS.get(kind, kind + "s")
 
 
+def article(thing: str) -> str:
+    return f"{'an' if thing[0] in 'aeiou' else 'a'} {thing}"
+
+
 def a(color: str, kind: str) -> str:
     """The thing with its article, "an orange cat"."""
-    return f"{'an' if color[0] in 'aeiou' else 'a'} {color} {kind}"
+    return article(f"{color} {kind}")
 
 
 def listing(parts: list[str]) -> str:
@@ -33,14 +37,12 @@ def listing(parts: list[str]) -> str:
 def captions(scene: Scene, rng: random.Random) -> list[str]:
     """Five captions in different words. The first three name every thing with its colour and side."""
 
-    def full(t: Thing) -> str:
-        return f"{a(t.color, t.kind)} {DISTANCE_WORDS[t.distance]} {SIDE_WORDS[t.side]}"
-
-    def side(t: Thing) -> str:
-        return f"{a(t.color, t.kind)} {SIDE_WORDS[t.side]}"
-
-    def side_first(t: Thing) -> str:
-        return f"{SIDE_WORDS[t.side]} {DISTANCE_WORDS[t.distance]} there is {a(t.color, t.kind)}"
+    def told(things: list[Thing], form: str) -> str:
+        words = (
+            dict(a=a(t.color, t.kind), far=DISTANCE_WORDS[t.distance], side=SIDE_WORDS[t.side])
+            for t in things
+        )
+        return listing([form.format(**w) for w in words])
 
     place, sky = PLACE_WORDS[scene.place], WEATHER_WORDS[scene.weather]
     things = rng.sample(scene.things, len(scene.things))
@@ -49,9 +51,9 @@ def captions(scene: Scene, rng: random.Random) -> list[str]:
     first = things[0]
     rest = f", with {listing([a(t.color, t.kind) for t in things[1:]])} around" if len(things) > 1 else ""
     texts = [
-        f"a picture taken {place} {rng.choice(sky)}: {listing([full(t) for t in things])}.",
-        f"{listing([side(t) for t in rng.sample(things, len(things))])}, {place} {rng.choice(sky)}.",
-        f"{place} {rng.choice(sky)}, {listing([side_first(t) for t in rng.sample(things, len(things))])}.",
+        f"a picture taken {place} {rng.choice(sky)}: {told(things, '{a} {far} {side}')}.",
+        f"{told(rng.sample(things, len(things)), '{a} {side}')}, {place} {rng.choice(sky)}.",
+        f"{place} {rng.choice(sky)}, {told(rng.sample(things, len(things)), '{side} {far} there is {a}')}.",
         f"{a(first.color, first.kind)} {place} {rng.choice(sky)}{rest}.",
         f"{counted} {place} {rng.choice(sky)}.",
     ]

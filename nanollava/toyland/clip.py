@@ -40,29 +40,22 @@ TEXT = dict(hidden_size=128, intermediate_size=512, num_hidden_layers=3, num_att
 TEXT |= dict(max_position_embeddings=80, projection_dim=128)
 
 
-class CLIPTextEmbeddings(nn.Module):
-    def __init__(self, vocab_size: int, positions: int, width: int):
-        super().__init__()
-        self.token_embedding = nn.Embedding(vocab_size, width)
-        self.position_embedding = nn.Embedding(positions, width)
-
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.token_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]  # (B, T, D)
-
-
 class CLIPTextTransformer(nn.Module):
     """CLIP's causal text tower; the state at the end-of-text token stands for the caption."""
 
     def __init__(self, config: dict):
         super().__init__()
         D, heads = config["hidden_size"], config["num_attention_heads"]
-        self.embeddings = CLIPTextEmbeddings(config["vocab_size"], config["max_position_embeddings"], D)
+        tokens = nn.Embedding(config["vocab_size"], D)
+        positions = nn.Embedding(config["max_position_embeddings"], D)
+        self.embeddings = nn.ModuleDict({"token_embedding": tokens, "position_embedding": positions})
         ffn, depth = config["intermediate_size"], config["num_hidden_layers"]
         self.encoder = CLIPEncoder([CLIPBlock(D, ffn, heads, 1e-5, True) for _ in range(depth)])
         self.final_layer_norm = nn.LayerNorm(D, 1e-5)
 
     def forward(self, ids: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-        x = self.embeddings(ids)
+        tokens, positions = self.embeddings.values()
+        x = tokens(ids) + positions.weight[: ids.shape[1]]  # (B, T, D)
         for block in self.encoder.layers:
             x = block(x)
         return self.final_layer_norm(x[torch.arange(len(x)), ends])  # (B, D)
@@ -130,10 +123,7 @@ PHRASES = {
 
 
 def region_loss(regions: torch.Tensor, phrases: torch.Tensor, target: torch.Tensor, scale) -> torch.Tensor:
-    """The same loss for parts of pictures: each region (N, E) among the phrases of a set (S, E).
-
-    What all phrases of the set share cannot tell them apart; without it their differences are large from the start.
-    """
+    """The same loss for parts of pictures: each region (N, E) among the phrases of a set (S, E), less what they share."""
     phrases = F.normalize(phrases - phrases.mean(0), dim=-1)
     return F.cross_entropy(scale * regions @ phrases.T, target)
 
@@ -185,22 +175,13 @@ def pixels(scene: Scene) -> np.ndarray:
     return np.asarray(draw(scene, 2 * VISION.image_size).resize(size, Image.Resampling.BICUBIC))
 
 
-def draw_all(all_scenes: list[Scene], workers: int = 2) -> torch.Tensor:
-    """Draws scenes in parallel: (N, H, W, 3) bytes."""
-    with ProcessPoolExecutor(workers) as pool:
-        return torch.from_numpy(np.stack(list(pool.map(pixels, all_scenes, chunksize=64))))
-
-
 def to_pixel_values(images: torch.Tensor) -> torch.Tensor:
     """(B, H, W, 3) bytes to CLIP's normalised (B, 3, H, W)."""
     return normalize(images.permute(0, 3, 1, 2).float(), ImageConfig())
 
 
 def encode_captions(tokenizer: Tokenizer, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids (B, T), each with BOS and the end of text, which also pads, and the place of every first end (B,).
-
-    As in CLIP, the end of text is the last id of the vocabulary, here one beyond the tokenizer's own.
-    """
+    """Ids (B, T) with BOS and the end of text (CLIP's last id), which also pads, and the place of each first end (B,)."""
     end = len(tokenizer)
     rows = [[tokenizer.bos_token_id, *tokenizer.encode(t), end] for t in texts]
     ids = torch.full((len(rows), max(map(len, rows))), end)
@@ -216,11 +197,8 @@ def new_clip(seed: int) -> tuple[CLIP, Tokenizer]:
 
 
 def train_clip(model: CLIP, tokenizer, steps, parts_steps, batch, group, pictures, seed, lr, dtype, device):
-    """Trains CLIP for `steps`, the first `parts_steps` of them on the parts alone, then on pictures and parts together.
-
-    Most batches of the second kind hold scenes of one place and one weather, in groups that differ in one fact, so that
-    kinds, colours and sides are what tells captions apart.
-    """
+    """Trains CLIP for `steps`, the first `parts_steps` of them on the parts alone, then on pictures and parts together:
+    mostly scenes of one place and weather, in groups that differ in one fact."""
     rng = random.Random(f"clip/{seed}")
     model.to(device).train()
 
@@ -234,12 +212,11 @@ def train_clip(model: CLIP, tokenizer, steps, parts_steps, batch, group, picture
     skies = [(p, w) for p in PLACES for w in WEATHERS]
     groups = [variants(rng, group, *sky) for sky in skies for _ in range(per_sky)]
     flat = [scene for g in groups for scene in g]
-    images = draw_all(flat)
+    with ProcessPoolExecutor(2) as pool:
+        images = torch.from_numpy(np.stack(list(pool.map(pixels, flat, chunksize=64))))
     print(f"drew {len(flat):,} pictures in {time.time() - start:.0f} s")
-
-    decay = [p for n, p in model.named_parameters() if p.ndim >= 2]
-    rest = [p for n, p in model.named_parameters() if p.ndim < 2]
-    params = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
+    weights = [p for p in model.parameters() if p.ndim >= 2], [p for p in model.parameters() if p.ndim < 2]
+    params = [{"params": p, "weight_decay": decay} for p, decay in zip(weights, (0.05, 0.0), strict=True)]
     optimizer = torch.optim.AdamW(params, lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
     # On the CPU the written-out attention has the faster backward pass.
     backends = [SDPBackend.MATH] if device.type == "cpu" else [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
@@ -258,7 +235,6 @@ def train_clip(model: CLIP, tokenizer, steps, parts_steps, batch, group, picture
         wide = F.pad(pixel_values, (3, 3, 3, 3), mode="replicate")
         moved = torch.roll(wide, (dy, dx), (2, 3))[..., 3:-3, 3:-3]
         ids, ends = encode([captions(flat[i], rng)[rng.randrange(3)] for i in index])
-
         warm = min(1.0, (step + 1) / 100)
         for g in optimizer.param_groups:
             g["lr"] = lr * warm * (0.5 * (1 + math.cos(math.pi * step / steps)) * 0.98 + 0.02)
@@ -266,7 +242,6 @@ def train_clip(model: CLIP, tokenizer, steps, parts_steps, batch, group, picture
         pool = torch.zeros(len(things), len(index), grid * grid)
         for j, (row, t) in enumerate(things):
             pool[j, row] = under_box(t.box, grid)
-
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32), sdpa_kernel(backends):
             states = model.vision_model.hidden_states(moved)
             regions = pool.flatten(1).to(device) @ states[LAYER][:, 1:].flatten(0, 1).float()  # (things, D)
@@ -283,7 +258,7 @@ def train_clip(model: CLIP, tokenizer, steps, parts_steps, batch, group, picture
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        if step % 10 == 0 or step % 500 == 499:
+        if step % 10 == 0:
             right = (image @ text.T).argmax(1).eq(torch.arange(len(text), device=device)).float().mean()
             shown = {name: f"{part.item():.2f}" for name, part in parts.items()}
             bar.set_postfix(loss=f"{loss.item():.3f}", top1=f"{right:.2f}", **shown)

@@ -94,8 +94,8 @@ def table(result: dict) -> str:
     lines.append(f"{'overall':14} {100 * result['overall']:7.1f} {100 * result['unseen_combinations']:7.1f}")
     lines.append(f"{'questions':14} {count['seen']:7} {count['unseen']:7}")
     detail = result["detail"]
+    true, known = (f"{100 * detail[part]:.1f}%" for part in ("precision", "recall"))
     lines.append(
-        f"detailed descriptions: {100 * detail['precision']:.1f}% of the facts stated are true, "
-        f"{100 * detail['recall']:.1f}% of the facts are stated"
+        f"detailed descriptions: {true} of the facts stated are true, {known} of the facts are stated"
     )
     return "\n".join(lines)

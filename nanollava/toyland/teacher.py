@@ -8,7 +8,7 @@ from itertools import permutations
 from pathlib import Path
 
 from ..config import read_json
-from .captions import DISTANCE_WORDS, NUMBERS, PLACE_WORDS, SIDE_WORDS, WEATHER_WORDS, a, plural
+from .captions import DISTANCE_WORDS, NUMBERS, PLACE_WORDS, SIDE_WORDS, WEATHER_WORDS, a, article, plural
 from .scenes import COLORS, KINDS, SIDES, Thing
 
 TYPES = tuple("color count position distance what presence relation weather place reason".split())
@@ -117,10 +117,6 @@ def questions(facts: Facts, rng: random.Random) -> dict[str, list[QA]]:
     return found
 
 
-def article(kind: str) -> str:
-    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
-
-
 def reasons(facts: Facts, rng: random.Random) -> list[QA]:
     """Complex reasoning: a question whose answer must be concluded, and the answer with its reason."""
     found = []
@@ -200,12 +196,12 @@ def kinds_in(qa: QA) -> set[str]:
 
 def tells(before: QA, qa: QA) -> bool:
     """Whether an earlier turn tells something of this one's answer: that a kind is there, its colour or its place."""
-    if not kinds_in(before) & kinds_in(qa):
-        return before.type == qa.type and not kinds_in(before) | kinds_in(qa)  # asked already
-    colored = before.type == "what" or (before.type == "presence" and before.answer == "yes")
-    placed = {"position": ("what", "relation"), "distance": ("what", "relation")}
-    placed["relation"] = ("what", "relation", "position", "distance")
-    return colored if qa.type == "color" else before.type in placed.get(qa.type, TYPES)
+    if not kinds_in(before) & kinds_in(qa) or before.type == qa.type:
+        return before.type == qa.type and kinds_in(before) == kinds_in(qa)  # asked already
+    if qa.type == "color":
+        return qa.answer in f"{before.question} {before.answer}"
+    told_by = {"position": ("what", "relation"), "distance": ("what", "relation")}
+    return before.type in told_by.get(qa.type, TYPES)
 
 
 def conversation(facts: Facts, rng: random.Random, turns: int = 8, inventory: float = 0.35) -> list[QA]:

@@ -59,8 +59,7 @@ def pad(rows: list[list[int]], value: int) -> torch.Tensor:
 def copy_batch(rng, batch: int, vocab: int, length: int = 48) -> tuple[torch.Tensor, torch.Tensor]:
     """Random words written twice, the second time forwards or backwards, with the loss on the second copy.
 
-    Forwards makes heads that find a word and read what follows it; backwards, what stands before it, as "red" before
-    "cat". Words are drawn without repetition, so that each copy has one answer.
+    Forwards makes heads that find a word and read what follows it; backwards, what stands before it ("red" cat).
     """
     rows = [rng.sample(range(3, vocab), rng.randint(8, length)) for _ in range(batch)]
     ids = [[1, *r, *(r if i % 2 else r[::-1])] for i, r in enumerate(rows)]
@@ -95,8 +94,7 @@ def text_loss(model: Llama, ids: torch.Tensor, labels: torch.Tensor) -> torch.Te
 def train_vicuna(phases, batch: int, seed: int, dtype, device):
     """Trains the decoder and returns it with its tokenizer.
 
-    Phases are ("copies", most steps, learning rate), which ends when copying is learnt, and ("dialogues", steps, peak
-    learning rate), which falls by a cosine; each has an optimizer of its own.
+    Phases are ("copies", most steps, learning rate), which ends when copying is learnt, and ("dialogues", steps, peak).
     """
     torch.manual_seed(seed)
     rng = random.Random(f"vicuna/{seed}")
@@ -139,8 +137,7 @@ def train_vicuna(phases, batch: int, seed: int, dtype, device):
 def text_accuracy(model: Llama, tokenizer: Tokenizer, count: int = 300, seed: int = 0) -> dict[str, float]:
     """Share of questions about held-out descriptions whose whole answer is the most likely one, by type.
 
-    An answer counts if every one of its tokens, the end token included, is the most likely given those before it,
-    which is the same as greedy generation giving exactly this answer.
+    That is the same as greedy generation giving exactly this answer and its end token.
     """
     rng = random.Random(f"text/{seed}")
     asked, right = {}, {}
