@@ -26,7 +26,7 @@ DEFAULTS |= dict(batch=32, lr=1.5e-3, max_steps=1100, max_length=1024)
 
 
 def main() -> None:
-    args = cli.training_parser(__doc__.split("\n")[0], **DEFAULTS).parse_args()
+    args = cli.training_arguments(__doc__.split("\n")[0], 2, **DEFAULTS)
     settings = cli.settings(args)
     device = engine.start(args.device)
     ensure_data(args.data, made_here=DEFAULTS["data"])

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from .config import UserError
+from .conversation import TEMPLATES
 from .engine import DTYPES, Settings
 
 
@@ -38,8 +39,20 @@ def made_by(path: Path) -> None:
     (path / "MADE_BY.txt").write_text(text, encoding="utf-8")
 
 
-def training_parser(description: str, **defaults) -> argparse.ArgumentParser:
-    """The flags that both stages share; `defaults` are the stage's own."""
+# Stage 1 and stage 2 of the releases. v0 also framed the picture by <im_start> and <im_end>, which is not done here.
+ONCE = {"epochs": 1, "max_steps": None, "max_length": 2048}  # a linear W and cropped pictures are the default
+RECIPES = {
+    "paper": (dict(ONCE, template="v0", batch=128, lr=2e-3), dict(ONCE, template="v0", batch=32, lr=2e-5, epochs=3)),
+    "v1": (dict(ONCE, template="plain", batch=128, lr=2e-3), dict(ONCE, template="vicuna_v1", batch=32, lr=2e-5)),
+    "v1.5": (
+        dict(ONCE, template="plain", projector="mlp2x_gelu", batch=256, lr=1e-3),
+        dict(ONCE, template="vicuna_v1", image_mode="pad", batch=128, lr=2e-5),
+    ),
+}  # fmt: skip
+
+
+def training_arguments(description: str, stage: int, **defaults) -> argparse.Namespace:
+    """The flags that both stages share; where none is given, a recipe's value stands, else the stage's `defaults`."""
     form = argparse.ArgumentDefaultsHelpFormatter
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False, formatter_class=form)
     add = parser.add_argument
@@ -49,7 +62,8 @@ def training_parser(description: str, **defaults) -> argparse.ArgumentParser:
     add("--vision", default="checkpoints/toy-clip", help="Hugging Face CLIP directory")
     add("--llm", default="checkpoints/toy-vicuna", help="Hugging Face Llama directory")
     add("--projector", help="a new 'linear' or 'mlp2x_gelu' W, or the result of stage 1")
-    add("--template", choices=("plain", "vicuna_v1"), help="prompt template")
+    add("--recipe", choices=tuple(RECIPES), help="template, projector, picture shape and rates of a release")
+    add("--template", choices=TEMPLATES, help="prompt template")
     add("--image-mode", choices=("crop", "pad"), default="crop", help="how a picture becomes a square")
     add("--batch", type=int, help="samples of one optimizer step, over all ranks")
     add("--micro-batch", type=int, help="samples of one forward pass on one rank; default: batch / ranks")
@@ -63,7 +77,9 @@ def training_parser(description: str, **defaults) -> argparse.ArgumentParser:
     add("--dtype", choices=("auto", "fp32", "bf16"), default="auto", help=help)
     add("--save-dtype", choices=tuple(DTYPES), default="fp16", help="of the saved weights")
     parser.set_defaults(**defaults)
-    return parser
+    recipe = parser.parse_args().recipe
+    parser.set_defaults(**RECIPES[recipe][stage - 1] if recipe else {})
+    return parser.parse_args()
 
 
 def settings(args: argparse.Namespace) -> Settings:

@@ -4,32 +4,15 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-# Keys that transformers writes into config.json and that change nothing in what is computed here.
-BOOKKEEPING = frozenset(
-    """_name_or_path add_cross_attention architectures attention_dropout bad_words_ids begin_suppress_tokens bos_token_id
-    chunk_size_feed_forward classifier_dropout cross_attention_hidden_size decoder_start_token_id diversity_penalty do_sample
-    dropout dtype early_stopping encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty
-    finetuning_task forced_bos_token_id forced_eos_token_id id2label image_seq_length initializer_factor
-    initializer_range is_composition is_decoder is_encoder_decoder label2id length_penalty max_length
-    max_sequence_length min_length no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_attentions
-    output_hidden_states output_scores pad_token_id prefix pretraining_tp problem_type projection_dim
-    projector_hidden_size pruned_heads remove_invalid_values repetition_penalty return_dict return_dict_in_generate
-    sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss tie_encoder_decoder
-    tokenizer_class top_k top_p torch_dtype torchscript transformers_version typical_p use_bfloat16 use_cache
-    ignore_index""".split()
-)
+# Keys of config.json that change nothing here: transformers' bookkeeping, and what the original LLaVA wrote besides.
+KEYS = json.loads((Path(__file__).parent / "config_keys.json").read_text(encoding="utf-8"))
+BOOKKEEPING, ORIGINAL_KEYS = frozenset(KEYS["bookkeeping"]), frozenset(KEYS["original"])
 
 # What the original LLaVA adds to a Llama's config.json: keys of which only some values are computed, and the others.
 ORIGINAL_FIXED = {
     "mm_projector_type": ("linear", "mlp2x_gelu", None), "mm_vision_select_feature": ("patch",),
     "mm_use_im_start_end": (False, None), "mm_resampler_type": (None,), "image_aspect_ratio": ("pad", "square", None),
 }  # fmt: skip
-ORIGINAL_KEYS = frozenset(
-    """mm_vision_tower mm_hidden_size mm_vision_select_layer mm_use_im_patch_token mm_projector_lr mm_patch_merge_type
-    mm_vision_tower_lr freeze_mm_mlp_adapter tune_mm_mlp_adapter freeze_mm_vision_resampler tune_mm_vision_resampler
-    unfreeze_mm_vision_tower pretrain_mm_mlp_adapter use_mm_proj image_grid_pinpoints tokenizer_model_max_length
-    tokenizer_padding_side sep_image_conv_front""".split()
-)
 
 
 class UserError(ValueError):

@@ -132,3 +132,34 @@ def test_malformed_record(tmp_path):
     )
     flags += ["--images", tmp_path, "--max-steps", "1"]
     refused(run("train_align.py", *flags), f"bad.json, record 0: {tmp_path / 'cat.jpg'}: no such picture")
+
+
+def test_recipes(monkeypatch):
+    """A recipe sets template, projector, picture shape and rates together; a flag given beside it wins."""
+    from nanollava.cli import training_arguments
+
+    def parse(stage: int, *flags: str):
+        monkeypatch.setattr(sys, "argv", ["train.py", *flags])
+        return training_arguments(
+            "", stage, lr=5e-3, batch=32, max_steps=600, template="vicuna_v1", projector="linear"
+        )
+
+    args = parse(1, "--recipe", "v1.5", "--batch", "64")
+    assert (args.template, args.projector, args.batch, args.lr, args.max_steps) == (
+        "plain",
+        "mlp2x_gelu",
+        64,
+        1e-3,
+        None,
+    )
+    args = parse(2, "--recipe", "v1.5")
+    assert (args.template, args.image_mode, args.batch, args.lr, args.epochs) == (
+        "vicuna_v1",
+        "pad",
+        128,
+        2e-5,
+        1,
+    )
+    args = parse(2, "--recipe", "paper")
+    assert (args.template, args.image_mode, args.batch, args.lr, args.epochs) == ("v0", "crop", 32, 2e-5, 3)
+    assert parse(1).max_steps == 600

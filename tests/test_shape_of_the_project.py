@@ -16,7 +16,7 @@ BELOW = {  # a module may import these of the package, and nothing else of it
     "llava": {"config", "conversation", "generate", "llama", "projector", "vit", "weights"},
     "data": {"config", "conversation", "image", "tokenizer"},
     "engine": {"config"},
-    "cli": {"config", "engine"},
+    "cli": {"config", "conversation", "engine"},
     "convert": {"cli", "weights", "config", "engine", "image", "llava", "tokenizer"},
     "__init__": {"llava"},
 }
