@@ -12,7 +12,7 @@ import torch
 
 from nanollava import LLaVA, cli
 from nanollava.config import UserError
-from nanollava.conversation import IMAGE, encode, expand
+from nanollava.conversation import IMAGE, STOP, SYSTEMS, encode, expand
 from nanollava.engine import DTYPES, pick_device
 from nanollava.image import ImageConfig, open_image, preprocess
 from nanollava.tokenizer import Tokenizer
@@ -35,6 +35,12 @@ def arguments() -> argparse.Namespace:
         help="llava-hf directory (default: %(default)s)",
     )
     add("--vision", metavar="DIR", help="CLIP directory, for an original LLaVA that only names its tower")
+    add(
+        "--template",
+        choices=tuple(SYSTEMS),
+        default="vicuna_v1",
+        help="prompt that the model was trained with",
+    )
     add("--temperature", type=float, default=0.0, help="0 takes the most likely word (default)")
     add("--top-p", type=float, default=1.0, help="draw from the most likely tokens up to this probability")
     add("--max-new-tokens", type=int, default=256, help="longest answer (default: %(default)s)")
@@ -48,15 +54,22 @@ def arguments() -> argparse.Namespace:
 
 
 class Printer:
-    """Prints text as its tokens come; what may still change (half a character) waits for the next token."""
+    """Prints text as its tokens come; what may still change (half a character, a beginning stop) waits for the next."""
 
-    def __init__(self, tokenizer: Tokenizer):
-        self.tokenizer, self.ids, self.shown = tokenizer, [], 0
+    def __init__(self, tokenizer: Tokenizer, stop: str | None):
+        self.tokenizer, self.stop, self.ids, self.shown = tokenizer, stop, [], 0
 
-    def __call__(self, ids: list[int]) -> None:
+    def __call__(self, ids: list[int]) -> bool:
+        """Takes the next id; True when the template's stop has come."""
         if ids[0] >= 0:
             self.ids.append(ids[0])
-            self.show(self.tokenizer.decode(self.ids).rstrip("\ufffd"))
+            text = self.text().rstrip("\ufffd")
+            self.show(text.rstrip(f"\n {self.stop[0]}") if self.stop else text)
+        return self.stop is not None and self.stop in self.tokenizer.decode(self.ids)
+
+    def text(self) -> str:
+        text = self.tokenizer.decode(self.ids)
+        return text.partition(self.stop)[0].rstrip() if self.stop else text
 
     def show(self, text: str) -> None:
         print(text[self.shown :], end="", flush=True)
@@ -79,16 +92,15 @@ def main() -> None:
     patches = model.config.vision_config.num_patches
 
     def answer(turns: list[dict]) -> str:
-        ids, _ = expand(*encode(turns, tokenizer), model.config.image_token_id, patches)
-        printer = Printer(tokenizer)
-        new = model.generate(
+        ids, _ = expand(*encode(turns, tokenizer, args.template), model.config.image_token_id, patches)
+        printer = Printer(tokenizer, STOP.get(args.template))
+        model.generate(
             torch.tensor([ids], device=device), pixel_values, max_new_tokens=args.max_new_tokens,
             temperature=args.temperature, top_p=args.top_p, seed=args.seed, on_token=printer,
         )  # fmt: skip
-        text = tokenizer.decode(new[0])
-        printer.show(text)
+        printer.show(printer.text())
         print()
-        return text
+        return printer.text()
 
     opening = f"{IMAGE}\n" * len(pictures)
     if not args.chat:

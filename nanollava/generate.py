@@ -24,13 +24,13 @@ def sample(logits: torch.Tensor, temperature: float, top_p: float, generator=Non
 def generate(
     model, input_ids: torch.Tensor, pixel_values: torch.Tensor | None = None, max_new_tokens: int = 256,
     temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None, lengths: torch.Tensor | None = None,
-    on_token: Callable[[list[int]], None] | None = None,
+    on_token: Callable[[list[int]], bool | None] | None = None,
 ) -> list[list[int]]:  # fmt: skip
     """Continues prompts `input_ids` (B, T), right-padded to `lengths` (B,), and returns the new ids of each.
 
     A row ends with the end token, which is not returned, or after `max_new_tokens`. Rows do not influence each other:
     inside, they are shifted to end together, and the padding before them is masked. `on_token` gets the new id of
-    every row after each step (-1 for rows that have ended).
+    every row after each step (-1 for rows that have ended) and stops all if it returns True.
     """
     config, llama = model.config, model.language_model
     B, T = input_ids.shape
@@ -63,9 +63,9 @@ def generate(
             ended[row] |= token == config.eos_token_id
             if not ended[row]:
                 answers[row].append(token)
-        if on_token is not None:
-            on_token([-1 if end else answer[-1] for end, answer in zip(ended, answers, strict=True)])
-        if all(ended) or step == max_new_tokens - 1:
+        new = [-1 if end else answer[-1] for end, answer in zip(ended, answers, strict=True)]
+        stop = on_token is not None and on_token(new)
+        if stop or all(ended) or step == max_new_tokens - 1:
             break
         step_mask = real[:, None, None, : T + step + 1] if mask is not None else None
         states = llama.model(llama.model.embed_tokens(ids[:, None]), step_mask, cache, start=T + step - pad)

@@ -90,3 +90,16 @@ def test_no_room(model):
         model.generate(ids, pixels, max_new_tokens=100)
     with pytest.raises(ValueError, match="max_new_tokens 0"):
         model.generate(ids, pixels, max_new_tokens=0)
+
+
+def test_a_callback_may_stop(llava_dir):
+    """Stop strings are the caller's: what `on_token` says True to is the last token."""
+    model = LLaVA.from_pretrained(llava_dir())
+    ids, _, _, pixels = batch(rows=1)
+    prompt = ids[:, : int((ids != 0).sum())]
+    whole = model.generate(prompt, pixels[:1], max_new_tokens=6)[0]
+    seen = []
+    short = model.generate(
+        prompt, pixels[:1], max_new_tokens=6, on_token=lambda new: seen.append(new[0]) or len(seen) == 3
+    )
+    assert short[0] == seen == whole[:3]
