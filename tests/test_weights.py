@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nanollava import LLaVA, weights
-from nanollava.config import ConfigError, LlamaConfig, VisionConfig
+from nanollava.config import ConfigError, LlamaConfig, LlavaConfig, VisionConfig
 from nanollava.weights import WeightsError
 
 
@@ -87,6 +87,52 @@ def test_broken_files(path):
         LLaVA.from_pretrained(path)
     with pytest.raises(ConfigError, match="no such file"):
         LLaVA.from_pretrained(path / "nowhere")
+
+
+def test_published_configs():
+    """The config.json of llava-1.5-7b-hf, of llava-v1.5-7b and of CLIP ViT-L/14-336, as far as they bear on the model."""
+    vision = dict(hidden_size=1024, image_size=336, intermediate_size=4096, model_type="clip_vision_model",
+                  num_attention_heads=16, num_hidden_layers=24, patch_size=14, projection_dim=768, vocab_size=32000)  # fmt: skip
+    text = dict(
+        max_position_embeddings=4096,
+        model_type="llama",
+        rms_norm_eps=1e-5,
+        torch_dtype="float16",
+        vocab_size=32064,
+    )
+    hf = dict(
+        ignore_index=-100, image_token_index=32000, model_type="llava", pad_token_id=32001, vocab_size=32064
+    )
+    hf |= dict(projector_hidden_act="gelu", vision_feature_layer=-2, vision_feature_select_strategy="default")
+    config = LlavaConfig.from_dict(
+        {**hf, "vision_config": vision, "text_config": text, "tie_word_embeddings": False}
+    )
+    assert config.vision_config == VisionConfig(image_size=336) and config.projector == "mlp2x_gelu"
+    assert config.text_config == LlamaConfig(vocab_size=32064) and config.image_token_id == 32000
+    original = dict(
+        model_type="llava",
+        vocab_size=32000,
+        rms_norm_eps=1e-5,
+        mm_vision_tower="openai/clip-vit-large-patch14-336",
+    )
+    original |= dict(
+        mm_hidden_size=1024, mm_projector_type="mlp2x_gelu", mm_resampler_type=None, mm_use_im_start_end=False
+    )
+    original |= dict(
+        mm_use_im_patch_token=False,
+        mm_vision_select_feature="patch",
+        mm_vision_select_layer=-2,
+        use_mm_proj=True,
+    )
+    original |= dict(
+        image_aspect_ratio="pad", image_grid_pinpoints=None, tune_mm_mlp_adapter=False, pretraining_tp=1
+    )
+    original |= dict(
+        max_position_embeddings=4096, max_length=4096, rope_scaling=None, unfreeze_mm_vision_tower=False
+    )
+    assert LlamaConfig.from_dict(original) == LlamaConfig()
+    with pytest.raises(ConfigError, match="mm_use_im_start_end = True"):
+        LlamaConfig.from_dict(original | {"mm_use_im_start_end": True})
 
 
 def test_config_keys():
