@@ -187,9 +187,7 @@ class LlavaConfig:
         values |= dict(vision_config=vision, text_config=llama, **image_token, **special)
         values["projector"] = {"gelu": "mlp2x_gelu", "linear": "linear"}[act]
         values.setdefault("vision_feature_layer", -2)
-        return _build(
-            cls, values, where, fixed, also=("vocab_size",)
-        )  # that of the text part, in the first files
+        return _build(cls, values, where, fixed, also=("vocab_size",))
 
     def to_dict(self) -> dict:
         tokens = {name: getattr(self, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
