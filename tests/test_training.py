@@ -87,7 +87,7 @@ def test_two_ranks_equal_one_in_both_stages(world):
         "--projector",
         str(world / "align1"),
         "--lr",
-        "1e-3",
+        "1e-4",  # AdamW turns the rounding of a gradient near zero into a step of up to lr
     ]
     one = launch(world, "train_instruct.py", "instruct1", *instruct)
     two = launch(world, "train_instruct.py", "instruct2", *instruct, "--micro-batch", "2", ranks=2)
