@@ -5,9 +5,10 @@ from collections import Counter
 
 from .scenes import Scene, Thing
 
-SIDE_WORDS = {"left": "on the left", "middle": "in the middle", "right": "on the right"}
-DISTANCE_WORDS = {"near": "in front", "far": "far away"}
-PLACE_WORDS = dict(park="in the park", beach="at the beach", street="on the street", snow="in the snow")
+WORDS = {
+    "left": "on the left", "middle": "in the middle", "right": "on the right", "near": "in front", "far": "far away",
+    "park": "in the park", "beach": "at the beach", "street": "on the street", "snow": "in the snow",
+}  # fmt: skip
 WEATHER_WORDS = {
     "sunny": ("on a sunny day", "in bright sunshine", "under the sun"),
     "rainy": ("on a rainy day", "in the rain", "under rain clouds"),
@@ -38,10 +39,10 @@ def captions(scene: Scene, rng: random.Random) -> list[str]:
     """Five captions in different words. The first three name every thing with its colour and side."""
 
     def told(things: list[Thing], form: str) -> str:
-        words = [(a(t.color, t.kind), DISTANCE_WORDS[t.distance], SIDE_WORDS[t.side]) for t in things]
-        return listing([form.format(a=thing, far=far, side=side) for thing, far, side in words])
+        words = [dict(a=a(t.color, t.kind), far=WORDS[t.distance], side=WORDS[t.side]) for t in things]
+        return listing([form.format(**w) for w in words])
 
-    place, sky = PLACE_WORDS[scene.place], WEATHER_WORDS[scene.weather]
+    place, sky = WORDS[scene.place], WEATHER_WORDS[scene.weather]
     things = rng.sample(scene.things, len(scene.things))
     counts = Counter(t.kind for t in things).items()
     first, *others = [a(t.color, t.kind) for t in things]

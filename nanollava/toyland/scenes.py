@@ -16,6 +16,7 @@ PLACES = ("park", "beach", "street", "snow")
 WEATHERS = ("sunny", "rainy", "cloudy", "night")
 SIDES = ("left", "middle", "right")
 DISTANCES = ("near", "far")
+FACTS = dict(kind=KINDS, color=COLORS, side=SIDES, distance=DISTANCES)  # what a thing is told by
 SLOTS = [(side, distance) for side in SIDES for distance in DISTANCES]
 SKIES = [(place, weather) for place in PLACES for weather in WEATHERS]
 SPLITS = ("train", "validation", "test")
@@ -88,9 +89,8 @@ def random_scene(rng: random.Random) -> Scene:
         kinds[: rng.randint(2, count)] = [kinds[0]] * count
         kinds = kinds[:count]
     rng.shuffle(kinds)
-    things = [
-        place_thing(rng, kind, rng.choice(COLORS), *slot) for kind, slot in zip(kinds, slots, strict=True)
-    ]
+    placed = zip(kinds, slots, strict=True)
+    things = [place_thing(rng, kind, rng.choice(COLORS), *slot) for kind, slot in placed]
     things.sort(key=lambda t: (DISTANCES.index(t.distance), SIDES.index(t.side)))  # near first, left to right
     return Scene(rng.choice(PLACES), rng.choice(WEATHERS), tuple(things), rng.randrange(2**31))
 

@@ -6,21 +6,19 @@ import re
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
+from statistics import fmean
 
 from ..config import read_json
-from .captions import DISTANCE_WORDS, NUMBERS, PLACE_WORDS, SIDE_WORDS, WEATHER_WORDS, a, article, plural
-from .scenes import COLORS, KINDS, SIDES, Thing
+from .captions import NUMBERS, WEATHER_WORDS, WORDS, a, article, boxes, captions, plural
+from .scenes import COLORS, DISTANCES, KINDS, PLACES, SIDES, Scene, Thing
 
 TYPES = tuple("color count position distance what presence relation weather place reason".split())
 
 WORDINGS = read_json(Path(__file__).parent / "wordings.json")  # of every kind of question
 REASONS = read_json(Path(__file__).parent / "reasons.json")  # the answers of each, by what must hold for them
 DETAIL_QUESTIONS = WORDINGS["detail"]
-SKY_REASONS = dict(
-    sunny="the sun is shining", rainy="it is raining", cloudy="it is cloudy", night="it is dark"
-)
-SPOT = f"({'|'.join(DISTANCE_WORDS.values())}) ({'|'.join(SIDE_WORDS.values())})"  # as captions and descriptions say it
-SPOT_NAMES = {words: name for name, words in (SIDE_WORDS | DISTANCE_WORDS).items()}
+SPOT = "({}) ({})".format(*("|".join(WORDS[name] for name in names) for names in (DISTANCES, SIDES)))
+NAMES = {words: name for name, words in WORDS.items()}
 
 
 @dataclass(frozen=True)
@@ -35,19 +33,23 @@ class Facts:
         return [t for t in self.things if t.kind == kind]
 
 
-def read(captions: list[str], boxes: list[tuple[str, tuple]]) -> Facts:
+def read(texts: list[str], found: list[tuple[str, tuple]]) -> Facts:
     """Reads the facts: places and weather from words, sides and distances from boxes, colours from captions."""
-    text = " ".join(captions).lower()
-    place = next(name for name, words in PLACE_WORDS.items() if words in text)
+    text = " ".join(texts).lower()
+    place = next(place for place in PLACES if WORDS[place] in text)
     weather = next(name for name, words in WEATHER_WORDS.items() if any(w in text for w in words))
-    told = rf"an? ({'|'.join(COLORS)}) ({'|'.join(KINDS)}) {SPOT}"
-    found = re.findall(told, text)
-    color_of = {(kind, SPOT_NAMES[side], SPOT_NAMES[far]): color for color, kind, far, side in found}
+    told = re.findall(rf"an? ({'|'.join(COLORS)}) ({'|'.join(KINDS)}) {SPOT}", text)
+    color_of = {(kind, NAMES[side], NAMES[far]): color for color, kind, far, side in told}
     things = []
-    for kind, box in boxes:
+    for kind, box in found:
         slot = SIDES[min(2, int((box[0] + box[2]) / 2 * 3))], "near" if box[3] > 0.75 else "far"
         things.append(Thing(kind, color_of.get((kind, *slot)), *slot, tuple(box)))
     return Facts(place, weather, tuple(things))
+
+
+def facts_told(scene: Scene, rng: random.Random) -> Facts:
+    """The teacher's view of a scene: what its captions and boxes tell."""
+    return read(captions(scene, rng), boxes(scene))
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def questions(facts: Facts, rng: random.Random) -> dict[str, list[QA]]:
         found[type].append(worded(type, rng, answer, wording, **words))
 
     for thing in facts.things:
-        name, kind, side = name_of(facts, thing), thing.kind, SIDE_WORDS[thing.side]
+        name, kind, side = name_of(facts, thing), thing.kind, WORDS[thing.side]
         beside = [t.kind for t in facts.things if t.side == thing.side]
         if len(facts.of_kind(kind)) == 1:
             ask("color", thing.color, kind=kind)
@@ -86,7 +88,7 @@ def questions(facts: Facts, rng: random.Random) -> dict[str, list[QA]]:
             ask("color", thing.color, "color of one", kind=kind, side=side)
         if name:
             ask("position", side, name=name)
-            ask("distance", DISTANCE_WORDS[thing.distance], name=name)
+            ask("distance", WORDS[thing.distance], name=name)
         if len(beside) == 1:
             ask("what", a(thing.color, kind), side=side)
     present = list(dict.fromkeys(t.kind for t in facts.things))
@@ -109,7 +111,7 @@ def questions(facts: Facts, rng: random.Random) -> dict[str, list[QA]]:
         if one.distance != other.distance:
             ask("relation", name if one.distance == "near" else second, "closer", name=name, other=second)
     ask("weather", "a clear night" if facts.weather == "night" else facts.weather)
-    ask("place", PLACE_WORDS[facts.place])
+    ask("place", WORDS[facts.place])
     return found | {"reason": reasons(facts, rng)}
 
 
@@ -120,13 +122,11 @@ def reasons(facts: Facts, rng: random.Random) -> list[QA]:
     """
     kinds = [t.kind for t in facts.things]
     holds = {facts.place, facts.weather, *kinds} | ({"people"} if kinds.count("person") > 1 else set())
-    words = dict(place=PLACE_WORDS[facts.place], sky=SKY_REASONS[facts.weather])
-    words["here"] = "there is snow here" if facts.place == "snow" else f"this is a {facts.place}"
     found = []
     for wording, answers in REASONS.items():
         true = [answer for needed, answer in answers.items() if holds.issuperset(needed.split())]
         if true:
-            found.append(worded("reason", rng, true[0].format(**words), wording))
+            found.append(worded("reason", rng, true[0], wording))
     return found
 
 
@@ -135,22 +135,22 @@ def detail(facts: Facts) -> str:
     sky = "at night" if facts.weather == "night" else f"on a {facts.weather} day"
     total = len(facts.things)
     count = "There is one thing." if total == 1 else f"There are {NUMBERS[total]} things."
-    text = f"This picture was taken {PLACE_WORDS[facts.place]} {sky}. {count}"
+    text = f"This picture was taken {WORDS[facts.place]} {sky}. {count}"
     for t in sorted(facts.things, key=lambda t: (t.distance == "far", SIDES.index(t.side))):
-        far = DISTANCE_WORDS[t.distance].capitalize()
-        text += f" {far} {SIDE_WORDS[t.side]} there is {a(t.color, t.kind)}."
+        far = WORDS[t.distance].capitalize()
+        text += f" {far} {WORDS[t.side]} there is {a(t.color, t.kind)}."
     return text
 
 
 def stated(text: str) -> set[tuple]:
     """The facts that a description states, in the form of `facts_of`, to be compared with the truth."""
     text = text.lower()
-    found = {("place", name) for name, words in PLACE_WORDS.items() if words in text}
+    found = {("place", place) for place in PLACES if WORDS[place] in text}
     found |= {("weather", name) for name, words in WEATHER_WORDS.items() if any(w in text for w in words)}
     count = re.search(rf"there (?:is|are) ({'|'.join(NUMBERS)}) things?", text)
     found |= {("count", NUMBERS.index(count[1]))} if count else set()
     for far, side, color, kind in re.findall(rf"{SPOT} there is an? (\w+) (\w+)", text):
-        spot = (SPOT_NAMES[side], SPOT_NAMES[far])
+        spot = (NAMES[side], NAMES[far])
         found |= {("kind", *spot, kind), ("color", *spot, color)}
     return found
 
@@ -216,3 +216,11 @@ def dialogue(before: str, qas: list[QA]) -> list[dict]:
     asked = [f"{before}\n{qa.question}" if i == 0 else qa.question for i, qa in enumerate(qas)]
     pairs = [(("human", question), ("gpt", qa.answer)) for question, qa in zip(asked, qas, strict=True)]
     return [{"from": role, "value": text} for pair in pairs for role, text in pair]
+
+
+def shares(right: dict[str, list[bool]]) -> dict[str, float]:
+    """Shares of right answers, in all and by type."""
+    return {
+        "overall": fmean(sum(right.values(), [])),
+        **{type: fmean(found) for type, found in right.items()},
+    }
