@@ -1,6 +1,7 @@
 """Draws a scene with Pillow, in normalised coordinates: any size shows the same picture."""
 
 import random
+from itertools import product
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -62,37 +63,36 @@ class Pen:
         edge = max(1, round(small * 0.028))
         for op, fill, outline, *words in SHAPES[name]:
             op, _, times = op.partition("*")
-            fill = shade(paint(fill, c), dim) if dim != 1 else paint(fill, c)
+            fill = paint(fill, c) and shade(paint(fill, c), dim)
             if op in ("line", "ring", "arc", "stroke"):  # without an inside: `outline` is the width
                 named = {"edge": edge, "thin": max(1, self.size // 250)}
                 wide = named.get(outline) or max(1, round(float(outline) * (h if op == "arc" else small)))
+                outline = fill
             else:
-                outline = paint(outline, c)
-                wide = edge if outline else 0
+                wide, outline = edge, paint(outline, c)
             for _ in range(int(times or 1)):
                 spans = [[*map(float, word.split("~"))] for word in words]
                 numbers = [self.rng.uniform(*span) if len(span) == 2 else span[0] for span in spans]
                 first = {"rect": 1, "pie": 2, "arc": 2}.get(op, 0)  # where the points begin
                 pairs = zip(numbers[first::2], numbers[first + 1 :: 2], strict=False)
                 points = [(left + x * w, top + y * h) for x, y in pairs]
-                x, y = points[0]
+                (x, y), r = points[0], numbers[2] * h if len(numbers) > 2 else 0
                 if op in ("disc", "ring"):
-                    r = numbers[2] * h
                     rx = r * (numbers[3] if len(numbers) > 3 else 1)
-                    colors = (fill, outline) if op == "disc" else (None, fill)
-                    draw.ellipse([x - rx, y - r, x + rx, y + r], *colors, wide)
+                    draw.ellipse(
+                        [x - rx, y - r, x + rx, y + r], fill if op == "disc" else None, outline, wide
+                    )
                 elif op == "oval":
                     draw.ellipse(points, fill, outline, wide)
                 elif op == "rect":
                     draw.rounded_rectangle(points, numbers[0] * small, fill, outline, wide)
                 elif op == "pie":
-                    draw.pieslice(points, *numbers[:2], fill, outline, wide or 1)
+                    draw.pieslice(points, *numbers[:2], fill, outline, wide)
                 elif op == "arc":
                     draw.arc(points, *numbers[:2], fill, wide)
                 elif op == "stroke":
-                    length = numbers[2] * h
                     for dx, dy in zip(numbers[3::2], numbers[4::2], strict=True):
-                        draw.line([x, y, x + length * dx, y + length * dy], fill, wide)
+                        draw.line([x, y, x + r * dx, y + r * dy], fill, wide)
                 elif op == "line":
                     draw.line(points, fill, wide, joint="curve")
                     for x, y in (points[0], points[-1]):
@@ -100,46 +100,42 @@ class Pen:
                 else:
                     draw.polygon(points, fill)
                     if outline:
-                        draw.line([*points, points[0], points[1]], outline, wide, joint="curve")
+                        draw.line([*points, *points[:2]], outline, wide, joint="curve")
 
 
 def draw_sky(pen: Pen, weather: str) -> None:
-    rng = pen.rng
+    uniform = pen.rng.uniform
     pen.gradient(*COLORS["sky"][weather], 0, HORIZON)
-    if weather == "sunny":
-        x = rng.uniform(0.12, 0.88)
-        pen.shapes("sun", (x, 0, x + 1, 1))
     if weather == "night":
         pen.shapes("stars")
-        x = rng.uniform(0.14, 0.86)
-        pen.shapes("moon", (x, 0, x + 1, 1))
+    if weather in ("sunny", "night"):
+        x = uniform(*{"sunny": (0.12, 0.88), "night": (0.14, 0.86)}[weather])
+        pen.shapes({"sunny": "sun", "night": "moon"}[weather], (x, 0, x + 1, 1))
     count = {"sunny": 1, "night": 0}.get(weather, 5)
     for i in range(count):
-        x, y, w = (i + rng.random()) / count - 0.12, rng.uniform(0.01, 0.14), rng.uniform(0.2, 0.32)
+        x, y, w = (i + uniform(0, 1)) / count - 0.12, uniform(0.01, 0.14), uniform(0.2, 0.32)
         y += 0.12 if weather == "sunny" else 0
         pen.shapes("cloud", (x, y, x + w, y + w * 0.42), COLORS["cloud"][weather])
 
 
 def draw_ground(pen: Pen, place: str, weather: str) -> None:
-    rng, dim = pen.rng, COLORS["dim"][weather]
-    near, far = (shade(c, dim) for c in COLORS["ground"][place])
-    if place in COLORS["hills"]:
-        color, height, count = COLORS["hills"][place]
+    uniform, dim = pen.rng.uniform, COLORS["dim"][weather]
+    near, far, *hills = COLORS["ground"][place]
+    for color, height, count in hills:
         for i in range(count):
-            x, w, h = (i + rng.random()) / count - 0.2, rng.uniform(0.4, 0.6), rng.uniform(0.6, 1.0) * height
+            x, w, h = (i + uniform(0, 1)) / count - 0.2, uniform(0.4, 0.6), uniform(0.6, 1.0) * height
             pen.box("ellipse", shade(color, dim), x, HORIZON - h, x + w, HORIZON + h)
-    if place == "street":
-        x = -0.02
-        while x < 1:
-            w, h = rng.uniform(0.1, 0.17), rng.uniform(0.08, 0.2)
-            tone = shade(mix((168, 166, 170), (140, 144, 156), rng.random()), dim)
-            pen.box("rectangle", tone, x, HORIZON - h, x + w, HORIZON)
-            for wx in (x + w * 0.2, x + w * 0.6):
-                for wy in [HORIZON - h + 0.015 + 0.05 * row for row in range(int(h / 0.05))]:
-                    lit = (250, 226, 140) if weather == "night" and rng.random() < 0.6 else shade(tone, 0.86)
-                    pen.box("rectangle", lit, wx, wy, wx + w * 0.2, wy + 0.022)
-            x += w + rng.uniform(0.0, 0.02)
-    pen.gradient(far, near, HORIZON, 1.0)
+    x = -0.02 if place == "street" else 1
+    while x < 1:  # houses, each with two columns of windows
+        w, h = uniform(0.1, 0.17), uniform(0.08, 0.2)
+        tone = shade(mix((168, 166, 170), (140, 144, 156), uniform(0, 1)), dim)
+        pen.box("rectangle", tone, x, HORIZON - h, x + w, HORIZON)
+        for wx, row in product((x + w * 0.2, x + w * 0.6), range(int(h / 0.05))):
+            lit = (250, 226, 140) if weather == "night" and uniform(0, 1) < 0.6 else shade(tone, 0.86)
+            wy = HORIZON - h + 0.015 + 0.05 * row
+            pen.box("rectangle", lit, wx, wy, wx + w * 0.2, wy + 0.022)
+        x += w + uniform(0.0, 0.02)
+    pen.gradient(shade(far, dim), shade(near, dim), HORIZON, 1.0)
     if place == "beach":
         pen.gradient(shade((46, 140, 196), dim), shade((112, 196, 220), dim), HORIZON - 0.03, 0.5, 8)
         foam = [((i / 12) * pen.size, (0.5 + 0.008 * (i % 2)) * pen.size) for i in range(13)]
@@ -147,7 +143,7 @@ def draw_ground(pen: Pen, place: str, weather: str) -> None:
     if place == "street":
         pen.box("rectangle", shade((196, 190, 182), dim), 0, HORIZON, 1, 0.5)  # pavement
         pen.box("rectangle", shade((214, 210, 204), dim), 0, 0.5, 1, 0.51)
-        for x in [(i + 0.15) / 5.5 for i in range(6)]:
+        for x in [(i + 0.15) / 5.5 for i in range(6)]:  # the middle of the road
             pen.box("rectangle", shade((244, 240, 220), dim), x, 0.735, x + 0.1, 0.755)
     pen.shapes(place, dim=dim)
 

@@ -11,7 +11,7 @@ from ..llava import LLaVA
 from ..tokenizer import Tokenizer
 from .draw import draw
 from .scenes import Scene, scenes
-from .teacher import DETAIL_QUESTIONS, TYPES, facts_of, facts_told, questions, shares, stated
+from .teacher import DETAIL_QUESTIONS, TYPES, detail, facts_told, questions, shares, stated
 
 PICTURE = 200  # px, as in the data set
 
@@ -66,7 +66,7 @@ def score(model: LLaVA, tokenizer: Tokenizer, image: ImageConfig, count: int = 3
     right = [short_questions(model, tokenizer, image, some, rng) for some in (pool, unseen)]
     asked = [(scene, rng.choice(DETAIL_QUESTIONS)) for scene in pool[: count // 3]]
     claims = [stated(text) for text in ask(model, tokenizer, image, asked, 128)]
-    facts = [facts_of(facts_told(scene, rng)) for scene, _ in asked]
+    facts = [stated(detail(facts_told(scene, rng))) for scene, _ in asked]
     true = sum(len(said & known) for said, known in zip(claims, facts, strict=True))
     known, new = map(shares, right)
     return {

@@ -69,13 +69,6 @@ def dialogue_batch(rng, batch: int, tokenizer, pool: list[Scene]) -> tuple[torch
     return pad([r[0] for r in rows], 0), pad([r[1] for r in rows], IGNORE_INDEX)
 
 
-def text_loss(model: Llama, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean loss over the labelled tokens; the head runs on their places alone."""
-    states = model.model(model.model.embed_tokens(ids))[:, :-1]
-    trained = labels[:, 1:] != IGNORE_INDEX
-    return F.cross_entropy(model.lm_head(states[trained]).float(), labels[:, 1:][trained])
-
-
 def train_vicuna(phases, batch: int, seed: int, dtype, device):
     """Trains the decoder and returns it with its tokenizer.
 
@@ -98,7 +91,10 @@ def train_vicuna(phases, batch: int, seed: int, dtype, device):
         optimizer = torch.optim.AdamW(model.parameters(), lr, (0.9, 0.98), weight_decay=0.01, fused=True)
 
         def losses(step: int, phase=phase):
-            return text_loss(model, *(x.to(device) for x in batches[phase]())), {}
+            ids, labels = (x.to(device) for x in batches[phase]())
+            trained = labels[:, 1:] != IGNORE_INDEX  # the head runs on their places alone
+            logits = model.lm_head(model.model(model.model.embed_tokens(ids))[:, :-1][trained])
+            return F.cross_entropy(logits.float(), labels[:, 1:][trained]), {}
 
         enough = 0.9 if phase == "copies" else None
         fit(f"vicuna, {phase}", model, optimizer, steps, losses, 50, dtype, device, enough)
