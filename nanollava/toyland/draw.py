@@ -78,10 +78,8 @@ class Pen:
                 points = [(left + x * w, top + y * h) for x, y in pairs]
                 (x, y), r = points[0], numbers[2] * h if len(numbers) > 2 else 0
                 if op in ("disc", "ring"):
-                    rx = r * (numbers[3] if len(numbers) > 3 else 1)
-                    draw.ellipse(
-                        [x - rx, y - r, x + rx, y + r], fill if op == "disc" else None, outline, wide
-                    )
+                    rx, inside = r * (numbers[3] if len(numbers) > 3 else 1), fill if op == "disc" else None
+                    draw.ellipse([x - rx, y - r, x + rx, y + r], inside, outline, wide)
                 elif op == "oval":
                     draw.ellipse(points, fill, outline, wide)
                 elif op == "rect":

@@ -18,10 +18,7 @@ from .fit import fit, pad, save
 from .scenes import Scene, scenes
 from .teacher import conversation, detail, dialogue, facts_told, instructions, questions, shares
 
-LLAMA = LlamaConfig(
-    vocab_size=704, hidden_size=128, intermediate_size=384, num_hidden_layers=5, num_attention_heads=4,
-    max_position_embeddings=1024,
-)  # fmt: skip
+LLAMA = LlamaConfig(704, 128, 384, num_hidden_layers=5, num_attention_heads=4, max_position_embeddings=1024)
 
 
 def make_tokenizer(seed: int) -> Tokenizer:
@@ -83,15 +80,12 @@ def train_vicuna(phases, batch: int, seed: int, dtype, device):
         if p.ndim == 2:
             out = name.endswith(("o_proj.weight", "down_proj.weight"))  # residual branches start smaller
             nn.init.normal_(p, std=0.02 / (math.sqrt(2 * LLAMA.num_hidden_layers) if out else 1.0))
-    batches = {
-        "copies": lambda: copy_batch(rng, 2 * batch, LLAMA.vocab_size),
-        "dialogues": lambda: dialogue_batch(rng, batch, tokenizer, pool),
-    }
     for phase, steps, lr in phases:
         optimizer = torch.optim.AdamW(model.parameters(), lr, (0.9, 0.98), weight_decay=0.01, fused=True)
 
-        def losses(step: int, phase=phase):
-            ids, labels = (x.to(device) for x in batches[phase]())
+        def losses(step: int, copying=phase == "copies"):
+            copies = copying and copy_batch(rng, 2 * batch, LLAMA.vocab_size)
+            ids, labels = (x.to(device) for x in copies or dialogue_batch(rng, batch, tokenizer, pool))
             trained = labels[:, 1:] != IGNORE_INDEX  # the head runs on their places alone
             logits = model.lm_head(model.model(model.model.embed_tokens(ids))[:, :-1][trained])
             return F.cross_entropy(logits.float(), labels[:, 1:][trained]), {}
