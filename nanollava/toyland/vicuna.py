@@ -12,8 +12,8 @@ from ..config import LlamaConfig
 from ..conversation import IGNORE_INDEX, VICUNA_SYSTEM, encode
 from ..llama import Llama
 from ..tokenizer import Tokenizer, train_bpe
-from .captions import boxes, captions
-from .scenes import Scene, scenes
+from .captions import boxes, captions, plural
+from .scenes import KINDS, Scene, scenes
 from .teacher import QA, conversation, detail, instructions, questions, read
 
 LLAMA = LlamaConfig(
@@ -105,6 +105,12 @@ def train_vicuna(phases, batch: int, seed: int, dtype, device):
         if p.ndim == 2:
             out = name.endswith(("o_proj.weight", "down_proj.weight"))  # residual branches start smaller
             nn.init.normal_(p, std=0.02 / (math.sqrt(2 * LLAMA.num_hidden_layers) if out else 1.0))
+    with (
+        torch.no_grad()
+    ):  # a plural begins as its singular's vector: to the tokenizer they are two unrelated words
+        for kind in KINDS:
+            one, many = (tokenizer.encode(f"a {word}")[-1] for word in (kind, plural(kind)))
+            model.model.embed_tokens.weight[many] = model.model.embed_tokens.weight[one]
     for phase, steps, lr in phases:
         optimizer = torch.optim.AdamW(model.parameters(), lr, (0.9, 0.98), weight_decay=0.01, fused=True)
         copied = 0.0  # share of words copied right
