@@ -164,7 +164,8 @@ def conversation(facts: Scene, rng: random.Random, turns: int = 8, inventory: fl
     """Short questions, of which none can be answered from the turns before it: each must be looked up."""
     found, chosen = questions(facts, rng), []
     if rng.random() < inventory:  # what is there and how often, half of it of things that are not there
-        types = rng.sample(("presence", "count") * 4, min(8, 2 * len({t.kind for t in facts.things})))
+        mixed = rng.sample(("presence", "count") * 4, min(8, 2 * len({t.kind for t in facts.things})))
+        types = rng.choice((mixed, ["count"] * turns))
     else:
         several = ("color", "position", "distance")
         types = rng.sample(("presence", "count", "what"), 3) if rng.random() < 0.6 else []
@@ -173,9 +174,8 @@ def conversation(facts: Scene, rng: random.Random, turns: int = 8, inventory: fl
     for type in types:
         fresh = [qa for qa in found[type] if not any(tells(c, qa) for c in chosen)]
         if fresh and len(chosen) < turns:
-            answers = sorted(
-                {qa.answer for qa in fresh}
-            )  # "two" as often as "none"; "yes" is told away oftener
+            # "two" as often as "none"; "yes" is told away oftener
+            answers = sorted({qa.answer for qa in fresh})
             answer = rng.choice(answers + ["yes"] * (type == "presence" and "yes" in answers))
             chosen.append(rng.choice([qa for qa in fresh if qa.answer == answer]))
     return chosen or found["weather"]

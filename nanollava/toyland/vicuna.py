@@ -13,9 +13,9 @@ from ..config import LlamaConfig
 from ..conversation import IGNORE_INDEX, VICUNA_SYSTEM, encode
 from ..llama import Llama
 from ..tokenizer import Tokenizer, train_bpe
-from .captions import captions
+from .captions import captions, plural
 from .fit import fit, pad, save
-from .scenes import Scene, scenes
+from .scenes import KINDS, Scene, scenes
 from .teacher import conversation, detail, dialogue, facts_told, instructions, questions, shares
 
 LLAMA = LlamaConfig(704, 128, 384, num_hidden_layers=5, num_attention_heads=4, max_position_embeddings=1024)
@@ -80,12 +80,21 @@ def train_vicuna(phases, batch: int, seed: int, dtype, device):
         if p.ndim == 2:
             out = name.endswith(("o_proj.weight", "down_proj.weight"))  # residual branches start smaller
             nn.init.normal_(p, std=0.02 / (math.sqrt(2 * LLAMA.num_hidden_layers) if out else 1.0))
+    with (
+        torch.no_grad()
+    ):  # a plural begins as its singular's vector: to the tokenizer they are unrelated words
+        for kind in KINDS:
+            one, many = (tokenizer.encode(f"a {word}")[-1] for word in (kind, plural(kind)))
+            model.model.embed_tokens.weight[many] = model.model.embed_tokens.weight[one]
     for phase, steps, lr in phases:
         optimizer = torch.optim.AdamW(model.parameters(), lr, (0.9, 0.98), weight_decay=0.01, fused=True)
 
         def losses(step: int, copying=phase == "copies"):
-            copies = copying and copy_batch(rng, 2 * batch, LLAMA.vocab_size)
-            ids, labels = (x.to(device) for x in copies or dialogue_batch(rng, batch, tokenizer, pool))
+            if copying:
+                ids, labels = copy_batch(rng, 2 * batch, LLAMA.vocab_size)
+            else:
+                ids, labels = dialogue_batch(rng, batch, tokenizer, pool)
+            ids, labels = ids.to(device), labels.to(device)
             trained = labels[:, 1:] != IGNORE_INDEX  # the head runs on their places alone
             logits = model.lm_head(model.model(model.model.embed_tokens(ids))[:, :-1][trained])
             return F.cross_entropy(logits.float(), labels[:, 1:][trained]), {}
