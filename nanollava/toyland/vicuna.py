@@ -80,9 +80,7 @@ def train_vicuna(phases, batch: int, seed: int, dtype, device):
         if p.ndim == 2:
             out = name.endswith(("o_proj.weight", "down_proj.weight"))  # residual branches start smaller
             nn.init.normal_(p, std=0.02 / (math.sqrt(2 * LLAMA.num_hidden_layers) if out else 1.0))
-    with (
-        torch.no_grad()
-    ):  # a plural begins as its singular's vector: to the tokenizer they are unrelated words
+    with torch.no_grad():  # a plural begins as its singular's vector: the tokenizer sees no kinship in them
         for kind in KINDS:
             one, many = (tokenizer.encode(f"a {word}")[-1] for word in (kind, plural(kind)))
             model.model.embed_tokens.weight[many] = model.model.embed_tokens.weight[one]
