@@ -1,17 +1,14 @@
-"""Toyland's commands: `data` writes the data set, `pretrain` makes toy-clip and toy-vicuna, `probe` measures those two,
-`score` measures a LLaVA, `picture` draws one scene."""
+"""Toyland's commands: `data` writes the data set, `pretrain` makes toy-clip and toy-vicuna, `score` measures a
+LLaVA, `picture` draws one scene."""
 
 import argparse
 import json
 from pathlib import Path
 
-import torch
-
 from .. import cli
 from ..config import UserError, read_json
 from ..engine import DTYPES, pick_device, pick_dtype
 from ..image import ImageConfig
-from ..llama import Llama
 from ..llava import LLaVA
 from ..tokenizer import Tokenizer
 from . import clip, data, score, vicuna
@@ -41,21 +38,6 @@ def pretrain(args: argparse.Namespace) -> None:
         cli.made_by(out / "toy-vicuna")
 
 
-def probe(args: argparse.Namespace) -> None:
-    result = {}
-    if args.clip:
-        model, tokenizer = clip.load_clip(Path(args.clip))
-        shared = "retrieval among 128, place and weather shared"
-        result[shared] = clip.retrieval(model, tokenizer, seed=args.seed)
-        for layer in (-2, -1):
-            result[f"read-out, layer {layer}"] = clip.readout(model.vision_model, layer, seed=args.seed)
-    if args.vicuna:
-        model = Llama.from_pretrained(args.vicuna, dtype=torch.float32)
-        tokenizer = Tokenizer.from_pretrained(args.vicuna)
-        result["questions on a description"] = vicuna.text_accuracy(model, tokenizer, seed=args.seed)
-    print(json.dumps(result, indent=2))
-
-
 def run_score(args: argparse.Namespace) -> None:
     if args.count < 3:
         raise UserError(f"--count {args.count}: expected at least 3 scenes")
@@ -76,7 +58,7 @@ def picture(args: argparse.Namespace) -> None:
 
 COMMANDS = {
     "data": lambda args: data.write(args.out, args.train, args.validation, args.seed, args.size),
-    "pretrain": pretrain, "probe": probe, "score": run_score, "picture": picture,
+    "pretrain": pretrain, "score": run_score, "picture": picture,
 }  # fmt: skip
 
 

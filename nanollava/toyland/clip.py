@@ -21,7 +21,7 @@ from ..vit import CLIPBlock, CLIPEncoder, CLIPVisionTransformer
 from .captions import WORDS, captions
 from .draw import draw
 from .fit import fit, pad, save
-from .scenes import COLORS, FACTS, KINDS, SKIES, SLOTS, Scene, Thing, place_thing, random_scene, scenes
+from .scenes import COLORS, FACTS, KINDS, SKIES, SLOTS, Scene, Thing, place_thing, random_scene
 from .vicuna import make_tokenizer
 
 VISION = VisionConfig(100, 10, 160, 640, num_hidden_layers=6, num_attention_heads=2)
@@ -226,61 +226,6 @@ def train_clip(model: CLIP, tokenizer, steps, parts_steps, batch, group, picture
 
     fit("clip", model, optimizer, steps, losses, 100, dtype, device)
     model.cpu().eval()
-
-
-@torch.no_grad()
-def retrieval(model: CLIP, tokenizer: Tokenizer, trials: int = 16, count: int = 128, seed: int = 0) -> float:
-    """Share of held-out pictures whose own caption ranks first among `count` that share place and weather."""
-    rng, right = random.Random(f"retrieval/{seed}"), []
-    for place, weather in SKIES[:trials]:
-        pool: dict[tuple, Scene] = {}  # by facts: no two tell the same
-        source = scenes("test", 10**9, seed, unseen=False)
-        while len(pool) < count:
-            scene = replace(next(source), place=place, weather=weather)
-            if scene.split == "test":
-                pool.setdefault(scene.facts, scene)
-        ids, ends = encode_captions(tokenizer, [captions(s, rng)[0] for s in pool.values()])
-        images = torch.from_numpy(np.stack([pixels(s) for s in pool.values()]))
-        image, text = model(to_pixel_values(images), ids, ends)
-        right.append((image @ text.T).argmax(1).eq(torch.arange(count)))
-    return torch.cat(right).double().mean().item()
-
-
-@torch.no_grad()
-def under_boxes(tower: CLIPVisionTransformer, pool: list[Scene], layer: int) -> torch.Tensor:
-    """Mean feature of the patches under each thing's box, weighted by overlap: (things, D)."""
-    grid, out = tower.config.image_size // tower.config.patch_size, []
-    for i in range(0, len(pool), 128):
-        images = torch.from_numpy(np.stack([pixels(s) for s in pool[i : i + 128]]))
-        features = tower.features(to_pixel_values(images), layer)
-        for scene, z in zip(pool[i : i + 128], features, strict=True):
-            out += [under_box(t.box, grid) @ z.float() for t in scene.things]
-    return torch.stack(out)
-
-
-@torch.enable_grad()
-def linear_readout(train_x, train_y, test_x, test_y, classes: int, steps: int = 300) -> float:
-    """Held-out accuracy of a linear (softmax) read-out."""
-    mean, std = train_x.mean(0), train_x.std(0) + 1e-6
-    train_x, test_x = (train_x - mean) / std, (test_x - mean) / std
-    linear = nn.Linear(train_x.shape[1], classes)
-    nn.init.zeros_(linear.weight)
-    optimizer = torch.optim.AdamW(linear.parameters(), 0.02, weight_decay=1e-3)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        F.cross_entropy(linear(train_x), train_y).backward()
-        optimizer.step()
-    return linear(test_x).argmax(1).eq(test_y).float().mean().item()
-
-
-def readout(tower: CLIPVisionTransformer, layer: int = LAYER, train=3000, test=600, seed: int = 0) -> dict:
-    """How well kind, colour, side and distance of a thing can be read off the patches under its box, held-out scenes."""
-    pools = list(scenes("train", train, seed + 1)), list(scenes("test", test, seed, unseen=False))
-    (x, fitted), (y, held) = ((under_boxes(tower, p, layer), [t for s in p for t in s.things]) for p in pools)
-    return {
-        fact: linear_readout(x, labels(fitted, fact), y, labels(held, fact), len(values))
-        for fact, values in FACTS.items()
-    }
 
 
 def save_clip(model: CLIP, tokenizer: Tokenizer, path: Path) -> None:

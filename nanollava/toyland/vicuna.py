@@ -16,7 +16,7 @@ from ..tokenizer import Tokenizer, train_bpe
 from .captions import captions, plural
 from .fit import fit, pad, save
 from .scenes import KINDS, Scene, scenes
-from .teacher import conversation, detail, dialogue, facts_told, instructions, questions, shares
+from .teacher import conversation, detail, dialogue, facts_told, instructions, questions
 
 LLAMA = LlamaConfig(704, 128, 384, num_hidden_layers=5, num_attention_heads=4, max_position_embeddings=1024)
 
@@ -107,22 +107,3 @@ def save_vicuna(model: Llama, tokenizer: Tokenizer, path: Path) -> None:
     special = dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=0)
     config = {"architectures": ["LlamaForCausalLM"], **model.config.to_dict(), **special}
     save(model, config, weights.LLAMA, tokenizer, path)
-
-
-@torch.no_grad()
-def text_accuracy(model: Llama, tokenizer: Tokenizer, count: int = 300, seed: int = 0) -> dict[str, float]:
-    """Share of questions about held-out descriptions whose whole answer is the most likely one, by type.
-
-    That is the same as greedy generation giving exactly this answer and its end token.
-    """
-    rng = random.Random(f"text/{seed}")
-    right: dict[str, list[bool]] = {}
-    for scene in scenes("test", count, seed, unseen=False):
-        description = in_words(scene, rng)
-        chosen = [rng.choice(found) for found in questions(facts_told(scene, rng), rng).values() if found]
-        rows = [encode(dialogue(description, [qa]), tokenizer) for qa in chosen]
-        ids, labels = pad([r[0] for r in rows], 0), pad([r[1] for r in rows], IGNORE_INDEX)[:, 1:]
-        exact = ((model(ids)[:, :-1].argmax(-1) == labels) | (labels == IGNORE_INDEX)).all(1)
-        for qa, good in zip(chosen, exact.tolist(), strict=True):
-            right.setdefault(qa.type, []).append(good)
-    return shares(right)
