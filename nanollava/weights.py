@@ -19,7 +19,7 @@ from torch import nn
 from .config import UserError, read_json, write_json
 
 SHARD_BYTES = 4 * 2**30
-BUFFERS = ("*rotary_emb.inv_freq", "*position_ids")  # in old files
+BUFFERS = ("rotary_emb.inv_freq", "*.rotary_emb.inv_freq", "position_ids", "*.position_ids")  # in old files
 
 
 class WeightsError(UserError):
