@@ -17,10 +17,9 @@ from .config import ConfigError, read_json, write_json
 
 BARE = normalizers.Replace(" ", "▁")
 BLANKS = normalizers.Sequence([normalizers.Prepend("▁"), BARE])
+# Bytes to characters, "▁" to blanks, and the one before the text left out.
 _steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-DECODER = decoders.Sequence(
-    _steps
-)  # bytes to characters, "▁" to blanks, and the one before the text left out
+DECODER = decoders.Sequence(_steps)
 NORMAL, UNKNOWN, CONTROL = 1, 2, 3  # kinds of sentencepiece's pieces; 6 is a byte
 
 
