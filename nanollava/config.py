@@ -4,15 +4,12 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-# Keys of config.json that change nothing here: transformers' bookkeeping, and what the original LLaVA wrote besides.
+# Of config.json: keys that change nothing (transformers' bookkeeping; what the original LLaVA wrote besides), the only
+# values computed of keys that are no fields ("original": those LLaVA adds to a Llama), and what files leave out.
 KEYS = json.loads((Path(__file__).parent / "config_keys.json").read_text(encoding="utf-8"))
 BOOKKEEPING, ORIGINAL_KEYS = frozenset(KEYS["bookkeeping"]), frozenset(KEYS["original"])
-
-# What the original LLaVA adds to a Llama's config.json: keys of which only some values are computed, and the others.
-ORIGINAL_FIXED = {
-    "mm_projector_type": ("linear", "mlp2x_gelu", None), "mm_vision_select_feature": ("patch",),
-    "mm_use_im_start_end": (False, None), "mm_resampler_type": (None,), "image_aspect_ratio": ("pad", "square", None),
-}  # fmt: skip
+FIXED, DEFAULTS = KEYS["fixed"], KEYS["defaults"]
+SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 class UserError(ValueError):
@@ -23,22 +20,17 @@ class ConfigError(UserError):
     """A config.json that does not describe a model this package can build."""
 
 
-def _build(cls, values: dict, where: str, fixed: dict | None = None, also: tuple[str, ...] = ()):
-    """Makes `cls` from a JSON object. Keys that are neither fields nor bookkeeping are errors.
-
-    `fixed` holds keys of which only one value is implemented; `also` names keys that the caller has dealt with.
-    """
-    names = {f.name for f in fields(cls)}
-    for key, allowed in (fixed or {}).items():
+def _build(cls, values: dict, where: str, fixed: dict):
+    """Makes `cls` from a JSON object. Keys that are neither fields nor `fixed`, which have few values, are errors."""
+    for key, allowed in fixed.items():
         if values.get(key, allowed[0]) not in allowed:
-            raise ConfigError(f"{where}: {key} = {values[key]!r}, but only {allowed[0]!r} is implemented")
-    unknown = sorted(set(values) - names - BOOKKEEPING - set(fixed or ()) - set(also))
+            expected = " or ".join(dict.fromkeys(map(repr, allowed)))
+            raise ConfigError(f"{where}: {key} = {values[key]!r}, but only {expected} is implemented")
+    names = {f.name for f in fields(cls)}
+    unknown = sorted(values.keys() - names - BOOKKEEPING - fixed.keys())
     if unknown:
         raise ConfigError(f"{where}: unknown keys {', '.join(unknown)}; what they mean is not computed here")
-    missing = [f.name for f in fields(cls) if f.name not in values and f.default is f.default_factory]
-    if missing:
-        raise ConfigError(f"{where}: missing keys {', '.join(missing)}")
-    return cls(**{k: v for k, v in values.items() if k in names})
+    return cls(**{key: values[key] for key in names & values.keys()})
 
 
 @dataclass(frozen=True)
@@ -55,9 +47,7 @@ class VisionConfig:
 
     def __post_init__(self):
         if self.image_size % self.patch_size or self.hidden_size % self.num_attention_heads:
-            raise ConfigError(
-                f"{self}: image_size must be a multiple of patch_size, hidden_size of the heads"
-            )
+            raise ConfigError(f"{self}: image_size must be a multiple of patch_size, hidden_size of heads")
 
     @property
     def num_patches(self) -> int:
@@ -66,10 +56,7 @@ class VisionConfig:
     @classmethod
     def from_dict(cls, values: dict, where: str = "vision config") -> "VisionConfig":
         # CLIP's published files leave out what equals transformers' defaults, which are those of ViT-B/32.
-        base = dict(image_size=224, patch_size=32, hidden_size=768, intermediate_size=3072)
-        base |= dict(num_hidden_layers=12, num_attention_heads=12)
-        fixed = {"hidden_act": ("quick_gelu",), "num_channels": (3,), "model_type": ("clip_vision_model",)}
-        return _build(cls, base | values, where, fixed, also=("vocab_size",))
+        return _build(cls, DEFAULTS["vision"] | values, where, FIXED["vision"])
 
     def to_dict(self) -> dict:
         return dict(model_type="clip_vision_model", hidden_act="quick_gelu", num_channels=3, **asdict(self))
@@ -102,25 +89,18 @@ class LlamaConfig:
 
     @classmethod
     def from_dict(cls, values: dict, where: str = "text config") -> "LlamaConfig":
-        # Defaults of transformers' LlamaConfig, which files may leave out.
-        base = dict(rms_norm_eps=1e-6, max_position_embeddings=2048)
-        fixed = {"hidden_act": ("silu",), "attention_bias": (False,), "mlp_bias": (False,)}
-        fixed["sliding_window"] = (None,)  # as in Mistral's first versions, it would change long texts
-        values = dict(values)
+        values, fixed = DEFAULTS["text"] | values, FIXED["text"]
         if "mm_vision_tower" in values:  # an original LLaVA
-            values = {k: v for k, v in values.items() if k not in ORIGINAL_KEYS}
-            fixed |= {"model_type": ("llava", "llava_llama"), **ORIGINAL_FIXED}
-        else:
-            fixed["model_type"] = ("llama", "mistral")
+            values = {key: value for key, value in values.items() if key not in ORIGINAL_KEYS}
+            fixed = fixed | FIXED["original"]
         # theta and scaling: `rope_theta` and `rope_scaling` up to transformers 4, `rope_parameters` from 5 on.
         rope = {**(values.pop("rope_scaling", None) or {}), **(values.pop("rope_parameters", None) or {})}
-        kind = rope.pop("rope_type", rope.pop("type", "default"))
+        kind = rope.pop("rope_type", rope.pop("type", "default"))  # some files have both
         values["rope_theta"] = rope.pop("rope_theta", values.get("rope_theta", 10000.0))
-        rope.pop("type", None)  # files of both spellings carry it twice
         values["rope_factor"] = rope.pop("factor", 1.0) if kind == "linear" else 1.0
         if kind not in ("default", "linear") or rope:
             raise ConfigError(f"{where}: rope {kind!r} {rope or ''}; expected 'default' or 'linear'")
-        return _build(cls, base | values, where, fixed)
+        return _build(cls, values, where, fixed)
 
     def to_dict(self) -> dict:
         values = asdict(self)
@@ -150,53 +130,36 @@ class LlavaConfig:
         if not -depth <= self.vision_feature_layer < depth:
             raise ConfigError(f"vision_feature_layer {self.vision_feature_layer}: of {depth} hidden states")
         if not 0 <= self.image_token_id < self.text_config.vocab_size:
-            raise ConfigError(
-                f"image_token_id {self.image_token_id}: vocabulary of {self.text_config.vocab_size}"
-            )
+            size = self.text_config.vocab_size
+            raise ConfigError(f"image_token_id {self.image_token_id}: vocabulary of {size}")
 
     @classmethod
     def from_dict(cls, values: dict, where: str = "config") -> "LlavaConfig":
-        values = dict(values)
-        for key in ("vision_config", "text_config"):
+        values, text = dict(values), values.get("text_config")
+        for key, part in (("vision_config", VisionConfig), ("text_config", LlamaConfig)):
             if not isinstance(values.get(key), dict):
                 raise ConfigError(f"{where}: no {key}; expected a llava-hf config.json")
-        text = values.pop("text_config")
-        vision = VisionConfig.from_dict(values.pop("vision_config"), f"{where}: vision_config")
-        llama = LlamaConfig.from_dict(text, f"{where}: text_config")
+            values[key] = part.from_dict(values[key], f"{where}: {key}")
         # The identity as "activation" makes linear_2(linear_1(x)) a linear map: our single W (see weights.py).
-        act = values.pop("projector_hidden_act", "gelu")
-        if act not in ("gelu", "linear"):
-            raise ConfigError(f"{where}: projector_hidden_act = {act!r}; expected 'gelu' or 'linear'")
-        fixed = dict(model_type=("llava",), vision_feature_select_strategy=("default",))
-        fixed |= dict(
-            multimodal_projector_bias=(True,), tie_word_embeddings=(llama.tie_word_embeddings, False)
-        )
-        token = values.pop("image_token_index", 32000)
-        image_token = {"image_token_id": values.get("image_token_id", token)}
+        linear = values.get("projector_hidden_act") == "linear"
+        values["projector"] = "linear" if linear else "mlp2x_gelu"
+        values.setdefault("image_token_id", values.pop("image_token_index", cls.image_token_id))
         # Old files keep the special ids, if anywhere, in the text part or in generation_config.json.
-        special = {k: values.get(k, text.get(k)) for k in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        special = {k: v for k, v in special.items() if v is not None}
-        values |= dict(vision_config=vision, text_config=llama, **image_token, **special)
-        values["projector"] = {"gelu": "mlp2x_gelu", "linear": "linear"}[act]
-        values.setdefault("vision_feature_layer", -2)
-        return _build(cls, values, where, fixed, also=("vocab_size",))
+        special = {key: values.get(key, text.get(key)) for key in SPECIAL}
+        values |= {key: index for key, index in special.items() if index is not None}
+        tied = (values["text_config"].tie_word_embeddings, False)
+        return _build(cls, values, where, FIXED["llava"] | {"tie_word_embeddings": tied})
 
     def to_dict(self) -> dict:
-        tokens = {name: getattr(self, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        tokens = {name: getattr(self, name) for name in SPECIAL}
         return {
-            "architectures": ["LlavaForConditionalGeneration"],
-            "model_type": "llava",
-            "vision_config": self.vision_config.to_dict(),
-            "text_config": {**self.text_config.to_dict(), **tokens},
-            "projector_hidden_act": "gelu" if self.projector == "mlp2x_gelu" else "linear",
-            "multimodal_projector_bias": True,
-            "vision_feature_layer": self.vision_feature_layer,
-            "vision_feature_select_strategy": "default",
-            "image_token_index": self.image_token_id,
-            "image_seq_length": self.vision_config.num_patches,
-            "tie_word_embeddings": self.text_config.tie_word_embeddings,
-            **tokens,
-        }
+            "architectures": ["LlavaForConditionalGeneration"], "model_type": "llava",
+            "vision_config": self.vision_config.to_dict(), "text_config": self.text_config.to_dict() | tokens,
+            "projector_hidden_act": "linear" if self.projector == "linear" else "gelu", "multimodal_projector_bias": True,
+            "vision_feature_layer": self.vision_feature_layer, "vision_feature_select_strategy": "default",
+            "image_token_index": self.image_token_id, "image_seq_length": self.vision_config.num_patches,
+            "tie_word_embeddings": self.text_config.tie_word_embeddings, **tokens,
+        }  # fmt: skip
 
 
 def read_json(path: str | Path) -> dict:

@@ -20,6 +20,8 @@ LAYOUTS = {
     "llava-hf": [weights.LLAVA], "original": [weights.LLAMA, weights.PROJECTOR, weights.CLIP_VISION],
     "clip": [weights.CLIP_VISION], "llama": [weights.LLAMA], "projector": [weights.PROJECTOR],
 }  # fmt: skip
+KINDS = dict(llava="llava-hf", clip="clip", clip_vision_model="clip", llama="llama", mistral="llama")
+WHOLE = ("llava-hf", "original", "clip original", "clip llama", "clip llama projector")  # what makes a LLaVA
 
 
 def kind_of(path: Path) -> str:
@@ -31,17 +33,10 @@ def kind_of(path: Path) -> str:
     values = read_json(path / "config.json")
     if "mm_vision_tower" in values:
         return "original"
-    kinds = {
-        "llava": "llava-hf",
-        "clip": "clip",
-        "clip_vision_model": "clip",
-        "llama": "llama",
-        "mistral": "llama",
-    }
     kind = values.get("model_type")
-    if kind not in kinds:
-        raise ConfigError(f"{path}/config.json: model_type {kind!r}; expected {', '.join(kinds)}")
-    return kinds[kind]
+    if kind not in KINDS:
+        raise ConfigError(f"{path}/config.json: model_type {kind!r}; expected {', '.join(KINDS)}")
+    return KINDS[kind]
 
 
 def main() -> None:
@@ -63,14 +58,7 @@ def main() -> None:
             raise UserError(f"{path} and {sources[kind_of(path)]}: two of the kind {kind_of(path)!r}")
     given, dtype = set(sources), DTYPES.get(args.dtype)
     base = next((sources[kind] for kind in ("llava-hf", "original", "llama") if kind in sources), None)
-    whole = (
-        {"llava-hf"},
-        {"original"},
-        {"original", "clip"},
-        {"clip", "llama"},
-        {"clip", "llama", "projector"},
-    )
-    if given not in whole:
+    if " ".join(sorted(given)) not in WHOLE:
         expected = "a llava-hf, an original (and clip), or clip and llama (and projector)"
         raise UserError(f"got {', '.join(sorted(given))}; expected {expected}")
     tokenizer = Tokenizer.from_pretrained(base)
@@ -94,10 +82,8 @@ def main() -> None:
     tokenizer.with_image_token(model.config.image_token_id).save_pretrained(aside)
     pictures.save_pretrained(aside)
     processor = dict(processor_class="LlavaProcessor", image_token="<image>", num_additional_image_tokens=1)
-    processor |= {
-        "patch_size": model.config.vision_config.patch_size,
-        "vision_feature_select_strategy": "default",
-    }
+    patch_size = model.config.vision_config.patch_size
+    processor |= dict(patch_size=patch_size, vision_feature_select_strategy="default")
     write_json(aside / "processor_config.json", processor)
     aside.rename(out)
     state = model.state_dict().values()

@@ -5,6 +5,7 @@ characters fall back to bytes. With `legacy`, as the first LLaMA tokenizers had 
 special token gets this blank as well; without, only the beginning of a text.
 """
 
+import io
 import json
 import struct
 from pathlib import Path
@@ -14,7 +15,12 @@ from tokenizers import Tokenizer as Backend
 
 from .config import ConfigError, read_json, write_json
 
-BLANKS = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+BARE = normalizers.Replace(" ", "▁")
+BLANKS = normalizers.Sequence([normalizers.Prepend("▁"), BARE])
+# Bytes to characters, "▁" to blanks, and the one before the text left out.
+_steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+DECODER = decoders.Sequence(_steps)
+NORMAL, UNKNOWN, CONTROL = 1, 2, 3  # kinds of sentencepiece's pieces; 6 is a byte
 
 
 class Tokenizer:
@@ -22,8 +28,9 @@ class Tokenizer:
 
     def __init__(self, backend: Backend):
         self.backend = backend
-        self.bos_token_id = self._special("<s>")
-        self.eos_token_id = self._special("</s>")
+        self.bos_token_id, self.eos_token_id = map(backend.token_to_id, ("<s>", "</s>"))
+        if self.bos_token_id is None or self.eos_token_id is None:
+            raise ConfigError("the tokenizer has no '<s>' or no '</s>': expected a LLaMA tokenizer")
         # Text is encoded by a copy without added tokens, so that "</s>" typed by a user stays five characters of text.
         state = json.loads(backend.to_str())
         self.special_ids = {t["id"] for t in state["added_tokens"]}
@@ -32,17 +39,8 @@ class Tokenizer:
         self.legacy = (state["pre_tokenizer"] or {}).get("type") != "Metaspace"
         if not self.legacy:
             state.update(pre_tokenizer=None, normalizer=json.loads(BLANKS.__getstate__()))
-        self.plain = Backend.from_str(json.dumps(state))
-        parts = (state["normalizer"] or {}).get("normalizers", [])
-        parts = [part for part in parts if part["type"] != "Prepend"]
-        state["normalizer"] = {"type": "Sequence", "normalizers": parts}
-        self.bare = Backend.from_str(json.dumps(state))  # for what follows a special token, unless legacy
-
-    def _special(self, token: str) -> int:
-        index = self.backend.token_to_id(token)
-        if index is None:
-            raise ConfigError(f"tokenizer.json has no {token!r} token: expected a LLaMA tokenizer")
-        return index
+        self.plain, self.bare = (Backend.from_str(json.dumps(state)) for _ in range(2))
+        self.bare.normalizer = BARE  # for what follows a special token, unless legacy
 
     def __len__(self) -> int:
         return self.backend.get_vocab_size(with_added_tokens=True)
@@ -58,8 +56,6 @@ class Tokenizer:
             raise ConfigError(f"{file}: neither it nor tokenizer.model is there; a model needs its tokenizer")
         try:
             return cls(Backend.from_file(str(file)))
-        except ConfigError:
-            raise
         except Exception as error:  # the library raises bare Exception for broken files
             raise ConfigError(f"{file}: not a tokenizer ({error})") from None
 
@@ -67,11 +63,8 @@ class Tokenizer:
     def from_sentencepiece(cls, file: Path) -> "Tokenizer":
         """The same tokenizer as BPE with byte fallback; `legacy` and added tokens come from the JSON files beside it."""
         pieces = read_sentencepiece(file)
-        options, added = (
-            read_json(file.parent / name) if (file.parent / name).is_file() else {}
-            for name in ("tokenizer_config.json", "added_tokens.json")
-        )
-        legacy = options.get("legacy")  # transformers takes a missing or null value for true
+        beside = [file.with_name(name) for name in ("tokenizer_config.json", "added_tokens.json")]
+        options, added = (read_json(path) if path.is_file() else {} for path in beside)
         vocab = {text: i for i, (text, _, _) in enumerate(pieces)}
         # Only normal pieces come of merges: "<s>" or "<0x0A>" in a text are its characters. Of two merges, that which
         # makes the piece of the higher score goes first.
@@ -82,18 +75,16 @@ class Tokenizer:
         ]  # fmt: skip
         merges = [merge[3:] for merge in sorted(merges)]
         backend = Backend(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-        if legacy in (None, True):
+        if options.get("legacy") in (None, True):  # transformers takes a missing or null value for true
             backend.normalizer = BLANKS
         else:
             backend.pre_tokenizer = pre_tokenizers.Metaspace("▁", "first", split=False)
-        backend.decoder = decode_blanks()
-        special = [text for text, _, kind in pieces if kind in (UNKNOWN, CONTROL)]
-        extra = {t["content"]: int(i) for i, t in options.get("added_tokens_decoder", {}).items()} | added
-        extra = {text: vocab[text] for text in special} | extra
+        backend.decoder = DECODER
+        extra = {text: vocab[text] for text, _, kind in pieces if kind in (UNKNOWN, CONTROL)}
+        extra |= {t["content"]: int(i) for i, t in options.get("added_tokens_decoder", {}).items()} | added
         for text, index in sorted(extra.items(), key=lambda item: item[1]):
             backend.add_special_tokens([AddedToken(text, special=True, normalized=False)])
-            found = backend.token_to_id(text)
-            if found != index:
+            if (found := backend.token_to_id(text)) != index:
                 raise ConfigError(f"{file}: {text!r} becomes token {found}, its files say {index}")
         return cls(backend)
 
@@ -118,8 +109,7 @@ class Tokenizer:
         """A copy that knows `<image>` as token `index`, which must be its own or the next free one."""
         copy = Backend.from_str(self.backend.to_str())
         copy.add_special_tokens([AddedToken("<image>", special=True, normalized=False)])
-        found = copy.token_to_id("<image>")
-        if found != index:
+        if (found := copy.token_to_id("<image>")) != index:
             raise ConfigError(f"<image> becomes token {found}, the model's config says {index}")
         return Tokenizer(copy)
 
@@ -138,52 +128,34 @@ class Tokenizer:
         return self.plain.decode([i for i in ids if i not in self.special_ids])
 
 
-def decode_blanks() -> decoders.Decoder:
-    """Bytes to characters, "▁" to blanks, and the one before the text left out."""
-    return decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-
-
-NORMAL, UNKNOWN, CONTROL = 1, 2, 3  # kinds of sentencepiece's pieces; 6 is a byte
-
-
 def protobuf(data: bytes):
     """Yields (field number, value) of a protobuf message: whole numbers, and bytes for all else."""
-    at = 0
+    stream = io.BytesIO(data)
 
     def varint() -> int:
-        nonlocal at
         value = shift = 0
-        while True:
-            byte = data[at]
-            at, value, shift = at + 1, value | (byte & 127) << shift, shift + 7
-            if byte < 128:
-                return value
+        while (byte := stream.read(1)[0]) > 127:
+            value, shift = value | (byte & 127) << shift, shift + 7
+        return value | byte << shift
 
-    while at < len(data):
+    while stream.tell() < len(data):
         key = varint()
         if key & 7 == 0:
             yield key >> 3, varint()
             continue
         size = varint() if key & 7 == 2 else {1: 8, 5: 4}[key & 7]
-        if at + size > len(data):
+        if stream.tell() + size > len(data):
             raise IndexError("the file ends too early")
-        yield key >> 3, data[at : at + size]
-        at += size
+        yield key >> 3, stream.read(size)
 
 
 def read_sentencepiece(file: Path) -> list[tuple[str, float, int]]:
     """(piece, score, kind) in the order of ids; a model that is not LLaMA's kind of BPE is a ConfigError."""
-    pieces, trainer, normalizer = [], {}, {}
     try:
-        for number, value in protobuf(file.read_bytes()):
-            if number == 1:
-                piece = dict(protobuf(value))
-                score = struct.unpack("<f", piece.get(2, bytes(4)))[0]
-                pieces.append((piece[1].decode(), score, piece.get(3, NORMAL)))
-            trainer = dict(protobuf(value)) if number == 2 else trainer
-            normalizer = dict(protobuf(value)) if number == 3 else normalizer
+        fields = list(protobuf(file.read_bytes()))
+        pieces = [dict(protobuf(value)) for number, value in fields if number == 1]
+        pieces = [(p[1].decode(), *struct.unpack("<f", p.get(2, bytes(4))), p.get(3, NORMAL)) for p in pieces]
+        trainer, normalizer = (dict(protobuf(dict(fields).get(number, b""))) for number in (2, 3))
     except (IndexError, KeyError, TypeError, AttributeError, UnicodeDecodeError, struct.error):
         raise ConfigError(f"{file}: not a whole sentencepiece model; download it again") from None
     if trainer.get(3) != 2 or normalizer.get(2) or normalizer.get(4, 1) or not normalizer.get(3, 1):
@@ -195,15 +167,13 @@ def train_bpe(texts, vocab_size: int) -> Tokenizer:
     """A LLaMA-like byte-fallback BPE: <unk> <s> </s>, then 256 bytes, then merges."""
     backend = Backend(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     backend.normalizer = BLANKS
-    punctuation = pre_tokenizers.Split(Regex(r"[^\w▁]"), "isolated")
     words = pre_tokenizers.Split("▁", "merged_with_next")
+    punctuation = pre_tokenizers.Split(Regex(r"[^\w▁]"), "isolated")
     backend.pre_tokenizer = pre_tokenizers.Sequence([words, punctuation])
-    backend.decoder = decode_blanks()
+    backend.decoder = DECODER
     reserved = ["<unk>", "<s>", "</s>"] + [f"<0x{byte:02X}>" for byte in range(256)]
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=reserved, show_progress=False, max_token_length=24
-    )
-    backend.train_from_iterator(texts, trainer)
+    options = dict(vocab_size=vocab_size, special_tokens=reserved, show_progress=False, max_token_length=24)
+    backend.train_from_iterator(texts, trainers.BpeTrainer(**options))
     state = json.loads(backend.to_str())
     state["added_tokens"] = state["added_tokens"][:3]  # the bytes are ordinary tokens
     return Tokenizer(Backend.from_str(json.dumps(state)))

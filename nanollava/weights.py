@@ -4,11 +4,11 @@ Every tensor of a file is matched through its layout's table or dropped by name;
 """
 
 import pickle
-import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from torch import nn
 from .config import UserError, read_json, write_json
 
 SHARD_BYTES = 4 * 2**30
+BUFFERS = ("rotary_emb.inv_freq", "*.rotary_emb.inv_freq", "position_ids", "*.position_ids")  # in old files
 
 
 class WeightsError(UserError):
@@ -28,15 +29,15 @@ class WeightsError(UserError):
 @dataclass(frozen=True)
 class Layout:
     """`prefixes` (file, ours), the first that fits counts, and the first per module is the one written;
-    `drop` is a pattern of tensor names that are left out on purpose."""
+    `drop` are patterns of tensor names that are left out on purpose."""
 
     name: str
-    prefixes: tuple[tuple[str, str], ...]
-    drop: str = r"(.*\.)?(rotary_emb\.inv_freq|position_ids)"  # buffers in old files
+    prefixes: Sequence[tuple[str, str]]
+    drop: Sequence[str] = ()
 
     def to_ours(self, name: str) -> str | None:
         """Our name for a file's tensor, None for one that is dropped, or a WeightsError."""
-        if re.fullmatch(self.drop, name):
+        if any(fnmatchcase(name, pattern) for pattern in (*BUFFERS, *self.drop)):
             return None
         for theirs, ours in self.prefixes:
             if name.startswith(theirs):
@@ -50,49 +51,9 @@ class Layout:
         raise WeightsError(f"parameter {name!r} has no name in the {self.name} layout")
 
 
-LLAVA = Layout(
-    "llava-hf",
-    (
-        ("language_model.model.", "language_model.model."),
-        ("language_model.lm_head.", "language_model.lm_head."),
-        ("vision_tower.vision_model.", "vision_tower."),
-        ("vision_tower.", "vision_tower."),  # as transformers 5 writes it
-        ("multi_modal_projector.", "multi_modal_projector."),
-        ("model.language_model.", "language_model.model."),
-        ("model.vision_tower.vision_model.", "vision_tower."),
-        ("model.vision_tower.", "vision_tower."),
-        ("model.multi_modal_projector.", "multi_modal_projector."),
-        ("lm_head.", "language_model.lm_head."),
-    ),
-)
-CLIP_VISION = Layout(
-    "Hugging Face CLIP",
-    (
-        ("vision_model.", ""),
-        ("embeddings.", "embeddings."),  # the tower alone, as transformers 5 writes it
-        ("encoder.", "encoder."),
-        ("pre_layrnorm.", "pre_layrnorm."),
-        ("post_layernorm.", "post_layernorm."),
-        ("model.vision_tower.vision_tower.vision_model.", ""),  # inside an original LLaVA
-    ),
-    drop=r"(.*\.)?position_ids|text_model\..*|visual_projection\.weight|text_projection\.weight|logit_scale"
-    r"|model\.(embed_tokens|layers|norm|mm_projector)\..*|lm_head\..*",
-)
-LLAMA = Layout(
-    "Hugging Face Llama",
-    (("model.", "model."), ("lm_head.", "lm_head.")),
-    drop=LLAVA.drop + r"|model\.(mm_projector|vision_tower)\..*",  # an original LLaVA is a Llama with these
-)
-PROJECTOR = Layout(
-    "projector",
-    (
-        ("multi_modal_projector.", ""),
-        *((f"{model}mm_projector.0.", "linear_1.") for model in ("model.", "")),  # an nn.Sequential
-        *((f"{model}mm_projector.2.", "linear_2.") for model in ("model.", "")),
-        *((f"{model}mm_projector.", "linear_1.") for model in ("model.", "")),
-    ),
-    drop=LLAVA.drop + r"|model\.(embed_tokens|layers|norm|vision_tower)\..*|lm_head\..*",
-)
+# Prefixes of transformers 4 and 5, whose towers differ, and of the original LLaVA, whose projector is an nn.Sequential.
+_tables = read_json(Path(__file__).with_name("layouts.json"))
+LLAVA, CLIP_VISION, LLAMA, PROJECTOR = (Layout(name, **table) for name, table in _tables.items())
 PROJECTOR_FILES = ("mm_projector.safetensors", "mm_projector.bin")  # of stage 1: ours, the original's
 
 
@@ -118,15 +79,14 @@ def shapes(path: str | Path | list[Path]) -> dict[str, tuple[int, ...]]:
 @contextmanager
 def uninitialised():
     """Builds modules on the meta device and skips their initialisers: the values come from a file."""
-    kinds = (nn.Linear, nn.Embedding, nn.Conv2d, nn.LayerNorm)
-    saved = [kind.reset_parameters for kind in kinds]
+    saved = {kind: kind.reset_parameters for kind in (nn.Linear, nn.Embedding, nn.Conv2d, nn.LayerNorm)}
     try:
-        for kind in kinds:
+        for kind in saved:
             kind.reset_parameters = lambda module: None
         with torch.device("meta"):
             yield
     finally:
-        for kind, method in zip(kinds, saved, strict=True):
+        for kind, method in saved.items():
             kind.reset_parameters = method
 
 
@@ -178,35 +138,33 @@ def load(module: nn.Module, path, layout: Layout, device="cpu", dtype: torch.dty
     nothing is changed if anything does not fit."""
     wanted = dict(module.named_parameters(remove_duplicate=False))
     found: dict[str, torch.Tensor] = {}
-    identity = {}  # linear_2 of a linear W written in the llava-hf layout
     for shard in shards(path):
         for name, shape, read in tensors(shard, device):
             ours = layout.to_ours(name)
             if ours is None:
                 continue
-            if ours not in wanted and ours.split(".")[-2] == "linear_2" and layout in (LLAVA, PROJECTOR):
-                identity[name] = read()
+            if ours not in wanted and "linear_2" in ours.split(".") and layout in (LLAVA, PROJECTOR):
+                tensor = read().cpu().float()  # behind a linear W, written in the llava-hf layout
+                identity = torch.eye(len(tensor)) if tensor.ndim == 2 else torch.zeros_like(tensor)
+                if not torch.equal(tensor, identity):
+                    raise WeightsError(
+                        f"{shard}: {name!r} is not the identity, but the config has a linear W"
+                    )
                 continue
             if ours not in wanted:
                 raise WeightsError(f"{shard}: tensor {name!r} {shape} is not part of this model")
             if ours in found:
                 raise WeightsError(f"{shard}: tensor {name!r} comes twice")
-            if shape != tuple(wanted[ours].shape):
-                expected = tuple(wanted[ours].shape)
+            if shape != (expected := tuple(wanted[ours].shape)):
                 raise WeightsError(f"{shard}: tensor {name!r} has shape {shape}, the config says {expected}")
             tensor = read()
             if not tensor.is_floating_point():
                 raise WeightsError(f"{shard}: tensor {name!r} is {tensor.dtype}; expected fp32, fp16 or bf16")
             found[ours] = tensor.to(device, dtype or tensor.dtype)
-    for name, tensor in identity.items():
-        expected = torch.eye(len(tensor)) if tensor.ndim == 2 else torch.zeros(len(tensor))
-        if not torch.equal(tensor.cpu().float(), expected):
-            raise WeightsError(f"{path}: {name!r} is not the identity, but the config says W is linear")
-    tied = getattr(getattr(module, "language_model", module), "config", None)
-    if getattr(tied, "tie_word_embeddings", False):
-        for name in [n for n in wanted if n.endswith("lm_head.weight")]:
-            found[name] = found.get(name.replace("lm_head", "model.embed_tokens"), found.get(name))
-    missing = [layout.to_file(name) for name in wanted if found.get(name) is None]
+    # Of tied parameters the first named counts.
+    first = {id(parameter): name for name, parameter in module.named_parameters()}
+    found |= {name: found[first[id(p)]] for name, p in wanted.items() if first[id(p)] in found}
+    missing = [layout.to_file(name) for name in wanted if name not in found]
     if missing:
         share = f"{len(missing)} of {len(wanted)} tensors are missing, the first {missing[0]!r}"
         raise WeightsError(f"{path}: {share}; expected the {layout.name} layout")
@@ -218,28 +176,23 @@ def save(state: dict[str, torch.Tensor], path, layout: Layout, shard_bytes: int 
     """Writes a state dict into a directory, as `model.safetensors` or as shards with an index."""
     path = Path(path)
     tensors = {layout.to_file(name): tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    linear = "multi_modal_projector.linear_1.bias"
-    if layout is LLAVA and linear in tensors and "multi_modal_projector.linear_2.bias" not in tensors:
+    if layout is LLAVA and "multi_modal_projector.linear_2.bias" not in tensors:
         # The layout has two linear maps; with projector_hidden_act "linear" an identity behind W changes nothing.
-        bias = tensors[linear]
+        bias = tensors["multi_modal_projector.linear_1.bias"]
         tensors["multi_modal_projector.linear_2.weight"] = torch.eye(len(bias), dtype=bias.dtype)
         tensors["multi_modal_projector.linear_2.bias"] = torch.zeros_like(bias)
     groups: list[dict[str, torch.Tensor]] = [{}]
-    size = 0
     for name, tensor in tensors.items():
-        if groups[-1] and size + tensor.nbytes > shard_bytes:
+        if groups[-1] and sum(t.nbytes for t in groups[-1].values()) + tensor.nbytes > shard_bytes:
             groups.append({})
-            size = 0
         groups[-1][name] = tensor
-        size += tensor.nbytes
-    if len(groups) == 1:
-        save_file(groups[0], path / "model.safetensors", metadata={"format": "pt"})
-        return
-    weight_map = {}
+    weight_map, count = {}, len(groups)
     for i, group in enumerate(groups):
-        file = f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors"
+        file = "model.safetensors" if count == 1 else f"model-{i + 1:05d}-of-{count:05d}.safetensors"
         save_file(group, path / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(group, file)
+    if count == 1:
+        return
     total = {"total_size": sum(t.nbytes for t in tensors.values())}
     write_json(path / "model.safetensors.index.json", {"metadata": total, "weight_map": weight_map})
 
