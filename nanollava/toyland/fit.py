@@ -35,11 +35,8 @@ def fit(name: str, model, optimizer, steps: int, losses, warmup: int, dtype, dev
         optimizer.step()
         optimizer.zero_grad()
         if step % 10 == 0:
-            bar.set_postfix(
-                {"loss": f"{loss.item():.3f}", **{k: f"{v.item():.2f}" for k, v in shown.items()}}
-            )
-        right = 0.9 * right + 0.1 * math.exp(-loss.item()) if enough else right
-        if enough and right > enough:
+            bar.set_postfix({k: f"{v.item():.3f}" for k, v in {"loss": loss, **shown}.items()})
+        if enough and (right := 0.9 * right + 0.1 * math.exp(-loss.item())) > enough:
             break
 
 

@@ -56,17 +56,12 @@ def name_of(facts: Scene, thing: Thing) -> str | None:
     return f"the {thing.color} {thing.kind}" if sum(t.color == thing.color for t in same) == 1 else None
 
 
-def worded(type: str, rng: random.Random, answer: str, wording: str | None = None, **words: str) -> QA:
-    """A question in one of its wordings; `words` fill the places in it."""
-    return QA(type, rng.choice(WORDINGS[wording or type]).format(**words), answer)
-
-
 def questions(facts: Scene, rng: random.Random) -> dict[str, list[QA]]:
     """All short questions with one definite answer, by type, each in one of several wordings."""
     found: dict[str, list[QA]] = {kind: [] for kind in TYPES}
 
     def ask(type: str, answer: str, wording: str | None = None, **words: str) -> None:
-        found[type].append(worded(type, rng, answer, wording, **words))
+        found[type].append(QA(type, rng.choice(WORDINGS[wording or type]).format(**words), answer))
 
     for thing in facts.things:
         name, kind, side = name_of(facts, thing), thing.kind, WORDS[thing.side]
@@ -111,23 +106,20 @@ def reasons(facts: Scene, rng: random.Random) -> list[QA]:
     """
     kinds = [t.kind for t in facts.things]
     holds = {facts.place, facts.weather, *kinds} | ({"people"} if kinds.count("person") > 1 else set())
-    found = []
-    for wording, answers in REASONS.items():
-        true = [answer for needed, answer in answers.items() if holds.issuperset(needed.split())]
-        if true:
-            found.append(worded("reason", rng, true[0], wording))
-    return found
+    true = {
+        wording: [answer for needed, answer in answers.items() if holds.issuperset(needed.split())]
+        for wording, answers in REASONS.items()
+    }
+    return [QA("reason", rng.choice(WORDINGS[w]), answers[0]) for w, answers in true.items() if answers]
 
 
 def detail(facts: Scene) -> str:
     """The detailed description: place, weather, number of things, and each thing with colour and spot, near ones first."""
     sky = "at night" if facts.weather == "night" else f"on a {facts.weather} day"
-    total = len(facts.things)
-    count = "There is one thing." if total == 1 else f"There are {NUMBERS[total]} things."
-    text = f"This picture was taken {WORDS[facts.place]} {sky}. {count}"
+    count = "is one thing" if len(facts.things) == 1 else f"are {NUMBERS[len(facts.things)]} things"
+    text = f"This picture was taken {WORDS[facts.place]} {sky}. There {count}."
     for t in sorted(facts.things, key=lambda t: (t.distance == "far", SIDES.index(t.side))):
-        far = WORDS[t.distance].capitalize()
-        text += f" {far} {WORDS[t.side]} there is {a(t.color, t.kind)}."
+        text += f" {WORDS[t.distance].capitalize()} {WORDS[t.side]} there is {a(t.color, t.kind)}."
     return text
 
 
@@ -181,10 +173,10 @@ def conversation(facts: Scene, rng: random.Random, turns: int = 8, inventory: fl
     return chosen or found["weather"]
 
 
-def instructions(facts: Scene, rng: random.Random, kind: str) -> list[QA]:
-    """One sample of instruction data: "conversation", "detail" or "complex"."""
+def instructions(facts: Scene, rng: random.Random, kind: str, inventory: float = 0.35) -> list[QA]:
+    """One sample of instruction data: "conversation" (some of them inventories), "detail" or "complex"."""
     if kind == "conversation":
-        return conversation(facts, rng)
+        return conversation(facts, rng, inventory=inventory)
     if kind == "detail":
         return [QA("detail", rng.choice(DETAIL_QUESTIONS), detail(facts))]
     if kind == "complex":
@@ -201,7 +193,4 @@ def dialogue(before: str, qas: list[QA]) -> list[dict]:
 
 def shares(right: dict[str, list[bool]]) -> dict[str, float]:
     """Shares of right answers, in all and by type."""
-    return {
-        "overall": fmean(sum(right.values(), [])),
-        **{type: fmean(found) for type, found in right.items()},
-    }
+    return {"overall": fmean(sum(right.values(), []))} | {type: fmean(of) for type, of in right.items()}
