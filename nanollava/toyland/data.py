@@ -26,10 +26,8 @@ def write_picture(scene: Scene, path: Path, size: int) -> None:
 
 
 def write(out: str | Path, train: int = 16000, validation: int = 500, seed: int = 0, size: int = 200) -> None:
-    """Writes `images/`, `align.json`, `instruct.json`, `validation.json` and COCO-like `captions.jsonl` into `out`.
-
-    Everything is made aside and renamed at the end, so `out` is whole or absent.
-    """
+    """Writes `images/`, `align.json`, `instruct.json`, `validation.json` and COCO-like `captions.jsonl` into `out`:
+    everything is made aside and renamed at the end, so `out` is whole or absent."""
     out = Path(out)
     if out.exists():
         raise UserError(f"--out {out}: exists already; remove it or choose another place")

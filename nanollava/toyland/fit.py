@@ -17,11 +17,9 @@ def pad(rows: list[list[int]], value: int) -> torch.Tensor:
 
 
 def fit(name: str, model, optimizer, steps: int, losses, warmup: int, dtype, device, enough=None) -> None:
-    """Takes `steps` optimizer steps; `losses(step)` is the loss and what the progress bar shows beside it.
-
-    The learning rate rises over `warmup` steps and falls by a cosine to 2%. With `enough` it stays, until exp(-loss),
-    which is the share of tokens that are right, has come to that much on the average of some ten steps.
-    """
+    """Takes `steps` optimizer steps; `losses(step)` is the loss and what the progress bar shows beside it. The learning
+    rate rises over `warmup` steps and falls by a cosine to 2%. With `enough` it stays, until exp(-loss), the share of
+    tokens that are right, has come to that much on the average of some ten steps."""
     peak, right = optimizer.param_groups[0]["lr"], 0.0
     bar = tqdm(range(steps), desc=name, mininterval=5)
     for step in bar:

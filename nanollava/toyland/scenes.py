@@ -95,10 +95,8 @@ def random_scene(rng: random.Random) -> Scene:
 
 
 def scenes(split: str, count: int, seed: int = 0, unseen: bool | None = None) -> Iterator[Scene]:
-    """Yields `count` scenes of a split, the same ones for the same seed.
-
-    In the test split `unseen` asks for scenes with (True) or without (False) a combination kept out of training.
-    """
+    """Yields `count` scenes of a split, the same ones for the same seed; in the test split `unseen` asks for scenes
+    with (True) or without (False) a combination kept out of training."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
     rng = random.Random(f"toyland/{split}/{unseen}/{seed}")

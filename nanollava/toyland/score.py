@@ -11,7 +11,7 @@ from ..tokenizer import Tokenizer
 from .draw import draw
 from .fit import pad
 from .scenes import Scene, scenes
-from .teacher import DETAIL_QUESTIONS, TYPES, detail, facts_told, questions, shares, stated
+from .teacher import TYPES, WORDINGS, detail, facts_told, questions, shares, stated
 
 PICTURE = 200  # px, as in the data set
 
@@ -38,10 +38,7 @@ def ask(model: LLaVA, tokenizer, image: ImageConfig, asked: list[tuple[Scene, st
 
 def short_questions(model, tokenizer, image, pool: list[Scene], rng: random.Random) -> dict[str, list[bool]]:
     """Right or wrong by type: one question of every type that a scene allows."""
-    chosen = []
-    for scene in pool:
-        found = questions(facts_told(scene, rng), rng).values()
-        chosen += [(scene, rng.choice(qas)) for qas in found if qas]
+    chosen = [(s, rng.choice(q)) for s in pool for q in questions(facts_told(s, rng), rng).values() if q]
     answers = ask(model, tokenizer, image, [(scene, qa.question) for scene, qa in chosen], 32)
     result: dict[str, list[bool]] = {}
     for (_, qa), answer in zip(chosen, answers, strict=True):
@@ -52,10 +49,9 @@ def short_questions(model, tokenizer, image, pool: list[Scene], rng: random.Rand
 def score(model: LLaVA, tokenizer: Tokenizer, image: ImageConfig, count: int = 300, seed: int = 0) -> dict:
     """`overall`, `types`, `unseen_combinations` (shares of exact answers) and `detail` (precision and recall of facts)."""
     rng = random.Random(f"score/{seed}")
-    pool = list(scenes("test", count, seed, unseen=False))
-    pools = pool, list(scenes("test", count // 2, seed, unseen=True))
+    pools = [list(scenes("test", n, seed, unseen)) for n, unseen in ((count, False), (count // 2, True))]
     right = [short_questions(model, tokenizer, image, p, rng) for p in pools]
-    asked = [(scene, rng.choice(DETAIL_QUESTIONS)) for scene in pool[: count // 3]]
+    asked = [(scene, rng.choice(WORDINGS["detail"])) for scene in pools[0][: count // 3]]
     texts = ask(model, tokenizer, image, asked, 128), [detail(facts_told(scene, rng)) for scene, _ in asked]
     said, known = ({(i, fact) for i, text in enumerate(part) for fact in stated(text)} for part in texts)
     precision, recall = (len(said & known) / max(1, len(part)) for part in (said, known))

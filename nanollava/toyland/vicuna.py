@@ -39,10 +39,8 @@ def in_words(scene: Scene, rng: random.Random) -> str:
 
 
 def copy_batch(rng, batch: int, vocab: int, length: int = 48) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random words written twice, the second time forwards or backwards, with the loss on the second copy.
-
-    Forwards makes heads that find a word and read what follows it; backwards, what stands before it ("red" cat).
-    """
+    """Random words written twice, the second time forwards or backwards, with the loss on the second copy. Forwards
+    makes heads that find a word and read what follows it; backwards, what stands before it ("red" cat)."""
     rows = [rng.sample(range(3, vocab), rng.randint(8, length)) for _ in range(batch)]
     ids = [[1, *r, *(r if i % 2 else r[::-1])] for i, r in enumerate(rows)]
     # The first word of the copy tells the direction; it is not trained.
@@ -52,9 +50,7 @@ def copy_batch(rng, batch: int, vocab: int, length: int = 48) -> tuple[torch.Ten
 
 def dialogue_batch(rng, batch: int, tokenizer, pool: list[Scene]) -> tuple[torch.Tensor, torch.Tensor]:
     """Dialogues about scenes of the pool: mostly eight short answers, sometimes reasons or a retelling in detail.
-
-    Full scenes come oftener: among several things, an answer must be looked up.
-    """
+    Full scenes come oftener: among several things, an answer must be looked up."""
     rows = []
     for scene in rng.choices(pool, weights=[len(s.things) for s in pool], k=batch):
         facts = facts_told(scene, rng)
@@ -65,10 +61,8 @@ def dialogue_batch(rng, batch: int, tokenizer, pool: list[Scene]) -> tuple[torch
 
 
 def train_vicuna(phases, batch: int, seed: int, dtype, device):
-    """Trains the decoder and returns it with its tokenizer.
-
-    Phases are ("copies", most steps, learning rate), which ends when copying is learnt, and ("dialogues", steps, peak).
-    """
+    """Trains the decoder and returns it with its tokenizer. Phases are ("copies", most steps, learning rate), which
+    ends when copying is learnt, and ("dialogues", steps, peak)."""
     torch.manual_seed(seed)
     rng, tokenizer = random.Random(f"vicuna/{seed}"), make_tokenizer(seed)
     pool = list(scenes("train", 16000, seed))
