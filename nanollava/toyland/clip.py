@@ -70,10 +70,9 @@ class CLIP(nn.Module):
                 if isinstance(module, nn.Linear):
                     nn.init.normal_(module.weight, std=module.in_features**-0.5)
                     nn.init.zeros_(module.bias)
-            depth = len(tower.encoder.layers)
-            for block in tower.encoder.layers:
-                for out in (block.self_attn.out_proj, block.mlp.fc2):  # residual branches start small
-                    nn.init.normal_(out.weight, std=(2 * depth * out.in_features) ** -0.5)
+            outs = [out for b in tower.encoder.layers for out in (b.self_attn.out_proj, b.mlp.fc2)]
+            for out in outs:  # residual branches start small
+                nn.init.normal_(out.weight, std=(len(outs) * out.in_features) ** -0.5)
         patches = self.vision_model.embeddings
         rest = self.visual_projection.weight, self.text_projection.weight
         for weight in (*rest, patches.class_embedding, patches.position_embedding.weight):
