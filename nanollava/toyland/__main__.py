@@ -5,6 +5,8 @@ import argparse
 import json
 from pathlib import Path
 
+import torch
+
 from .. import cli
 from ..config import UserError, read_json
 from ..engine import DTYPES, pick_device, pick_dtype
@@ -17,14 +19,16 @@ from .scenes import scenes
 
 
 def pretrain(args: argparse.Namespace) -> None:
-    device, out = pick_device(args.device), Path(args.out)
+    seed, out, device = args.seed, Path(args.out), pick_device(args.device)
     dtype = pick_dtype(args.dtype, device)
     if args.only in (None, "clip"):
-        model, tokenizer = clip.new_clip(args.seed)
+        torch.manual_seed(seed)
+        tokenizer = vicuna.make_tokenizer(seed)
+        model = clip.CLIP(clip.VISION, {**clip.TEXT, "vocab_size": len(tokenizer) + 1})
         steps, common = round(2000 * args.scale), (1e-3, dtype, device)
-        clip.train_clip(model, tokenizer, steps, steps * 2 // 5, 64, 4, args.pictures, args.seed, *common)
+        clip.train_clip(model, tokenizer, steps, steps * 2 // 5, 64, 4, args.pictures, seed, *common)
         steps, pictures = round(900 * args.scale), args.pictures * 5 // 7
-        clip.train_clip(model, tokenizer, steps, 0, 96, 2, pictures, args.seed + 1, *common)
+        clip.train_clip(model, tokenizer, steps, 0, 96, 2, pictures, seed + 1, *common)
         clip.save_clip(model, tokenizer, out / "toy-clip")
         cli.made_by(out / "toy-clip")
     if args.only in (None, "vicuna"):
@@ -33,7 +37,7 @@ def pretrain(args: argparse.Namespace) -> None:
         phases += [("copies", 700, 1.5e-3), ("dialogues", 800, 1.5e-3), ("dialogues", 1300, 1.5e-3)]
         phases += [("dialogues", n, 1.5e-3) for n in (1500, 1000, 2000)] + [("dialogues", 1300, 1.2e-3)]
         phases = [(phase, max(1, round(steps * args.scale)), lr) for phase, steps, lr in phases]
-        model, tokenizer = vicuna.train_vicuna(phases, 32, args.seed, dtype, device)
+        model, tokenizer = vicuna.train_vicuna(phases, 32, seed, dtype, device)
         vicuna.save_vicuna(model, tokenizer, out / "toy-vicuna")
         cli.made_by(out / "toy-vicuna")
 
@@ -56,19 +60,15 @@ def picture(args: argparse.Namespace) -> None:
     print(scene)
 
 
-COMMANDS = {
-    "data": lambda args: data.write(args.out, args.train, args.validation, args.seed, args.size),
-    "pretrain": pretrain, "score": run_score, "picture": picture,
-}  # fmt: skip
-
-
 def main() -> None:
+    run = {"pretrain": pretrain, "score": run_score, "picture": picture}
+    run["data"] = lambda args: data.write(args.out, args.train, args.validation, args.seed, args.size)
     program, form = "python -m nanollava.toyland", argparse.ArgumentDefaultsHelpFormatter
     parser = argparse.ArgumentParser(prog=program, description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, (help, flags) in read_json(Path(__file__).parent / "commands.json").items():
         command = commands.add_parser(name, help=help, allow_abbrev=False, formatter_class=form)
-        command.set_defaults(function=COMMANDS[name])
+        command.set_defaults(function=run[name])
         command.add_argument("--seed", type=int, default=0, help="of scenes, wording and training")
         for flag, options in flags.items():
             of_default = {"type": type(options["default"])} if "default" in options else {}

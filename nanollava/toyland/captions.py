@@ -2,19 +2,12 @@
 
 import random
 from collections import Counter
+from pathlib import Path
 
+from ..config import read_json
 from .scenes import Scene, Thing
 
-WORDS = {
-    "left": "on the left", "middle": "in the middle", "right": "on the right", "near": "in front", "far": "far away",
-    "park": "in the park", "beach": "at the beach", "street": "on the street", "snow": "in the snow",
-}  # fmt: skip
-WEATHER_WORDS = {
-    "sunny": ("on a sunny day", "in bright sunshine", "under the sun"),
-    "rainy": ("on a rainy day", "in the rain", "under rain clouds"),
-    "cloudy": ("on a cloudy day", "under a cloudy sky", "under gray clouds"),
-    "night": ("at night", "under the moon", "on a dark night"),
-}
+WORDS, WEATHER_WORDS = read_json(Path(__file__).parent / "words.json").values()
 NUMBERS = ("none", "one", "two", "three", "four")
 
 

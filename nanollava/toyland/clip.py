@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -22,7 +21,6 @@ from .captions import WORDS, captions
 from .draw import draw
 from .fit import fit, pad, save
 from .scenes import COLORS, FACTS, KINDS, SKIES, SLOTS, Scene, Thing, place_thing, random_scene
-from .vicuna import make_tokenizer
 
 VISION = VisionConfig(100, 10, 160, 640, num_hidden_layers=6, num_attention_heads=2)
 GRID = VISION.image_size // VISION.patch_size
@@ -72,15 +70,13 @@ class CLIP(nn.Module):
                 if isinstance(module, nn.Linear):
                     nn.init.normal_(module.weight, std=module.in_features**-0.5)
                     nn.init.zeros_(module.bias)
-            for block in tower.encoder.layers:
-                for out in (block.self_attn.out_proj, block.mlp.fc2):  # residual branches start small
-                    std = (2 * len(tower.encoder.layers) * out.in_features) ** -0.5
-                    nn.init.normal_(out.weight, std=std)
-        for projection in (self.visual_projection, self.text_projection):
-            nn.init.normal_(projection.weight, std=projection.in_features**-0.5)
-        embeddings = self.vision_model.embeddings
-        for parameter in (embeddings.class_embedding, embeddings.position_embedding.weight):
-            nn.init.normal_(parameter, std=vision.hidden_size**-0.5)
+            outs = [out for b in tower.encoder.layers for out in (b.self_attn.out_proj, b.mlp.fc2)]
+            for out in outs:  # residual branches start small
+                nn.init.normal_(out.weight, std=(len(outs) * out.in_features) ** -0.5)
+        patches = self.vision_model.embeddings
+        rest = self.visual_projection.weight, self.text_projection.weight
+        for weight in (*rest, patches.class_embedding, patches.position_embedding.weight):
+            nn.init.normal_(weight, std=weight.shape[-1] ** -0.5)
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Unit vectors (N, projection_dim) of class tokens, or of regions, (N, D)."""
@@ -103,13 +99,9 @@ def contrastive_loss(image: torch.Tensor, text: torch.Tensor, scale: torch.Tenso
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-# What may be said of a part of a picture: each set is a contrast of its own.
-PHRASES = {
-    "kind": [f"a {kind}" for kind in KINDS],
-    "color": [f"a {color} thing" for color in COLORS],
-    "side": [f"a thing {WORDS[side]}" for side in FACTS["side"]],
-    "distance": [f"a thing {WORDS[distance]}" for distance in FACTS["distance"]],
-}
+# What may be said of a part of a picture: each fact's phrases are a contrast of their own.
+FORMS = {"kind": "a {}", "color": "a {} thing", "side": "a thing {}", "distance": "a thing {}"}
+PHRASES = {fact: [FORMS[fact].format(WORDS.get(v, v)) for v in values] for fact, values in FACTS.items()}
 
 
 def labels(things: list[Thing], fact: str) -> torch.Tensor:
@@ -119,9 +111,7 @@ def labels(things: list[Thing], fact: str) -> torch.Tensor:
 def under_box(box: tuple[float, float, float, float], grid: int) -> torch.Tensor:
     """Share of each patch (grid * grid,) in the mean over a box, by overlap."""
     edges = torch.arange(grid + 1) / grid
-    across, down = (
-        (edges[1:].clamp(max=box[i + 2]) - edges[:-1].clamp(min=box[i])).clamp(min=0) for i in (0, 1)
-    )
+    across, down = (edges.clamp(*span).diff() for span in (box[::2], box[1::2]))
     weight = (down[:, None] * across).flatten()
     return weight / weight.sum()
 
@@ -156,8 +146,7 @@ def variants(rng: random.Random, size: int, place: str, weather: str) -> list[Sc
 
 def pixels(scene: Scene) -> np.ndarray:
     """A picture as the tower will meet it: drawn larger, then resized as by CLIP's preprocessing."""
-    size = (VISION.image_size, VISION.image_size)
-    return np.asarray(draw(scene, 2 * VISION.image_size).resize(size, Image.Resampling.BICUBIC))
+    return np.asarray(draw(scene, 2 * VISION.image_size).resize([VISION.image_size] * 2))  # bicubic
 
 
 def to_pixel_values(images: torch.Tensor) -> torch.Tensor:
@@ -171,23 +160,17 @@ def encode_captions(tokenizer: Tokenizer, texts: list[str]) -> tuple[torch.Tenso
     return pad(rows, len(tokenizer)), torch.tensor([len(r) - 1 for r in rows])
 
 
-def new_clip(seed: int) -> tuple[CLIP, Tokenizer]:
-    torch.manual_seed(seed)
-    tokenizer = make_tokenizer(seed)
-    return CLIP(VISION, {**TEXT, "vocab_size": len(tokenizer) + 1}), tokenizer
-
-
 def train_clip(model: CLIP, tokenizer, steps, parts_steps, batch, group, pictures, seed, lr, dtype, device):
     """Trains CLIP for `steps`, the first `parts_steps` of them on the parts alone, then on pictures and parts together:
     mostly scenes of one place and weather, in groups that differ in one fact."""
-    rng = random.Random(f"clip/{seed}")
+    rng, groups = random.Random(f"clip/{seed}"), pictures // group // len(SKIES)  # of each place and weather
     model.to(device).train()
-    groups = pictures // group // len(SKIES)  # of each place and weather
     pool = [scene for sky in SKIES for _ in range(groups) for scene in variants(rng, group, *sky)]
     print(f"drawing {len(pool):,} pictures ...", flush=True)
     with ProcessPoolExecutor(2) as processes:
         images = torch.from_numpy(np.stack(list(processes.map(pixels, pool, chunksize=64))))
-    said = encode_captions(tokenizer, [phrase for phrases in PHRASES.values() for phrase in phrases])
+    under = [torch.stack([under_box(t.box, GRID) for t in scene.things]) for scene in pool]
+    said = [x.to(device) for x in encode_captions(tokenizer, sum(PHRASES.values(), []))]
     sides = [p for p in model.parameters() if p.ndim >= 2], [p for p in model.parameters() if p.ndim < 2]
     params = [{"params": p, "weight_decay": decay} for p, decay in zip(sides, (0.05, 0.0), strict=True)]
     optimizer = torch.optim.AdamW(params, lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
@@ -195,31 +178,25 @@ def train_clip(model: CLIP, tokenizer, steps, parts_steps, batch, group, picture
     backends = [SDPBackend.MATH] if device.type == "cpu" else [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
 
     def losses(step: int):
-        among = range(len(SKIES) * groups)
-        if rng.random() < 0.85 and step >= parts_steps:  # one place and weather
-            sky = rng.randrange(len(SKIES))
-            among = among[sky * groups : (sky + 1) * groups]
+        alike = rng.random() < 0.85 and step >= parts_steps  # one place and weather
+        first = rng.randrange(len(SKIES)) * groups if alike else 0
+        among = range(first, first + groups) if alike else range(len(SKIES) * groups)
         chosen = rng.sample(among, min(batch // group, len(among)))
         index = [g * group + i for g in chosen for i in range(group)]
-        dy, dx = (rng.randint(-3, 3) for _ in range(2))
         wide = F.pad(to_pixel_values(images[index].to(device)), (3, 3, 3, 3), mode="replicate")
-        moved = torch.roll(wide, (dy, dx), (2, 3))[..., 3:-3, 3:-3]
+        moved = torch.roll(wide, [rng.randint(-3, 3) for _ in range(2)], (2, 3))[..., 3:-3, 3:-3]
         ids, ends = encode_captions(tokenizer, [captions(pool[i], rng)[rng.randrange(3)] for i in index])
-        things = [(row, t) for row, i in enumerate(index) for t in pool[i].things]
-        under = torch.zeros(len(things), len(index), GRID * GRID)
-        for weight, (row, t) in zip(under, things, strict=True):
-            weight[row] = under_box(t.box, GRID)
+        things = [t for i in index for t in pool[i].things]
         with sdpa_kernel(backends):
             states = model.vision_model.hidden_states(moved)
             text = model.encode_text(ids.to(device), ends.to(device))
-            phrases = model.encode_text(*(x.to(device) for x in said)).split([*map(len, PHRASES.values())])
+            phrases = model.encode_text(*said).split([*map(len, PHRASES.values())])
         image, scale = model.project(states[-1][:, 0]), model.logit_scale.exp().clamp(max=100)
-        regions = under.flatten(1).to(device) @ states[LAYER][:, 1:].flatten(0, 1).float()  # (things, D)
-        regions, parts = model.project(regions), {}
+        weight = torch.block_diag(*(under[i] for i in index)).to(device)  # (things, B * P)
+        regions, parts = model.project(weight @ states[LAYER][:, 1:].flatten(0, 1).float()), {}
         for fact, words in zip(PHRASES, phrases, strict=True):
             words = F.normalize(words - words.mean(0), dim=-1)  # less what the phrases of a set share
-            target = labels([t for _, t in things], fact).to(device)
-            parts[fact] = F.cross_entropy(scale * regions @ words.T, target)
+            parts[fact] = F.cross_entropy(scale * regions @ words.T, labels(things, fact).to(device))
         loss = contrastive_loss(image, text, scale) * (step >= parts_steps)
         top1 = (image @ text.T).argmax(1).eq(torch.arange(len(text), device=device)).float().mean()
         return loss + sum(parts.values()), {"pictures": loss, "top1": top1, **parts}
@@ -231,10 +208,8 @@ def train_clip(model: CLIP, tokenizer, steps, parts_steps, batch, group, picture
 def save_clip(model: CLIP, tokenizer: Tokenizer, path: Path) -> None:
     """Writes a Hugging Face CLIP directory (float16)."""
     width, end = {"projection_dim": TEXT["projection_dim"]}, len(tokenizer)
-    text = dict(
-        model_type="clip_text_model", hidden_act="quick_gelu", layer_norm_eps=1e-5, **model.text_config
-    )
-    text |= dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=end, pad_token_id=end)
+    text = dict(model_type="clip_text_model", hidden_act="quick_gelu", layer_norm_eps=1e-5)
+    text |= dict(model.text_config, bos_token_id=tokenizer.bos_token_id, eos_token_id=end, pad_token_id=end)
     config = dict(architectures=["CLIPModel"], model_type="clip", **width, text_config=text)
     save(model, {**config, "vision_config": VISION.to_dict() | width}, WHOLE, tokenizer, path)
     ImageConfig(VISION.image_size).save_pretrained(path)

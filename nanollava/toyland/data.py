@@ -21,16 +21,13 @@ def record(name: str, image: str, qas: list[QA]) -> dict:
     return {"id": name, "image": image, "conversations": dialogue(IMAGE, qas)}
 
 
-def write_picture(job: tuple[Scene, Path, int]) -> None:
-    scene, path, size = job
+def write_picture(scene: Scene, path: Path, size: int) -> None:
     draw(scene, size).save(path, quality=92)
 
 
 def write(out: str | Path, train: int = 16000, validation: int = 500, seed: int = 0, size: int = 200) -> None:
-    """Writes `images/`, `align.json`, `instruct.json`, `validation.json` and COCO-like `captions.jsonl` into `out`.
-
-    Everything is made aside and renamed at the end, so `out` is whole or absent.
-    """
+    """Writes `images/`, `align.json`, `instruct.json`, `validation.json` and COCO-like `captions.jsonl` into `out`:
+    everything is made aside and renamed at the end, so `out` is whole or absent."""
     out = Path(out)
     if out.exists():
         raise UserError(f"--out {out}: exists already; remove it or choose another place")
@@ -41,23 +38,20 @@ def write(out: str | Path, train: int = 16000, validation: int = 500, seed: int 
     jobs, files, told = [], {"align": [], "instruct": [], "validation": []}, []
     for split, count in (("train", train), ("validation", validation)):
         for i, scene in enumerate(scenes(split, count, seed)):
-            name = f"{split}_{i:06d}"
-            image = f"images/{name}.jpg"
+            name, image = f"{split}_{i:06d}", f"images/{split}_{i:06d}.jpg"
             jobs.append((scene, aside / image, size))
             texts, found = captions(scene, rng), boxes(scene)
             told.append({"image": image, "captions": texts, "boxes": found})
-            facts = read(texts, found)
+            facts, file = read(texts, found), files["instruct" if split == "train" else split]
             if split == "train":
                 # Stage 1 trains W alone, so its captions must be such as the frozen language model can write.
                 files["align"].append(record(name, image, instructions(facts, rng, "detail")))
-            file = files["instruct" if split == "train" else split]
             for kind, share in SHARE.items():
                 for n in range(int(share + rng.random())):
                     file.append(record(f"{name}_{kind}_{n}", image, instructions(facts, rng, kind)))
     with ProcessPoolExecutor(2) as pool:
-        list(pool.map(write_picture, jobs, chunksize=256))
+        list(pool.map(write_picture, *zip(*jobs, strict=True), chunksize=256))
     for name, records in files.items():
         (aside / f"{name}.json").write_text(json.dumps(records), encoding="utf-8")
-    lines = "".join(json.dumps(line) + "\n" for line in told)
-    (aside / "captions.jsonl").write_text(lines, encoding="utf-8")
+    (aside / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in told), encoding="utf-8")
     aside.rename(out)

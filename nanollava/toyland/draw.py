@@ -80,13 +80,10 @@ class Pen:
                     for i in range(bands):
                         a, b = (y1 + (y2 - y1) * (i + k) / bands for k in (0, 1))
                         self.box(mix(fill, outline, i / (bands - 1)), 0, a, 1, b)
-                elif op == "box":
-                    draw.rectangle(points, fill)
-                elif op in ("disc", "ring"):
-                    rx, inside = r * (numbers[3] if len(numbers) > 3 else 1), fill if op == "disc" else None
-                    draw.ellipse([x - rx, y - r, x + rx, y + r], inside, outline, wide)
-                elif op == "oval":
-                    draw.ellipse(points, fill, outline, wide)
+                elif op in ("oval", "disc", "ring"):
+                    rx = r * (numbers[3] if len(numbers) > 3 else 1)
+                    corners = points if op == "oval" else [x - rx, y - r, x + rx, y + r]
+                    draw.ellipse(corners, None if op == "ring" else fill, outline, wide)
                 elif op == "rect":
                     draw.rounded_rectangle(points, numbers[0] * small, fill, outline, wide)
                 elif op == "pie":

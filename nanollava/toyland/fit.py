@@ -17,11 +17,9 @@ def pad(rows: list[list[int]], value: int) -> torch.Tensor:
 
 
 def fit(name: str, model, optimizer, steps: int, losses, warmup: int, dtype, device, enough=None) -> None:
-    """Takes `steps` optimizer steps; `losses(step)` is the loss and what the progress bar shows beside it.
-
-    The learning rate rises over `warmup` steps and falls by a cosine to 2%. With `enough` it stays, until exp(-loss),
-    which is the share of tokens that are right, has come to that much on the average of some ten steps.
-    """
+    """Takes `steps` optimizer steps; `losses(step)` is the loss and what the progress bar shows beside it. The learning
+    rate rises over `warmup` steps and falls by a cosine to 2%. With `enough` it stays, until exp(-loss), the share of
+    tokens that are right, has come to that much on the average of some ten steps."""
     peak, right = optimizer.param_groups[0]["lr"], 0.0
     bar = tqdm(range(steps), desc=name, mininterval=5)
     for step in bar:
@@ -35,11 +33,8 @@ def fit(name: str, model, optimizer, steps: int, losses, warmup: int, dtype, dev
         optimizer.step()
         optimizer.zero_grad()
         if step % 10 == 0:
-            bar.set_postfix(
-                {"loss": f"{loss.item():.3f}", **{k: f"{v.item():.2f}" for k, v in shown.items()}}
-            )
-        right = 0.9 * right + 0.1 * math.exp(-loss.item()) if enough else right
-        if enough and right > enough:
+            bar.set_postfix({k: f"{v.item():.3f}" for k, v in {"loss": loss, **shown}.items()})
+        if enough and (right := 0.9 * right + 0.1 * math.exp(-loss.item())) > enough:
             break
 
 

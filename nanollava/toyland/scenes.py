@@ -51,8 +51,7 @@ class Scene:
     @property
     def facts(self) -> tuple:
         """Everything that can be said of the scene: two scenes with equal facts are the same scene to a reader."""
-        things = sorted((t.kind, t.color, t.side, t.distance) for t in self.things)
-        return (self.place, self.weather, *things)
+        return (self.place, self.weather, *sorted((t.kind, t.color, t.side, t.distance) for t in self.things))
 
     def of_kind(self, kind: str) -> list[Thing]:
         return [t for t in self.things if t.kind == kind]
@@ -86,23 +85,18 @@ def place_thing(rng: random.Random, kind: str, color: str, side: str, distance: 
 def random_scene(rng: random.Random) -> Scene:
     """Any scene, of any split."""
     count = rng.choices((1, 2, 3, 4), weights=(2, 4, 5, 3))[0]
-    slots = rng.sample(SLOTS, count)
-    kinds = rng.sample(KINDS, count)
+    slots, kinds = rng.sample(SLOTS, count), rng.sample(KINDS, count)
     if count > 1 and rng.random() < 0.35:  # several of a kind, so that counting means something
-        kinds[: rng.randint(2, count)] = [kinds[0]] * count
-        kinds = kinds[:count]
+        kinds = ([kinds[0]] * count + kinds[rng.randint(2, count) :])[:count]
     rng.shuffle(kinds)
-    placed = zip(kinds, slots, strict=True)
-    things = [place_thing(rng, kind, rng.choice(COLORS), *slot) for kind, slot in placed]
+    things = [place_thing(rng, k, rng.choice(COLORS), *slot) for k, slot in zip(kinds, slots, strict=True)]
     things.sort(key=lambda t: (DISTANCES.index(t.distance), SIDES.index(t.side)))  # near first, left to right
     return Scene(rng.choice(PLACES), rng.choice(WEATHERS), tuple(things), rng.randrange(2**31))
 
 
 def scenes(split: str, count: int, seed: int = 0, unseen: bool | None = None) -> Iterator[Scene]:
-    """Yields `count` scenes of a split, the same ones for the same seed.
-
-    In the test split `unseen` asks for scenes with (True) or without (False) a combination kept out of training.
-    """
+    """Yields `count` scenes of a split, the same ones for the same seed; in the test split `unseen` asks for scenes
+    with (True) or without (False) a combination kept out of training."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
     rng = random.Random(f"toyland/{split}/{unseen}/{seed}")

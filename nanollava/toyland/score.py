@@ -11,7 +11,7 @@ from ..tokenizer import Tokenizer
 from .draw import draw
 from .fit import pad
 from .scenes import Scene, scenes
-from .teacher import DETAIL_QUESTIONS, TYPES, detail, facts_told, questions, shares, stated
+from .teacher import TYPES, WORDINGS, detail, facts_told, questions, shares, stated
 
 PICTURE = 200  # px, as in the data set
 
@@ -24,25 +24,21 @@ def normal(text: str) -> str:
 @torch.inference_mode()
 def ask(model: LLaVA, tokenizer, image: ImageConfig, asked: list[tuple[Scene, str]], new: int) -> list[str]:
     """Greedy answers to one question about one scene each, in batches."""
-    W, config, answers = model.multi_modal_projector.linear_1.weight, model.config, []
+    W, answers = model.multi_modal_projector.linear_1.weight, []
+    places = model.config.image_token_id, model.config.vision_config.num_patches
     for part in (asked[i : i + 64] for i in range(0, len(asked), 64)):
         turns = [{"from": "human", "value": f"{IMAGE}\n{question}"} for _, question in part]
-        places = config.image_token_id, config.vision_config.num_patches
         rows = [expand(*encode([turn], tokenizer), *places)[0] for turn in turns]
         pixel_values = torch.stack([preprocess(draw(scene, PICTURE), image) for scene, _ in part])
         lengths = torch.tensor([len(r) for r in rows], device=W.device)
         batch = pad(rows, 0).to(W.device), pixel_values.to(W.device, W.dtype)
-        found = model.generate(*batch, max_new_tokens=new, lengths=lengths)
-        answers += [tokenizer.decode(row) for row in found]
+        answers += map(tokenizer.decode, model.generate(*batch, max_new_tokens=new, lengths=lengths))
     return answers
 
 
 def short_questions(model, tokenizer, image, pool: list[Scene], rng: random.Random) -> dict[str, list[bool]]:
     """Right or wrong by type: one question of every type that a scene allows."""
-    chosen = []
-    for scene in pool:
-        found = questions(facts_told(scene, rng), rng).values()
-        chosen += [(scene, rng.choice(qas)) for qas in found if qas]
+    chosen = [(s, rng.choice(q)) for s in pool for q in questions(facts_told(s, rng), rng).values() if q]
     answers = ask(model, tokenizer, image, [(scene, qa.question) for scene, qa in chosen], 32)
     result: dict[str, list[bool]] = {}
     for (_, qa), answer in zip(chosen, answers, strict=True):
@@ -53,24 +49,18 @@ def short_questions(model, tokenizer, image, pool: list[Scene], rng: random.Rand
 def score(model: LLaVA, tokenizer: Tokenizer, image: ImageConfig, count: int = 300, seed: int = 0) -> dict:
     """`overall`, `types`, `unseen_combinations` (shares of exact answers) and `detail` (precision and recall of facts)."""
     rng = random.Random(f"score/{seed}")
-    pool = list(scenes("test", count, seed, unseen=False))
-    pools = pool, list(scenes("test", count // 2, seed, unseen=True))
+    pools = [list(scenes("test", n, seed, unseen)) for n, unseen in ((count, False), (count // 2, True))]
     right = [short_questions(model, tokenizer, image, p, rng) for p in pools]
-    asked = [(scene, rng.choice(DETAIL_QUESTIONS)) for scene in pool[: count // 3]]
-    claims = [stated(text) for text in ask(model, tokenizer, image, asked, 128)]
-    facts = [stated(detail(facts_told(scene, rng))) for scene, _ in asked]
-    true = sum(len(said & known) for said, known in zip(claims, facts, strict=True))
-    said, there = sum(map(len, claims)), sum(map(len, facts))
-    known, new = map(shares, right)
-    seen, unseen = (sum(map(len, by_type.values())) for by_type in right)
+    asked = [(scene, rng.choice(WORDINGS["detail"])) for scene in pools[0][: count // 3]]
+    texts = ask(model, tokenizer, image, asked, 128), [detail(facts_told(scene, rng)) for scene, _ in asked]
+    said, known = ({(i, fact) for i, text in enumerate(part) for fact in stated(text)} for part in texts)
+    precision, recall = (len(said & known) / max(1, len(part)) for part in (said, known))
+    (seen, unseen), counts = map(shares, right), [sum(map(len, by_type.values())) for by_type in right]
     return {
-        "overall": known.pop("overall"),
-        "types": known,
-        "unseen_combinations": new.pop("overall"),
-        "unseen_types": new,
-        "detail": {"precision": true / max(1, said), "recall": true / max(1, there)},
-        "questions": {"seen": seen, "unseen": unseen},
-    }
+        "overall": seen.pop("overall"), "types": seen,
+        "unseen_combinations": unseen.pop("overall"), "unseen_types": unseen,
+        "detail": {"precision": precision, "recall": recall}, "questions": {"seen": counts[0], "unseen": counts[1]},
+    }  # fmt: skip
 
 
 def table(result: dict) -> str:

@@ -16,23 +16,20 @@ TYPES = tuple("color count position distance what presence relation weather plac
 
 WORDINGS = read_json(Path(__file__).parent / "wordings.json")  # of every kind of question
 REASONS = read_json(Path(__file__).parent / "reasons.json")  # the answers of each, by what must hold for them
-DETAIL_QUESTIONS = WORDINGS["detail"]
 SPOT = "({}) ({})".format(*("|".join(WORDS[name] for name in names) for names in (DISTANCES, SIDES)))
 NAMES = {words: name for name, words in WORDS.items()}
 
 
 def read(texts: list[str], found: list[tuple[str, tuple]]) -> Scene:
-    """What captions and boxes tell of a scene: place and weather by words, sides and distances by boxes, colours by
-    captions (None where they do not tell it)."""
+    """Place and weather by the captions' words, sides and distances by boxes, colours by captions (or None)."""
     text = " ".join(texts).lower()
     place = next(place for place in PLACES if WORDS[place] in text)
     weather = next(name for name, words in WEATHER_WORDS.items() if any(w in text for w in words))
     told = re.findall(rf"an? ({'|'.join(COLORS)}) ({'|'.join(KINDS)}) {SPOT}", text)
     color_of = {(kind, NAMES[side], NAMES[far]): color for color, kind, far, side in told}
-    things = []
-    for kind, box in found:
-        slot = SIDES[min(2, int((box[0] + box[2]) / 2 * 3))], "near" if box[3] > 0.75 else "far"
-        things.append(Thing(kind, color_of.get((kind, *slot)), *slot, tuple(box)))
+    slots = [(SIDES[min(2, int((b[0] + b[2]) / 2 * 3))], "near" if b[3] > 0.75 else "far") for _, b in found]
+    things = zip(found, slots, strict=True)
+    things = [Thing(kind, color_of.get((kind, *slot)), *slot, tuple(box)) for (kind, box), slot in things]
     return Scene(place, weather, tuple(things))
 
 
@@ -56,17 +53,12 @@ def name_of(facts: Scene, thing: Thing) -> str | None:
     return f"the {thing.color} {thing.kind}" if sum(t.color == thing.color for t in same) == 1 else None
 
 
-def worded(type: str, rng: random.Random, answer: str, wording: str | None = None, **words: str) -> QA:
-    """A question in one of its wordings; `words` fill the places in it."""
-    return QA(type, rng.choice(WORDINGS[wording or type]).format(**words), answer)
-
-
 def questions(facts: Scene, rng: random.Random) -> dict[str, list[QA]]:
     """All short questions with one definite answer, by type, each in one of several wordings."""
     found: dict[str, list[QA]] = {kind: [] for kind in TYPES}
 
     def ask(type: str, answer: str, wording: str | None = None, **words: str) -> None:
-        found[type].append(worded(type, rng, answer, wording, **words))
+        found[type].append(QA(type, rng.choice(WORDINGS[wording or type]).format(**words), answer))
 
     for thing in facts.things:
         name, kind, side = name_of(facts, thing), thing.kind, WORDS[thing.side]
@@ -105,29 +97,23 @@ def questions(facts: Scene, rng: random.Random) -> dict[str, list[QA]]:
 
 
 def reasons(facts: Scene, rng: random.Random) -> list[QA]:
-    """Complex reasoning: a question whose answer must be concluded, and the answer with its reason.
-
-    Of every question in reasons.json, the first answer of which all words hold here is the true one.
-    """
+    """Complex reasoning: of every question in reasons.json, the first answer of which all words hold here is true."""
     kinds = [t.kind for t in facts.things]
     holds = {facts.place, facts.weather, *kinds} | ({"people"} if kinds.count("person") > 1 else set())
-    found = []
-    for wording, answers in REASONS.items():
-        true = [answer for needed, answer in answers.items() if holds.issuperset(needed.split())]
-        if true:
-            found.append(worded("reason", rng, true[0], wording))
-    return found
+    true = {
+        wording: [answer for needed, answer in answers.items() if holds.issuperset(needed.split())]
+        for wording, answers in REASONS.items()
+    }
+    return [QA("reason", rng.choice(WORDINGS[w]), answers[0]) for w, answers in true.items() if answers]
 
 
 def detail(facts: Scene) -> str:
     """The detailed description: place, weather, number of things, and each thing with colour and spot, near ones first."""
     sky = "at night" if facts.weather == "night" else f"on a {facts.weather} day"
-    total = len(facts.things)
-    count = "There is one thing." if total == 1 else f"There are {NUMBERS[total]} things."
-    text = f"This picture was taken {WORDS[facts.place]} {sky}. {count}"
+    count = "is one thing" if len(facts.things) == 1 else f"are {NUMBERS[len(facts.things)]} things"
+    text = f"This picture was taken {WORDS[facts.place]} {sky}. There {count}."
     for t in sorted(facts.things, key=lambda t: (t.distance == "far", SIDES.index(t.side))):
-        far = WORDS[t.distance].capitalize()
-        text += f" {far} {WORDS[t.side]} there is {a(t.color, t.kind)}."
+        text += f" {WORDS[t.distance].capitalize()} {WORDS[t.side]} there is {a(t.color, t.kind)}."
     return text
 
 
@@ -136,8 +122,8 @@ def stated(text: str) -> set[tuple]:
     text = text.lower()
     found = {("place", place) for place in PLACES if WORDS[place] in text}
     found |= {("weather", name) for name, words in WEATHER_WORDS.items() if any(w in text for w in words)}
-    count = re.search(rf"there (?:is|are) ({'|'.join(NUMBERS)}) things?", text)
-    found |= {("count", NUMBERS.index(count[1]))} if count else set()
+    count = re.findall(rf"there (?:is|are) ({'|'.join(NUMBERS)}) things?", text)
+    found |= {("count", NUMBERS.index(number)) for number in count[:1]}
     for far, side, color, kind in re.findall(rf"{SPOT} there is an? (\w+) (\w+)", text):
         spot = (NAMES[side], NAMES[far])
         found |= {("kind", *spot, kind), ("color", *spot, color)}
@@ -174,19 +160,18 @@ def conversation(facts: Scene, rng: random.Random, turns: int = 8, inventory: fl
     for type in types:
         fresh = [qa for qa in found[type] if not any(tells(c, qa) for c in chosen)]
         if fresh and len(chosen) < turns:
-            # "two" as often as "none"; "yes" is told away oftener
-            answers = sorted({qa.answer for qa in fresh})
+            answers = sorted({qa.answer for qa in fresh})  # "two" as often as "none"; "yes" is told away more
             answer = rng.choice(answers + ["yes"] * (type == "presence" and "yes" in answers))
             chosen.append(rng.choice([qa for qa in fresh if qa.answer == answer]))
     return chosen or found["weather"]
 
 
-def instructions(facts: Scene, rng: random.Random, kind: str) -> list[QA]:
-    """One sample of instruction data: "conversation", "detail" or "complex"."""
+def instructions(facts: Scene, rng: random.Random, kind: str, inventory: float = 0.35) -> list[QA]:
+    """One sample of instruction data: "conversation" (some of them inventories), "detail" or "complex"."""
     if kind == "conversation":
-        return conversation(facts, rng)
+        return conversation(facts, rng, inventory=inventory)
     if kind == "detail":
-        return [QA("detail", rng.choice(DETAIL_QUESTIONS), detail(facts))]
+        return [QA("detail", rng.choice(WORDINGS["detail"]), detail(facts))]
     if kind == "complex":
         return rng.sample(found := reasons(facts, rng), min(3, len(found)))
     raise ValueError(f"instruction data {kind!r}: expected 'conversation', 'detail' or 'complex'")
@@ -201,7 +186,4 @@ def dialogue(before: str, qas: list[QA]) -> list[dict]:
 
 def shares(right: dict[str, list[bool]]) -> dict[str, float]:
     """Shares of right answers, in all and by type."""
-    return {
-        "overall": fmean(sum(right.values(), [])),
-        **{type: fmean(found) for type, found in right.items()},
-    }
+    return {"overall": fmean(sum(right.values(), []))} | {type: fmean(of) for type, of in right.items()}

@@ -16,7 +16,7 @@ from ..tokenizer import Tokenizer, train_bpe
 from .captions import captions, plural
 from .fit import fit, pad, save
 from .scenes import KINDS, Scene, scenes
-from .teacher import conversation, detail, dialogue, facts_told, instructions, questions
+from .teacher import detail, dialogue, facts_told, instructions, questions
 
 LLAMA = LlamaConfig(704, 128, 384, num_hidden_layers=5, num_attention_heads=4, max_position_embeddings=1024)
 
@@ -39,10 +39,8 @@ def in_words(scene: Scene, rng: random.Random) -> str:
 
 
 def copy_batch(rng, batch: int, vocab: int, length: int = 48) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random words written twice, the second time forwards or backwards, with the loss on the second copy.
-
-    Forwards makes heads that find a word and read what follows it; backwards, what stands before it ("red" cat).
-    """
+    """Random words written twice, the second time forwards or backwards, with the loss on the second copy. Forwards
+    makes heads that find a word and read what follows it; backwards, what stands before it ("red" cat)."""
     rows = [rng.sample(range(3, vocab), rng.randint(8, length)) for _ in range(batch)]
     ids = [[1, *r, *(r if i % 2 else r[::-1])] for i, r in enumerate(rows)]
     # The first word of the copy tells the direction; it is not trained.
@@ -52,28 +50,21 @@ def copy_batch(rng, batch: int, vocab: int, length: int = 48) -> tuple[torch.Ten
 
 def dialogue_batch(rng, batch: int, tokenizer, pool: list[Scene]) -> tuple[torch.Tensor, torch.Tensor]:
     """Dialogues about scenes of the pool: mostly eight short answers, sometimes reasons or a retelling in detail.
-
-    Full scenes come oftener: among several things, an answer must be looked up.
-    """
+    Full scenes come oftener: among several things, an answer must be looked up."""
     rows = []
     for scene in rng.choices(pool, weights=[len(s.things) for s in pool], k=batch):
         facts = facts_told(scene, rng)
-        if rng.random() < 0.9:
-            told = conversation(facts, rng, inventory=0.6)
-        else:
-            told = instructions(facts, rng, rng.choice(("complex", "detail")))
+        kind = "conversation" if rng.random() < 0.9 else rng.choice(("complex", "detail"))
+        told = instructions(facts, rng, kind, inventory=0.6)
         rows.append(encode(dialogue(in_words(scene, rng), told), tokenizer))
-    return pad([r[0] for r in rows], 0), pad([r[1] for r in rows], IGNORE_INDEX)
+    return pad([ids for ids, _ in rows], 0), pad([labels for _, labels in rows], IGNORE_INDEX)
 
 
 def train_vicuna(phases, batch: int, seed: int, dtype, device):
-    """Trains the decoder and returns it with its tokenizer.
-
-    Phases are ("copies", most steps, learning rate), which ends when copying is learnt, and ("dialogues", steps, peak).
-    """
+    """Trains the decoder and returns it with its tokenizer. Phases are ("copies", most steps, learning rate), which
+    ends when copying is learnt, and ("dialogues", steps, peak)."""
     torch.manual_seed(seed)
-    rng = random.Random(f"vicuna/{seed}")
-    tokenizer = make_tokenizer(seed)
+    rng, tokenizer = random.Random(f"vicuna/{seed}"), make_tokenizer(seed)
     pool = list(scenes("train", 16000, seed))
     model = Llama(LLAMA).to(device)
     for name, p in model.named_parameters():
@@ -88,11 +79,8 @@ def train_vicuna(phases, batch: int, seed: int, dtype, device):
         optimizer = torch.optim.AdamW(model.parameters(), lr, (0.9, 0.98), weight_decay=0.01, fused=True)
 
         def losses(step: int, copying=phase == "copies"):
-            if copying:
-                ids, labels = copy_batch(rng, 2 * batch, LLAMA.vocab_size)
-            else:
-                ids, labels = dialogue_batch(rng, batch, tokenizer, pool)
-            ids, labels = ids.to(device), labels.to(device)
+            copies = copy_batch(rng, 2 * batch, LLAMA.vocab_size) if copying else None
+            ids, labels = (x.to(device) for x in copies or dialogue_batch(rng, batch, tokenizer, pool))
             trained = labels[:, 1:] != IGNORE_INDEX  # the head runs on their places alone
             logits = model.lm_head(model.model(model.model.embed_tokens(ids))[:, :-1][trained])
             return F.cross_entropy(logits.float(), labels[:, 1:][trained]), {}
