@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import torch
 from PIL import Image
@@ -24,6 +24,16 @@ def sample(logits: torch.Tensor, temperature: float, top_p: float, generator=Non
     probs[probs.cumsum(-1) - probs >= top_p] = 0  # the first token that reaches top_p stays
     choice = torch.multinomial(probs, 1, generator=generator)
     return order.gather(-1, choice).squeeze(-1)
+
+
+@contextmanager
+def without_onednn():
+    """A matrix-vector product in bf16 is twice as fast on a CPU without oneDNN; a matrix product is ten times slower."""
+    before, torch.backends.mkldnn.enabled = torch.backends.mkldnn.enabled, False
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = before
 
 
 @torch.inference_mode()
@@ -79,7 +89,6 @@ def stream(
     seconds["vision"] = time.perf_counter() - started
     states = llama.model(embeds, mask, cache, start=-pad if padded else known)
     logits = llama.lm_head(states[:, -1])
-    # A matrix-vector product in bf16 is twice as fast on a CPU without oneDNN; a matrix product is ten times slower.
     slow = B == 1 and dtype == torch.bfloat16 and device.type == "cpu"
     ended = [False] * B
     for place in range(T, T + max_new_tokens):
@@ -97,14 +106,41 @@ def stream(
         if all(ended) or place == T + max_new_tokens - 1:
             return
         cache.ids += new[:1]
-        with torch.backends.mkldnn.flags(enabled=False) if slow else nullcontext():
-            if step is not None:
-                logits = step(ids, cache, pad, real)
-                continue
-            step_mask = real[:, None, None, : place + 1] if padded else None
-            start = place - pad if padded else place
-            states = llama.model(llama.model.embed_tokens(ids[:, None]), step_mask, cache, start)
+        if step is not None:
+            logits = step(ids, cache, pad, real)
+            continue
+        step_mask = real[:, None, None, : place + 1] if padded else None
+        with without_onednn() if slow else nullcontext():
+            embeds = llama.model.embed_tokens(ids[:, None])
+            states = llama.model(embeds, step_mask, cache, start=place - pad if padded else place)
             logits = llama.lm_head(states[:, -1])
+
+
+def compile_step(model) -> Callable:
+    """The one-token step of `stream`, compiled for shapes that do not change: the token's place is a tensor, attention
+    looks at the whole cache and masks what is not filled. On CUDA the step is replayed as one graph."""
+    llama = model.language_model
+    cuda = llama.lm_head.weight.is_cuda
+    options = {"triton.cudagraphs": True, "coordinate_descent_tuning": True} if cuda else {"freezing": True}
+
+    def decode(ids, place, pad, real, keys, values):
+        cache = KVCache.at(place, keys, values)
+        mask = real[:, : keys[0].shape[2]] & (torch.arange(keys[0].shape[2], device=ids.device) <= place)
+        states = llama.model(llama.model.embed_tokens(ids[:, None]), mask[:, None, None], cache, start=place - pad)
+        return llama.lm_head(states[:, -1])
+
+    compiled = torch.compile(decode, dynamic=False, fullgraph=True, options={"max_autotune": True, **options})
+
+    def step(ids: torch.Tensor, cache: KVCache, pad: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        if cuda:  # CUDA graphs would copy tensors that may move
+            for tensor in (*cache.keys, *cache.values):
+                torch._dynamo.mark_static_address(tensor)
+        place = torch.tensor([cache.length], device=ids.device)
+        logits = compiled(ids, place, pad, real, cache.keys, cache.values)
+        cache.length += 1
+        return logits
+
+    return step
 
 
 def generate(model, input_ids: torch.Tensor, pixel_values=None, **options) -> list[list[int]]:

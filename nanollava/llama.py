@@ -23,25 +23,23 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = x.to(torch.promote_types(x.dtype, torch.float32))
-        y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.weight * y.to(x.dtype)
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
 def rope_table(config: LlamaConfig, length: int) -> torch.Tensor:
-    """cos and sin of position * theta^(-2i / E), float32 (2, length, E); the second half repeats the first."""
+    """cos and sin of position * theta^(-2i / E), float32 (2, length, E): the second half repeats the first, and the
+    first half of sin is negative, as `rotate` needs it."""
     exponent = torch.arange(0, config.head_dim, 2, device="cpu").float() / config.head_dim
     inverse = 1.0 / (config.rope_theta**exponent * config.rope_factor)
     angles = torch.outer(torch.arange(length, device="cpu").float(), inverse)  # (length, E / 2)
-    angles = torch.cat([angles, angles], dim=-1)  # (length, E)
-    return torch.stack([angles.cos(), angles.sin()])
+    cos, sin = angles.cos(), angles.sin()
+    return torch.stack([torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)])
 
 
 def rotate(x: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
     """Rotary embedding, split-half layout: dimension i turns with i + E/2. x (B, heads, T, E), rope (2, B or 1, 1, T, E)."""
-    cos, sin = rope.to(x.dtype)
-    a, b = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-b, a], dim=-1) * sin
+    cos, sin = rope
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
 class KVCache:
@@ -57,6 +55,12 @@ class KVCache:
         self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in layers]
         self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in layers]
         self.length, self.ids, self.place = 0, [], None
+
+    @classmethod
+    def at(cls, place: torch.Tensor, keys: list[torch.Tensor], values: list[torch.Tensor]) -> "KVCache":
+        cache = cls.__new__(cls)
+        cache.keys, cache.values, cache.place, cache.length, cache.ids = keys, values, place, 0, []
+        return cache
 
     def reserve(self, length: int) -> None:
         """Makes room for `length` places, in steps of 64; what is filled stays."""
@@ -83,9 +87,9 @@ class KVCache:
         end = self.length + k.shape[2]
         if end > keys.shape[2]:
             raise ValueError(f"KV cache is full: {end} tokens, room for {keys.shape[2]}")
-        keys[:, :, self.length : end] = k
-        values[:, :, self.length : end] = v
-        return keys[:, :, :end], values[:, :, :end]
+        keys.narrow(2, self.length, k.shape[2]).copy_(k)
+        values.narrow(2, self.length, k.shape[2]).copy_(v)
+        return keys.narrow(2, 0, end), values.narrow(2, 0, end)
 
 
 class LlamaAttention(nn.Module):
@@ -161,10 +165,12 @@ class LlamaModel(nn.Module):
         return states
 
     def positions(self, x: torch.Tensor, start: torch.Tensor | int = 0) -> torch.Tensor:
-        """The rows of the rotary table for T tokens from `start`, one number or one a sequence (B,): (2, B or 1, 1, T, E)."""
-        start = torch.as_tensor(start, device=x.device).view(-1, 1)
-        index = start + torch.arange(x.shape[1], device=x.device)  # (B or 1, T)
-        return self.rope[:, index.clamp(min=0)].unsqueeze(2)  # below 0 lies padding
+        """The rotary table's rows for T tokens from `start`, one number or one a sequence (B,), in x's dtype:
+        (2, B or 1, 1, T, E)."""
+        if isinstance(start, int):
+            return self.rope[:, None, None, start : start + x.shape[1]].to(x.dtype)
+        index = start.view(-1, 1) + torch.arange(x.shape[1], device=x.device)  # (B, T)
+        return self.rope[:, index.clamp(min=0)].unsqueeze(2).to(x.dtype)  # below 0 lies padding
 
     def forward(self, inputs_embeds, mask=None, cache: KVCache | None = None, start=0) -> torch.Tensor:
         """Last hidden states (B, T, D). Without `mask` attention is causal; `start` is the first token's position."""

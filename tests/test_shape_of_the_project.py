@@ -15,9 +15,10 @@ BELOW = {  # a module may import these of the package, and nothing else of it
     "generate": {"config", "conversation", "image", "llama", "tokenizer"},
     "llava": {"config", "conversation", "generate", "llama", "projector", "vit", "weights"},
     "data": {"config", "conversation", "image", "tokenizer"},
-    "engine": {"config"},
-    "cli": {"config", "conversation", "engine"},
-    "convert": {"cli", "weights", "config", "engine", "image", "llava", "tokenizer"},
+    "device": {"config"},
+    "engine": {"config", "device"},
+    "cli": {"config", "conversation", "device", "engine"},
+    "convert": {"cli", "weights", "config", "device", "image", "llava", "tokenizer"},
     "__init__": {"llava"},
 }
 

@@ -9,7 +9,7 @@ import torch
 
 from .. import cli, weights
 from ..config import UserError, read_json, write_json
-from ..engine import DTYPES, pick_device, pick_dtype
+from ..device import DTYPES, pick_device, pick_dtype
 from ..image import ImageConfig
 from ..llama import Llama
 from ..llava import LLaVA
