@@ -18,6 +18,7 @@ from tqdm import tqdm
 from .config import UserError
 from .device import pick_device, pick_dtype  # noqa: F401
 
+
 class SettingsError(UserError):
     """Flags that contradict each other or the machine."""
 

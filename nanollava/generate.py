@@ -126,7 +126,9 @@ def compile_step(model) -> Callable:
     def decode(ids, place, pad, real, keys, values):
         cache = KVCache.at(place, keys, values)
         mask = real[:, : keys[0].shape[2]] & (torch.arange(keys[0].shape[2], device=ids.device) <= place)
-        states = llama.model(llama.model.embed_tokens(ids[:, None]), mask[:, None, None], cache, start=place - pad)
+        states = llama.model(
+            llama.model.embed_tokens(ids[:, None]), mask[:, None, None], cache, start=place - pad
+        )
         return llama.lm_head(states[:, -1])
 
     compiled = torch.compile(decode, dynamic=False, fullgraph=True, options={"max_autotune": True, **options})
@@ -158,7 +160,9 @@ class Answer:
         self.ids: list[int] = []
         self.text = self.waiting = ""
         self.end: str | None = None  # "end token", "stop string" or "length", once it has ended
-        self.begin = self.read = 0  # ids from `begin` on are decoded together; the text before `read` is known
+        self.begin = self.read = (
+            0  # ids from `begin` on are decoded together; the text before `read` is known
+        )
 
     def add(self, token: int) -> str:
         """Takes the next id, -1 for the end token; returns the text that is certain now and was not before."""

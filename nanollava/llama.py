@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import weights
+from . import int8, weights
 from .config import LlamaConfig, read_json
 
 
@@ -178,7 +178,9 @@ class LlamaModel(nn.Module):
             room = self.config.max_position_embeddings
             raise ValueError(f"{inputs_embeds.shape[1]} tokens: the model was built for {room}")
         x, rope = inputs_embeds, self.positions(inputs_embeds, start)
-        if mask is None and cache is not None and cache.length and x.shape[1] > 1:  # causal behind what is cached
+        if (
+            mask is None and cache is not None and cache.length and x.shape[1] > 1
+        ):  # causal behind what is cached
             shape = (x.shape[1], cache.length + x.shape[1])
             mask = torch.ones(shape, dtype=torch.bool, device=x.device).tril(cache.length)
         for block in self.layers:
@@ -204,9 +206,11 @@ class Llama(nn.Module):
         return self.lm_head(self.model(self.model.embed_tokens(input_ids)))
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, device="cpu", dtype: torch.dtype | None = None) -> "Llama":
-        """Loads a Hugging Face Llama directory; `dtype` None keeps that of the files."""
+    def from_pretrained(cls, path: str | Path, device="cpu", dtype=None, quantised: bool = False) -> "Llama":
+        """Loads a Hugging Face Llama directory; `dtype` None keeps that of the files, `quantised` makes the layers int8."""
         with weights.uninitialised():
             model = cls(LlamaConfig.from_dict(read_json(Path(path) / "config.json"), f"{path}/config.json"))
+        if quantised:
+            int8.convert(model.model.layers)
         weights.load(model, path, weights.LLAMA, device, dtype)
         return model.eval()

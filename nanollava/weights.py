@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from .config import UserError, read_json, write_json
+from .int8 import quantise
 
 SHARD_BYTES = 4 * 2**30
 
@@ -197,7 +198,11 @@ def load(module: nn.Module, path, layout: Layout, device="cpu", dtype: torch.dty
             tensor = read()
             if not tensor.is_floating_point():
                 raise WeightsError(f"{shard}: tensor {name!r} is {tensor.dtype}; expected fp32, fp16 or bf16")
-            found[ours] = tensor.to(device, dtype or tensor.dtype)
+            if wanted[ours].dtype == torch.int8:
+                found[ours], scale = quantise(tensor.to(device))
+                found[ours.removesuffix("weight") + "scale"] = scale.to(dtype or tensor.dtype)
+            else:
+                found[ours] = tensor.to(device, dtype or tensor.dtype)
     for name, tensor in identity.items():
         expected = torch.eye(len(tensor)) if tensor.ndim == 2 else torch.zeros(len(tensor))
         if not torch.equal(tensor.cpu().float(), expected):
