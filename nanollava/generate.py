@@ -116,12 +116,14 @@ def stream(
             logits = llama.lm_head(states[:, -1])
 
 
-def compile_step(model) -> Callable:
+def compile_step(model, **options) -> Callable:
     """The one-token step of `stream`, compiled for shapes that do not change: the token's place is a tensor, attention
-    looks at the whole cache and masks what is not filled. On CUDA the step is replayed as one graph."""
+    looks at the whole cache and masks what is not filled. On CUDA the step is replayed as one graph. `options` go to
+    the compiler."""
     llama = model.language_model
     cuda = llama.lm_head.weight.is_cuda
-    options = {"triton.cudagraphs": True, "coordinate_descent_tuning": True} if cuda else {"freezing": True}
+    graph = {"triton.cudagraphs": True, "coordinate_descent_tuning": True} if cuda else {"freezing": True}
+    options = {"max_autotune": True, **graph, **options}
 
     def decode(ids, place, pad, real, keys, values):
         cache = KVCache.at(place, keys, values)
@@ -131,7 +133,7 @@ def compile_step(model) -> Callable:
         )
         return llama.lm_head(states[:, -1])
 
-    compiled = torch.compile(decode, dynamic=False, fullgraph=True, options={"max_autotune": True, **options})
+    compiled = torch.compile(decode, dynamic=False, fullgraph=True, options=options)
 
     def step(ids: torch.Tensor, cache: KVCache, pad: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         if cuda:  # CUDA graphs would copy tensors that may move
