@@ -122,8 +122,9 @@ def compile_step(model, **options) -> Callable:
     the compiler."""
     llama = model.language_model
     cuda = llama.lm_head.weight.is_cuda
-    graph = {"triton.cudagraphs": True, "coordinate_descent_tuning": True} if cuda else {"freezing": True}
-    options = {"max_autotune": True, **graph, **options}
+    cpu = {"freezing": True, "cpp_wrapper": True}
+    graph = {"triton.cudagraphs": True, "coordinate_descent_tuning": True} if cuda else cpu
+    checked = None
 
     def decode(ids, place, pad, real, keys, values):
         cache = KVCache.at(place, keys, values)
@@ -133,14 +134,22 @@ def compile_step(model, **options) -> Callable:
         )
         return llama.lm_head(states[:, -1])
 
+    options = {"max_autotune": True, **graph, **options}
     compiled = torch.compile(decode, dynamic=False, fullgraph=True, options=options)
 
     def step(ids: torch.Tensor, cache: KVCache, pad: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        if cuda:  # CUDA graphs would copy tensors that may move
-            for tensor in (*cache.keys, *cache.values):
-                torch._dynamo.mark_static_address(tensor)
+        nonlocal checked
+        for tensor in (
+            (*cache.keys, *cache.values) if cuda else ()
+        ):  # CUDA graphs would copy tensors that may move
+            torch._dynamo.mark_static_address(tensor)
         place = torch.tensor([cache.length], device=ids.device)
-        logits = compiled(ids, place, pad, real, cache.keys, cache.values)
+        shapes = (cache.keys[0].shape, real.shape, torch.is_inference_mode_enabled())
+        with torch.compiler.set_stance(
+            skip_guard_eval_unsafe=shapes == checked
+        ):  # what was checked is not checked again
+            logits = compiled(ids, place, pad, real, cache.keys, cache.values)
+        checked = shapes
         cache.length += 1
         return logits
 
