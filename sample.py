@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 import time
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -96,7 +96,7 @@ class Dialogue:
             self.model.config.vision_config.image_size,
         )
         self.image_config = ImageConfig.from_pretrained(args.model, size=size)
-        self.step = compile_step(self.model) if args.compile and not args.attention else None
+        self.step = compile_step(self.model) if args.compile else None
         self.seconds = {"load": time.perf_counter() - start}
 
     def open(self, paths: list[str]) -> None:
@@ -112,12 +112,13 @@ class Dialogue:
         self.ids = prompt(turns, model, self.tokenizer, args.template)
         embedding = model.language_model.model.embed_tokens.weight
         pixels = torch.stack([preprocess(picture, self.image_config) for picture in self.pictures])
+        self.pixels = pixels.to(self.device, embedding.dtype)
         self.cache = self.cache or KVCache(model.config.text_config, 1, self.device, embedding.dtype)
-        answer = Answer(self.tokenizer, (STOP[args.template],) if args.template in STOP else ())
+        answer = Answer(self.tokenizer, STOP.get(args.template, ()))
         show = (lambda text: None) if args.json else (lambda text: print(text, end="", flush=True))
         try:
             for (token,) in stream(
-                model, torch.tensor([self.ids], device=self.device), pixels.to(self.device, embedding.dtype),
+                model, torch.tensor([self.ids], device=self.device), self.pixels,
                 max_new_tokens=args.max_new_tokens, temperature=args.temperature, top_p=args.top_p, top_k=args.top_k,
                 repetition_penalty=args.repetition_penalty, seed=args.seed, cache=self.cache, step=self.step,
                 seconds=self.seconds,
@@ -178,18 +179,13 @@ def main() -> None:
     dialogue = Dialogue(args)
     if args.chat:
         return chat(dialogue, args.prompt)
-    watching = nullcontext()
-    if args.attention:
+    answer = dialogue.ask(args.prompt or "Describe the picture in detail.")
+    if args.attention and answer.ids:
         from nanollava import show
 
-        layers = show.default_layers(len(dialogue.model.language_model.model.layers))
-        watching = show.watch(dialogue.model, layers)
-    with watching as seen:
-        answer = dialogue.ask(args.prompt or "Describe the picture in detail.")
-    if args.attention and answer.ids:
-        maps = show.over_picture(seen, dialogue.ids, dialogue.model.config.image_token_id)
-        found = show.words(answer.ids, dialogue.tokenizer)
-        show.save(show.draw(dialogue.pictures, dialogue.image_config, found, maps), args.attention)
+        maps = show.look(dialogue.model, dialogue.ids, answer.ids, dialogue.pixels)
+        sheet = show.draw(dialogue.pictures, dialogue.image_config, answer.ids, dialogue.tokenizer, maps)
+        show.save(sheet, args.attention)
     if args.json:
         found = dict(
             answer=answer.text, tokens=len(answer.ids), prompt_tokens=len(dialogue.ids), end=answer.end

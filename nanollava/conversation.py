@@ -18,7 +18,7 @@ LLAMA_2_SYSTEM = (
 )
 SYSTEMS = {"vicuna_v1": VICUNA_SYSTEM, "llava_v1": DEMO_SYSTEM, "v0": DEMO_SYSTEM, "llama_2": LLAMA_2_SYSTEM}
 TEMPLATES = (*SYSTEMS, "plain")  # llava_v1 is vicuna_v1 as the published demo speaks it
-STOP = {"v0": "###"}  # what ends an answer where no end token does
+STOP = {"v0": ("###",)}  # what ends an answer where no end token does
 
 
 class ConversationError(UserError):

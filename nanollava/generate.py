@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from itertools import pairwise
 
 import torch
 from PIL import Image
@@ -26,16 +26,6 @@ def sample(logits: torch.Tensor, temperature: float, top_p: float, generator=Non
     return order.gather(-1, choice).squeeze(-1)
 
 
-@contextmanager
-def without_onednn():
-    """A matrix-vector product in bf16 is twice as fast on a CPU without oneDNN; a matrix product is ten times slower."""
-    before, torch.backends.mkldnn.enabled = torch.backends.mkldnn.enabled, False
-    try:
-        yield
-    finally:
-        torch.backends.mkldnn.enabled = before
-
-
 @torch.inference_mode()
 def stream(
     model, input_ids: torch.Tensor, pixel_values: torch.Tensor | None = None, max_new_tokens: int = 256,
@@ -51,23 +41,21 @@ def stream(
     that have occurred are divided by `repetition_penalty` (multiplied where negative). `seconds` gets the times.
     """
     config, llama = model.config, model.language_model
-    B, T = input_ids.shape
-    device = input_ids.device
-    room = config.text_config.max_position_embeddings
+    (B, T), device, image_token = input_ids.shape, input_ids.device, config.image_token_id
+    room, patches = config.text_config.max_position_embeddings, config.vision_config.num_patches
+    if max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1 or top_k < 0 or repetition_penalty <= 0:
+        given = f"max_new_tokens {max_new_tokens}, temperature {temperature}, top_p {top_p}, top_k {top_k}, "
+        wanted = "expected at least 1, at least 0, 0 < top_p <= 1, at least 0, above 0"
+        raise UserError(f"{given}repetition_penalty {repetition_penalty}: {wanted}")
     if T + max_new_tokens > room:
         raise UserError(f"{T} prompt tokens + {max_new_tokens} new ones: the model has room for {room}")
-    if max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1 or top_k < 0 or repetition_penalty <= 0:
-        raise UserError(
-            f"max_new_tokens {max_new_tokens}, temperature {temperature}, top_p {top_p}, top_k {top_k}, "
-            f"repetition_penalty {repetition_penalty}: expected at least 1, at least 0, 0 < top_p <= 1, "
-            "at least 0, above 0"
-        )
-    started = time.perf_counter()
+    times, seconds = [time.perf_counter()], {} if seconds is None else seconds
     dtype = llama.model.embed_tokens.weight.dtype
     cache = cache or KVCache(config.text_config, B, device, dtype)
-    known = cache.reuse(input_ids[0].tolist(), config.image_token_id, config.vision_config.num_patches)
-    fresh = int((input_ids[:, known:] == config.image_token_id).sum()) // config.vision_config.num_patches
-    pixel_values = None if pixel_values is None else pixel_values[len(pixel_values) - fresh :]
+    known = cache.reuse(input_ids[0].tolist(), image_token, patches)
+    if known and pixel_values is not None:  # the pictures that are not in the cache
+        fresh = int((input_ids[:, known:] == image_token).sum()) // patches
+        pixel_values = pixel_values[len(pixel_values) - fresh :]
     embeds, mask = model.embed(input_ids[:, known:], pixel_values), None
     pad = torch.zeros(B, dtype=torch.long, device=device) if lengths is None else T - lengths
     real = torch.arange(room, device=device) >= pad[:, None]  # (B, room)
@@ -78,30 +66,26 @@ def stream(
         causal = torch.ones(T, T, dtype=torch.bool, device=device).tril()
         own = torch.eye(T, dtype=torch.bool, device=device)  # padding sees itself: an empty row would be NaN
         mask = (causal & real[:, None, :T] | own)[:, None]  # (B, 1, T, T)
-    seen = None
-    if repetition_penalty != 1:
-        held = torch.arange(T, device=device) < (T - pad)[:, None]
-        seen = torch.zeros(B, config.text_config.vocab_size, dtype=torch.bool, device=device)
-        seen.scatter_(1, input_ids.masked_fill(~held, config.bos_token_id), True)
+    said = torch.zeros(B, config.text_config.vocab_size, dtype=torch.bool, device=device)
+    said.scatter_(1, input_ids.masked_fill(~real[:, :T].flip(1), config.bos_token_id), True)
     generator = None if seed is None else torch.Generator(device).manual_seed(seed)
     cache.reserve(T + max_new_tokens)
-    seconds = {} if seconds is None else seconds
-    seconds["vision"] = time.perf_counter() - started
-    states = llama.model(embeds, mask, cache, start=-pad if padded else known)
-    logits = llama.lm_head(states[:, -1])
-    slow = B == 1 and dtype == torch.bfloat16 and device.type == "cpu"
+    times.append(time.perf_counter())
+    logits = llama.lm_head(llama.model(embeds, mask, cache, start=-pad if padded else known)[:, -1])
+    # A matrix-vector product in bf16 is twice as fast on a CPU without oneDNN, a matrix product ten times slower.
+    onednn = torch.backends.mkldnn.enabled
+    slow = B == 1 and dtype == torch.bfloat16 and device.type == "cpu" and step is None
     ended = [False] * B
     for place in range(T, T + max_new_tokens):
-        if seen is not None:
-            punished = torch.where(logits < 0, logits * repetition_penalty, logits / repetition_penalty)
-            logits = torch.where(seen, punished, logits)
+        if repetition_penalty != 1:
+            less = torch.where(logits < 0, logits * repetition_penalty, logits / repetition_penalty)
+            logits = torch.where(said, less, logits)
         ids = sample(logits, temperature, top_p, generator, top_k)
-        if seen is not None:
-            seen.scatter_(1, ids[:, None], True)
+        said.scatter_(1, ids[:, None], True)
         new = ids.tolist()
+        times[2:] = [times[2] if place > T else time.perf_counter(), time.perf_counter()]
+        seconds |= zip(("vision", "prefill", "decode"), (b - a for a, b in pairwise(times)), strict=True)
         ended = [end or token == config.eos_token_id for end, token in zip(ended, new, strict=True)]
-        now = time.perf_counter() - started - seconds["vision"]
-        seconds["prefill"], seconds["decode"] = seconds.get("prefill", now), now - seconds.get("prefill", now)
         yield [-1 if end else token for end, token in zip(ended, new, strict=True)]
         if all(ended) or place == T + max_new_tokens - 1:
             return
@@ -110,31 +94,28 @@ def stream(
             logits = step(ids, cache, pad, real)
             continue
         step_mask = real[:, None, None, : place + 1] if padded else None
-        with without_onednn() if slow else nullcontext():
-            embeds = llama.model.embed_tokens(ids[:, None])
-            states = llama.model(embeds, step_mask, cache, start=place - pad if padded else place)
-            logits = llama.lm_head(states[:, -1])
+        try:
+            torch.backends.mkldnn.enabled = onednn and not slow
+            embeds, start = llama.model.embed_tokens(ids[:, None]), place - pad if padded else place
+            logits = llama.lm_head(llama.model(embeds, step_mask, cache, start)[:, -1])
+        finally:
+            torch.backends.mkldnn.enabled = onednn
 
 
 def compile_step(model, **options) -> Callable:
-    """The one-token step of `stream`, compiled for shapes that do not change: the token's place is a tensor, attention
-    looks at the whole cache and masks what is not filled. On CUDA the step is replayed as one graph. `options` go to
-    the compiler."""
-    llama = model.language_model
+    """The one-token step of `stream`, compiled for shapes that do not change: the token's place is a tensor, attention looks
+    at the whole cache and masks what is not filled. On CUDA it is replayed as one graph. `options` go to the compiler."""
+    llama, checked = model.language_model, None
     cuda = llama.lm_head.weight.is_cuda
-    cpu = {"freezing": True, "cpp_wrapper": True}
-    graph = {"triton.cudagraphs": True, "coordinate_descent_tuning": True} if cuda else cpu
-    checked = None
+    kind = dict(coordinate_descent_tuning=True) if cuda else dict(freezing=True, cpp_wrapper=True)
+    options = {"max_autotune": True, "triton.cudagraphs": cuda, **kind, **options}
 
-    def decode(ids, place, pad, real, keys, values):
-        cache = KVCache.at(place, keys, values)
-        mask = real[:, : keys[0].shape[2]] & (torch.arange(keys[0].shape[2], device=ids.device) <= place)
-        states = llama.model(
-            llama.model.embed_tokens(ids[:, None]), mask[:, None, None], cache, start=place - pad
-        )
+    def decode(ids, cache, pad, real):
+        S = cache.keys[0].shape[2]
+        mask = (real[:, :S] & (torch.arange(S, device=ids.device) <= cache.place))[:, None, None]
+        states = llama.model(llama.model.embed_tokens(ids[:, None]), mask, cache, start=cache.place - pad)
         return llama.lm_head(states[:, -1])
 
-    options = {"max_autotune": True, **graph, **options}
     compiled = torch.compile(decode, dynamic=False, fullgraph=True, options=options)
 
     def step(ids: torch.Tensor, cache: KVCache, pad: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
@@ -143,14 +124,13 @@ def compile_step(model, **options) -> Callable:
             (*cache.keys, *cache.values) if cuda else ()
         ):  # CUDA graphs would copy tensors that may move
             torch._dynamo.mark_static_address(tensor)
-        place = torch.tensor([cache.length], device=ids.device)
         shapes = (cache.keys[0].shape, real.shape, torch.is_inference_mode_enabled())
+        cache.place = torch.tensor([cache.length], device=ids.device)
         with torch.compiler.set_stance(
             skip_guard_eval_unsafe=shapes == checked
-        ):  # what was checked is not checked again
-            logits = compiled(ids, place, pad, real, cache.keys, cache.values)
-        checked = shapes
-        cache.length += 1
+        ):  # the same call is not checked again
+            logits = compiled(ids, cache, pad, real)
+        checked, cache.place, cache.length = shapes, None, cache.length + 1
         return logits
 
     return step
@@ -163,13 +143,13 @@ def generate(model, input_ids: torch.Tensor, pixel_values=None, **options) -> li
 
 
 class Answer:
-    """The text of one answer while its ids come. Each id is decoded once or twice, with the few before it that share a
-    piece of text; half a character, what may become a stop string, and blanks at the end wait for the next id."""
+    """The text of one answer while its ids come. Each id is decoded with the few before it that share a piece of text; half
+    a character, what may become a stop string, and blanks at the end wait for the next id."""
 
     def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...] = ()):
         self.tokenizer, self.stops = tokenizer, stops
         self.ids: list[int] = []
-        self.text = self.waiting = ""
+        self.text, self.waiting = "", ""
         self.end: str | None = None  # "end token", "stop string" or "length", once it has ended
         self.begin = self.read = (
             0  # ids from `begin` on are decoded together; the text before `read` is known
@@ -177,37 +157,27 @@ class Answer:
 
     def add(self, token: int) -> str:
         """Takes the next id, -1 for the end token; returns the text that is certain now and was not before."""
-        if self.end is None and token < 0:
+        if self.end is not None or token < 0:
             return self.finish("end token")
-        if self.end is not None:
-            return ""
         self.ids.append(token)
         known, text = (self.tokenizer.decode(self.ids[self.begin : end]) for end in (self.read, None))
         if text.endswith("\ufffd"):
             return ""
         self.begin, self.read = self.read if text != known else self.begin, len(self.ids)
-        return self.release(text[len(known) :])
-
-    def release(self, text: str) -> str:
-        text = self.waiting + text
+        text = self.waiting + text[len(known) :]
         found = [at for at in map(text.find, self.stops) if at >= 0]
-        if found:
-            self.end, text = "stop string", text[: min(found)].rstrip()
-        keep = len(text.rstrip())
-        for stop in () if found else self.stops:  # the longest end of the text that begins a stop string
-            keep = min([keep, *(len(text) - n for n in range(1, len(stop)) if text.endswith(stop[:n]))])
-        keep = len(text[:keep].rstrip())
+        self.end = "stop string" if found else None
+        text = text[: min(found)] if found else text
+        begun = [len(text) - n for stop in self.stops for n in range(1, len(stop)) if text.endswith(stop[:n])]
+        keep = len(text[: min(begun, default=None)].rstrip()) if not found else len(text.rstrip())
         self.text, self.waiting = self.text + text[:keep], text[keep:]
         return text[:keep]
 
     def finish(self, end: str = "length") -> str:
-        """Ends the answer; returns what had been held back."""
-        if self.end is not None:
-            return ""
-        self.end = end
-        rest = self.waiting + self.tokenizer.decode(self.ids[self.read :])
-        self.text += rest.rstrip()
-        return rest.rstrip()
+        """Ends the answer, if it has not ended; returns what had been held back."""
+        rest = "" if self.end else (self.waiting + self.tokenizer.decode(self.ids[self.read :])).rstrip()
+        self.text, self.end = self.text + rest, self.end or end
+        return rest
 
 
 def prompt(turns: list[dict], model, tokenizer: Tokenizer, template: str = "vicuna_v1") -> list[int]:
@@ -224,8 +194,7 @@ def answer(
     for `stream`. Prompts of similar length share a batch."""
     W = model.multi_modal_projector.linear_1.weight
     rows = [prompt(turns, model, tokenizer, template) for _, turns in asked]
-    stops = tuple(STOP[template] for _ in range(template in STOP))
-    answers = [Answer(tokenizer, stops) for _ in rows]
+    answers = [Answer(tokenizer, STOP.get(template, ())) for _ in rows]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     for group in (order[i : i + batch] for i in range(0, len(order), batch)):
         pictures = [preprocess(picture, image_config) for i in group for picture in asked[i][0]]

@@ -56,12 +56,6 @@ class KVCache:
         self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in layers]
         self.length, self.ids, self.place = 0, [], None
 
-    @classmethod
-    def at(cls, place: torch.Tensor, keys: list[torch.Tensor], values: list[torch.Tensor]) -> "KVCache":
-        cache = cls.__new__(cls)
-        cache.keys, cache.values, cache.place, cache.length, cache.ids = keys, values, place, 0, []
-        return cache
-
     def reserve(self, length: int) -> None:
         """Makes room for `length` places, in steps of 64; what is filled stays."""
         more = -(-length // 64) * 64 - self.keys[0].shape[2]
@@ -76,7 +70,7 @@ class KVCache:
         same = next((i for i, (old, new) in enumerate(pairs) if old != new), min(self.length, len(ids) - 1))
         while ids[:same].count(image_token_id) % patches:
             same -= 1
-        self.length, self.ids = same, list(ids)
+        self.length, self.ids, self.place = same, list(ids), None
         return same
 
     def update(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -185,7 +179,7 @@ class LlamaModel(nn.Module):
             mask = torch.ones(shape, dtype=torch.bool, device=x.device).tril(cache.length)
         for block in self.layers:
             x = block(x, rope, mask, cache)
-        if cache is not None:
+        if cache is not None and cache.place is None:
             cache.length += x.shape[1]
         return self.norm(x)
 

@@ -6,7 +6,6 @@ python -m nanollava.show attention --image cat.jpg --prompt "What color is the c
 
 import argparse
 import sys
-from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -14,105 +13,83 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .config import UserError
 from .conversation import IGNORE_INDEX, IMAGE, IMAGE_INDEX, TEMPLATES, encode
-from .device import pick_device, run
-from .generate import prompt, stream
+from .device import run
+from .generate import generate, prompt
 from .image import ImageConfig, fit, open_image, preprocess
 from .llama import rotate
 from .llava import LLaVA
 from .tokenizer import Tokenizer
 
-PANEL = 168  # px
+PANEL, TEXT, GAP = 168, 26, 6  # px
 
 
 def mask(ids: list[int], labels: list[int], tokenizer: Tokenizer, color: bool = True) -> str:
-    """Every token of a dialogue as text: the trained ones lit (without `color`: in brackets), two shades so that borders show."""
-    out = []
+    """A dialogue token by token, in two shades so that borders show: the trained ones lit (without `color`: in brackets)."""
+    out = ""
     for i, (token, label) in enumerate(zip(ids, labels, strict=True)):
         text = IMAGE if token == IMAGE_INDEX else tokenizer.backend.id_to_token(token).replace("▁", " ")
-        text = text.replace("<0x0A>", "\\n")
-        trained = label != IGNORE_INDEX
-        style = ("30;106", "30;46") if trained else ("1;35",) * 2 if token == IMAGE_INDEX else ("0", "2")
-        out.append(f"\033[{style[i % 2]}m{text}\033[0m" if color else f"[{text}]" if trained else text)
-    return "".join(out)
+        text, trained = text.replace("<0x0A>", "\\n"), label != IGNORE_INDEX
+        style = ("30;106", "30;46") if trained else ("1;35", "1;35") if token == IMAGE_INDEX else ("0", "2")
+        out += f"\033[{style[i % 2]}m{text}\033[0m" if color else f"[{text}]" if trained else text
+    return out
 
 
-def default_layers(depth: int) -> list[int]:
-    """The decoder's second quarter: on Toyland's validation scenes these layers fetch what is spoken of, later ones do not."""
-    return list(range(depth // 4, depth // 2 + 1))
+@torch.inference_mode()
+def look(
+    model: LLaVA, ids: list[int], new: list[int], pixel_values: torch.Tensor, layers=None
+) -> torch.Tensor:
+    """Where the model looked when it said each of `new` to the prompt `ids`: shares of the pictures' places that sum to
+    one, (len(new), places), mean over heads and `layers`. SDPA keeps no weights: softmax(q k^T) is computed again here.
 
-
-@contextmanager
-def watch(model: LLaVA, layers: list[int]):
-    """Yields a list that gets one tensor (S,) for every id generated inside: how much the place that foretold it attended
-    to each place so far, mean over heads and `layers`. SDPA keeps no weights: they are computed again, for one place."""
-    blocks, seen = model.language_model.model.layers, []
-    if not all(0 <= layer < len(blocks) for layer in layers):
-        raise UserError(f"attention layers {layers}: the model has layers 0 to {len(blocks) - 1}")
-
-    def hook(attention, args, _):
-        x, rope, _, cache = args
-        q = rotate(
-            attention.q_proj(x[:1, -1:]).view(1, -1, 1, attention.head_dim).transpose(1, 2), rope[..., -1:, :]
-        )
-        k = cache.keys[attention.layer][:1, :, : cache.length + x.shape[1]]  # (1, K, S, E)
-        q = q.view(1, k.shape[1], -1, attention.head_dim)  # (1, K, H / K, E)
-        weights = torch.softmax((q @ k.mT).float() * attention.head_dim**-0.5, dim=-1).mean((0, 1, 2))  # (S,)
-        if attention.layer == min(layers):
-            seen.append(torch.zeros_like(weights))
-        seen[-1] += weights / len(layers)
-
-    handles = [blocks[layer].self_attn.register_forward_hook(hook) for layer in set(layers)]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def words(ids: list[int], tokenizer: Tokenizer) -> list[tuple[str, list[int]]]:
-    """The words of an answer, each with the indices of its ids."""
-    groups: list[list[int]] = []
-    for i, token in enumerate(ids):
-        if not groups or tokenizer.backend.id_to_token(token).startswith("▁"):
-            groups.append([])
-        groups[-1].append(i)
-    return [(tokenizer.decode([ids[i] for i in group]), group) for group in groups]
-
-
-def over_picture(seen: list[torch.Tensor], prompt_ids: list[int], image_token_id: int) -> torch.Tensor:
-    """What of the attention falls on the pictures' places, as shares that sum to one: (ids generated, places)."""
-    places = torch.tensor(prompt_ids) == image_token_id
-    maps = torch.stack([weights.cpu()[: len(places)][places] for weights in seen])
-    return maps / maps.sum(1, keepdim=True)
+    By default the decoder's second quarter: on Toyland's validation scenes these layers fetch what is spoken of.
+    """
+    inner, T = model.language_model.model, len(ids) + len(new) - 1
+    layers = layers or range(len(inner.layers) // 4, len(inner.layers) // 2 + 1)
+    x = model.embed(torch.tensor([ids + new[:-1]], device=pixel_values.device), pixel_values)
+    states, rope, weights = inner.hidden_states(x), inner.positions(x), 0
+    seen = torch.ones(len(new), T, dtype=torch.bool, device=x.device).tril(len(ids) - 1)
+    for block, state in ((inner.layers[i], states[i]) for i in layers):
+        attention, state = block.self_attn, block.input_layernorm(state)
+        q, k = (
+            rotate(proj(state).view(1, T, -1, attention.head_dim).transpose(1, 2), rope)
+            for proj in (attention.q_proj, attention.k_proj)
+        )  # (1, H or K, T, E)
+        scores = q[:, :, len(ids) - 1 :] @ k.repeat_interleave(q.shape[1] // k.shape[1], 1).mT
+        scores = (scores.float() * attention.head_dim**-0.5).masked_fill(~seen, -torch.inf)
+        weights = weights + scores.softmax(-1).mean((0, 1))  # (len(new), T)
+    weights = weights[:, : len(ids)][:, torch.tensor(ids) == model.config.image_token_id].cpu()
+    return weights / weights.sum(1, keepdim=True)
 
 
 def draw(
-    pictures: list[Image.Image], config: ImageConfig, found: list[tuple[str, list[int]]], maps: torch.Tensor
+    pictures: list[Image.Image], config: ImageConfig, new: list[int], tokenizer: Tokenizer, maps: torch.Tensor
 ) -> Image.Image:
-    """One panel a word: the pictures, lit where the model looked when it said the word, the strongest patch framed."""
-    squares = [fit(picture, replace(config, size=PANEL)) for picture in pictures]
-    font, text = ImageFont.load_default(size=15), 26
-    width, columns = PANEL * len(squares), max(1, min(len(found), 8 // len(squares)))
-    sheet = Image.new(
-        "RGB", (columns * (width + 6) + 6, -(-len(found) // columns) * (PANEL + text + 6) + 6), "#111111"
+    """One panel a word of `new`: the pictures lit where `maps` (see `look`) are strong, the strongest patch framed."""
+    words: list[list[int]] = []
+    for i, token in enumerate(new):
+        words += [[]] if not words or tokenizer.backend.id_to_token(token).startswith("▁") else []
+        words[-1].append(i)
+    squares, font = (
+        [fit(picture, replace(config, size=PANEL)) for picture in pictures],
+        ImageFont.load_default(15),
     )
+    width, height, columns = PANEL * len(squares) + GAP, PANEL + TEXT + GAP, min(len(words), 8)
+    sheet = Image.new("RGB", (columns * width + GAP, -(-len(words) // columns) * height + GAP), "#111111")
     pen = ImageDraw.Draw(sheet)
-    for i, (word, group) in enumerate(found):
-        left, top = 6 + i % columns * (width + 6), 6 + i // columns * (PANEL + text + 6)
-        heat = maps[group].mean(0).view(len(squares), -1)
-        side = round(heat.shape[1] ** 0.5)
-        light = (heat / heat.max()).view(-1, side, side).sqrt() * 0.85 + 0.15
+    for i, word in enumerate(words):
+        left, top = GAP + i % columns * width, GAP + i // columns * height
+        heat = maps[word].mean(0)
+        side = round((len(heat) / len(squares)) ** 0.5)
+        light = (heat / heat.max()).view(-1, side, side).sqrt() * 216 + 39
         for j, square in enumerate(squares):
-            shade = Image.fromarray((light[j] * 255).byte().numpy()).resize(
-                square.size, Image.Resampling.BICUBIC
-            )
-            sheet.paste(
-                Image.composite(square, Image.new("RGB", square.size), shade), (left + j * PANEL, top)
-            )
-        at, patch = int(heat.argmax()), PANEL / side
-        x, y = left + at // side**2 * PANEL + at % side * patch, top + at % side**2 // side * patch
+            shade = Image.fromarray(light[j].byte().numpy()).resize(square.size, Image.Resampling.BICUBIC)
+            dark = Image.new("RGB", square.size)
+            sheet.paste(Image.composite(square, dark, shade), (left + j * PANEL, top))
+        picture, row, column = (int(n) for n in torch.unravel_index(heat.argmax(), light.shape))
+        x, y, patch = left + picture * PANEL + column * PANEL / side, top + row * PANEL / side, PANEL / side
         pen.rectangle((x, y, x + patch, y + patch), outline="#ffb000", width=2)
-        pen.text((left + width / 2, top + PANEL + text / 2), word, "white", font, anchor="mm")
+        middle = (left + (width - GAP) / 2, top + PANEL + TEXT / 2)
+        pen.text(middle, tokenizer.decode([new[k] for k in word]), "white", font, anchor="mm")
     return sheet
 
 
@@ -123,63 +100,46 @@ def save(sheet: Image.Image, path: str) -> None:
         raise UserError(f"{path}: the attention's picture cannot be written ({error})") from None
 
 
-def show_mask(args: argparse.Namespace) -> None:
-    turns = [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(args.texts)]
-    turns[0]["value"] = f"{IMAGE}\n" * (not args.no_picture) + turns[0]["value"]
-    tokenizer = Tokenizer.from_pretrained(args.model)
-    ids, labels = encode(turns, tokenizer, args.template)
-    print(mask(ids, labels, tokenizer, sys.stdout.isatty() if args.color is None else args.color))
-    print(f"{sum(label != IGNORE_INDEX for label in labels)} of {len(ids)} tokens are trained")
-
-
-def show_attention(args: argparse.Namespace) -> None:
-    device, pictures = pick_device(args.device), [open_image(path) for path in args.image]
-    model, tokenizer = (
-        LLaVA.from_pretrained(args.model, device, torch.float32),
-        Tokenizer.from_pretrained(args.model),
+def main() -> None:
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "python -m nanollava.show", None, __doc__, formatter_class=form, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("view", choices=("mask", "attention"))
+    add("texts", nargs="*", metavar="TEXT", help="mask: question, answer, question, answer ...")
+    add("--image", nargs="+", default=[], metavar="PATH", help="attention: the picture, or several")
+    add(
+        "--prompt",
+        default="Describe the picture in detail.",
+        help="attention: the question (default: %(default)s)",
+    )
+    add("--out", default="attention.png", help="attention: file to write (default: %(default)s)")
+    add("--model", default="checkpoints/toy-llava", help="llava-hf directory (default: %(default)s)")
+    add("--template", choices=TEMPLATES, default="vicuna_v1", help="default: %(default)s")
+    args = parser.parse_args()
+    tokenizer, opening = Tokenizer.from_pretrained(args.model), f"{IMAGE}\n" * max(1, len(args.image))
+    texts = args.texts if args.view == "mask" else [args.prompt]
+    turns = [
+        {"from": ("human", "gpt")[i % 2], "value": opening * (i == 0) + text} for i, text in enumerate(texts)
+    ]
+    if args.view == "mask":
+        ids, labels = encode(turns, tokenizer, args.template)
+        print(mask(ids, labels, tokenizer, sys.stdout.isatty()))
+        print(f"{sum(label != IGNORE_INDEX for label in labels)} of {len(ids)} tokens are trained")
+        return
+    if not args.image:
+        raise UserError("no picture: give one with --image PATH")
+    pictures, model = (
+        [open_image(path) for path in args.image],
+        LLaVA.from_pretrained(args.model, dtype=torch.float32),
     )
     config = ImageConfig.from_pretrained(args.model, size=model.config.vision_config.image_size)
-    turns = [{"from": "human", "value": f"{IMAGE}\n" * len(pictures) + args.prompt}]
     ids = prompt(turns, model, tokenizer, args.template)
-    pixel_values = torch.stack([preprocess(picture, config) for picture in pictures]).to(device)
-    with watch(model, args.layers or default_layers(len(model.language_model.model.layers))) as seen:
-        new = [
-            row[0] for row in stream(model, torch.tensor([ids], device=device), pixel_values) if row[0] >= 0
-        ]
-    maps = over_picture(seen, ids, model.config.image_token_id)
-    save(draw(pictures, config, words(new, tokenizer), maps), args.out)
+    pixel_values = torch.stack([preprocess(picture, config) for picture in pictures])
+    new = generate(model, torch.tensor([ids]), pixel_values)[0]
+    save(draw(pictures, config, new, tokenizer, look(model, ids, new, pixel_values)), args.out)
     print(tokenizer.decode(new))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m nanollava.show", description=__doc__.split("\n")[0], allow_abbrev=False
-    )
-    commands = parser.add_subparsers(required=True, metavar="mask|attention")
-    for function, name in ((show_mask, "mask"), (show_attention, "attention")):
-        sub = commands.add_parser(name, help=(function.__doc__ or name), allow_abbrev=False)
-        sub.set_defaults(function=function)
-        sub.add_argument(
-            "--model", default="checkpoints/toy-llava", help="llava-hf directory (default: %(default)s)"
-        )
-        sub.add_argument("--template", choices=TEMPLATES, default="vicuna_v1", help="default: %(default)s")
-        add = sub.add_argument
-        if name == "mask":
-            add("texts", nargs="+", metavar="TEXT", help="question, answer, question, answer ...")
-            add("--no-picture", action="store_true", help="a dialogue without a picture")
-            add("--color", action=argparse.BooleanOptionalAction, help="default: when it goes to a terminal")
-        else:
-            add("--image", nargs="+", required=True, metavar="PATH", help="the picture, or several")
-            add(
-                "--prompt",
-                default="Describe the picture in detail.",
-                help="the question (default: %(default)s)",
-            )
-            add("--out", default="attention.png", help="file to write (default: %(default)s)")
-            add("--layers", type=int, nargs="+", help="decoder layers of which the mean is taken")
-            add("--device", default="auto", help="auto, cpu, cuda or mps")
-    args = parser.parse_args()
-    args.function(args)
 
 
 if __name__ == "__main__":
