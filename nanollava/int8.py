@@ -18,8 +18,7 @@ class Int8Linear(nn.Module):
 
     def __init__(self, weight: torch.Tensor, scale: torch.Tensor):
         super().__init__()
-        self.weight = nn.Parameter(weight, requires_grad=False)  # int8
-        self.scale = nn.Parameter(scale, requires_grad=False)
+        self.weight, self.scale = (nn.Parameter(t, requires_grad=False) for t in (weight, scale))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.linear(x, self.weight.to(x.dtype)) * self.scale
@@ -31,7 +30,5 @@ def convert(layers: nn.Module) -> None:
         for name, child in module.named_children():
             if isinstance(child, nn.Linear):
                 w = child.weight.detach()
-                pair = (
-                    (torch.empty_like(w, dtype=torch.int8), w.new_empty(len(w))) if w.is_meta else quantise(w)
-                )
-                setattr(module, name, Int8Linear(pair[0], pair[1].to(w.dtype)))
+                rounded, scale = (w.to(torch.int8), w[:, 0]) if w.is_meta else quantise(w)
+                setattr(module, name, Int8Linear(rounded, scale.to(w.dtype)))

@@ -51,18 +51,16 @@ class KVCache:
 
     def __init__(self, config: LlamaConfig, batch: int, device, dtype):
         shape = (batch, config.num_key_value_heads, 0, config.head_dim)
-        layers = range(config.num_hidden_layers)
-        self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in layers]
-        self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in layers]
+        empty = torch.zeros(shape, device=device, dtype=dtype)  # no place yet: see `reserve`
+        self.keys, self.values = [empty] * config.num_hidden_layers, [empty] * config.num_hidden_layers
         self.length, self.ids, self.place = 0, [], None
 
     def reserve(self, length: int) -> None:
         """Makes room for `length` places, in steps of 64; what is filled stays."""
         more = -(-length // 64) * 64 - self.keys[0].shape[2]
         if more > 0:
-            self.keys, self.values = (
-                [F.pad(old, (0, 0, 0, more)) for old in part] for part in (self.keys, self.values)
-            )
+            self.keys = [F.pad(old, (0, 0, 0, more)) for old in self.keys]
+            self.values = [F.pad(old, (0, 0, 0, more)) for old in self.values]
 
     def reuse(self, ids: list[int], image_token_id: int, patches: int) -> int:
         """Keeps the places that hold the beginning of `ids` (whole pictures, not all of it), and returns their number."""
@@ -172,9 +170,7 @@ class LlamaModel(nn.Module):
             room = self.config.max_position_embeddings
             raise ValueError(f"{inputs_embeds.shape[1]} tokens: the model was built for {room}")
         x, rope = inputs_embeds, self.positions(inputs_embeds, start)
-        if (
-            mask is None and cache is not None and cache.length and x.shape[1] > 1
-        ):  # causal behind what is cached
+        if mask is None and cache is not None and cache.length and x.shape[1] > 1:
             shape = (x.shape[1], cache.length + x.shape[1])
             mask = torch.ones(shape, dtype=torch.bool, device=x.device).tril(cache.length)
         for block in self.layers:

@@ -35,9 +35,7 @@ def mask(ids: list[int], labels: list[int], tokenizer: Tokenizer, color: bool = 
 
 
 @torch.inference_mode()
-def look(
-    model: LLaVA, ids: list[int], new: list[int], pixel_values: torch.Tensor, layers=None
-) -> torch.Tensor:
+def look(model: LLaVA, ids: list[int], new: list[int], pixel_values, layers=None) -> torch.Tensor:
     """Where the model looked when it said each of `new` to the prompt `ids`: shares of the pictures' places that sum to
     one, (len(new), places), mean over heads and `layers`. SDPA keeps no weights: softmax(q k^T) is computed again here.
 
@@ -69,13 +67,10 @@ def draw(
     for i, token in enumerate(new):
         words += [[]] if not words or tokenizer.backend.id_to_token(token).startswith("▁") else []
         words[-1].append(i)
-    squares, font = (
-        [fit(picture, replace(config, size=PANEL)) for picture in pictures],
-        ImageFont.load_default(15),
-    )
+    squares = [fit(picture, replace(config, size=PANEL)) for picture in pictures]
     width, height, columns = PANEL * len(squares) + GAP, PANEL + TEXT + GAP, min(len(words), 8)
     sheet = Image.new("RGB", (columns * width + GAP, -(-len(words) // columns) * height + GAP), "#111111")
-    pen = ImageDraw.Draw(sheet)
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
     for i, word in enumerate(words):
         left, top = GAP + i % columns * width, GAP + i // columns * height
         heat = maps[word].mean(0)
@@ -103,7 +98,7 @@ def save(sheet: Image.Image, path: str) -> None:
 def main() -> None:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        "python -m nanollava.show", None, __doc__, formatter_class=form, allow_abbrev=False
+        "nanollava.show", None, __doc__, formatter_class=form, allow_abbrev=False
     )
     add = parser.add_argument
     add("view", choices=("mask", "attention"))
