@@ -44,6 +44,7 @@ FLOORS = {
 }  # fmt: skip
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PROMPT = 32
+STUB = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=1, image_size=32)
 TOY = "checkpoints/toy-llava"
 
 
@@ -99,13 +100,10 @@ def pair(name: str, dtype: torch.dtype, vision: dict | None = None):
         hidden_size=D, intermediate_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
         num_key_value_heads=heads, vocab_size=vocab, max_position_embeddings=4096,
     )  # fmt: skip
-    vision = vision or dict(
-        hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=1, image_size=32
-    )
-    vision = transformers.CLIPVisionConfig(**{"patch_size": 16, **vision})
-    places = (vision.image_size // 16) ** 2
+    tower = transformers.CLIPVisionConfig(**{"patch_size": 16, **(vision or STUB)})
+    places = (tower.image_size // 16) ** 2
     config = transformers.LlavaConfig(
-        vision_config=vision, text_config=text, image_token_index=vocab - 1, image_seq_length=places
+        vision_config=tower, text_config=text, image_token_index=vocab - 1, image_seq_length=places
     )
     theirs = transformers.LlavaForConditionalGeneration(config).eval()
     generator = torch.Generator().manual_seed(0)
@@ -118,6 +116,9 @@ def pair(name: str, dtype: torch.dtype, vision: dict | None = None):
         theirs.save_pretrained(folder)
         ours = LLaVA.from_pretrained(folder, dtype=dtype)
         sum(p.flatten()[0].item() for p in ours.parameters())
+    if vision is None:  # without a picture, transformers' plain decoder is the faster of its two
+        decoder = transformers.LlamaForCausalLM(text).eval()
+        decoder.model, decoder.lm_head, theirs = theirs.model.language_model, theirs.lm_head, decoder
     ours.config = replace(ours.config, eos_token_id=-1)  # neither side ends early
     return theirs, ours, places
 
@@ -146,9 +147,8 @@ def decode(args, name: str, dtype: str, compiled: bool, vision: dict | None = No
 
     def them():
         options = dict(max_new_tokens=args.tokens, do_sample=False, eos_token_id=None, pad_token_id=0)
-        out = theirs.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=pixels, **options
-        )
+        options |= {"pixel_values": pixels} if vision else {}
+        out = theirs.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **options)
         answers["theirs"] = out[0, ids.shape[1] :].tolist()
 
     found = take_turns({"ours": us, "theirs": them}, args.rounds)
