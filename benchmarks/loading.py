@@ -55,6 +55,21 @@ def child(who: str, path: str, dtype: torch.dtype) -> None:
     print(json.dumps({"seconds": seconds, "peak": peak, "bytes": size, "sum": total}))
 
 
+def measure(folder: str, dtype: str, runs: int) -> dict[str, dict[str, list[float]]]:
+    """Seconds and peak (times the model's bytes) of every run of both, in turn; the first warms the file cache."""
+    found: dict[str, list[dict]] = {"ours": [], "transformers": []}
+    for run in range(runs + 1):
+        for who, results in found.items():
+            command = [sys.executable, __file__, "--child", who, folder, dtype]
+            out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            results += [json.loads(out.splitlines()[-1])] * (run > 0)
+    assert len({r["sum"] for results in found.values() for r in results}) == 1, "different weights"
+    return {
+        who: {"seconds": [r["seconds"] for r in results], "peak": [r["peak"] / r["bytes"] for r in results]}
+        for who, results in found.items()
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -68,19 +83,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder), args.size)
         for dtype in ("float16", "float32"):
-            found: dict[str, list[dict]] = {"ours": [], "transformers": []}
-            for run in range(args.runs + 1):
-                for who, results in found.items():
-                    command = [sys.executable, __file__, "--child", who, folder, dtype]
-                    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-                    results += [json.loads(out.splitlines()[-1])] * (
-                        run > 0
-                    )  # the first warms the file cache
-            assert len({r["sum"] for results in found.values() for r in results}) == 1, "different weights"
-            for who, results in found.items():
-                seconds = statistics.median(r["seconds"] for r in results)
-                spread = max(r["seconds"] for r in results) - min(r["seconds"] for r in results)
-                peak = statistics.median(r["peak"] / r["bytes"] for r in results)
+            for who, rows in measure(folder, dtype, args.runs).items():
+                seconds, spread = (
+                    statistics.median(rows["seconds"]),
+                    max(rows["seconds"]) - min(rows["seconds"]),
+                )
+                peak = statistics.median(rows["peak"])
                 print(
                     f"fp16 -> {dtype}: {who:13} {seconds:6.3f} s (spread {spread:.3f}), peak {peak:.2f} x the model"
                 )

@@ -1,9 +1,7 @@
 """What the scripts share: flags, composition of the model from the flags, and errors as one line."""
 
 import argparse
-import os
 import sys
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -11,23 +9,8 @@ import torch
 
 from .config import UserError
 from .conversation import TEMPLATES
-from .engine import DTYPES, Settings
-
-
-def run(main: Callable[[], None]) -> None:
-    """Calls a script's main; what the user can mend is printed as one line, with exit code 2."""
-    try:
-        main()
-    except UserError as error:
-        sys.stdout.flush()
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except BrokenPipeError:  # whoever read our output has enough, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
-        sys.exit(130)
+from .device import DTYPES, run  # noqa: F401
+from .engine import Settings
 
 
 def made_by(path: Path) -> None:

@@ -14,7 +14,7 @@ VICUNA_SYSTEM, DEMO_SYSTEM, LLAMA_2_SYSTEM = _file["systems"]  # DEMO: of v0, an
 SYSTEMS = {"vicuna_v1": VICUNA_SYSTEM, "llava_v1": DEMO_SYSTEM, "v0": DEMO_SYSTEM, "llama_2": LLAMA_2_SYSTEM}
 TEMPLATES = (*SYSTEMS, "plain")
 FORMS = _file["forms"] | {"llava_v1": _file["forms"]["vicuna_v1"]}  # as the published demo speaks it
-STOP = {"v0": "###"}  # what ends an answer where no end token does
+STOP = {"v0": ("###",)}  # what ends an answer where no end token does
 
 
 class ConversationError(UserError):

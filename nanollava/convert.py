@@ -11,7 +11,7 @@ from pathlib import Path
 
 from . import cli, weights
 from .config import ConfigError, UserError, read_json, write_json
-from .engine import DTYPES
+from .device import DTYPES
 from .image import ImageConfig
 from .llava import LLaVA
 from .tokenizer import Tokenizer

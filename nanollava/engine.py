@@ -16,8 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from .config import UserError
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from .device import pick_device, pick_dtype  # noqa: F401
 
 
 class SettingsError(UserError):
@@ -37,30 +36,6 @@ class Settings:
     warmup: float = 0.03  # share of the steps
     clip: float = 1.0
     seed: int = 0
-
-
-def pick_device(name: str) -> torch.device:
-    """ "auto" is the best there is; anything else must exist."""
-    if name == "auto":
-        mps = torch.backends.mps.is_available()
-        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise SettingsError(f"--device {name}: expected auto, cpu, cuda, cuda:N or mps") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise SettingsError(f"--device {name}: torch finds no CUDA device here; try --device cpu")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise SettingsError(f"--device {name}: torch finds no MPS device here; try --device cpu")
-    return device
-
-
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """ "auto" is bf16 where the device multiplies it natively (CUDA, CPUs with AVX512-BF16), else fp32."""
-    if name != "auto":
-        return DTYPES[name]
-    native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if native else torch.float32
 
 
 def start(device: str) -> torch.device:

@@ -79,8 +79,8 @@ def normalize(pixels: torch.Tensor, config: ImageConfig) -> torch.Tensor:
     return (pixels / 255 - mean) / std
 
 
-def preprocess(image: Image.Image, config: ImageConfig) -> torch.Tensor:
-    """A picture to CLIP's pixel values (3, size, size), float32: RGB, (pad), bicubic resize, centre crop, normalise.
+def fit(image: Image.Image, config: ImageConfig) -> Image.Image:
+    """The square that the model sees (size, size): RGB, (pad), bicubic resize, centre crop.
 
     Transparency is laid on white, 16-bit values are cut at 255, both as transformers' CLIPImageProcessor does.
     """
@@ -101,5 +101,9 @@ def preprocess(image: Image.Image, config: ImageConfig) -> torch.Tensor:
     )
     image = image.resize(size, Image.Resampling.BICUBIC)
     left, top = (size[0] - config.size) // 2, (size[1] - config.size) // 2
-    image = image.crop((left, top, left + config.size, top + config.size))
-    return normalize(torch.from_numpy(np.array(image)).permute(2, 0, 1).float(), config)
+    return image.crop((left, top, left + config.size, top + config.size))
+
+
+def preprocess(image: Image.Image, config: ImageConfig) -> torch.Tensor:
+    """A picture to CLIP's pixel values (3, size, size), float32."""
+    return normalize(torch.from_numpy(np.array(fit(image, config))).permute(2, 0, 1).float(), config)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import weights
+from . import int8, weights
 from .config import LlamaConfig, read_json
 
 
@@ -23,44 +23,65 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = x.to(torch.promote_types(x.dtype, torch.float32))
-        y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.weight * y.to(x.dtype)
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
 def rope_table(config: LlamaConfig, length: int) -> torch.Tensor:
-    """cos and sin of position * theta^(-2i / E), float32 (2, length, E); the second half repeats the first."""
+    """cos and sin of position * theta^(-2i / E), float32 (2, length, E): the second half repeats the first, and the
+    first half of sin is negative, as `rotate` needs it."""
     exponent = torch.arange(0, config.head_dim, 2, device="cpu").float() / config.head_dim
     inverse = 1.0 / (config.rope_theta**exponent * config.rope_factor)
     angles = torch.outer(torch.arange(length, device="cpu").float(), inverse)  # (length, E / 2)
-    angles = torch.cat([angles, angles], dim=-1)  # (length, E)
-    return torch.stack([angles.cos(), angles.sin()])
+    cos, sin = angles.cos(), angles.sin()
+    return torch.stack([torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)])
 
 
 def rotate(x: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
     """Rotary embedding, split-half layout: dimension i turns with i + E/2. x (B, heads, T, E), rope (2, B or 1, 1, T, E)."""
-    cos, sin = rope.to(x.dtype)
-    a, b = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-b, a], dim=-1) * sin
+    cos, sin = rope
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
 class KVCache:
-    """Keys and values of every layer, allocated once: `keys` and `values` (L, B, K, S, E); `length` places are filled."""
+    """Keys and values of every layer, allocated before they are needed: `length` places of (B, K, S, E) are filled.
 
-    def __init__(self, config: LlamaConfig, batch: int, length: int, device, dtype):
-        shape = (config.num_hidden_layers, batch, config.num_key_value_heads, length, config.head_dim)
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)
-        self.values = torch.zeros(shape, device=device, dtype=dtype)
-        self.length = 0
+    `ids` are those of row 0 at the filled places. With `place` (1,), a tensor on the device, one token is written there and
+    all S places are given back, filled or not: shapes that stay the same from step to step, as compilation wants them.
+    """
+
+    def __init__(self, config: LlamaConfig, batch: int, device, dtype):
+        shape = (batch, config.num_key_value_heads, 0, config.head_dim)
+        empty = torch.zeros(shape, device=device, dtype=dtype)  # no place yet: see `reserve`
+        self.keys, self.values = [empty] * config.num_hidden_layers, [empty] * config.num_hidden_layers
+        self.length, self.ids, self.place = 0, [], None
+
+    def reserve(self, length: int) -> None:
+        """Makes room for `length` places, in steps of 64; what is filled stays."""
+        more = -(-length // 64) * 64 - self.keys[0].shape[2]
+        if more > 0:
+            self.keys = [F.pad(old, (0, 0, 0, more)) for old in self.keys]
+            self.values = [F.pad(old, (0, 0, 0, more)) for old in self.values]
+
+    def reuse(self, ids: list[int], image_token_id: int, patches: int) -> int:
+        """Keeps the places that hold the beginning of `ids` (whole pictures, not all of it), and returns their number."""
+        pairs = zip(self.ids[: self.length], ids[:-1], strict=False)
+        same = next((i for i, (old, new) in enumerate(pairs) if old != new), min(self.length, len(ids) - 1))
+        while ids[:same].count(image_token_id) % patches:
+            same -= 1
+        self.length, self.ids, self.place = same, list(ids), None
+        return same
 
     def update(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Writes k, v (B, K, T, E) behind the filled places and gives back everything written; `length` stays."""
+        keys, values = self.keys[layer], self.values[layer]
+        if self.place is not None:
+            return keys.index_copy_(2, self.place, k), values.index_copy_(2, self.place, v)
         end = self.length + k.shape[2]
-        if end > self.keys.shape[3]:
-            raise ValueError(f"KV cache is full: {end} tokens, room for {self.keys.shape[3]}")
-        self.keys[layer, :, :, self.length : end] = k
-        self.values[layer, :, :, self.length : end] = v
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+        if end > keys.shape[2]:
+            raise ValueError(f"KV cache is full: {end} tokens, room for {keys.shape[2]}")
+        keys.narrow(2, self.length, k.shape[2]).copy_(k)
+        values.narrow(2, self.length, k.shape[2]).copy_(v)
+        return keys.narrow(2, 0, end), values.narrow(2, 0, end)
 
 
 class LlamaAttention(nn.Module):
@@ -136,10 +157,12 @@ class LlamaModel(nn.Module):
         return states
 
     def positions(self, x: torch.Tensor, start: torch.Tensor | int = 0) -> torch.Tensor:
-        """The rows of the rotary table for T tokens from `start`, one number or one a sequence (B,): (2, B or 1, 1, T, E)."""
-        start = torch.as_tensor(start, device=x.device).view(-1, 1)
-        index = start + torch.arange(x.shape[1], device=x.device)  # (B or 1, T)
-        return self.rope[:, index.clamp(min=0)].unsqueeze(2)  # below 0 lies padding
+        """The rotary table's rows for T tokens from `start`, one number or one a sequence (B,), in x's dtype:
+        (2, B or 1, 1, T, E)."""
+        if isinstance(start, int):
+            return self.rope[:, None, None, start : start + x.shape[1]].to(x.dtype)
+        index = start.view(-1, 1) + torch.arange(x.shape[1], device=x.device)  # (B, T)
+        return self.rope[:, index.clamp(min=0)].unsqueeze(2).to(x.dtype)  # below 0 lies padding
 
     def forward(self, inputs_embeds, mask=None, cache: KVCache | None = None, start=0) -> torch.Tensor:
         """Last hidden states (B, T, D). Without `mask` attention is causal; `start` is the first token's position."""
@@ -147,9 +170,12 @@ class LlamaModel(nn.Module):
             room = self.config.max_position_embeddings
             raise ValueError(f"{inputs_embeds.shape[1]} tokens: the model was built for {room}")
         x, rope = inputs_embeds, self.positions(inputs_embeds, start)
+        if mask is None and cache is not None and cache.length and x.shape[1] > 1:
+            shape = (x.shape[1], cache.length + x.shape[1])
+            mask = torch.ones(shape, dtype=torch.bool, device=x.device).tril(cache.length)
         for block in self.layers:
             x = block(x, rope, mask, cache)
-        if cache is not None:
+        if cache is not None and cache.place is None:
             cache.length += x.shape[1]
         return self.norm(x)
 
@@ -170,9 +196,11 @@ class Llama(nn.Module):
         return self.lm_head(self.model(self.model.embed_tokens(input_ids)))
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, device="cpu", dtype: torch.dtype | None = None) -> "Llama":
-        """Loads a Hugging Face Llama directory; `dtype` None keeps that of the files."""
+    def from_pretrained(cls, path: str | Path, device="cpu", dtype=None, quantised: bool = False) -> "Llama":
+        """Loads a Hugging Face Llama directory; `dtype` None keeps that of the files, `quantised` makes the layers int8."""
         with weights.uninitialised():
             model = cls(LlamaConfig.from_dict(read_json(Path(path) / "config.json"), f"{path}/config.json"))
+        if quantised:
+            int8.convert(model.model.layers)
         weights.load(model, path, weights.LLAMA, device, dtype)
         return model.eval()

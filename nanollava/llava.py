@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import weights
+from . import int8, weights
 from .config import LlavaConfig, read_json, write_json
 from .conversation import IGNORE_INDEX
 from .generate import generate
@@ -74,6 +74,7 @@ class LLaVA(nn.Module):
     def compose(
         cls, vision: str | Path, llm: str | Path, projector: str | Path = "linear", image_token_id: int | None = None,
         device="cpu", dtype: torch.dtype | None = torch.float32, vision_feature_layer: int = -2,
+        quantised: bool = False,
     ) -> "LLaVA":  # fmt: skip
         """Joins a CLIP directory and a Llama directory, as both stages begin.
 
@@ -90,7 +91,7 @@ class LLaVA(nn.Module):
         files = [] if known else weights.projector_files(projector)
         kind = str(projector) if known else weights.projector_kind(files)
         tower = CLIPVisionTransformer.from_pretrained(vision, device, dtype)
-        llama = Llama.from_pretrained(llm, device, dtype)
+        llama = Llama.from_pretrained(llm, device, dtype, quantised)
         text = llama.config
         image_token_id = text.vocab_size if image_token_id is None else image_token_id
         if image_token_id > text.vocab_size:
@@ -120,8 +121,9 @@ class LLaVA(nn.Module):
         return model
 
     @classmethod
-    def from_pretrained(cls, path, device="cpu", dtype: torch.dtype | None = None, vision=None) -> "LLaVA":
-        """Loads a llava-hf directory, or an original LLaVA one; `dtype` None keeps that of the files.
+    def from_pretrained(cls, path, device="cpu", dtype=None, vision=None, quantised: bool = False) -> "LLaVA":
+        """Loads a llava-hf directory, or an original LLaVA one; `dtype` None keeps that of the files, `quantised` makes
+        the language model's layers int8 as they are read.
 
         The original names its vision tower: it is taken from `vision`, from the directory named, or from the
         checkpoint itself if it holds the tower too.
@@ -135,9 +137,11 @@ class LLaVA(nn.Module):
                 raise weights.WeightsError(f"{path}: {missing}; give CLIP's directory with --vision")
             tower = tower if (Path(tower) / "config.json").is_file() else path
             layer = values.get("mm_vision_select_layer", -2)
-            return cls.compose(tower, path, path, None, device, dtype, layer).eval()
+            return cls.compose(tower, path, path, None, device, dtype, layer, quantised).eval()
         with weights.uninitialised():
             model = cls(LlavaConfig.from_dict(values, f"{path}/config.json"))
+        if quantised:
+            int8.convert(model.language_model.model.layers)
         weights.load(model, path, weights.LLAVA, device, dtype)
         return model.eval()
 

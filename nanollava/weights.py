@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from .config import UserError, read_json, write_json
+from .int8 import quantise
 
 SHARD_BYTES = 4 * 2**30
 BUFFERS = ("rotary_emb.inv_freq", "*.rotary_emb.inv_freq", "position_ids", "*.position_ids")  # in old files
@@ -160,7 +161,11 @@ def load(module: nn.Module, path, layout: Layout, device="cpu", dtype: torch.dty
             tensor = read()
             if not tensor.is_floating_point():
                 raise WeightsError(f"{shard}: tensor {name!r} is {tensor.dtype}; expected fp32, fp16 or bf16")
-            found[ours] = tensor.to(device, dtype or tensor.dtype)
+            if wanted[ours].dtype == torch.int8:
+                found[ours], scale = quantise(tensor.to(device))
+                found[ours.removesuffix("weight") + "scale"] = scale.to(dtype or tensor.dtype)
+            else:
+                found[ours] = tensor.to(device, dtype or tensor.dtype)
     # Of tied parameters the first named counts.
     first = {id(parameter): name for name, parameter in module.named_parameters()}
     found |= {name: found[first[id(p)]] for name, p in wanted.items() if first[id(p)] in found}

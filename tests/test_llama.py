@@ -41,7 +41,7 @@ def test_rotation_is_the_complex_one():
     angle = torch.arange(7.0, dtype=torch.float64)[:, None] * 10000.0 ** (-torch.arange(0, 8, 2).double() / 8)
     turned = pairs * torch.polar(torch.ones_like(angle), angle)
     expected = torch.cat([turned.real, turned.imag], dim=-1)
-    rope = rope_table(config, 7)[:, None, None].double()
+    rope = rope_table(config, 7)[:, None, None].double()  # (2, 1, 1, T, E)
     torch.testing.assert_close(rotate(x, rope), expected, atol=1e-6, rtol=0)
 
 
@@ -50,14 +50,45 @@ def test_cache_equals_recomputation():
     model = randomise(Llama(config)).double()
     ids = torch.randint(0, 96, (2, 24))
     whole = model(ids)
-    cache = KVCache(config, 2, 24, "cpu", torch.float64)
+    cache = KVCache(config, 2, "cpu", torch.float64)
+    cache.reserve(24)
     states = [model.model(model.model.embed_tokens(ids[:, :10]), None, cache)]
     for t in range(10, 24):
         states.append(model.model(model.model.embed_tokens(ids[:, t : t + 1]), None, cache, start=t))
     assert cache.length == 24
     torch.testing.assert_close(model.lm_head(torch.cat(states, 1)), whole, atol=1e-10, rtol=0)
-    with pytest.raises(ValueError, match="KV cache is full: 25 tokens, room for 24"):
-        model.model(model.model.embed_tokens(ids[:, :1]), None, cache, start=24)
+    with pytest.raises(ValueError, match="KV cache is full: 65 tokens, room for 64"):
+        cache.length = 64
+        model.model(model.model.embed_tokens(ids[:, :1]), None, cache, start=64)
+
+
+def test_chunks_and_growth_of_the_cache():
+    """Several tokens behind a filled cache see all of it and each other causally; room grows and keeps what is there."""
+    config = LlamaConfig.from_dict(text_config().to_dict())
+    model = randomise(Llama(config)).double()
+    ids = torch.randint(0, 96, (1, 90))
+    cache, states = KVCache(config, 1, "cpu", torch.float64), []
+    for begin, end in ((0, 7), (7, 8), (8, 60), (60, 90)):
+        cache.reserve(end)
+        states.append(model.model(model.model.embed_tokens(ids[:, begin:end]), None, cache, start=begin))
+    assert cache.keys[0].shape[2] == 128
+    torch.testing.assert_close(model.lm_head(torch.cat(states, 1)), model(ids), atol=1e-10, rtol=0)
+
+
+def test_reuse_keeps_what_is_equal():
+    config = LlamaConfig.from_dict(text_config().to_dict())
+    cache = KVCache(config, 1, "cpu", torch.float32)
+    assert cache.reuse([1, 95, 95, 5, 6], 95, 2) == 0
+    cache.length = 5
+    assert cache.reuse([1, 95, 95, 5, 7, 8], 95, 2) == 4  # the first difference
+    cache.length = 6
+    assert cache.reuse([1, 95, 95, 5, 7, 8], 95, 2) == 5  # one token is always left to compute
+    cache.length = 6
+    assert cache.reuse([1, 95, 95, 95, 95, 8], 95, 2) == 3
+    cache.length, cache.ids = 3, [1, 95, 95, 5]
+    assert cache.reuse([1, 95, 3, 3], 95, 2) == 1  # half a picture is no picture
+    cache.length, cache.ids = 2, [1, 2, 3, 4]
+    assert cache.reuse([1, 2, 3, 4, 5], 95, 2) == 2  # ids that were never computed do not count
 
 
 def test_too_long():

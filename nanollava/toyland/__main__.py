@@ -9,7 +9,7 @@ import torch
 
 from .. import cli
 from ..config import UserError, read_json
-from ..engine import DTYPES, pick_device, pick_dtype
+from ..device import DTYPES, pick_device, pick_dtype
 from ..image import ImageConfig
 from ..llava import LLaVA
 from ..tokenizer import Tokenizer

@@ -1,0 +1,141 @@
+"""Two views for your own picture and text: which tokens of a dialogue are trained, and where the model looks.
+
+python -m nanollava.show mask "What color is the cat?" purple "Where is it?" "on the left"
+python -m nanollava.show attention --image cat.jpg --prompt "What color is the cat?" --out look.png
+"""
+
+import argparse
+import sys
+from dataclasses import replace
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from .config import UserError
+from .conversation import IGNORE_INDEX, IMAGE, IMAGE_INDEX, TEMPLATES, encode
+from .device import run
+from .generate import generate, prompt
+from .image import ImageConfig, fit, open_image, preprocess
+from .llama import rotate
+from .llava import LLaVA
+from .tokenizer import Tokenizer
+
+PANEL, TEXT, GAP = 168, 26, 6  # px
+
+
+def mask(ids: list[int], labels: list[int], tokenizer: Tokenizer, color: bool = True) -> str:
+    """A dialogue token by token, in two shades so that borders show: the trained ones lit (without `color`: in brackets)."""
+    out = ""
+    for i, (token, label) in enumerate(zip(ids, labels, strict=True)):
+        text = IMAGE if token == IMAGE_INDEX else tokenizer.backend.id_to_token(token).replace("▁", " ")
+        text, trained = text.replace("<0x0A>", "\\n"), label != IGNORE_INDEX
+        style = ("30;106", "30;46") if trained else ("1;35", "1;35") if token == IMAGE_INDEX else ("0", "2")
+        out += f"\033[{style[i % 2]}m{text}\033[0m" if color else f"[{text}]" if trained else text
+    return out
+
+
+@torch.inference_mode()
+def look(model: LLaVA, ids: list[int], new: list[int], pixel_values, layers=None) -> torch.Tensor:
+    """Where the model looked when it said each of `new` to the prompt `ids`: shares of the pictures' places that sum to
+    one, (len(new), places), mean over heads and `layers`. SDPA keeps no weights: softmax(q k^T) is computed again here.
+
+    By default the decoder's second quarter: on Toyland's validation scenes these layers fetch what is spoken of.
+    """
+    inner, T = model.language_model.model, len(ids) + len(new) - 1
+    layers = layers or range(len(inner.layers) // 4, len(inner.layers) // 2 + 1)
+    x = model.embed(torch.tensor([ids + new[:-1]], device=pixel_values.device), pixel_values)
+    states, rope, weights = inner.hidden_states(x), inner.positions(x), 0
+    seen = torch.ones(len(new), T, dtype=torch.bool, device=x.device).tril(len(ids) - 1)
+    for block, state in ((inner.layers[i], states[i]) for i in layers):
+        attention, state = block.self_attn, block.input_layernorm(state)
+        q, k = (
+            rotate(proj(state).view(1, T, -1, attention.head_dim).transpose(1, 2), rope)
+            for proj in (attention.q_proj, attention.k_proj)
+        )  # (1, H or K, T, E)
+        scores = q[:, :, len(ids) - 1 :] @ k.repeat_interleave(q.shape[1] // k.shape[1], 1).mT
+        scores = (scores.float() * attention.head_dim**-0.5).masked_fill(~seen, -torch.inf)
+        weights = weights + scores.softmax(-1).mean((0, 1))  # (len(new), T)
+    weights = weights[:, : len(ids)][:, torch.tensor(ids) == model.config.image_token_id].cpu()
+    return weights / weights.sum(1, keepdim=True)
+
+
+def draw(
+    pictures: list[Image.Image], config: ImageConfig, new: list[int], tokenizer: Tokenizer, maps: torch.Tensor
+) -> Image.Image:
+    """One panel a word of `new`: the pictures lit where `maps` (see `look`) are strong, the strongest patch framed."""
+    words: list[list[int]] = []
+    for i, token in enumerate(new):
+        words += [[]] if not words or tokenizer.backend.id_to_token(token).startswith("▁") else []
+        words[-1].append(i)
+    squares = [fit(picture, replace(config, size=PANEL)) for picture in pictures]
+    width, height, columns = PANEL * len(squares) + GAP, PANEL + TEXT + GAP, min(len(words), 8)
+    sheet = Image.new("RGB", (columns * width + GAP, -(-len(words) // columns) * height + GAP), "#111111")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
+    for i, word in enumerate(words):
+        left, top = GAP + i % columns * width, GAP + i // columns * height
+        heat = maps[word].mean(0)
+        side = round((len(heat) / len(squares)) ** 0.5)
+        light = (heat / heat.max()).view(-1, side, side).sqrt() * 216 + 39
+        for j, square in enumerate(squares):
+            shade = Image.fromarray(light[j].byte().numpy()).resize(square.size, Image.Resampling.BICUBIC)
+            dark = Image.new("RGB", square.size)
+            sheet.paste(Image.composite(square, dark, shade), (left + j * PANEL, top))
+        picture, row, column = (int(n) for n in torch.unravel_index(heat.argmax(), light.shape))
+        x, y, patch = left + picture * PANEL + column * PANEL / side, top + row * PANEL / side, PANEL / side
+        pen.rectangle((x, y, x + patch, y + patch), outline="#ffb000", width=2)
+        middle = (left + (width - GAP) / 2, top + PANEL + TEXT / 2)
+        pen.text(middle, tokenizer.decode([new[k] for k in word]), "white", font, anchor="mm")
+    return sheet
+
+
+def save(sheet: Image.Image, path: str) -> None:
+    try:
+        sheet.save(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: the attention's picture cannot be written ({error})") from None
+
+
+def main() -> None:
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "nanollava.show", None, __doc__, formatter_class=form, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("view", choices=("mask", "attention"))
+    add("texts", nargs="*", metavar="TEXT", help="mask: question, answer, question, answer ...")
+    add("--image", nargs="+", default=[], metavar="PATH", help="attention: the picture, or several")
+    add(
+        "--prompt",
+        default="Describe the picture in detail.",
+        help="attention: the question (default: %(default)s)",
+    )
+    add("--out", default="attention.png", help="attention: file to write (default: %(default)s)")
+    add("--model", default="checkpoints/toy-llava", help="llava-hf directory (default: %(default)s)")
+    add("--template", choices=TEMPLATES, default="vicuna_v1", help="default: %(default)s")
+    args = parser.parse_args()
+    tokenizer, opening = Tokenizer.from_pretrained(args.model), f"{IMAGE}\n" * max(1, len(args.image))
+    texts = args.texts if args.view == "mask" else [args.prompt]
+    turns = [
+        {"from": ("human", "gpt")[i % 2], "value": opening * (i == 0) + text} for i, text in enumerate(texts)
+    ]
+    if args.view == "mask":
+        ids, labels = encode(turns, tokenizer, args.template)
+        print(mask(ids, labels, tokenizer, sys.stdout.isatty()))
+        print(f"{sum(label != IGNORE_INDEX for label in labels)} of {len(ids)} tokens are trained")
+        return
+    if not args.image:
+        raise UserError("no picture: give one with --image PATH")
+    pictures, model = (
+        [open_image(path) for path in args.image],
+        LLaVA.from_pretrained(args.model, dtype=torch.float32),
+    )
+    config = ImageConfig.from_pretrained(args.model, size=model.config.vision_config.image_size)
+    ids = prompt(turns, model, tokenizer, args.template)
+    pixel_values = torch.stack([preprocess(picture, config) for picture in pictures])
+    new = generate(model, torch.tensor([ids]), pixel_values)[0]
+    save(draw(pictures, config, new, tokenizer, look(model, ids, new, pixel_values)), args.out)
+    print(tokenizer.decode(new))
+
+
+if __name__ == "__main__":
+    run(main)
