@@ -1,7 +1,7 @@
 """Frozen configs, read from and written to Hugging Face `config.json`: the one place that knows those files' spelling."""
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from pathlib import Path
 
 # Keys of config.json that change nothing here: transformers' bookkeeping, and what the original LLaVA wrote besides.
@@ -13,6 +13,10 @@ ORIGINAL_FIXED = {
     "mm_projector_type": ("linear", "mlp2x_gelu", None), "mm_vision_select_feature": ("patch",),
     "mm_use_im_start_end": (False, None), "mm_resampler_type": (None,), "image_aspect_ratio": ("pad", "square", None),
 }  # fmt: skip
+# What a training is told: every flag's type, default and meaning; `free` are those on which the result does not depend.
+FLAGS = json.loads((Path(__file__).parent / "flags.json").read_text(encoding="utf-8"))
+_named = [(name, object, field(default=flag.get("default"))) for name, flag in FLAGS.items()]
+Settings = make_dataclass("Settings", _named, frozen=True)
 
 
 class UserError(ValueError):

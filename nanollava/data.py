@@ -115,7 +115,10 @@ class InstructionData(torch.utils.data.Dataset):
         self, path: str | Path, images, tokenizer: Tokenizer, image_config: ImageConfig,
         image_token_id: int, num_patches: int, template: str = "vicuna_v1", max_length: int = 2048,
     ):  # fmt: skip
-        self.path, self.pictures = Path(path), Pictures([images] if isinstance(images, str | Path) else images)
+        self.path, self.pictures = (
+            Path(path),
+            Pictures([images] if isinstance(images, str | Path) else images),
+        )
         records, self.crc32 = read_records(path)
         self.rows = list(range(len(records)))  # the records in use
         # As bytes: a list of objects would be copied by every worker that merely counts references to it.
