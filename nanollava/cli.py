@@ -87,7 +87,8 @@ def datasets(args, tokenizer, image_config, config) -> list[InstructionData | No
         if path:
             wrong = made[-1].check(range(rank, len(made[-1]), ranks), args.check_images, args.workers)
             told = made[-1].leave_out(gathered(wrong), args.skip_bad)
-            print(told, end="\n" if told and rank == 0 else "", flush=True)
+            if told and rank == 0:
+                print(told, flush=True)
     return made
 
 

@@ -109,9 +109,7 @@ def freeze(model: nn.Module, trainable: dict[str, bool]) -> list[str]:
     return [f"{p.rstrip('.'):24} {counts[p]:>14,}  {state[on]}" for p, on in trainable.items()]
 
 
-def shard(
-    model: nn.Module, blocks, frozen_tower: nn.Module, device: torch.device, settings: Settings
-) -> None:
+def shard(model: nn.Module, blocks, frozen_tower: nn.Module, device, settings: Settings) -> None:
     """FSDP2: every block, then the root. What is trained becomes fp32, what is frozen the compute dtype, the frozen
     tower whole on each rank.
 
@@ -123,9 +121,7 @@ def shard(
     policy = {"mesh": mesh, "ignored_params": set(frozen_tower.parameters())}
     if dtype != torch.float32:
         policy["mp_policy"] = fsdp.MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-    if (
-        settings.offload_optimizer
-    ):  # the shards of weights, gradients and AdamW's moments lie in the CPU's memory
+    if settings.offload_optimizer:  # so do the shards of weights and gradients: AdamW runs on the CPU
         policy["offload_policy"] = fsdp.CPUOffloadPolicy(pin_memory=device.type == "cuda")
     frozen_tower.to(device, dtype)
     for block in blocks:
@@ -208,24 +204,22 @@ class Reader:
 
     def join(self, samples: list[dict]) -> tuple[dict, tuple]:
         """A batch, and its labelled tokens (the first place is never predicted), tokens, pictures, FLOPs."""
-        lengths, pictures = (
-            [len(s["labels"]) for s in samples],
-            sum(len(s.get("pixel_values", ())) for s in samples),
-        )
+        lengths = [len(s["labels"]) for s in samples]
+        pictures = sum(len(s.get("pixel_values", ())) for s in samples)
         labelled = sum(int((s["labels"][1:] != -100).sum()) for s in samples)
         work = self.flops(lengths, pictures, labelled) if self.flops else 0.0
         return self.collate(samples), (labelled, sum(lengths), pictures, work)
 
     def batches(self, batches: list[list[int]], micro: int, workers: int = 0) -> Iterator:
         """This rank's micro-batches of all batches in turn, read ahead by processes that leave signals to this one."""
-        rows, own = [part for batch in batches for part in share(batch, micro)], torch.Generator()
         options = dict(
-            num_workers=workers, worker_init_fn=ignore_signals, pin_memory=torch.cuda.is_available()
+            collate_fn=self.join, pin_memory=torch.cuda.is_available(), generator=torch.Generator()
         )
-        return iter(DataLoader(self, batch_sampler=rows, collate_fn=self.join, generator=own, **options))
+        rows = [part for batch in batches for part in share(batch, micro)]
+        return iter(DataLoader(self, None, False, None, rows, workers, worker_init_fn=ignore, **options))
 
 
-def ignore_signals(_worker: int) -> None:
+def ignore(_worker: int) -> None:
     for number in STOP:
         signal.signal(number, signal.SIG_IGN)
 
@@ -302,19 +296,14 @@ def train(
     batches = global_batches(len(data), settings.batch, -(-steps // per_epoch), settings.seed, groups)[:steps]
 
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters, settings.lr, (0.9, 0.999), eps=1e-8, weight_decay=0.0, fused=True
-    )
+    optimizer = torch.optim.AdamW(parameters, settings.lr, (0.9, 0.999), 1e-8, weight_decay=0.0, fused=True)
     out, folder = Path(settings.out), Path(settings.out) / "checkpoints"
-    run = {
-        k: v for k, v in asdict(settings).items() if not FLAGS[k].get("free")
-    }  # what the result depends on
-    run |= {"crc32 of data": getattr(data, "crc32", None), "samples": len(data)}
+    # what the result depends on
+    run = {k: v for k, v in asdict(settings).items() if not FLAGS[k].get("free")} | {"samples": len(data)}
+    run["crc32 of data"] = getattr(data, "crc32", None)
     say = partial(print, flush=True) if rank == 0 else lambda text: None
     if settings.resume == "never" and checkpoint.found(folder):
-        raise SettingsError(
-            f"--resume never, but {folder} holds checkpoints; remove them or give another --out"
-        )
+        raise SettingsError(f"--resume never, but {folder} holds checkpoints; remove them or change --out")
     told = checkpoint.load(folder, model, optimizer, run, say)
     begin, before = told.get("step", 0), told.get("seconds", 0.0)
     log = Log(out, begin, settings.tensorboard) if rank == 0 else None
@@ -322,9 +311,7 @@ def train(
     handlers = {n: signal.signal(n, lambda number, frame: received.append(number)) for n in STOP}
     loader = Reader(data, collate, flops).batches(batches[begin:], micro, settings.workers)
     peak = matmul_rate(device, pick_dtype(settings.dtype, device))
-    bar = tqdm(
-        total=steps, initial=begin, desc="train", disable=rank != 0, mininterval=0.5, dynamic_ncols=True
-    )
+    bar = tqdm(None, "train", steps, mininterval=0.5, disable=rank != 0, initial=begin, dynamic_ncols=True)
     model.train()
     number = None  # of the signal that came
     start = previous = saved = time.perf_counter()
@@ -335,10 +322,12 @@ def train(
         parts = [next(loader) for _ in share(batches[step], micro)]
         # Over all ranks: labelled tokens, tokens, pictures, FLOPs, whether rank 0's clock asks for a checkpoint, signals.
         late = rank == 0 and time.perf_counter() - saved >= 60 * settings.save_minutes > 0
-        totals = [sum(column) for column in zip(*(counts for _, counts in parts), strict=True)]
-        totals = torch.tensor(
-            [*totals, late, *(n in received for n in STOP)], dtype=torch.float64, device=device
-        )
+        totals = [
+            *map(sum, zip(*(counts for _, counts in parts), strict=True)),
+            late,
+            *(n in received for n in STOP),
+        ]
+        totals = torch.tensor(totals, dtype=torch.float64, device=device)
         dist.all_reduce(totals)
         labelled, tokens, pictures, work, late, *signals = totals.tolist()
         total = torch.zeros((), dtype=torch.float64, device=device)
@@ -354,7 +343,7 @@ def train(
         mean, done = total.item() / labelled, step + 1
         if not math.isfinite(mean):
             raise SettingsError(
-                f"step {step}: the loss is {mean}; lower --lr {settings.lr} or take --dtype fp32"
+                f"step {step}: the loss is {mean}; lower --lr {settings.lr} or try --dtype fp32"
             )
         measured = evaluate() if evaluate and settings.eval_steps and done % settings.eval_steps == 0 else {}
         now = time.perf_counter()
@@ -366,11 +355,11 @@ def train(
             entry |= dict(label_tokens=int(labelled), pictures=int(pictures), memory=memory, **measured)
             entry |= dict(mfu=round(work / seconds / ranks / peak, 4), seconds=round(before + now - start, 3))
             log.write(entry)
-            shown = dict(
-                loss=f"{mean:.3f}", lr=f"{lr:.1e}", mfu=f"{entry['mfu']:.0%}", GB=f"{memory / 1e9:.1f}"
+            shown = {"tokens/s": tokens / seconds, "pictures/s": pictures / seconds, "GB": memory / 1e9}
+            shown = dict(loss=mean, lr=lr, mfu=entry["mfu"], **shown, **measured)
+            bar.set_postfix(
+                {k: f"{v:,.3g}" if v < 1000 else f"{v:,.0f}" for k, v in shown.items()}, refresh=False
             )
-            shown |= {"tokens/s": f"{tokens / seconds:,.0f}", "pictures/s": f"{pictures / seconds:,.1f}"}
-            bar.set_postfix({**shown, **{k: f"{v:.3f}" for k, v in measured.items()}}, refresh=False)
             bar.update()
         previous = now
         number = next((n for n, sent in zip(STOP, signals, strict=True) if sent and done < steps), None)
@@ -390,6 +379,4 @@ def train(
         signal.signal(n, handler)
     model.eval()
     if number:
-        raise Stopped(
-            number, f"{signal.Signals(number).name} after step {done} of {steps}: {path} is written"
-        )
+        raise Stopped(number, f"{signal.Signals(number).name} after step {done}/{steps}: {path} is written")

@@ -13,14 +13,12 @@ from .config import UserError
 
 def read(run: Path, key: str) -> tuple[list[int], list[float]]:
     """Steps and values of a run's metrics.jsonl, where it holds `key`."""
-    path = run / "metrics.jsonl" if run.is_dir() else run
     try:
-        entries = [
-            json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")
-        ]
-        return [e["step"] for e in entries if key in e], [e[key] for e in entries if key in e]
+        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        entries = [e for e in map(json.loads, (x for x in lines if x.endswith("}"))) if key in e]
+        return [e["step"] for e in entries], [e[key] for e in entries]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: no metrics of a training ({error!r}); give its --out directory") from None
+        raise UserError(f"{run}: no metrics of a training ({error!r}); give its --out directory") from None
 
 
 def running_mean(values: list[float], window: int) -> list[float]:
@@ -29,18 +27,10 @@ def running_mean(values: list[float], window: int) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m nanollava.plot", description=__doc__.split("\n")[0], allow_abbrev=False
-    )
-    parser.add_argument(
-        "runs",
-        nargs="+",
-        type=Path,
-        metavar="RUN",
-        help="output directory of a training, or its metrics.jsonl",
-    )
+    about = __doc__.split("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m nanollava.plot", description=about, allow_abbrev=False)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output directory of a training")
     parser.add_argument("--out", default="loss.png", help="picture to write")
-    parser.add_argument("--key", default="loss", help="which value of metrics.jsonl")
     args = parser.parse_args()
     try:
         from matplotlib import pyplot
@@ -48,17 +38,13 @@ def main() -> None:
         raise UserError("the plot needs matplotlib: pip install matplotlib") from None
     figure, axes = pyplot.subplots(figsize=(9, 5), layout="constrained")
     for i, run in enumerate(args.runs):
-        (steps, values), (points, checks), color = (
-            read(run, args.key),
-            read(run, f"validation_{args.key}"),
-            f"C{i}",
-        )
+        (steps, values), checks, color = read(run, "loss"), read(run, "validation_loss"), f"C{i}"
         if not steps:
-            raise UserError(f"{run}: no step with {args.key!r} is in its metrics.jsonl")
+            raise UserError(f"{run}: no step is in its metrics.jsonl")
         axes.plot(steps, values, color=color, alpha=0.3, linewidth=0.8)
         axes.plot(steps, running_mean(values, max(1, len(values) // 40)), color=color, label=str(run))
-        axes.plot(points, checks, "o", color=color, markeredgecolor="white")
-    axes.set(xlabel="step", ylabel=args.key)
+        axes.plot(*checks, "o", color=color, markeredgecolor="white")
+    axes.set(xlabel="step", ylabel="loss")
     axes.grid(axis="y", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
