@@ -212,11 +212,9 @@ class Reader:
 
     def batches(self, batches: list[list[int]], micro: int, workers: int = 0) -> Iterator:
         """This rank's micro-batches of all batches in turn, read ahead by processes that leave signals to this one."""
-        options = dict(
-            collate_fn=self.join, pin_memory=torch.cuda.is_available(), generator=torch.Generator()
-        )
-        rows = [part for batch in batches for part in share(batch, micro)]
-        return iter(DataLoader(self, None, False, None, rows, workers, worker_init_fn=ignore, **options))
+        options = dict(num_workers=workers, worker_init_fn=ignore, generator=torch.Generator())
+        options |= dict(collate_fn=self.join, pin_memory=torch.cuda.is_available())
+        return iter(DataLoader(self, batch_sampler=[p for b in batches for p in share(b, micro)], **options))
 
 
 def ignore(_worker: int) -> None:
