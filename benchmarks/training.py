@@ -116,10 +116,7 @@ def seconds(steps: dict, inputs: dict, runs: int) -> tuple[dict[str, float], dic
 def against_transformers(
     config, device, samples: int, runs: int, path: Path, recompute=False, dtypes=DTYPES
 ) -> list[dict]:
-    results, peak = (
-        [],
-        engine.matmul_rate(device, DTYPES[dtypes[-1] if isinstance(dtypes, tuple) else "bf16"]),
-    )
+    results, peak = [], engine.matmul_rate(device, torch.bfloat16)
     for dtype in dtypes:
         for stage in (1, 2):
             steps = {f.__name__: f(config, stage, dtype, device, recompute, path) for f in (ours, theirs)}

@@ -40,11 +40,14 @@ def read_records(path: str | Path) -> tuple[list, int]:
 
 
 def pictures_of(record: dict) -> list[str]:
-    """The file names of a record's pictures: `image` is one name, a list, or absent."""
+    """The file names of a record's pictures, one for every <image> of its turns: `image` is a name, a list, or absent."""
     image = record.get("image")
     names = [] if image is None else image if isinstance(image, list) else [image]
     if not all(isinstance(name, str) for name in names):
         raise DataError(f"image is {image!r}; expected a file name or a list of them")
+    asked = sum(turn["value"].count(IMAGE) for turn in record["conversations"])
+    if asked != len(names):
+        raise DataError(f"{asked} {IMAGE} in the text, but {len(names)} pictures named")
     return names
 
 
@@ -166,9 +169,6 @@ class InstructionData(torch.utils.data.Dataset):
                 turns, names = check(record.get("conversations")), pictures_of(record)
                 if turns[-1][0] != "gpt":
                     return "the last turn has no answer"
-                asked = sum(text.count(IMAGE) for _, text in turns)
-                if asked != len(names):
-                    return f"{asked} {IMAGE} in the text, but {len(names)} pictures named"
                 for name in names:
                     _ = self.pictures.open(name) if open_pictures else self.pictures.find(name)
                 if self.size(record)[1] > self.max_length:  # else it is surely short enough

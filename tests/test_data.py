@@ -88,6 +88,7 @@ BAD = {
     "turn 0: comes from 'gpt', expected 'human'": edited(conversations=TURNS[::-1]),
     "1 <image> in the text, but 2 pictures named": edited(image=["a.png", "a.png"]),
     "1 <image> in the text, but 0 pictures named": {"id": 7, "conversations": TURNS},
+    "the last turn has no answer": edited(conversations=TURNS[:1]),
     "turn 1: the answer is empty": edited(conversations=[TURNS[0], {"from": "gpt", "value": " "}]),
     "turn 0: expected an object with 'from' and the text 'value'": edited(conversations=[{"from": "human", "value": 3}]),
     "image is 3; expected a file name or a list of them": edited(image=3),
