@@ -76,12 +76,7 @@ class VisionConfig:
         return _build(cls, base | values, where, fixed, also=("vocab_size",))
 
     def to_dict(self) -> dict:
-        return {
-            "model_type": "clip_vision_model",
-            "hidden_act": "quick_gelu",
-            "num_channels": 3,
-            **asdict(self),
-        }
+        return dict(model_type="clip_vision_model", hidden_act="quick_gelu", num_channels=3, **asdict(self))
 
 
 @dataclass(frozen=True)
@@ -146,9 +141,7 @@ class LlavaConfig:
     vision_config: VisionConfig = field(default_factory=VisionConfig)
     text_config: LlamaConfig = field(default_factory=LlamaConfig)
     projector: str = "linear"  # "linear" (paper, v1) or "mlp2x_gelu" (v1.5)
-    vision_feature_layer: int = (
-        -2
-    )  # index into the hidden states; -2 is the output of the block before the last
+    vision_feature_layer: int = -2  # hidden state: the output of the block before the last
     image_token_id: int = 32000
     bos_token_id: int = 1
     eos_token_id: int = 2

@@ -33,17 +33,15 @@ class SettingsError(UserError):
 
 def pick_device(name: str) -> torch.device:
     """ "auto" is the best there is; anything else must exist."""
-    if name == "auto":
-        mps = torch.backends.mps.is_available()
-        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     try:
-        device = torch.device(name)
+        device = torch.device(next(k for k, on in there.items() if on) if name == "auto" else name)
     except RuntimeError:
         raise SettingsError(f"--device {name}: expected auto, cpu, cuda, cuda:N or mps") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise SettingsError(f"--device {name}: torch finds no CUDA device here; try --device cpu")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise SettingsError(f"--device {name}: torch finds no MPS device here; try --device cpu")
+    if not there.get(device.type, True):
+        raise SettingsError(
+            f"--device {name}: torch finds no {device.type.upper()} device here; try --device cpu"
+        )
     return device
 
 

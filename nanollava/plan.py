@@ -47,10 +47,10 @@ def flops(
     W = 2 * pictures * P * n["multi_modal_projector."]
     second = (
         2 * pictures * P * t.hidden_size**2 * (config.projector != "linear")
-    )  # linear_1's inputs are frozen
+    )  # linear_1 reads what is frozen
     matrices = 2 * sum(lengths) * t.num_hidden_layers * n["block"] + 2 * labelled * n["embedding"]
-    width = t.num_attention_heads * t.head_dim
-    attention = 2 * t.num_hidden_layers * width * sum(length**2 for length in lengths)
+    squares = sum(length**2 for length in lengths)
+    attention = 2 * t.num_hidden_layers * t.num_attention_heads * t.head_dim * squares
     by_inputs, by_weights = second + matrices + 2 * attention, W + matrices * trainable["language_model."]
     return dict(tower=tower, forward=W + matrices + attention, by_inputs=by_inputs, by_weights=by_weights)
 
@@ -79,25 +79,21 @@ def activations(config: LlavaConfig, trainable: dict, tokens: int, size: int = 2
 
 
 def memory(
-    config: LlavaConfig, trainable: dict, gpus: int, micro_batch: int, tokens: int, labelled: int, checkpointing: bool, offload=False
-) -> dict[str, float]:  # fmt: skip
+    config, trainable, gpus, micro, tokens, labelled, checkpointing: bool, offload=False
+) -> dict[str, float]:
     """Bytes on each GPU, bf16 over fp32 master weights: shards of weights, gradients and AdamW's two moments; weights and
-    gradients gathered for a block ahead; activations and logits of a micro-batch of samples of `tokens`."""
-    n = parameters(config)
-    trained = sum(n[part] for part in PARTS if trainable[part])
-    frozen = n["language_model."] * (not trainable["language_model."])
-    root = n["multi_modal_projector."] + n["embedding"] + n["head"]
-    gathered = 2 * (root + 2 * n["block"]) + 6 * max(root, n["block"]) * trainable["language_model."]
+    gradients gathered for a block ahead; activations and logits of `micro` samples of `tokens`."""
+    n, tuned = parameters(config), trainable["language_model."]
+    trained, root = (
+        sum(n[part] for part in PARTS if trainable[part]),
+        n[PARTS[1]] + n["embedding"] + n["head"],
+    )
     states = dict(weights=4 * trained / gpus, gradients=4 * trained / gpus, optimizer=8 * trained / gpus)
     states = {name: size * (not offload) for name, size in states.items()}
-    states["weights"] += 2 * n["vision_tower."] + 2 * frozen / gpus
-    kept = activations(config, trainable, micro_batch * tokens)[checkpointing]
-    return {
-        **states,
-        "gathered": gathered,
-        "activations": kept,
-        "logits": 10 * micro_batch * labelled * config.text_config.vocab_size,
-    }
+    states["weights"] += 2 * n["vision_tower."] + 2 * n["language_model."] * (not tuned) / gpus
+    states["gathered"] = 2 * (root + 2 * n["block"]) + 6 * max(root, n["block"]) * tuned
+    states["activations"] = activations(config, trainable, micro * tokens)[checkpointing]
+    return states | {"logits": 10 * micro * labelled * config.text_config.vocab_size}
 
 
 def traffic(config: LlavaConfig, trainable: dict, gpus: int, rounds: int) -> float:
@@ -109,14 +105,11 @@ def traffic(config: LlavaConfig, trainable: dict, gpus: int, rounds: int) -> flo
     return rounds * (2 * weights + 4 * trained) * (gpus - 1) / gpus
 
 
-def figures(
-    config: LlavaConfig, trainable, gpus, batch, micro, tokens, samples, rate, offload=False
-) -> dict[str, float]:
+def figures(config, trainable, gpus, batch, micro, tokens, samples, rate, offload=False) -> dict[str, float]:
     """The plan: GiB on each GPU, blocks run again or kept; GB that each sends a step; hours at `rate` FLOP/s a GPU."""
     labelled = max(1, tokens - config.vision_config.num_patches)  # at the most
-    kept, again = (
-        memory(config, trainable, gpus, micro, tokens, labelled, on, offload) for on in (False, True)
-    )
+    given = config, trainable, gpus, micro, tokens, labelled
+    kept, again = memory(*given, False, offload), memory(*given, True, offload)
     gib = {
         **again,
         "all": sum(again.values()),
@@ -124,12 +117,8 @@ def figures(
         "all kept": sum(kept.values()),
     }
     sent = traffic(config, trainable, gpus, -(-batch // (gpus * micro))) / 1e9
-    work = sum(flops(config, trainable, [tokens], 1, labelled).values())
-    return {
-        **{k: v / 2**30 for k, v in gib.items()},
-        "GB sent": sent,
-        "hours": samples * work / gpus / rate / 3600,
-    }
+    hours = samples * sum(flops(config, trainable, [tokens], 1, labelled).values()) / gpus / rate / 3600
+    return {**{k: v / 2**30 for k, v in gib.items()}, "GB sent": sent, "hours": hours}
 
 
 def of_run(args: Settings, trainable: dict) -> str:
@@ -137,30 +126,33 @@ def of_run(args: Settings, trainable: dict) -> str:
     values = read_json(Path(args.vision) / "config.json")
     vision = VisionConfig.from_dict(values.get("vision_config", values), args.vision)
     text = LlamaConfig.from_dict(read_json(Path(args.llm) / "config.json"), args.llm)
-    if Tokenizer.from_pretrained(args.llm).image_token_id in (
-        None,
-        text.vocab_size,
-    ):  # as LLaVA.compose adds it
-        text = replace(text, vocab_size=(text.vocab_size // 64 + 1) * 64)
+    if (Tokenizer.from_pretrained(args.llm).image_token_id or text.vocab_size) == text.vocab_size:
+        text = replace(text, vocab_size=(text.vocab_size // 64 + 1) * 64)  # as LLaVA.compose adds it
     new = args.projector in ("linear", "mlp2x_gelu")
     kind = args.projector if new else weights.projector_kind(weights.projector_files(args.projector))
     config = LlavaConfig(vision, text, kind, args.vision_layer, image_token_id=text.vocab_size - 1)
     samples = args.max_steps and args.max_steps * args.batch
     samples = samples or args.epochs * (args.samples or len(read_records(args.data)[0]))
     micro, rate = args.micro_batch or max(1, args.batch // args.gpus), args.mfu * args.peak_tflops * 1e12
-    found = figures(
-        config, trainable, args.gpus, args.batch, micro, args.tokens, samples, rate, args.offload_optimizer
+    given = (
+        config,
+        trainable,
+        args.gpus,
+        args.batch,
+        micro,
+        args.tokens,
+        samples,
+        rate,
+        args.offload_optimizer,
     )
+    n, told = parameters(config), {True: "trained", False: "frozen"}
+    rows = [f"{part.rstrip('.'):24} {n[part]:>20,} parameters, {told[trainable[part]]}" for part in PARTS]
     work = flops(config, trainable, [args.tokens], 1, max(1, args.tokens - vision.num_patches))
-    n, state = parameters(config), {True: "trained", False: "frozen"}
-    rows = [f"{part.rstrip('.'):24} {n[part]:>20,} parameters, {state[trainable[part]]}" for part in PARTS]
     rows += [f"{k:24} {v:>20.3e} FLOPs a sample of {args.tokens} tokens" for k, v in work.items()]
+    across = "; each node sends as many to the next" if args.nodes > 1 else ""
     units = {
-        "GB sent": "GB, by each GPU in a step",
-        "hours": f"for {samples:,} samples at {rate / 1e12:.0f} TFLOP/s a GPU",
+        "GB sent": f"GB, by each GPU in a step{across}",
+        "hours": f"for {samples:,} samples, {rate:.2e} FLOP/s a GPU",
     }
-    rows += [
-        f"{k:24} {v:>20.3f} {units.get(k, f'GiB on each of {args.gpus} GPUs')}" for k, v in found.items()
-    ]
-    sent = [f"of which {found['GB sent']:.1f} GB go from each node to the next"] if args.nodes > 1 else []
-    return "\n".join([*rows, *sent])
+    gib = f"GiB on each of {args.gpus} GPUs"
+    return "\n".join(rows + [f"{k:24} {v:>20.3f} {units.get(k, gib)}" for k, v in figures(*given).items()])
