@@ -4,6 +4,7 @@ python train_align.py                                  # Toyland, this machine
 torchrun --nproc_per_node 2 train_align.py             # the same over two processes (FSDP2)
 """
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -43,7 +44,7 @@ def main() -> None:
     engine.announce(args, rows, len(data), "stage 1: align")
 
     engine.train(
-        model, data, collate, args, device, plan.Counter(model.config, TRAINABLE),
+        model, data, collate, args, device, partial(plan.work, model.config, TRAINABLE),
         cli.evaluation(args, model, held_out, device, lambda n: score(model, tokenizer, image_config, n)["overall"]),
     )  # fmt: skip
 

@@ -4,6 +4,7 @@ python train_instruct.py                               # Toyland, after train_al
 torchrun --nproc_per_node 2 train_instruct.py          # the same over two processes (FSDP2)
 """
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -47,7 +48,7 @@ def main() -> None:
     engine.announce(args, rows, len(data), "stage 2: instruct")
 
     engine.train(
-        model, data, collate, args, device, plan.Counter(model.config, TRAINABLE),
+        model, data, collate, args, device, partial(plan.work, model.config, TRAINABLE),
         cli.evaluation(args, model, held_out, device, lambda n: score(model, tokenizer, image_config, n)["overall"]),
     )  # fmt: skip
 

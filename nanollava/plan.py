@@ -1,6 +1,6 @@
 """What a training will take: parameters, memory, FLOPs, hours and traffic, from the config alone (`--plan`)."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from . import weights
@@ -47,7 +47,7 @@ def flops(
     W = 2 * pictures * P * n["multi_modal_projector."]
     second = (
         2 * pictures * P * t.hidden_size**2 * (config.projector != "linear")
-    )  # linear_1 reads what is frozen
+    )  # linear_1's inputs need none
     matrices = 2 * sum(lengths) * t.num_hidden_layers * n["block"] + 2 * labelled * n["embedding"]
     squares = sum(length**2 for length in lengths)
     attention = 2 * t.num_hidden_layers * t.num_attention_heads * t.head_dim * squares
@@ -55,15 +55,9 @@ def flops(
     return dict(tower=tower, forward=W + matrices + attention, by_inputs=by_inputs, by_weights=by_weights)
 
 
-@dataclass(frozen=True)
-class Counter:
+def work(config: LlavaConfig, trainable: dict, lengths: list[int], pictures: int, labelled: int) -> float:
     """`flops` in all, as the training loop asks for them."""
-
-    config: LlavaConfig
-    trainable: dict
-
-    def __call__(self, lengths: list[int], pictures: int, labelled: int) -> float:
-        return sum(flops(self.config, self.trainable, lengths, pictures, labelled).values())
+    return sum(flops(config, trainable, lengths, pictures, labelled).values())
 
 
 def activations(config: LlavaConfig, trainable: dict, tokens: int, size: int = 2) -> tuple[int, int]:
@@ -117,7 +111,7 @@ def figures(config, trainable, gpus, batch, micro, tokens, samples, rate, offloa
         "all kept": sum(kept.values()),
     }
     sent = traffic(config, trainable, gpus, -(-batch // (gpus * micro))) / 1e9
-    hours = samples * sum(flops(config, trainable, [tokens], 1, labelled).values()) / gpus / rate / 3600
+    hours = samples * work(config, trainable, [tokens], 1, labelled) / gpus / rate / 3600
     return {**{k: v / 2**30 for k, v in gib.items()}, "GB sent": sent, "hours": hours}
 
 
@@ -147,8 +141,8 @@ def of_run(args: Settings, trainable: dict) -> str:
     )
     n, told = parameters(config), {True: "trained", False: "frozen"}
     rows = [f"{part.rstrip('.'):24} {n[part]:>20,} parameters, {told[trainable[part]]}" for part in PARTS]
-    work = flops(config, trainable, [args.tokens], 1, max(1, args.tokens - vision.num_patches))
-    rows += [f"{k:24} {v:>20.3e} FLOPs a sample of {args.tokens} tokens" for k, v in work.items()]
+    passes = flops(config, trainable, [args.tokens], 1, max(1, args.tokens - vision.num_patches))
+    rows += [f"{k:24} {v:>20.3e} FLOPs a sample of {args.tokens} tokens" for k, v in passes.items()]
     across = "; each node sends as many to the next" if args.nodes > 1 else ""
     units = {
         "GB sent": f"GB, by each GPU in a step{across}",
