@@ -45,7 +45,7 @@ def main() -> None:
 
     engine.train(
         model, data, collate, args, device, partial(plan.work, model.config, TRAINABLE),
-        cli.evaluation(args, model, held_out, device, lambda n: score(model, tokenizer, image_config, n)["overall"]),
+        cli.evaluation(args, model, held_out, device, lambda n: score(model, tokenizer, image_config, max(2, n))["overall"]),
     )  # fmt: skip
 
     state = engine.full_state(model, engine.DTYPES[args.save_dtype], "multi_modal_projector.")

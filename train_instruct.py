@@ -49,7 +49,7 @@ def main() -> None:
 
     engine.train(
         model, data, collate, args, device, partial(plan.work, model.config, TRAINABLE),
-        cli.evaluation(args, model, held_out, device, lambda n: score(model, tokenizer, image_config, n)["overall"]),
+        cli.evaluation(args, model, held_out, device, lambda n: score(model, tokenizer, image_config, max(2, n))["overall"]),
     )  # fmt: skip
 
     save_dtype = engine.DTYPES[args.save_dtype]
