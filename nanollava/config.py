@@ -1,7 +1,7 @@
 """Frozen configs, read from and written to Hugging Face `config.json`: the one place that knows those files' spelling."""
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from pathlib import Path
 
 # Of config.json: keys that change nothing (transformers' bookkeeping; what the original LLaVA wrote besides), the only
@@ -10,6 +10,10 @@ KEYS = json.loads((Path(__file__).parent / "config_keys.json").read_text(encodin
 BOOKKEEPING, ORIGINAL_KEYS = frozenset(KEYS["bookkeeping"]), frozenset(KEYS["original"])
 FIXED, DEFAULTS = KEYS["fixed"], KEYS["defaults"]
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
+# What a training is told: every flag's type, default and meaning; `free` are those on which the result does not depend.
+FLAGS = json.loads((Path(__file__).parent / "flags.json").read_text(encoding="utf-8"))
+_named = [(name, object, field(default=flag.get("default"))) for name, flag in FLAGS.items()]
+Settings = make_dataclass("Settings", _named, frozen=True)
 
 
 class UserError(ValueError):

@@ -8,6 +8,11 @@ import torch
 
 from .config import UserError
 
+
+class Stopped(Exception):
+    """A signal ended the training, after a checkpoint; holds the signal's number and what to tell."""
+
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -19,6 +24,10 @@ def run(main: Callable[[], None]) -> None:
         sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except Stopped as stopped:
+        number, told = stopped.args
+        print(f"\nstopped by {told}; the same command goes on from there", file=sys.stderr)
+        sys.exit(128 + number)
     except BrokenPipeError:  # whoever read our output has enough, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
