@@ -24,12 +24,12 @@ SMALL = dict(hidden_size=64, intermediate_size=112, num_hidden_layers=2, num_att
 
 def world(path: Path) -> None:
     """A tiny random CLIP, a tiny random Llama with Toyland's tokenizer, and a little data."""
+    from checkpoints.pretrain import make_tokenizer
     from nanollava import weights
     from nanollava.config import LlamaConfig, VisionConfig, write_json
     from nanollava.image import ImageConfig
     from nanollava.llama import Llama
     from nanollava.toyland import data
-    from nanollava.toyland.vicuna import make_tokenizer
     from nanollava.vit import CLIPVisionTransformer
 
     torch.manual_seed(0)

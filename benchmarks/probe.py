@@ -14,25 +14,25 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from checkpoints.pretrain import (
+    CLIP,
+    LAYER,
+    encode_captions,
+    in_words,
+    labels,
+    load_clip,
+    pad,
+    pixels,
+    to_pixel_values,
+    under_box,
+)
 from nanollava.cli import run
 from nanollava.conversation import IGNORE_INDEX, encode
 from nanollava.llama import Llama
 from nanollava.tokenizer import Tokenizer
 from nanollava.toyland.captions import captions
-from nanollava.toyland.clip import (
-    CLIP,
-    LAYER,
-    encode_captions,
-    labels,
-    load_clip,
-    pixels,
-    to_pixel_values,
-    under_box,
-)
-from nanollava.toyland.fit import pad
 from nanollava.toyland.scenes import FACTS, SKIES, Scene, scenes
 from nanollava.toyland.teacher import dialogue, facts_told, questions, shares
-from nanollava.toyland.vicuna import in_words
 from nanollava.vit import CLIPVisionTransformer
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from checkpoints.pretrain import make_tokenizer
 from nanollava.data import DataError, InstructionData, collate
 from nanollava.image import ImageConfig
-from nanollava.toyland.vicuna import make_tokenizer
 
 GOOD = {
     "id": "a",

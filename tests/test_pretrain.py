@@ -10,12 +10,12 @@ import pytest
 import torch
 import transformers
 
+from checkpoints import pretrain
+from checkpoints.pretrain import load_clip
 from nanollava.conversation import IGNORE_INDEX
 from nanollava.llama import Llama
 from nanollava.tokenizer import Tokenizer
-from nanollava.toyland import clip, vicuna
 from nanollava.toyland.captions import captions
-from nanollava.toyland.clip import load_clip
 from nanollava.toyland.scenes import scenes
 
 
@@ -28,13 +28,13 @@ def test_contrastive_loss_is_the_papers():
         row, column = torch.tensor(cosines[i]), torch.tensor([cosines[a][i] for a in range(5)])
         rows -= torch.log(row.exp()[i] / row.exp().sum()).item() / 5
         columns -= torch.log(column.exp()[i] / column.exp().sum()).item() / 5
-    assert clip.contrastive_loss(image, text, 7.0).item() == pytest.approx((rows + columns) / 2, abs=1e-6)
+    assert pretrain.contrastive_loss(image, text, 7.0).item() == pytest.approx((rows + columns) / 2, abs=1e-6)
 
 
 def test_variants_differ_in_one_fact():
     rng = random.Random(0)
     for _ in range(50):
-        first, *others = clip.variants(rng, 4, "park", "rainy")
+        first, *others = pretrain.variants(rng, 4, "park", "rainy")
         assert first.split == "train" and len(others) == 3
         for other in others:
             facts = [set(map(str, s.facts[2:])) for s in (first, other)]
@@ -43,7 +43,7 @@ def test_variants_differ_in_one_fact():
 
 
 def test_under_box_is_a_mean_over_the_box():
-    weight = clip.under_box((0.1, 0.2, 0.35, 0.4), 10).view(10, 10)
+    weight = pretrain.under_box((0.1, 0.2, 0.35, 0.4), 10).view(10, 10)
     assert weight.sum() == pytest.approx(1) and weight[2:4, 1:4].sum() == pytest.approx(1)
     assert weight[2, 3] == pytest.approx(weight[2, 1].item() / 2, rel=1e-4)
 
@@ -55,8 +55,8 @@ def test_toy_clip_in_transformers():
     )
     assert not any(info.values()), info
     rng, pool = random.Random(0), list(scenes("test", 4))
-    ids, ends = clip.encode_captions(tokenizer, [captions(s, rng)[0] for s in pool])
-    pixels = clip.to_pixel_values(torch.stack([torch.tensor(clip.pixels(s)) for s in pool]))
+    ids, ends = pretrain.encode_captions(tokenizer, [captions(s, rng)[0] for s in pool])
+    pixels = pretrain.to_pixel_values(torch.stack([torch.tensor(pretrain.pixels(s)) for s in pool]))
     image, text = ours(pixels, ids, ends)
     out = theirs(input_ids=ids, pixel_values=pixels)
     torch.testing.assert_close(image, out.image_embeds, atol=1e-5, rtol=0)
@@ -75,7 +75,7 @@ def test_toy_vicuna_in_transformers():
 
 
 def test_copies_run_both_ways_and_only_the_second_is_trained():
-    ids, labels = vicuna.copy_batch(random.Random(0), 8, 100)
+    ids, labels = pretrain.copy_batch(random.Random(0), 8, 100)
     for i, (row, marks) in enumerate(zip(ids.tolist(), labels.tolist(), strict=True)):
         row = [t for t in row if t != 0]
         words, second = row[1 : (len(row) + 1) // 2], row[(len(row) + 1) // 2 :]

@@ -2,8 +2,8 @@
 
 import pytest
 
+from checkpoints.pretrain import make_tokenizer
 from nanollava.conversation import IMAGE_INDEX, VICUNA_SYSTEM, ConversationError, encode, expand
-from nanollava.toyland.vicuna import make_tokenizer
 
 TURNS = [
     {"from": "human", "value": "<image>\nWhat color is the cat?"},

@@ -12,10 +12,10 @@ import transformers
 from conftest import randomise, text_config, vision_config
 from safetensors.torch import load_file
 
+from checkpoints.pretrain import make_tokenizer
 from nanollava import LLaVA, engine
 from nanollava.image import ImageConfig
 from nanollava.toyland import data
-from nanollava.toyland.vicuna import make_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -5,41 +5,25 @@ import argparse
 import json
 from pathlib import Path
 
-import torch
-
 from .. import cli
 from ..config import UserError, read_json
-from ..device import DTYPES, pick_device, pick_dtype
+from ..device import DTYPES, pick_device
 from ..image import ImageConfig
 from ..llava import LLaVA
 from ..tokenizer import Tokenizer
-from . import clip, data, score, vicuna
+from . import data, score
 from .draw import draw
 from .scenes import scenes
 
 
-def pretrain(args: argparse.Namespace) -> None:
-    seed, out, device = args.seed, Path(args.out), pick_device(args.device)
-    dtype = pick_dtype(args.dtype, device)
-    if args.only in (None, "clip"):
-        torch.manual_seed(seed)
-        tokenizer = vicuna.make_tokenizer(seed)
-        model = clip.CLIP(clip.VISION, {**clip.TEXT, "vocab_size": len(tokenizer) + 1})
-        steps, common = round(2000 * args.scale), (1e-3, dtype, device)
-        clip.train_clip(model, tokenizer, steps, steps * 2 // 5, 64, 4, args.pictures, seed, *common)
-        steps, pictures = round(900 * args.scale), args.pictures * 5 // 7
-        clip.train_clip(model, tokenizer, steps, 0, 96, 2, pictures, seed + 1, *common)
-        clip.save_clip(model, tokenizer, out / "toy-clip")
-        cli.made_by(out / "toy-clip")
-    if args.only in (None, "vicuna"):
-        # Copying comes twice: the second time it is learnt in a few minutes, and dialogues profit from it.
-        phases = [("copies", 1500, 2e-3), ("dialogues", 1300, 2e-3), ("dialogues", 1800, 1.5e-3)]
-        phases += [("copies", 700, 1.5e-3), ("dialogues", 800, 1.5e-3), ("dialogues", 1300, 1.5e-3)]
-        phases += [("dialogues", n, 1.5e-3) for n in (1500, 1000, 2000)] + [("dialogues", 1300, 1.2e-3)]
-        phases = [(phase, max(1, round(steps * args.scale)), lr) for phase, steps, lr in phases]
-        model, tokenizer = vicuna.train_vicuna(phases, 32, seed, dtype, device)
-        vicuna.save_vicuna(model, tokenizer, out / "toy-vicuna")
-        cli.made_by(out / "toy-vicuna")
+def run_pretrain(args: argparse.Namespace) -> None:
+    try:
+        from checkpoints.pretrain import pretrain  # beside what it makes
+    except ImportError:
+        raise UserError(
+            "checkpoints/pretrain.py is not here; run this from the root of the repository"
+        ) from None
+    pretrain(args)
 
 
 def run_score(args: argparse.Namespace) -> None:
@@ -61,7 +45,7 @@ def picture(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    run = {"pretrain": pretrain, "score": run_score, "picture": picture}
+    run = {"pretrain": run_pretrain, "score": run_score, "picture": picture}
     run["data"] = lambda args: data.write(args.out, args.train, args.validation, args.seed, args.size)
     program, form = "python -m nanollava.toyland", argparse.ArgumentDefaultsHelpFormatter
     parser = argparse.ArgumentParser(prog=program, description=__doc__, allow_abbrev=False)

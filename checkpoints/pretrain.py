@@ -1,4 +1,8 @@
-"""A tiny CLIP made from nothing: the package's ViT, a text tower, and the contrastive loss on pictures and captions."""
+"""How toy-clip and toy-vicuna beside this file were made from nothing: `python -m nanollava.toyland pretrain`.
+
+First what both share, then the tiny Vicuna (copying, then text-only dialogues about scenes told in words), then the tiny
+CLIP (the package's ViT, a text tower, and the contrastive loss on pictures and captions).
+"""
 
 import math
 import random
@@ -11,16 +15,145 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from tqdm import tqdm
 
-from .. import weights
-from ..config import VisionConfig, read_json
-from ..image import ImageConfig, normalize
-from ..tokenizer import Tokenizer
-from ..vit import CLIPBlock, CLIPEncoder, CLIPVisionTransformer
-from .captions import WORDS, captions
-from .draw import draw
-from .fit import fit, pad, save
-from .scenes import COLORS, FACTS, KINDS, SKIES, SLOTS, Scene, Thing, place_thing, random_scene
+from nanollava import cli, weights
+from nanollava.config import LlamaConfig, VisionConfig, read_json, write_json
+from nanollava.conversation import IGNORE_INDEX, VICUNA_SYSTEM, encode
+from nanollava.device import pick_device, pick_dtype
+from nanollava.image import ImageConfig, normalize
+from nanollava.llama import Llama
+from nanollava.tokenizer import Tokenizer, train_bpe
+from nanollava.toyland.captions import WORDS, captions, plural
+from nanollava.toyland.draw import draw
+from nanollava.toyland.scenes import (
+    COLORS,
+    FACTS,
+    KINDS,
+    SKIES,
+    SLOTS,
+    Scene,
+    Thing,
+    place_thing,
+    random_scene,
+    scenes,
+)
+from nanollava.toyland.teacher import detail, dialogue, facts_told, instructions, questions
+from nanollava.vit import CLIPBlock, CLIPEncoder, CLIPVisionTransformer
+
+
+def pad(rows: list[list[int]], value: int) -> torch.Tensor:
+    return nn.utils.rnn.pad_sequence([torch.tensor(r) for r in rows], batch_first=True, padding_value=value)
+
+
+def fit(name: str, model, optimizer, steps: int, losses, warmup: int, dtype, device, enough=None) -> None:
+    """Takes `steps` optimizer steps; `losses(step)` is the loss and what the progress bar shows beside it. The learning
+    rate rises over `warmup` steps and falls by a cosine to 2%. With `enough` it stays, until exp(-loss), the share of
+    tokens that are right, has come to that much on the average of some ten steps."""
+    peak, right = optimizer.param_groups[0]["lr"], 0.0
+    bar = tqdm(range(steps), desc=name, mininterval=5)
+    for step in bar:
+        fall = 1.0 if enough else 0.51 + 0.49 * math.cos(math.pi * step / steps)
+        for group in optimizer.param_groups:
+            group["lr"] = peak * min(1.0, (step + 1) / warmup) * fall
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            loss, shown = losses(step)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if step % 10 == 0:
+            bar.set_postfix({k: f"{v.item():.3f}" for k, v in {"loss": loss, **shown}.items()})
+        if enough and (right := 0.9 * right + 0.1 * math.exp(-loss.item())) > enough:
+            break
+
+
+def save(model: nn.Module, config: dict, layout: weights.Layout, tokenizer: Tokenizer, path: Path) -> None:
+    """Writes a Hugging Face directory (float16)."""
+    path.mkdir(parents=True, exist_ok=True)
+    write_json(path / "config.json", config)
+    weights.save({name: tensor.half() for name, tensor in model.state_dict().items()}, path, layout)
+    tokenizer.save_pretrained(path)
+
+
+LLAMA = LlamaConfig(704, 128, 384, num_hidden_layers=5, num_attention_heads=4, max_position_embeddings=1024)
+
+
+def make_tokenizer(seed: int) -> Tokenizer:
+    """A byte-fallback BPE of Toyland's language, trained on captions and the teacher's questions and answers."""
+    rng = random.Random(f"tokenizer/{seed}")
+    texts = [VICUNA_SYSTEM + " USER: ASSISTANT:"] * 3000  # whole words of it must win merges
+    for scene in scenes("train", 2000, seed):
+        facts = facts_told(scene, rng)
+        texts += captions(scene, rng)
+        texts += [f"{qa.question} {qa.answer}" for found in questions(facts, rng).values() for qa in found]
+        texts.append(detail(facts))
+    return train_bpe(texts, LLAMA.vocab_size)
+
+
+def in_words(scene: Scene, rng: random.Random) -> str:
+    """A description that tells every fact of the scene: one of the two full captions, or the detailed description."""
+    return rng.choice((captions(scene, rng)[0], captions(scene, rng)[2], detail(facts_told(scene, rng))))
+
+
+def copy_batch(rng, batch: int, vocab: int, length: int = 48) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random words written twice, the second time forwards or backwards, with the loss on the second copy. Forwards
+    makes heads that find a word and read what follows it; backwards, what stands before it ("red" cat)."""
+    rows = [rng.sample(range(3, vocab), rng.randint(8, length)) for _ in range(batch)]
+    ids = [[1, *r, *(r if i % 2 else r[::-1])] for i, r in enumerate(rows)]
+    # The first word of the copy tells the direction; it is not trained.
+    labels = [[IGNORE_INDEX] * (len(r) + 2) + row[len(r) + 2 :] for r, row in zip(rows, ids, strict=True)]
+    return pad(ids, 0), pad(labels, IGNORE_INDEX)
+
+
+def dialogue_batch(rng, batch: int, tokenizer, pool: list[Scene]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Dialogues about scenes of the pool: mostly eight short answers, sometimes reasons or a retelling in detail.
+    Full scenes come oftener: among several things, an answer must be looked up."""
+    rows = []
+    for scene in rng.choices(pool, weights=[len(s.things) for s in pool], k=batch):
+        facts = facts_told(scene, rng)
+        kind = "conversation" if rng.random() < 0.9 else rng.choice(("complex", "detail"))
+        told = instructions(facts, rng, kind, inventory=0.6)
+        rows.append(encode(dialogue(in_words(scene, rng), told), tokenizer))
+    return pad([ids for ids, _ in rows], 0), pad([labels for _, labels in rows], IGNORE_INDEX)
+
+
+def train_vicuna(phases, batch: int, seed: int, dtype, device):
+    """Trains the decoder and returns it with its tokenizer. Phases are ("copies", most steps, learning rate), which
+    ends when copying is learnt, and ("dialogues", steps, peak)."""
+    torch.manual_seed(seed)
+    rng, tokenizer = random.Random(f"vicuna/{seed}"), make_tokenizer(seed)
+    pool = list(scenes("train", 16000, seed))
+    model = Llama(LLAMA).to(device)
+    for name, p in model.named_parameters():
+        if p.ndim == 2:
+            out = name.endswith(("o_proj.weight", "down_proj.weight"))  # residual branches start smaller
+            nn.init.normal_(p, std=0.02 / (math.sqrt(2 * LLAMA.num_hidden_layers) if out else 1.0))
+    with torch.no_grad():  # a plural begins as its singular's vector: the tokenizer sees no kinship in them
+        for kind in KINDS:
+            one, many = (tokenizer.encode(f"a {word}")[-1] for word in (kind, plural(kind)))
+            model.model.embed_tokens.weight[many] = model.model.embed_tokens.weight[one]
+    for phase, steps, lr in phases:
+        optimizer = torch.optim.AdamW(model.parameters(), lr, (0.9, 0.98), weight_decay=0.01, fused=True)
+
+        def losses(step: int, copying=phase == "copies"):
+            copies = copy_batch(rng, 2 * batch, LLAMA.vocab_size) if copying else None
+            ids, labels = (x.to(device) for x in copies or dialogue_batch(rng, batch, tokenizer, pool))
+            trained = labels[:, 1:] != IGNORE_INDEX  # the head runs on their places alone
+            logits = model.lm_head(model.model(model.model.embed_tokens(ids))[:, :-1][trained])
+            return F.cross_entropy(logits.float(), labels[:, 1:][trained]), {}
+
+        enough = 0.9 if phase == "copies" else None
+        fit(f"vicuna, {phase}", model, optimizer, steps, losses, 50, dtype, device, enough)
+    return model.cpu().eval(), tokenizer
+
+
+def save_vicuna(model: Llama, tokenizer: Tokenizer, path: Path) -> None:
+    """Writes a Hugging Face Llama directory (float16)."""
+    special = dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=0)
+    config = {"architectures": ["LlamaForCausalLM"], **model.config.to_dict(), **special}
+    save(model, config, weights.LLAMA, tokenizer, path)
+
 
 VISION = VisionConfig(100, 10, 160, 640, num_hidden_layers=6, num_attention_heads=2)
 GRID = VISION.image_size // VISION.patch_size
@@ -221,3 +354,28 @@ def load_clip(path: Path) -> tuple[CLIP, Tokenizer]:
     model = CLIP(VISION, {name: text[name] for name in ("vocab_size", *TEXT)})
     weights.load(model, path, WHOLE, dtype=torch.float32)
     return model.eval(), Tokenizer.from_pretrained(path)
+
+
+def pretrain(args) -> None:
+    """What `python -m nanollava.toyland pretrain` does with its flags."""
+    seed, out, device = args.seed, Path(args.out), pick_device(args.device)
+    dtype = pick_dtype(args.dtype, device)
+    if args.only in (None, "clip"):
+        torch.manual_seed(seed)
+        tokenizer = make_tokenizer(seed)
+        model = CLIP(VISION, {**TEXT, "vocab_size": len(tokenizer) + 1})
+        steps, common = round(2000 * args.scale), (1e-3, dtype, device)
+        train_clip(model, tokenizer, steps, steps * 2 // 5, 64, 4, args.pictures, seed, *common)
+        steps, pictures = round(900 * args.scale), args.pictures * 5 // 7
+        train_clip(model, tokenizer, steps, 0, 96, 2, pictures, seed + 1, *common)
+        save_clip(model, tokenizer, out / "toy-clip")
+        cli.made_by(out / "toy-clip")
+    if args.only in (None, "vicuna"):
+        # Copying comes twice: the second time it is learnt in a few minutes, and dialogues profit from it.
+        phases = [("copies", 1500, 2e-3), ("dialogues", 1300, 2e-3), ("dialogues", 1800, 1.5e-3)]
+        phases += [("copies", 700, 1.5e-3), ("dialogues", 800, 1.5e-3), ("dialogues", 1300, 1.5e-3)]
+        phases += [("dialogues", n, 1.5e-3) for n in (1500, 1000, 2000)] + [("dialogues", 1300, 1.2e-3)]
+        phases = [(phase, max(1, round(steps * args.scale)), lr) for phase, steps, lr in phases]
+        model, tokenizer = train_vicuna(phases, 32, seed, dtype, device)
+        save_vicuna(model, tokenizer, out / "toy-vicuna")
+        cli.made_by(out / "toy-vicuna")
