@@ -9,7 +9,6 @@ from ..image import ImageConfig, preprocess
 from ..llava import LLaVA
 from ..tokenizer import Tokenizer
 from .draw import draw
-from .fit import pad
 from .scenes import Scene, scenes
 from .teacher import TYPES, WORDINGS, detail, facts_told, questions, shares, stated
 
@@ -28,11 +27,11 @@ def ask(model: LLaVA, tokenizer, image: ImageConfig, asked: list[tuple[Scene, st
     places = model.config.image_token_id, model.config.vision_config.num_patches
     for part in (asked[i : i + 64] for i in range(0, len(asked), 64)):
         turns = [{"from": "human", "value": f"{IMAGE}\n{question}"} for _, question in part]
-        rows = [expand(*encode([turn], tokenizer), *places)[0] for turn in turns]
-        pixel_values = torch.stack([preprocess(draw(scene, PICTURE), image) for scene, _ in part])
+        rows = [torch.tensor(expand(*encode([turn], tokenizer), *places)[0]) for turn in turns]
+        pixels = torch.stack([preprocess(draw(scene, PICTURE), image) for scene, _ in part]).to(W)
         lengths = torch.tensor([len(r) for r in rows], device=W.device)
-        batch = pad(rows, 0).to(W.device), pixel_values.to(W.device, W.dtype)
-        answers += map(tokenizer.decode, model.generate(*batch, max_new_tokens=new, lengths=lengths))
+        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(W.device)
+        answers += map(tokenizer.decode, model.generate(ids, pixels, max_new_tokens=new, lengths=lengths))
     return answers
 
 
