@@ -50,9 +50,7 @@ def pieces(turns: list[tuple[str, str]], template: str):
         raise ConversationError(f"unknown template {template!r}: expected one of {', '.join(TEMPLATES)}")
     told = [("start", SYSTEMS.get(template, ""))]
     for i, (role, text) in enumerate(turns):
-        if (
-            template == "plain" and role == "human"
-        ):  # stage 1: the picture alone, the instruction is not shown
+        if template == "plain" and role == "human":  # stage 1 does not show the instruction
             text = IMAGE * text.count(IMAGE)
         told += [("again", "")] * (role == "human" and i > 0) + [(role, text)]
     told.append(("prompt" if turns[-1][0] == "human" else "end", ""))
