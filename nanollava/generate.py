@@ -122,7 +122,9 @@ class Answer:
         self.ids: list[int] = []
         self.text = self.waiting = ""
         self.end: str | None = None  # "end token", "stop string" or "length", once it has ended
-        self.begin = self.read = 0  # ids from `begin` on are decoded together; the text before `read` is known
+        self.begin = self.read = (
+            0  # ids from `begin` on are decoded together; the text before `read` is known
+        )
 
     def add(self, token: int) -> str:
         """Takes the next id, -1 for the end token; returns the text that is certain now and was not before."""

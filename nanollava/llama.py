@@ -172,7 +172,9 @@ class LlamaModel(nn.Module):
             room = self.config.max_position_embeddings
             raise ValueError(f"{inputs_embeds.shape[1]} tokens: the model was built for {room}")
         x, rope = inputs_embeds, self.positions(inputs_embeds, start)
-        if mask is None and cache is not None and cache.length and x.shape[1] > 1:  # causal behind what is cached
+        if (
+            mask is None and cache is not None and cache.length and x.shape[1] > 1
+        ):  # causal behind what is cached
             shape = (x.shape[1], cache.length + x.shape[1])
             mask = torch.ones(shape, dtype=torch.bool, device=x.device).tril(cache.length)
         for block in self.layers:

@@ -18,6 +18,8 @@ BELOW = {  # a module may import these of the package, and nothing else of it
     "engine": {"config"},
     "cli": {"config", "conversation", "engine"},
     "convert": {"cli", "weights", "config", "engine", "image", "llava", "tokenizer"},
+    "endpoint": {"config"},
+    "synthesize": {"cli", "config", "conversation", "endpoint", "toyland"},  # a script
     "__init__": {"llava"},
 }
 

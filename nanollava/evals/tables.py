@@ -1,0 +1,156 @@
+"""The paper's tables on Toyland: every row trained and scored with several seeds, the paper's figure beside it.
+
+python -m nanollava.evals.tables              # from the repository's root; a later run goes on where this one stopped
+python -m nanollava.evals.tables --quick
+"""
+
+import json
+import os
+import random
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from .. import cli
+from ..config import UserError, read_json
+from ..endpoint import arguments, in_threads, run_jobs
+from ..llama import Llama
+from ..tokenizer import Tokenizer
+from ..toyland import data as toyland
+from ..toyland import vicuna
+from ..toyland.__main__ import save_vicuna
+from ..toyland.scenes import scenes
+
+HERE, LLM = Path(__file__).parent, "checkpoints/toy-vicuna"
+QUICK = dict(seeds=1, steps=[60, 150], heal=150, pictures=20, scenes=50, out="out/tables-quick")
+QUICK["doc"] = "out/tables-quick/tables.md"
+COLUMNS = ("conv", "detail", "complex", "all", "exact")
+
+
+def call(*command) -> str:
+    """Runs `python COMMAND` on one thread and returns what it prints."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, env=env)
+    if done.returncode:
+        raise UserError(f"{' '.join(map(str, command))}: {done.stderr.strip()[-500:]}")
+    return done.stdout
+
+
+def smaller(path: Path, steps: int) -> None:
+    """Writes toy-vicuna's first 3 layers, trained on for `steps` batches of its own dialogues."""
+    whole, tokenizer = Llama.from_pretrained(LLM, dtype=torch.float32), Tokenizer.from_pretrained(LLM)
+    model = Llama(replace(whole.config, num_hidden_layers=3))
+    model.load_state_dict({name: whole.state_dict()[name] for name in model.state_dict()})
+    rng, pool = random.Random(0), list(scenes("train", 4000))
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, (0.9, 0.98), weight_decay=0.01)
+    for _ in range(steps):
+        vicuna.text_loss(model, *vicuna.dialogue_batch(rng, 32, tokenizer, pool)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    save_vicuna(model, tokenizer, path)
+
+
+def mixture(data: Path, path: Path, cell: dict, seed: int) -> None:
+    """Writes the part of the instruction data that a cell trains on, reasons before answers where it asks for that."""
+    rng, records = random.Random(seed), json.loads((data / "instruct.json").read_text(encoding="utf-8"))
+    records = [r for r in records if rng.random() < cell.get("share", {}).get(r["id"].split("_")[2], 1)]
+    for turn in (turn for r in records for turn in r["conversations"] if cell.get("reasoning first")):
+        turn["value"] = re.sub(r"^([^.]*), because (.*)\.$", r"because \2, \1.", turn["value"])
+    path.write_text(json.dumps(records), encoding="utf-8")
+
+
+def shown(change: list[float], paper: float | None) -> str:
+    """Whether Toyland shows a change against the table's first row, told by seed, as the paper does."""
+    mean = statistics.mean(change)
+    if not paper:
+        return f"{mean:+.1f}"
+    if mean * paper <= 0:
+        return f"no: {mean:+.1f}, the paper {paper:+.1f}"
+    noise = 2 * statistics.stdev(change) / len(change) ** 0.5 if len(change) > 1 else float("inf")
+    return f"{'yes' if abs(mean) > noise else 'not beyond the noise'}: {mean:+.1f}, the paper {paper:+.1f}"
+
+
+def tables(spec: dict, result: dict[str, dict], seeds: range) -> list[str]:
+    """Markdown of all tables from the scores of every cell."""
+    lines = []
+    for table in spec["tables"]:
+        measure, rows = table["measure"], table["rows"]
+        heads = " | ".join(f"**{c}**" if c == measure else c for c in COLUMNS)
+        lines += [
+            "",
+            f"## {table['title']}",
+            "",
+            f"| row | paper: {table['paper']} | {heads} | shown? |",
+            "|---" * 8 + "|",
+        ]
+        for cell, name, told, paper in rows:
+            scores = {c: [result[f"{cell}-{seed}"][c] for seed in seeds] for c in COLUMNS}
+            base = [result[f"{rows[0][0]}-{seed}"][measure] for seed in seeds]
+            spread = [
+                f"{statistics.mean(v):.1f}" + (f" ± {statistics.stdev(v):.1f}" if len(v) > 1 else "")
+                for v in scores.values()
+            ]
+            change = [a - b for a, b in zip(scores[measure], base, strict=True)]
+            word = shown(change, paper and paper - rows[0][3]) if cell != rows[0][0] else ""
+            lines.append(f"| {name} | {told} | {' | '.join(spread)} | {word} |")
+    return lines
+
+
+def main() -> None:
+    args = arguments(__doc__, "tables")
+    vars(args).update(QUICK if args.quick else {})
+    out, data, spec = Path(args.out), Path(args.data), read_json(HERE / "tables.json")
+    if not data.exists():
+        toyland.write(data)
+    if not (out / "small").exists():
+        smaller(out / "small", args.heal)
+    stage_1, cells = {}, {}
+    for seed in range(args.seeds):
+        for name, cell in spec["cells"].items():
+            own = f"{name if cell.keys() & {'both', 'align'} else 'full'}-{seed}"
+            fixed = dict(seed=seed, steps=args.steps, start=str(out / "align" / own))
+            cells[f"{name}-{seed}"] = job = {**cell, **fixed, "place": str(out / "cells" / f"{name}-{seed}")}
+            stage_1[own] = stage_1.get(own, job)
+
+    def train(script: str, job: dict, stage: str, *flags) -> None:
+        own = [flag.format(out=out) for part in ("both", stage) for flag in job.get(part, ())]
+        steps = job["steps"][stage == "instruct"]
+        call(script, "--images", data, "--seed", job["seed"], "--max-steps", steps, *flags, *own)
+
+    def align(job: dict) -> tuple[str, list[int]]:
+        train("train_align.py", job, "align", "--data", data / "align.json", "--out", job["start"])
+        return "{}", [0, 0]
+
+    def instruct(job: dict) -> tuple[str, list[int]]:
+        place = Path(job["place"])
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        mixture(data, place / "data.json", job, job["seed"])
+        flags = ("--data", place / "data.json", "--projector", job["start"], "--out", place)
+        train("train_instruct.py", job, "instruct", *flags)
+        exact = call("-m", "nanollava.toyland", "score", "--model", place, "--count", args.scenes, "--json")
+        bench = ("--model", place, "--count", args.pictures, "--out", place / "bench")
+        call("-m", "nanollava.evals.llava_bench", *bench)
+        scores = {column: score[0] for column, score in read_json(place / "bench" / "score.json").items()}
+        return json.dumps({**scores, "exact": 100 * json.loads(exact)["overall"]}), [0, 0]
+
+    def run(file: str, do, jobs: dict) -> dict:
+        ask = lambda missing: in_threads(do, missing, args.parallel)  # noqa: E731
+        return run_jobs(out / file, "id", jobs, ask, lambda _, text: json.loads(text))
+
+    run("stage_1.jsonl", align, stage_1)
+    result = run("cells.jsonl", instruct, cells)
+    head = (HERE / "tables.head.md").read_text(encoding="utf-8").format(**vars(args))
+    lines = [head.rstrip(), *tables(spec, result, range(args.seeds))]
+    Path(args.doc).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"the tables are in {args.doc}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
