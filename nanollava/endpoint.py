@@ -26,6 +26,7 @@ from tqdm import tqdm
 from .config import UserError, read_json
 
 FLAGS = read_json(Path(__file__).parent / "flags.json")
+BROKEN = (OSError, http.client.HTTPException, LookupError, TypeError, ValueError, AttributeError)
 
 
 class Rejected(Exception):
@@ -39,10 +40,9 @@ def arguments(doc: str, *groups: str) -> argparse.Namespace:
     for flag, (default, help, *choices) in (item for group in groups for item in FLAGS[group].items()):
         several = isinstance(default, list)
         kind = str if default is None else type(default[0] if several else default)
-        form = dict(type=kind, nargs="+" if several else None, choices=choices or None)
-        parser.add_argument(
-            flag, default=default, help=help, **({"action": "store_true"} if kind is bool else form)
-        )
+        more = dict(type=kind, nargs="+" if several else None, choices=choices or None)
+        more = {"action": "store_true"} if kind is bool else more
+        parser.add_argument(flag, default=default, help=help, **more)
     return parser.parse_args()
 
 
@@ -110,21 +110,15 @@ class Endpoint:
                     self.failures = 0
                     tokens = [int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")]
                     return choice["message"]["content"], tokens
-        except (
-            OSError,
-            http.client.HTTPException,
-            LookupError,
-            ValueError,
-            TypeError,
-            AttributeError,
-        ) as error:
+        except BROKEN as error:
             problem = f"{type(error).__name__}: {error}"
         with self.lock:
             self.failures += 1
             hold = min(60, self.args.wait * 2 ** (self.failures // self.args.threads))
             hold = max(hold, float(after) if re.fullmatch(r"\d+(\.\d+)?", after) else 0)
             self.free_at = max(self.free_at, time.monotonic() + hold * random.uniform(1, 1.5))
-        if (300 <= status < 500 and status not in (408, 409, 429)) or self.failures > 8 * self.args.threads:
+        dead = self.failures > 8 * (self.args.threads + 1)
+        if dead or (300 <= status < 500 and status not in (408, 409, 429)):
             raise UserError(f"{self.url}, model {job['request']['model']}: {problem}")
         return Rejected(problem), [0, 0]
 
@@ -137,7 +131,7 @@ def read_rows(path: str | Path, key: str) -> dict[str, dict]:
             if line.strip():
                 row = json.loads(line)
                 rows.append((str(row[key]), row))
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except BROKEN as error:
         where = f"{path}, line {number}: expected JSON objects with {key!r}"
         raise UserError(f"{where} ({type(error).__name__}: {error})") from None
     name, count = Counter(name for name, _ in rows).most_common(1)[0] if rows else ("", 0)
@@ -158,33 +152,28 @@ def read_pictures(paths: list[str]) -> dict[str, dict]:
             rows = read_rows(paths[0], "image")
         else:
             told, seen = map(read_json, paths)
-            categories = {row["id"]: row["name"] for row in seen["categories"]}
+            names = {row["id"]: row["name"] for row in seen["categories"]}
             rows = {row["id"]: {**row, "captions": [], "boxes": []} for row in told["images"]}
             for row in told["annotations"]:
                 rows[row["image_id"]]["captions"].append(row["caption"].strip())
             for row in (row for row in seen["annotations"] if row["image_id"] in rows):
                 image, (x, y, w, h) = rows[row["image_id"]], row["bbox"]
-                box = (
-                    x / image["width"],
-                    y / image["height"],
-                    (x + w) / image["width"],
-                    (y + h) / image["height"],
-                )
-                image["boxes"].append((categories[row["category_id"]], [round(v, 3) for v in box]))
+                W, H = image["width"], image["height"]
+                box = [round(v, 3) for v in (x / W, y / H, (x + w) / W, (y + h) / H)]
+                image["boxes"].append((names[row["category_id"]], box))
         for row in rows.values():
-            image = row.get("image") or row["file_name"]
+            name = row["image"] if len(paths) == 1 else row["file_name"]
             boxes = row.get("boxes") or [(i["category"], i["bbox"]) for i in row.get("instances", ())]
-            captions = [c.strip() for c in row.get("captions") or [row.get("caption") or ""] if c.strip()]
-            if not captions:
-                raise ValueError("no captions")
+            texts = [text for text in row.get("captions") or [row.get("caption") or ""] if text.strip()]
+            if not texts or Path(name).stem in found:
+                raise ValueError("no captions, or a second picture of one name")
             for _, (x1, y1, x2, y2) in boxes:
                 if not (0 <= x1 <= x2 <= 1 and 0 <= y1 <= y2 <= 1):
                     raise ValueError(f"a box {x1, y1, x2, y2}, expected 0 <= x1 <= x2 <= 1 and the same of y")
-            found[Path(image).stem] = {"image": image, "captions": captions, "boxes": boxes}
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"{' '.join(paths)}: {type(error).__name__} {error} in {json.dumps(row)[:200]}"
-        ) from None
+            found[Path(name).stem] = {"image": name, "captions": texts, "boxes": boxes}
+    except BROKEN as error:
+        problem = f"{type(error).__name__} {error}"
+        raise UserError(f"{' '.join(paths)}: {problem} in {json.dumps(row)[:200]}") from None
     return found
 
 
@@ -207,9 +196,7 @@ def open_rows(path: Path):
     return file
 
 
-def run_jobs(
-    path: Path, key: str, jobs: dict[str, dict], ask, parse, tries=1, price=(0, 0)
-) -> dict[str, dict]:
+def run_jobs(path: Path, key: str, jobs: dict, ask, parse, tries=1, price=(0, 0)) -> dict[str, dict]:
     """Asks for every job (name -> JSON object) that the JSONL file `path` has no row of; returns the rows by name.
 
     `ask(jobs)` yields (name, text, tokens) as `Endpoint` does, `parse(job, text)` makes the row or raises Rejected: then
@@ -222,7 +209,7 @@ def run_jobs(
             if name not in jobs or row.get("of", marks[name]) != marks[name]:
                 what = "was asked otherwise than now" if name in jobs else "is not asked for here"
                 raise UserError(f"{path}: {key} {name} {what}; remove the file or choose another place")
-        for _ in range(tries):
+        for _ in range(max(1, tries)):
             missing, why = {name: job for name, job in jobs.items() if name not in rows}, {}
             for name, text, tokens in tqdm(ask(missing), path.stem, len(missing)) if missing else ():
                 if isinstance(text, Rejected):
@@ -238,8 +225,8 @@ def run_jobs(
                 kept.flush()
         aside.seek(0)
         rejects = [json.loads(line) for line in aside]
-    spent = [sum(row.get("tokens", (0, 0))[i] for row in [*rows.values(), *rejects]) for i in (0, 1)]
-    cost = (spent[0] * price[0] + spent[1] * price[1]) / 1e6
-    told = f"{path}: {len(rows)} of {len(jobs)}, {len(rejects)} unusable answers; {spent[0]} + {spent[1]} tokens, ${cost:.2f}"
+    asked, said = (sum(row.get("tokens", (0, 0))[i] for row in [*rows.values(), *rejects]) for i in (0, 1))
+    cost = f"{asked} + {said} tokens, ${(asked * price[0] + said * price[1]) / 1e6:.2f}"
+    told = f"{path}: {len(rows)} of {len(jobs)}, {len(rejects)} unusable answers; {cost}"
     print(told, *(f"missing: {name} ({reason})" for name, reason in why.items()), sep="\n", file=sys.stderr)
     return {name: rows[name] for name in jobs if name in rows}

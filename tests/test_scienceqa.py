@@ -78,9 +78,9 @@ def data(tmp_path):
 
 
 def test_training_file(data, call):  # noqa: F811
-    common = ["--data", data, "--images", data / "images", "--make", data / "made.json"]
+    common = ["--data", data, "--images", data / "images", "--make", data / "new" / "made.json"]
     call(scienceqa, *common)
-    records = {record["id"]: record for record in read_records(data / "made.json")}
+    records = {record["id"]: record for record in read_records(data / "new" / "made.json")}
     human, gpt = (turn["value"] for turn in records["1"]["conversations"])
     assert human == "<image>\nContext: N/A\nQuestion: Which?\nOptions: (A) one (B) two (C) three"
     assert (
@@ -89,14 +89,15 @@ def test_training_file(data, call):  # noqa: F811
     human, gpt = (turn["value"] for turn in records["2"]["conversations"])
     assert human.startswith("Context: It rains.\n") and "image" not in records["2"]
     call(scienceqa, *common, "--no-lecture", "--answer-first", "--split", "minitest")
-    (record,) = read_records(data / "made.json")
+    (record,) = read_records(data / "new" / "made.json")
     assert record["conversations"][1]["value"] == "The answer is A.\nSOLUTION: S."
 
 
-def test_accuracy_by_group():
+def test_accuracy_by_group(data):
     """By hand: 1 right, 2 wrong, 3 right, 4 unreadable, 5 right."""
-    problems = {n: {**p, "group": scienceqa.SUBJECTS[p["subject"]]} for n, p in PROBLEMS.items()}
-    found = scienceqa.accuracy(problems, {"1": 0, "2": 0, "3": 2, "4": None, "5": 1})
+    found = scienceqa.accuracy(
+        scienceqa.read_problems(data, "test"), {"1": 0, "2": 0, "3": 2, "4": None, "5": 1}
+    )
     wanted = {"NAT": 50, "SOC": 100, "LAN": 50, "TXT": 50, "IMG": 100, "NO": 50}
     assert found == pytest.approx({**wanted, "G1-6": 100, "G7-12": 100 / 3, "Average": 60})
 

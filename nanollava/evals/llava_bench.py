@@ -1,8 +1,7 @@
 """LLaVA-Bench: a judge scores a model's answers beside reference answers, on COCO, In-the-Wild or Toyland (section 5.1).
 
-python -m nanollava.evals.llava_bench --model checkpoints/toy-llava --out out/bench       # Toyland, and its exact judge
-python -m nanollava.evals.llava_bench --questions qa90_questions.jsonl --references qa90_gpt4_answer.jsonl \\
-    --context caps_boxes_coco2014_val_80.jsonl --images val2014 --judge gpt-4 --model M --out out/bench-coco
+python -m nanollava.evals.llava_bench --model checkpoints/toy-llava       # Toyland, and its exact judge
+python -m nanollava.evals.llava_bench --model M --questions Q.jsonl --references R.jsonl --context C.jsonl --images DIR --judge gpt-4
 """
 
 import random
@@ -27,8 +26,8 @@ CATEGORIES = {"conv": "conversation", "detail": "detail", "complex": "complex"}
 
 def parse_scores(review: str) -> tuple[float, float] | None:
     """The scores from 1 to 10 in a review's first line, "9 8.5" or "9, 8.5"; None where it holds anything else."""
-    number = r"(\d+(?:\.\d+)?)"
-    found = re.fullmatch(rf"{number}(?:\s*,\s*|\s+){number}\s*", review.lstrip().partition("\n")[0])
+    first = review.strip().partition("\n")[0].strip()
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(?:\s*,\s*|\s+)(\d+(?:\.\d+)?)", first)
     scores = tuple(map(float, found.groups())) if found else (0, 0)
     return scores if all(1 <= score <= 10 for score in scores) else None
 
@@ -36,7 +35,7 @@ def parse_scores(review: str) -> tuple[float, float] | None:
 def relative_scores(reviews: list[dict]) -> dict[str, list[float]]:
     """By category and over "all": 100 * mean(model) / mean(reference), and the ends of its bootstrap 95% interval."""
     found, rng = {}, np.random.default_rng(0)
-    for category in [*dict.fromkeys(row["category"] for row in reviews), "all"]:
+    for category in [*dict.fromkeys(row["category"] for row in reviews), *["all"] * bool(reviews)]:
         scores = np.array([row["score"] for row in reviews if category in ("all", row["category"])])
         sums = scores[rng.integers(len(scores), size=(2000, len(scores)))].sum(1)
         interval = np.percentile(100 * sums[:, 1] / sums[:, 0], (2.5, 97.5))
@@ -46,11 +45,8 @@ def relative_scores(reviews: list[dict]) -> dict[str, list[float]]:
 
 def claims(category: str, text: str) -> set:
     """What an answer in Toyland states: a description's facts, or a short answer and its reason in either order."""
-    return (
-        stated(text)
-        if category == "detail"
-        else {p.removeprefix("because ") for p in normal(text).split(", ")}
-    )
+    parts = (part.removeprefix("because ") for part in normal(text).split(", "))
+    return stated(text) if category == "detail" else set(parts)
 
 
 def exact(jobs: dict):
@@ -61,32 +57,31 @@ def exact(jobs: dict):
         yield name, f"10 {score:.4g}\ntrue: {sorted(true & said)}, wrong: {sorted(said - true)}", [0, 0]
 
 
-def toyland(count: int, seed: int) -> tuple[dict, list]:
-    """Three questions about each of `count` test scenes, with the teacher's answers, and the scenes."""
-    questions, pool = {}, list(scenes("test", count, seed, unseen=False))
-    for i, scene in enumerate(pool):
+def toyland(count: int, seed: int) -> tuple[dict[str, dict], dict]:
+    """Three questions about each of `count` test scenes, with the teacher's answers; and the scenes."""
+    questions, pool = {}, dict(enumerate(scenes("test", count, seed, unseen=False)))
+    for i, scene in pool.items():
         rng = random.Random(f"bench/{seed}/{i}")
-        facts = read(captions(scene, rng), boxes(scene))
+        texts, found = captions(scene, rng), boxes(scene)
         for category, kind in CATEGORIES.items():
-            qa = rng.choice(instructions(facts, rng, kind))
+            qa = rng.choice(instructions(read(texts, found), rng, kind))
             row = {"image": str(i), "text": qa.question, "category": category, "reference": qa.answer}
-            questions[f"{i}-{category}"] = row
+            questions[f"{i}-{category}"] = row | {"context": told({"captions": texts, "boxes": found})}
     return questions, pool
 
 
-def real(args) -> dict:
+def real(args) -> dict[str, dict]:
     """Questions from LLaVA's files, each with its reference answer and what is told of its picture."""
     questions, references = (read_rows(path, "question_id") for path in (args.questions, args.references))
     if odd := questions.keys() ^ references.keys():
-        raise UserError(
-            f"{args.references}: question {min(odd)} has no answer, or is none of {args.questions}"
-        )
+        where = f"{args.references}: question {min(odd)}"
+        raise UserError(f"{where} has no answer, or is none of {args.questions}")
     pictures = read_pictures([args.context])
     for name, row in questions.items():
         try:
-            told_of = told(pictures[Path(row["image"]).stem])
-            questions[name] = {**row, "context": told_of, "reference": references[name]["text"]}
-            row["text"], row["category"]
+            kept = {"text": row["text"], "category": row["category"], "image": row["image"]}
+            context = told(pictures[Path(row["image"]).stem])
+            questions[name] = kept | {"context": context, "reference": references[name]["text"]}
         except KeyError as error:
             raise UserError(f"question {name}: no {error} in {args.questions} or {args.context}") from None
     return questions
@@ -97,12 +92,7 @@ def main() -> None:
     given = [args.questions, args.references, args.context, args.images]
     if any(given) and not all([*given, args.judge]):
         raise UserError("real questions need --questions, --references, --context, --images and --judge")
-    if any(given):
-        questions, pool = real(args), None
-    else:
-        questions, pool = toyland(args.count, args.seed)
-        for row in questions.values():
-            row["context"] = "\n".join(captions(pool[int(row["image"])], random.Random(0)))
+    questions, pool = (real(args), {}) if any(given) else toyland(args.count, args.seed)
 
     def look(image: str):
         return draw(pool[int(image)], PICTURE) if pool else open_image(Path(args.images) / image)
@@ -114,26 +104,20 @@ def main() -> None:
 
     out, ask = Path(args.out), Endpoint(args) if args.judge else exact
     jobs = {n: llava_job(args, q["text"], q["image"]) for n, q in questions.items()}
-    answers = run_jobs(
-        out / "answers.jsonl", "question_id", jobs, ask_llava(args, look), lambda _, text: {"text": text}
-    )
-    jobs = {}
+    ask_model, keep = ask_llava(args, look), lambda job, text: {"text": text}
+    answers = run_jobs(out / "answers.jsonl", "question_id", jobs, ask_model, keep)
     for name, q in questions.items():
-        told_all = dict(
-            context=q["context"], question=q["text"], reference=q["reference"], answer=answers[name]["text"]
-        )
-        jobs[name] = {"category": q["category"], "reference": q["reference"], "answer": answers[name]["text"]}
+        jobs[name] = q | {"answer": answers[name]["text"]}
         if args.judge:
-            jobs[name]["request"] = request(args, args.judge, "judge", **told_all)
+            jobs[name]["request"] = request(args, args.judge, "judge", **jobs[name])
     reviews = run_jobs(out / "reviews.jsonl", "question_id", jobs, ask, review, args.tries, args.price)
     result = relative_scores(list(reviews.values()))
     write_json(out / "score.json", result)
     for category, (score, low, high) in result.items():
         print(f"{category:8} {score:6.1f}  95% interval {low:.1f} to {high:.1f}")
     if len(reviews) < len(jobs):
-        raise UserError(
-            f"{len(jobs) - len(reviews)} questions have no review that obeys, and do not count above"
-        )
+        count = len(jobs) - len(reviews)
+        raise UserError(f"{count} questions have no review that obeys, and do not count above")
 
 
 if __name__ == "__main__":

@@ -11,11 +11,12 @@ from string import ascii_uppercase as LETTERS
 from .. import cli
 from ..config import UserError, read_json, write_json
 from ..conversation import IMAGE
-from ..endpoint import Endpoint, Rejected, arguments, read_rows, request, run_jobs
+from ..endpoint import BROKEN, Endpoint, Rejected, arguments, request, run_jobs
 from ..image import open_image
 from . import ask_llava, llava_job
 
 SUBJECTS = {"natural science": "NAT", "social science": "SOC", "language science": "LAN"}
+COLUMNS = (*SUBJECTS.values(), "TXT", "IMG", "NO", "G1-6", "G7-12", "Average")
 
 
 def parse_answer(text: str, n_options: int) -> int | None:
@@ -27,107 +28,100 @@ def parse_answer(text: str, n_options: int) -> int | None:
 
 
 def read_problems(data: Path, split: str) -> dict[str, dict]:
-    """The problems of a split, each whole, with `image` as a path below the images' directory, or None."""
+    """The problems of a split with their `prompt`, `letter`, `columns` they count in, and `image` as a path or None."""
     problems, splits = read_json(data / "problems.json"), read_json(data / "pid_splits.json")
     if split not in splits:
         raise UserError(f"--split {split}: {data / 'pid_splits.json'} has {', '.join(splits)}")
     found = {}
     for pid in map(str, splits[split]):
         try:
-            p = problems[pid]
-            image = f"{p['split']}/{pid}/{p['image']}" if p["image"] else None
-            found[pid] = {**p, "image": image, "hint": p["hint"] or "", "group": SUBJECTS[p["subject"]]}
-            p["question"], LETTERS[p["answer"]], found[pid]["choices"][p["answer"]], int(p["grade"][5:])
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{data / 'problems.json'}, problem {pid}: {type(error).__name__} {error}"
-            ) from None
+            p, context = problems[pid], (problems[pid]["hint"] or "").strip()
+            letters = LETTERS[: len(p["choices"])]
+            options = " ".join(
+                f"({letter}) {choice}" for letter, choice in zip(letters, p["choices"], strict=True)
+            )
+            seen = [name for name, there in (("TXT", context), ("IMG", p["image"])) if there] or ["NO"]
+            grade = "G1-6" if int(p["grade"][5:]) <= 6 else "G7-12"
+            found[pid] = p | {
+                "prompt": f"Context: {context or 'N/A'}\nQuestion: {p['question']}\nOptions: {options}",
+                "letter": letters[p["answer"]],
+                "columns": [SUBJECTS[p["subject"]], *seen, grade, "Average"],
+                "image": p["image"] and f"{p['split']}/{pid}/{p['image']}",
+            }
+        except BROKEN as error:
+            where = f"{data / 'problems.json'}, problem {pid}"
+            raise UserError(f"{where}: {type(error).__name__} {error}") from None
     return found
-
-
-def question(p: dict) -> str:
-    """The prompt of a problem: context, question and lettered choices."""
-    options = " ".join(f"({letter}) {choice}" for letter, choice in zip(LETTERS, p["choices"], strict=False))
-    return f"Context: {p['hint'].strip() or 'N/A'}\nQuestion: {p['question']}\nOptions: {options}"
-
-
-def target(p: dict, lecture: bool, answer_first: bool) -> str:
-    parts = [f"LECTURE: {p.get('lecture')}"] * bool(lecture and p.get("lecture"))
-    parts += [f"SOLUTION: {p.get('solution')}"] * bool(p.get("solution"))
-    parts.insert(0 if answer_first else len(parts), f"The answer is {LETTERS[p['answer']]}.")
-    return "\n".join(parts)
-
-
-def groups(p: dict) -> list[str]:
-    """The columns of the paper's table that a problem counts in."""
-    context = ["TXT"] * bool(p["hint"]) + ["IMG"] * bool(p["image"])
-    return [p["group"], *(context or ["NO"]), "G1-6" if int(p["grade"][5:]) <= 6 else "G7-12", "Average"]
 
 
 def accuracy(problems: dict[str, dict], answers: dict[str, int | None]) -> dict[str, float]:
     """Right answers in percent by group; an answer that cannot be read (None) is wrong."""
-    columns = [*SUBJECTS.values(), "TXT", "IMG", "NO", "G1-6", "G7-12", "Average"]
-    right = {c: [answers[n] == p["answer"] for n, p in problems.items() if c in groups(p)] for c in columns}
+    right = {
+        c: [answers[n] == p["answer"] for n, p in problems.items() if c in p["columns"]] for c in COLUMNS
+    }
     return {column: 100 * sum(r) / len(r) for column, r in right.items() if r}
 
 
 def make(args) -> None:
+    """Writes the split as LLaVA's JSON: prompt, then lecture, solution and answer."""
     records = []
     for pid, p in read_problems(Path(args.data), args.split).items():
-        value = f"{IMAGE}\n" * bool(p["image"]) + question(p)
-        said = target(p, not args.no_lecture, args.answer_first)
-        turns = [{"from": "human", "value": value}, {"from": "gpt", "value": said}]
-        records.append({"id": pid} | ({"image": p["image"]} if p["image"] else {}) | {"conversations": turns})
+        told = [f"LECTURE: {p.get('lecture')}"] * bool(p.get("lecture") and not args.no_lecture)
+        told += [f"SOLUTION: {p.get('solution')}"] * bool(p.get("solution"))
+        told.insert(0 if args.answer_first else len(told), f"The answer is {p['letter']}.")
+        turns = [("human", f"{IMAGE}\n" * bool(p["image"]) + p["prompt"]), ("gpt", "\n".join(told))]
+        turns = [{"from": role, "value": text} for role, text in turns]
+        records.append({"id": pid, **({"image": p["image"]} if p["image"] else {}), "conversations": turns})
+    Path(args.make).parent.mkdir(parents=True, exist_ok=True)
     write_json(args.make, records)
-    print(
-        f"{len(records)} records in {args.make}; next: train_instruct.py --data {args.make} --images {args.images}"
-    )
+    print(f"{len(records)} records; next: train_instruct.py --data {args.make} --images {args.images}")
 
 
 def score(args) -> None:
-    problems, out, table = read_problems(Path(args.data), args.split), Path(args.out), {}
+    problems = read_problems(Path(args.data), args.split)
 
-    def run(name: str, jobs: dict[str, dict], ask, whole: bool = True) -> dict[str, int | None]:
-        """The options chosen, from the answers that OUT/NAME.jsonl holds or `ask` gives; not `whole`: one must be named."""
+    def run(name: str, jobs: dict[str, dict], ask) -> dict[str, str]:
+        """The answers in OUT/NAME.jsonl, after asking for what it lacks."""
 
         def parse(job: dict, text: str) -> dict:
-            if not whole and parse_answer(text, job["options"]) is None:
+            if "options" in job and parse_answer(text, job["options"]) is None:
                 raise Rejected("names no option")
             return {"text": text}
 
-        jobs = {n: {**job, "options": len(problems[n]["choices"])} for n, job in jobs.items()}
-        rows = run_jobs(out / f"{name}.jsonl", "question_id", jobs, ask, parse, args.tries, args.price)
-        if whole and len(rows) < len(jobs):
-            raise UserError(
-                f"{out / name}.jsonl: {len(jobs) - len(rows)} questions have no answer; run it again"
-            )
-        return {n: parse_answer(row["text"], jobs[n]["options"]) for n, row in rows.items()}
+        path = Path(args.out) / f"{name}.jsonl"
+        rows = run_jobs(path, "question_id", jobs, ask, parse, args.tries, args.price)
+        return {n: row["text"] for n, row in rows.items()}
 
-    jobs = {n: llava_job(args, question(p), p["image"]) for n, p in problems.items()}
+    def options(texts: dict[str, str]) -> dict[str, int | None]:
+        return {n: parse_answer(text, len(problems[n]["choices"])) for n, text in texts.items()}
+
+    jobs = {n: llava_job(args, p["prompt"], p["image"]) for n, p in problems.items()}
     ours = run("answers", jobs, ask_llava(args, lambda image: open_image(Path(args.images) / image)))
-    table["LLaVA"] = ours
+    table = {"LLaVA": (mine := options(ours))}
     if args.judge:
         ask = Endpoint(args)
-        jobs = {n: request(args, args.judge, "scienceqa", question=question(p)) for n, p in problems.items()}
+        jobs = {n: request(args, args.judge, "scienceqa", question=p["prompt"]) for n, p in problems.items()}
         theirs = run("gpt4", {n: {"request": job} for n, job in jobs.items()}, ask)
-        texts = [read_rows(out / f"{name}.jsonl", "question_id") for name in ("answers", "gpt4")]
-        table[args.judge] = theirs
-        table["complement"] = {n: ours[n] if theirs[n] is None else theirs[n] for n in problems}
+        if len(theirs) < len(problems):
+            raise UserError(f"{len(problems) - len(theirs)} questions have no answer; run it again")
+        other = options(theirs)
+        table |= {
+            args.judge: other,
+            "complement": {n: mine[n] if other[n] is None else other[n] for n in mine},
+        }
         jobs = {}
-        for n in problems:
-            if ours[n] != theirs[n]:
-                told = dict(
-                    ours=texts[0][n]["text"], theirs=texts[1][n]["text"], question=question(problems[n])
-                )
-                jobs[n] = {"request": request(args, args.judge, "scienceqa_judge", **told)}
-        table["judge"] = ours | run("judge", jobs, ask, whole=False)
-    result = {name: accuracy(problems, options) for name, options in table.items()}
-    for name, options in table.items():
-        result[name]["unreadable"] = sum(option is None for option in options.values())
-    write_json(out / "score.json", result)
-    print(" " * 16 + "".join(f"{column:>11}" for column in result["LLaVA"]))
+        for n, p in problems.items():
+            if mine[n] != other[n]:
+                texts = dict(question=p["prompt"], ours=ours[n], theirs=theirs[n])
+                asked = request(args, args.judge, "scienceqa_judge", **texts)
+                jobs[n] = {"request": asked, "options": len(p["choices"])}
+        table["judge"] = mine | options(run("judge", jobs, ask))  # where it names none, ours stands
+    result = {name: accuracy(problems, answers) for name, answers in table.items()}
+    print(" " * 12, *(f"{column:>10}" for column in [*result["LLaVA"], "unreadable"]))
     for name, row in result.items():
-        print(f"{name:16}" + "".join(f"{value:11.2f}" for value in row.values()))
+        row["unreadable"] = sum(option is None for option in table[name].values())
+        print(f"{name:12}", *(f"{value:10.2f}" for value in row.values()))
+    write_json(Path(args.out) / "score.json", result)
 
 
 def main() -> None:

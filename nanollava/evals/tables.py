@@ -16,15 +16,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
-from .. import cli
-from ..config import UserError, read_json
+from .. import cli, weights
+from ..config import UserError, read_json, write_json
 from ..endpoint import arguments, in_threads, run_jobs
 from ..llama import Llama
 from ..tokenizer import Tokenizer
 from ..toyland import data as toyland
 from ..toyland import vicuna
-from ..toyland.__main__ import save_vicuna
 from ..toyland.scenes import scenes
 
 HERE, LLM = Path(__file__).parent, "checkpoints/toy-vicuna"
@@ -47,13 +47,15 @@ def smaller(path: Path, steps: int) -> None:
     whole, tokenizer = Llama.from_pretrained(LLM, dtype=torch.float32), Tokenizer.from_pretrained(LLM)
     model = Llama(replace(whole.config, num_hidden_layers=3))
     model.load_state_dict({name: whole.state_dict()[name] for name in model.state_dict()})
-    rng, pool = random.Random(0), list(scenes("train", 4000))
+    rng, pool = random.Random(0), list(scenes("train", 32 * steps))
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, (0.9, 0.98), weight_decay=0.01)
-    for _ in range(steps):
+    for _ in tqdm(range(steps), "smaller language model"):
         vicuna.text_loss(model, *vicuna.dialogue_batch(rng, 32, tokenizer, pool)).backward()
         optimizer.step()
         optimizer.zero_grad()
-    save_vicuna(model, tokenizer, path)
+    shutil.copytree(LLM, path, ignore=shutil.ignore_patterns("*.safetensors", "MADE_BY.txt"))
+    write_json(path / "config.json", read_json(path / "config.json") | {"num_hidden_layers": 3})
+    weights.save({name: tensor.half() for name, tensor in model.state_dict().items()}, path, weights.LLAMA)
 
 
 def mixture(data: Path, path: Path, cell: dict, seed: int) -> None:
@@ -66,39 +68,31 @@ def mixture(data: Path, path: Path, cell: dict, seed: int) -> None:
 
 
 def shown(change: list[float], paper: float | None) -> str:
-    """Whether Toyland shows a change against the table's first row, told by seed, as the paper does."""
-    mean = statistics.mean(change)
-    if not paper:
+    """Whether a row's change against the first row, one of each seed, is the paper's."""
+    mean, among = statistics.mean(change), len(change)
+    if paper is None:
         return f"{mean:+.1f}"
-    if mean * paper <= 0:
-        return f"no: {mean:+.1f}, the paper {paper:+.1f}"
-    noise = 2 * statistics.stdev(change) / len(change) ** 0.5 if len(change) > 1 else float("inf")
-    return f"{'yes' if abs(mean) > noise else 'not beyond the noise'}: {mean:+.1f}, the paper {paper:+.1f}"
+    noise = 2 * statistics.stdev(change) / among**0.5 if among > 1 else float("inf")
+    word = "no" if mean * paper <= 0 else "yes" if abs(mean) > noise else "not beyond the noise"
+    return f"{word}: {mean:+.1f}, the paper {paper:+.1f}"
 
 
 def tables(spec: dict, result: dict[str, dict], seeds: range) -> list[str]:
     """Markdown of all tables from the scores of every cell."""
     lines = []
     for table in spec["tables"]:
-        measure, rows = table["measure"], table["rows"]
+        measure, (first, *_, paper_first) = table["measure"], table["rows"][0]
         heads = " | ".join(f"**{c}**" if c == measure else c for c in COLUMNS)
-        lines += [
-            "",
-            f"## {table['title']}",
-            "",
-            f"| row | paper: {table['paper']} | {heads} | shown? |",
-            "|---" * 8 + "|",
-        ]
-        for cell, name, told, paper in rows:
-            scores = {c: [result[f"{cell}-{seed}"][c] for seed in seeds] for c in COLUMNS}
-            base = [result[f"{rows[0][0]}-{seed}"][measure] for seed in seeds]
-            spread = [
-                f"{statistics.mean(v):.1f}" + (f" ± {statistics.stdev(v):.1f}" if len(v) > 1 else "")
-                for v in scores.values()
-            ]
-            change = [a - b for a, b in zip(scores[measure], base, strict=True)]
-            word = shown(change, paper and paper - rows[0][3]) if cell != rows[0][0] else ""
-            lines.append(f"| {name} | {told} | {' | '.join(spread)} | {word} |")
+        lines += ["", f"## {table['title']}", "", f"| row | paper: {table['paper']} | {heads} | shown? |"]
+        lines.append("|---" * (len(COLUMNS) + 3) + "|")
+        for cell, name, told, paper in table["rows"]:
+            scores, cells = {c: [result[f"{cell}-{seed}"][c] for seed in seeds] for c in COLUMNS}, []
+            for values in scores.values():
+                spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+                cells.append(f"{statistics.mean(values):.1f}{spread}")
+            change = [result[f"{cell}-{s}"][measure] - result[f"{first}-{s}"][measure] for s in seeds]
+            word = "" if cell == first else shown(change, paper and paper - paper_first)
+            lines.append(f"| {' | '.join([name, told, *cells, word])} |")
     return lines
 
 
