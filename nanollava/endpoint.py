@@ -47,13 +47,13 @@ def arguments(doc: str, *groups: str) -> argparse.Namespace:
 
 
 def request(args, model: str, name: str, **values: str) -> dict:
-    """What to send: prompts/NAME.md (its parts `# system`, `# user`, `# assistant`) with {places} filled by `values`."""
+    """A job that sends prompts/NAME.md (its parts `# system`, `# user`, `# assistant`) with {places} filled by `values`."""
     text = (Path(__file__).parent / "prompts" / f"{name}.md").read_text(encoding="utf-8")
     _, *parts = re.split(r"^# (system|user|assistant)\n", text, flags=re.M)
     told = [part.strip().format(**values) for part in parts[1::2]]
     messages = [{"role": role, "content": text} for role, text in zip(parts[::2], told, strict=True)]
     sampling = {} if args.temperature < 0 else {"temperature": args.temperature}
-    return {"model": model, "messages": messages, **sampling}
+    return {"request": {"model": model, "messages": messages, **sampling}}
 
 
 def in_threads(do, jobs: dict, threads: int):
@@ -91,11 +91,10 @@ class Endpoint:
             start = self.free_at = max(self.free_at, time.monotonic())
             self.free_at += 60 / self.args.per_minute
         time.sleep(max(0.0, start - time.monotonic()))
-        body = json.dumps(job["request"]).encode()
+        post = urllib.request.Request(self.url, json.dumps(job["request"]).encode(), self.headers)
         status, after = 0, ""
         try:
             try:
-                post = urllib.request.Request(self.url, body, self.headers)
                 reply = urllib.request.urlopen(post, timeout=self.args.timeout)
             except urllib.error.HTTPError as error:  # a reply as well
                 reply = error
@@ -105,11 +104,11 @@ class Endpoint:
             if status == 200:
                 answer = json.loads(text)
                 choice, usage = answer["choices"][0], answer.get("usage") or {}
-                problem = f"no whole answer, finish_reason {choice.get('finish_reason')!r}"
-                if choice["message"]["content"].strip() and choice.get("finish_reason") != "length":
+                said, end = choice["message"]["content"], choice.get("finish_reason")
+                if said.strip() and end != "length":
                     self.failures = 0
-                    tokens = [int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")]
-                    return choice["message"]["content"], tokens
+                    return said, [usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)]
+                problem = f"no whole answer, finish_reason {end!r}"
         except BROKEN as error:
             problem = f"{type(error).__name__}: {error}"
         with self.lock:
@@ -196,7 +195,11 @@ def open_rows(path: Path):
     return file
 
 
-def run_jobs(path: Path, key: str, jobs: dict, ask, parse, tries=1, price=(0, 0)) -> dict[str, dict]:
+def keep(job: dict, text: str) -> dict:
+    return {"text": text}
+
+
+def run_jobs(path: Path, key: str, jobs: dict, ask, parse=keep, tries=1, price=(0, 0)) -> dict[str, dict]:
     """Asks for every job (name -> JSON object) that the JSONL file `path` has no row of; returns the rows by name.
 
     `ask(jobs)` yields (name, text, tokens) as `Endpoint` does, `parse(job, text)` makes the row or raises Rejected: then
@@ -215,12 +218,12 @@ def run_jobs(path: Path, key: str, jobs: dict, ask, parse, tries=1, price=(0, 0)
                 if isinstance(text, Rejected):
                     why[name] = str(text)
                     continue
+                row, kept = {key: name, "tokens": tokens}, file
                 try:
-                    rows[name] = {key: name, **parse(jobs[name], text), "tokens": tokens, "of": marks[name]}
+                    rows[name] = row = row | parse(jobs[name], text) | {"of": marks[name]}
                 except Rejected as error:
                     why[name] = str(error)
-                row = rows.get(name) or {key: name, "why": why[name], "text": text, "tokens": tokens}
-                kept = file if name in rows else aside
+                    row, kept = row | {"why": str(error), "text": text}, aside
                 kept.write(json.dumps(row).encode() + b"\n")
                 kept.flush()
         aside.seek(0)

@@ -35,9 +35,8 @@ def parse(job: dict, text: str) -> dict:
     for why, rule in {**RULES["all"], **RULES.get(job["kind"], {})}.items():
         if found := re.search(rule, "\n".join(turns), re.I):
             raise Rejected(f"{why}: {found[0]!r}")
-    row = record(
-        job["id"], job["image"], [QA(job["kind"], *turns[i : i + 2]) for i in range(0, len(turns), 2)]
-    )
+    turns = [QA(job["kind"], *pair) for pair in zip(turns[::2], turns[1::2], strict=True)]
+    row = record(job["id"], job["image"], turns)
     try:
         check(row["conversations"])
     except ConversationError as error:
@@ -52,7 +51,7 @@ def toyland(jobs: dict):
             facts = read(job["captions"], job["boxes"])
         except StopIteration:
             raise UserError(
-                f"{name}: Toyland's teacher reads only Toyland's captions; give --model"
+                f"{name}: Toyland's teacher reads Toyland's captions alone; give --model"
             ) from None
         turns = instructions(facts, random.Random(name), job["kind"])
         blocks = (f"Question: {qa.question}\n===\nAnswer: {qa.answer}" for qa in turns)
@@ -62,19 +61,15 @@ def toyland(jobs: dict):
 def main() -> None:
     args = arguments(__doc__, "synthesize", "endpoint")
     jobs, out = {}, Path(args.out)
-    for picture_id, picture in list(read_pictures(args.pictures).items())[: args.limit or None]:
+    for name, picture in list(read_pictures(args.pictures).items())[: args.limit or None]:
         for kind in args.kinds:
-            name = f"{picture_id}_{kind}"
-            jobs[name] = job = {"id": name, "image": picture["image"], "kind": kind}
-            job["question"] = random.Random(name).choice(RULES["detail questions"])
+            job = {"id": f"{name}_{kind}", "image": picture["image"], "kind": kind}
+            job["question"] = random.Random(job["id"]).choice(RULES["detail questions"])
             asked = request(args, args.model, kind, told=told(picture), question=job["question"])
-            job |= {"request": asked} if args.model else picture
+            jobs[job["id"]] = job | (asked if args.model else picture)
             if args.dry_run:
-                print(
-                    f"##### {name}",
-                    *(f"[{m['role']}]\n{m['content']}\n" for m in asked["messages"]),
-                    sep="\n",
-                )
+                print(f"##### {job['id']}")
+                print(*(f"[{m['role']}]\n{m['content']}\n" for m in asked["request"]["messages"]), sep="\n")
     if args.dry_run:
         return
     ask = Endpoint(args) if args.model else toyland

@@ -186,7 +186,7 @@ def test_toylands_teacher(tmp_path, call):  # noqa: F811
     assert records["a_detail"]["image"] == "images/a.jpg"
     assert "In front on the left there is a red cat." in records["a_detail"]["conversations"][1]["value"]
     write(tmp_path / "p.jsonl", PICTURE)
-    with pytest.raises(UserError, match="Toyland's captions; give --model"):
+    with pytest.raises(UserError, match="captions alone; give --model"):
         call(synthesize, "--pictures", tmp_path / "p.jsonl", "--out", tmp_path / "other")
 
 

@@ -36,7 +36,7 @@ def test_mixture(tmp_path):
     ):
         turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": answer}]
         records += [
-            {"id": f"train_{i:06d}_{kind}_0", "image": "a.jpg", "conversations": turns} for i in range(1000)
+            {"id": f"train_{i:06d}_{kind}_0", "image": "a.jpg", "conversations": turns} for i in range(400)
         ]
     (tmp_path / "instruct.json").write_text(json.dumps(records))
 

@@ -104,12 +104,11 @@ def main() -> None:
 
     out, ask = Path(args.out), Endpoint(args) if args.judge else exact
     jobs = {n: llava_job(args, q["text"], q["image"]) for n, q in questions.items()}
-    ask_model, keep = ask_llava(args, look), lambda job, text: {"text": text}
-    answers = run_jobs(out / "answers.jsonl", "question_id", jobs, ask_model, keep)
+    answers = run_jobs(out / "answers.jsonl", "question_id", jobs, ask_llava(args, look))
     for name, q in questions.items():
         jobs[name] = q | {"answer": answers[name]["text"]}
         if args.judge:
-            jobs[name]["request"] = request(args, args.judge, "judge", **jobs[name])
+            jobs[name] |= request(args, args.judge, "judge", **jobs[name])
     reviews = run_jobs(out / "reviews.jsonl", "question_id", jobs, ask, review, args.tries, args.price)
     result = relative_scores(list(reviews.values()))
     write_json(out / "score.json", result)

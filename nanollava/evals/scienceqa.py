@@ -4,6 +4,7 @@ python -m nanollava.evals.scienceqa --data ScienceQA/data --images ScienceQA/ima
 python -m nanollava.evals.scienceqa --data ScienceQA/data --images ScienceQA/images --model M --out out/sqa
 """
 
+import json
 import re
 from pathlib import Path
 from string import ascii_uppercase as LETTERS
@@ -11,7 +12,7 @@ from string import ascii_uppercase as LETTERS
 from .. import cli
 from ..config import UserError, read_json, write_json
 from ..conversation import IMAGE
-from ..endpoint import BROKEN, Endpoint, Rejected, arguments, request, run_jobs
+from ..endpoint import BROKEN, Endpoint, arguments, request, run_jobs
 from ..image import open_image
 from . import ask_llava, llava_job
 
@@ -78,50 +79,36 @@ def make(args) -> None:
 
 
 def score(args) -> None:
+    """Asks the model, and GPT-4 if there is one, for what OUT lacks; writes and prints the accuracies."""
     problems = read_problems(Path(args.data), args.split)
 
-    def run(name: str, jobs: dict[str, dict], ask) -> dict[str, str]:
-        """The answers in OUT/NAME.jsonl, after asking for what it lacks."""
-
-        def parse(job: dict, text: str) -> dict:
-            if "options" in job and parse_answer(text, job["options"]) is None:
-                raise Rejected("names no option")
-            return {"text": text}
-
+    def run(name: str, jobs: dict[str, dict], ask) -> tuple[dict[str, str], dict[str, int | None]]:
         path = Path(args.out) / f"{name}.jsonl"
-        rows = run_jobs(path, "question_id", jobs, ask, parse, args.tries, args.price)
-        return {n: row["text"] for n, row in rows.items()}
-
-    def options(texts: dict[str, str]) -> dict[str, int | None]:
-        return {n: parse_answer(text, len(problems[n]["choices"])) for n, text in texts.items()}
+        rows = run_jobs(path, "question_id", jobs, ask, tries=args.tries, price=args.price)
+        if len(rows) < len(jobs):
+            raise UserError(f"{path}: {len(jobs) - len(rows)} questions have no answer; run it again")
+        texts = {n: row["text"] for n, row in rows.items()}
+        return texts, {n: parse_answer(text, len(problems[n]["choices"])) for n, text in texts.items()}
 
     jobs = {n: llava_job(args, p["prompt"], p["image"]) for n, p in problems.items()}
-    ours = run("answers", jobs, ask_llava(args, lambda image: open_image(Path(args.images) / image)))
-    table = {"LLaVA": (mine := options(ours))}
+    ours, mine = run("answers", jobs, ask_llava(args, lambda image: open_image(Path(args.images) / image)))
+    table = {"LLaVA": mine}
     if args.judge:
         ask = Endpoint(args)
         jobs = {n: request(args, args.judge, "scienceqa", question=p["prompt"]) for n, p in problems.items()}
-        theirs = run("gpt4", {n: {"request": job} for n, job in jobs.items()}, ask)
-        if len(theirs) < len(problems):
-            raise UserError(f"{len(problems) - len(theirs)} questions have no answer; run it again")
-        other = options(theirs)
-        table |= {
-            args.judge: other,
-            "complement": {n: mine[n] if other[n] is None else other[n] for n in mine},
-        }
+        theirs, other = run("gpt4", jobs, ask)
         jobs = {}
-        for n, p in problems.items():
-            if mine[n] != other[n]:
-                texts = dict(question=p["prompt"], ours=ours[n], theirs=theirs[n])
-                asked = request(args, args.judge, "scienceqa_judge", **texts)
-                jobs[n] = {"request": asked, "options": len(p["choices"])}
-        table["judge"] = mine | options(run("judge", jobs, ask))  # where it names none, ours stands
+        for n in (n for n in problems if mine[n] != other[n]):
+            texts = dict(question=problems[n]["prompt"], ours=ours[n], theirs=theirs[n])
+            jobs[n] = request(args, args.judge, "scienceqa_judge", **texts)
+        final = other | run("judge", jobs, ask)[1]
+        table |= {args.judge: other, "judge": final}
+        table["complement"] = {n: mine[n] if option is None else option for n, option in other.items()}
     result = {name: accuracy(problems, answers) for name, answers in table.items()}
-    print(" " * 12, *(f"{column:>10}" for column in [*result["LLaVA"], "unreadable"]))
-    for name, row in result.items():
-        row["unreadable"] = sum(option is None for option in table[name].values())
-        print(f"{name:12}", *(f"{value:10.2f}" for value in row.values()))
+    for name, answers in table.items():
+        result[name]["unreadable"] = sum(option is None for option in answers.values())
     write_json(Path(args.out) / "score.json", result)
+    print(json.dumps(result, indent=2))
 
 
 def main() -> None:
