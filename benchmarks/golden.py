@@ -1,6 +1,6 @@
 """Holds tokenizer and templates against the original LLaVA's ids and labels, for whoever has the real LLaMA tokenizer.
 
-python benchmarks/golden.py --tokenizer tokenizer.model --conversations conversation_tokens.jsonl
+python -m benchmarks.golden --tokenizer tokenizer.model --conversations conversation_tokens.jsonl
 
 Every line of the file is an object with `template`, `legacy`, `conversations`, `input_ids` and `labels`.
 """

@@ -1,6 +1,6 @@
 """Loads one sharded checkpoint with this package and with transformers, each in a fresh process, in turn.
 
-python benchmarks/loading.py --size 1        # gigabytes of fp16; also 4
+python -m benchmarks.loading --size 1        # gigabytes of fp16; also 4
 Prints the median seconds of loading and the growth of the peak memory over what the imports took.
 """
 
