@@ -1,6 +1,6 @@
 """Synthesis against a local endpoint that fails three times in ten, killed twice: every record once, none lost.
 
-python benchmarks/synthesis.py                 # 500 records
+python -m benchmarks.synthesis                # 500 records
 """
 
 import argparse

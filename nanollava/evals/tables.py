@@ -16,10 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
+import torch.nn.functional as F
 
-from .. import cli, weights
-from ..config import UserError, read_json, write_json
+from .. import cli
+from ..config import UserError, read_json
 from ..endpoint import arguments, in_threads, run_jobs
 from ..llama import Llama
 from ..tokenizer import Tokenizer
@@ -48,14 +48,14 @@ def smaller(path: Path, steps: int) -> None:
     model = Llama(replace(whole.config, num_hidden_layers=3))
     model.load_state_dict({name: whole.state_dict()[name] for name in model.state_dict()})
     rng, pool = random.Random(0), list(scenes("train", 32 * steps))
+
+    def losses(step: int) -> tuple[torch.Tensor, dict]:
+        ids, labels = vicuna.dialogue_batch(rng, 32, tokenizer, pool)
+        return F.cross_entropy(model(ids)[:, :-1].flatten(0, 1), labels[:, 1:].flatten()), {}
+
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, (0.9, 0.98), weight_decay=0.01)
-    for _ in tqdm(range(steps), "smaller language model"):
-        vicuna.text_loss(model, *vicuna.dialogue_batch(rng, 32, tokenizer, pool)).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    shutil.copytree(LLM, path, ignore=shutil.ignore_patterns("*.safetensors", "MADE_BY.txt"))
-    write_json(path / "config.json", read_json(path / "config.json") | {"num_hidden_layers": 3})
-    weights.save({name: tensor.half() for name, tensor in model.state_dict().items()}, path, weights.LLAMA)
+    vicuna.fit(path.name, model, optimizer, steps, losses, 20, torch.float32, torch.device("cpu"))
+    vicuna.save_vicuna(model, tokenizer, path)
 
 
 def mixture(data: Path, path: Path, cell: dict, seed: int) -> None:
