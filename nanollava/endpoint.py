@@ -195,15 +195,11 @@ def open_rows(path: Path):
     return file
 
 
-def keep(job: dict, text: str) -> dict:
-    return {"text": text}
-
-
-def run_jobs(path: Path, key: str, jobs: dict, ask, parse=keep, tries=1, price=(0, 0)) -> dict[str, dict]:
+def run_jobs(path: Path, key: str, jobs: dict, ask, parse=None, tries=1, price=(0, 0)) -> dict[str, dict]:
     """Asks for every job (name -> JSON object) that the JSONL file `path` has no row of; returns the rows by name.
 
-    `ask(jobs)` yields (name, text, tokens) as `Endpoint` does, `parse(job, text)` makes the row or raises Rejected: then
-    the text goes to *.rejects.jsonl, and the job is asked again after the others. What stays missing is named on stderr.
+    `ask(jobs)` yields (name, text, tokens) as `Endpoint` does, `parse(job, text)` makes the row (by default the text itself)
+    or raises Rejected: then the text goes to *.rejects.jsonl, and the job is asked again. What stays missing is named.
     """
     marks = {name: hashlib.sha256(json.dumps(job).encode()).hexdigest()[:16] for name, job in jobs.items()}
     with open_rows(path) as file, open_rows(path.with_suffix(".rejects.jsonl")) as aside:
@@ -220,7 +216,8 @@ def run_jobs(path: Path, key: str, jobs: dict, ask, parse=keep, tries=1, price=(
                     continue
                 row, kept = {key: name, "tokens": tokens}, file
                 try:
-                    rows[name] = row = row | parse(jobs[name], text) | {"of": marks[name]}
+                    row |= parse(jobs[name], text) if parse else {"text": text}
+                    rows[name] = row = row | {"of": marks[name]}
                 except Rejected as error:
                     why[name] = str(error)
                     row, kept = row | {"why": str(error), "text": text}, aside

@@ -70,14 +70,21 @@ def commands(tmp_path, monkeypatch):
     """Records what would be run, and lets every score be its seed plus 50 (10 less without instruction tuning)."""
     run = []
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "instruct.json").write_text("[]")
-    monkeypatch.setattr(tables, "smaller", lambda path, steps: path.mkdir(parents=True))
+    turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "That."}]
+    record = {"id": "train_000000_conversation_0", "conversations": turns}
+    (tmp_path / "data" / "instruct.json").write_text(json.dumps([record]))
+
+    def small(path: Path, steps: int) -> None:
+        path.mkdir(parents=True)
+        (path / "tokenizer.json").touch()
+
+    monkeypatch.setattr(tables, "smaller", small)
 
     def fake(*command) -> str:
         run.append(list(map(str, command)))
         if "nanollava.evals.llava_bench" in run[-1]:
             place = Path(run[-1][-1])
-            place.mkdir()
+            place.mkdir(parents=True)
             value = 50 + int(place.parent.name[-1]) - 10 * ("no instruction" in str(place))
             scores = {
                 column: [value, value - 1, value + 1] for column in ("conv", "detail", "complex", "all")

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 
 from .. import cli
 from ..config import UserError, read_json
+from ..data import read_records
 from ..endpoint import arguments, in_threads, run_jobs
 from ..llama import Llama
 from ..tokenizer import Tokenizer
@@ -60,7 +61,7 @@ def smaller(path: Path, steps: int) -> None:
 
 def mixture(data: Path, path: Path, cell: dict, seed: int) -> None:
     """Writes the part of the instruction data that a cell trains on, reasons before answers where it asks for that."""
-    rng, records = random.Random(seed), json.loads((data / "instruct.json").read_text(encoding="utf-8"))
+    rng, records = random.Random(seed), read_records(data / "instruct.json")
     records = [r for r in records if rng.random() < cell.get("share", {}).get(r["id"].split("_")[2], 1)]
     for turn in (turn for r in records for turn in r["conversations"] if cell.get("reasoning first")):
         turn["value"] = re.sub(r"^([^.]*), because (.*)\.$", r"because \2, \1.", turn["value"])
@@ -102,32 +103,35 @@ def main() -> None:
     out, data, spec = Path(args.out), Path(args.data), read_json(HERE / "tables.json")
     if not data.exists():
         toyland.write(data)
-    if not (out / "small").exists():
+    if not (out / "small" / "tokenizer.json").exists():
         smaller(out / "small", args.heal)
-    stage_1, cells = {}, {}
-    for seed in range(args.seeds):
-        for name, cell in spec["cells"].items():
-            own = f"{name if cell.keys() & {'both', 'align'} else 'full'}-{seed}"
-            fixed = dict(seed=seed, steps=args.steps, start=str(out / "align" / own))
-            cells[f"{name}-{seed}"] = job = {**cell, **fixed, "place": str(out / "cells" / f"{name}-{seed}")}
-            stage_1[own] = stage_1.get(own, job)
+    stage_1, cells, steps = {}, {}, dict(zip(("align", "instruct"), args.steps, strict=True))
+    for name, seed in ((name, seed) for seed in range(args.seeds) for name in spec["cells"]):
+        cell = spec["cells"][name]
+        own = f"{name if cell.keys() & {'both', 'align'} else 'full'}-{seed}"
+        job = {
+            "seed": seed,
+            "start": str(out / "align" / own),
+            "place": str(out / "cells" / f"{name}-{seed}"),
+        }
+        job |= {"settings": [steps, args.heal, args.pictures, args.scenes], **cell}
+        cells[f"{name}-{seed}"], stage_1[own] = job, stage_1.get(own, job)
 
-    def train(script: str, job: dict, stage: str, *flags) -> None:
+    def train(stage: str, job: dict, place: str, *flags) -> None:
+        shutil.rmtree(place, ignore_errors=True)
         own = [flag.format(out=out) for part in ("both", stage) for flag in job.get(part, ())]
-        steps = job["steps"][stage == "instruct"]
-        call(script, "--images", data, "--seed", job["seed"], "--max-steps", steps, *flags, *own)
+        flags = ("--images", data, "--seed", job["seed"], "--max-steps", steps[stage], "--out", place, *flags)
+        call(f"train_{stage}.py", *flags, *own)
 
     def align(job: dict) -> tuple[str, list[int]]:
-        train("train_align.py", job, "align", "--data", data / "align.json", "--out", job["start"])
+        train("align", job, job["start"], "--data", data / "align.json")
         return "{}", [0, 0]
 
     def instruct(job: dict) -> tuple[str, list[int]]:
         place = Path(job["place"])
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(parents=True)
-        mixture(data, place / "data.json", job, job["seed"])
-        flags = ("--data", place / "data.json", "--projector", job["start"], "--out", place)
-        train("train_instruct.py", job, "instruct", *flags)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        mixture(data, place.with_suffix(".json"), job, job["seed"])
+        train("instruct", job, place, "--data", place.with_suffix(".json"), "--projector", job["start"])
         exact = call("-m", "nanollava.toyland", "score", "--model", place, "--count", args.scenes, "--json")
         bench = ("--model", place, "--count", args.pictures, "--out", place / "bench")
         call("-m", "nanollava.evals.llava_bench", *bench)
