@@ -36,6 +36,7 @@ class Endpoint(ThreadingHTTPServer):
         self.failing, self.answer, self.seconds, self.rng = failing, answer, seconds, random.Random(seed)
         self.lock, self.log, self.asked = threading.Lock(), collections.Counter(), []
         self.times: list[float] = []
+        self.finish = "stop"
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -70,7 +71,7 @@ class Handler(BaseHTTPRequestHandler):
             server.times.append(time.monotonic())
         text = server.answer(request["messages"]) if way != "empty" else ""
         message = {"role": "assistant", "content": text}
-        body = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+        body = {"choices": [{"index": 0, "message": message, "finish_reason": server.finish}]}
         body = json.dumps(body | {"usage": {"prompt_tokens": 100, "completion_tokens": 10}}).encode()
         if way == "429":
             self.reply(429, b'{"error": {"message": "slow down"}}', Retry_After="0.05")

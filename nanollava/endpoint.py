@@ -116,7 +116,7 @@ class Endpoint:
             hold = min(60, self.args.wait * 2 ** (self.failures // self.args.threads))
             hold = max(hold, float(after) if re.fullmatch(r"\d+(\.\d+)?", after) else 0)
             self.free_at = max(self.free_at, time.monotonic() + hold * random.uniform(1, 1.5))
-        dead = self.failures > 8 * (self.args.threads + 1)
+        dead = self.failures > 6 * self.args.threads + 2
         if dead or (300 <= status < 500 and status not in (408, 409, 429)):
             raise UserError(f"{self.url}, model {job['request']['model']}: {problem}")
         return Rejected(problem), [0, 0]

@@ -251,6 +251,25 @@ def test_pace(tmp_path, server, call):  # noqa: F811
     assert one.times[-1] - one.times[0] > 0.09
 
 
+def test_an_answer_cut_off_at_its_limit_of_tokens_is_none(tmp_path, server, call):  # noqa: F811
+    one = server()
+    one.finish = "length"
+    pictures(tmp_path / "p.jsonl", 1)
+    common = [
+        "--pictures",
+        tmp_path / "p.jsonl",
+        "--out",
+        tmp_path,
+        "--kinds",
+        "detail",
+        "--model",
+        "teacher",
+    ]
+    with pytest.raises(UserError, match="1 records are missing"):
+        call(synthesize, *common, *arguments(one), "--tries", 2)
+    assert (tmp_path / "answers.jsonl").read_bytes() == b"" and len(one.asked) == 2
+
+
 def test_rows(tmp_path):
     """Two rows of one name, and a broken line inside, are errors; a second half-written end is cut."""
     with pytest.raises(UserError, match="2 rows for id 1"):
