@@ -234,9 +234,9 @@ def test_keys_models_and_places(tmp_path, server, call, monkeypatch):  # noqa: F
 
 
 def test_pace(tmp_path, server, call):  # noqa: F811
-    """6000 requests a minute: 10 ms between any two, whatever the number of threads."""
+    """600 requests a minute: 100 ms between any two, whatever the number of threads."""
     one = server()
-    pictures(tmp_path / "p.jsonl", 12)
+    pictures(tmp_path / "p.jsonl", 8)
     common = [
         "--pictures",
         tmp_path / "p.jsonl",
@@ -247,8 +247,8 @@ def test_pace(tmp_path, server, call):  # noqa: F811
         "--model",
         "teacher",
     ]
-    call(synthesize, *common, *arguments(one), "--per-minute", 6000)
-    assert one.times[-1] - one.times[0] > 0.09
+    call(synthesize, *common, *arguments(one), "--per-minute", 600)
+    assert one.times[-1] - one.times[0] > 0.65
 
 
 def test_an_answer_cut_off_at_its_limit_of_tokens_is_none(tmp_path, server, call):  # noqa: F811
