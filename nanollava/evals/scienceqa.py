@@ -1,0 +1,53 @@
+"""ScienceQA: prompts and options of the data set's own files, the option an answer names, accuracy by group (section 5.2)."""
+
+import re
+from pathlib import Path
+from string import ascii_uppercase as LETTERS
+
+from ..config import UserError, read_json
+
+SUBJECTS = {"natural science": "NAT", "social science": "SOC", "language science": "LAN"}
+COLUMNS = (*SUBJECTS.values(), "TXT", "IMG", "NO", "G1-6", "G7-12", "Average")
+
+
+def parse_answer(text: str, n_options: int) -> int | None:
+    """The option that an answer names: a bare letter, "X. ...", or exactly one "The answer is X."; else None."""
+    found = re.match(r"([A-Z])(?:\. |\.?$)", text.strip())
+    letters = [found[1]] if found else re.findall(r"The answer is ([A-Z])\.", text)
+    index = LETTERS.index(letters[0]) if len(letters) == 1 else n_options
+    return index if index < n_options else None
+
+
+def read_problems(data: Path, split: str) -> dict[str, dict]:
+    """The problems of a split with their `prompt`, `letter`, `columns` they count in, and `image` as a path or None."""
+    problems, splits = read_json(data / "problems.json"), read_json(data / "pid_splits.json")
+    if split not in splits:
+        raise UserError(f"--split {split}: {data / 'pid_splits.json'} has {', '.join(splits)}")
+    found = {}
+    for pid in map(str, splits[split]):
+        try:
+            p, context = problems[pid], (problems[pid]["hint"] or "").strip()
+            letters = LETTERS[: len(p["choices"])]
+            options = " ".join(
+                f"({letter}) {choice}" for letter, choice in zip(letters, p["choices"], strict=True)
+            )
+            seen = [name for name, there in (("TXT", context), ("IMG", p["image"])) if there] or ["NO"]
+            grade = "G1-6" if int(p["grade"][5:]) <= 6 else "G7-12"
+            found[pid] = p | {
+                "prompt": f"Context: {context or 'N/A'}\nQuestion: {p['question']}\nOptions: {options}",
+                "letter": letters[p["answer"]],
+                "columns": [SUBJECTS[p["subject"]], *seen, grade, "Average"],
+                "image": p["image"] and f"{p['split']}/{pid}/{p['image']}",
+            }
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            where = f"{data / 'problems.json'}, problem {pid}"
+            raise UserError(f"{where}: {type(error).__name__} {error}") from None
+    return found
+
+
+def accuracy(problems: dict[str, dict], answers: dict[str, int | None]) -> dict[str, float]:
+    """Right answers in percent by group; an answer that cannot be read (None) is wrong."""
+    right = {
+        c: [answers[n] == p["answer"] for n, p in problems.items() if c in p["columns"]] for c in COLUMNS
+    }
+    return {column: 100 * sum(r) / len(r) for column, r in right.items() if r}
