@@ -97,7 +97,7 @@ def matrix(
     ax.set(title=title)
     ax.spines[:].set_visible(False)
     for axis, words, turn in ((ax.yaxis, rows, 0), (ax.xaxis, columns, 90)):
-        axis.set_ticks([] if words is None else range(len(words)), words, rotation=turn)
+        axis.set_ticks(range(len(words or [])), words or [], rotation=turn)
         axis.set_tick_params(length=0)
     if form:
         for (y, x), value in np.ndenumerate(values):
