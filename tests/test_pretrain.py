@@ -14,8 +14,8 @@ from nanollava.conversation import IGNORE_INDEX
 from nanollava.llama import Llama
 from nanollava.tokenizer import Tokenizer
 from nanollava.toyland import clip, vicuna
-from nanollava.toyland.__main__ import load_clip
 from nanollava.toyland.captions import captions
+from nanollava.toyland.clip import load_clip
 from nanollava.toyland.scenes import scenes
 
 

@@ -1,12 +1,14 @@
 """Five captions and the boxes of a scene: all that the teacher ever sees of it, as in COCO."""
 
 import random
+from collections import Counter
 
 from .scenes import Scene, Thing
 
-SIDE_WORDS = {"left": "on the left", "middle": "in the middle", "right": "on the right"}
-DISTANCE_WORDS = {"near": "in front", "far": "far away"}
-PLACE_WORDS = dict(park="in the park", beach="at the beach", street="on the street", snow="in the snow")
+WORDS = {
+    "left": "on the left", "middle": "in the middle", "right": "on the right", "near": "in front", "far": "far away",
+    "park": "in the park", "beach": "at the beach", "street": "on the street", "snow": "in the snow",
+}  # fmt: skip
 WEATHER_WORDS = {
     "sunny": ("on a sunny day", "in bright sunshine", "under the sun"),
     "rainy": ("on a rainy day", "in the rain", "under rain clouds"),
@@ -14,11 +16,10 @@ WEATHER_WORDS = {
     "night": ("at night", "under the moon", "on a dark night"),
 }
 NUMBERS = ("none", "one", "two", "three", "four")
-PLURALS = {"person": "people"}
 
 
 def plural(kind: str) -> str:
-    return PLURALS.get(kind, kind + "s")
+    return "people" if kind == "person" else kind + "s"
 
 
 def article(thing: str) -> str:
@@ -38,24 +39,20 @@ def captions(scene: Scene, rng: random.Random) -> list[str]:
     """Five captions in different words. The first three name every thing with its colour and side."""
 
     def told(things: list[Thing], form: str) -> str:
-        words = (
-            dict(a=a(t.color, t.kind), far=DISTANCE_WORDS[t.distance], side=SIDE_WORDS[t.side])
-            for t in things
-        )
+        words = [dict(a=a(t.color, t.kind), far=WORDS[t.distance], side=WORDS[t.side]) for t in things]
         return listing([form.format(**w) for w in words])
 
-    place, sky = PLACE_WORDS[scene.place], WEATHER_WORDS[scene.weather]
+    place, sky = WORDS[scene.place], WEATHER_WORDS[scene.weather]
     things = rng.sample(scene.things, len(scene.things))
-    counts = {k: sum(t.kind == k for t in things) for k in dict.fromkeys(t.kind for t in things)}
-    counted = listing([f"{NUMBERS[n]} {plural(k) if n > 1 else k}" for k, n in counts.items()])
-    first = things[0]
-    rest = f", with {listing([a(t.color, t.kind) for t in things[1:]])} around" if len(things) > 1 else ""
+    counts = Counter(t.kind for t in things).items()
+    first, *others = [a(t.color, t.kind) for t in things]
+    rest = f", with {listing(others)} around" if others else ""
     texts = [
         f"a picture taken {place} {rng.choice(sky)}: {told(things, '{a} {far} {side}')}.",
         f"{told(rng.sample(things, len(things)), '{a} {side}')}, {place} {rng.choice(sky)}.",
         f"{place} {rng.choice(sky)}, {told(rng.sample(things, len(things)), '{side} {far} there is {a}')}.",
-        f"{a(first.color, first.kind)} {place} {rng.choice(sky)}{rest}.",
-        f"{counted} {place} {rng.choice(sky)}.",
+        f"{first} {place} {rng.choice(sky)}{rest}.",
+        f"{listing([f'{NUMBERS[n]} {plural(k) if n > 1 else k}' for k, n in counts])} {place} {rng.choice(sky)}.",
     ]
     return [text[0].upper() + text[1:] for text in texts]
 

@@ -11,18 +11,14 @@ from ..conversation import IMAGE
 from .captions import boxes, captions
 from .draw import draw
 from .scenes import Scene, scenes
-from .teacher import QA, instructions, read
+from .teacher import QA, dialogue, instructions, read
 
 SHARE = {"conversation": 2.0, "detail": 0.5, "complex": 0.3}  # samples of each type a scene, on average
 
 
-def record(name: str, image: str, turns: list[QA]) -> dict:
+def record(name: str, image: str, qas: list[QA]) -> dict:
     """One record in LLaVA's form: the picture stands before the first question."""
-    conversations = []
-    for i, qa in enumerate(turns):
-        question = f"{IMAGE}\n{qa.question}" if i == 0 else qa.question
-        conversations += [{"from": "human", "value": question}, {"from": "gpt", "value": qa.answer}]
-    return {"id": name, "image": image, "conversations": conversations}
+    return {"id": name, "image": image, "conversations": dialogue(IMAGE, qas)}
 
 
 def write_picture(job: tuple[Scene, Path, int]) -> None:
@@ -54,11 +50,10 @@ def write(out: str | Path, train: int = 16000, validation: int = 500, seed: int 
             if split == "train":
                 # Stage 1 trains W alone, so its captions must be such as the frozen language model can write.
                 files["align"].append(record(name, image, instructions(facts, rng, "detail")))
+            file = files["instruct" if split == "train" else split]
             for kind, share in SHARE.items():
                 for n in range(int(share + rng.random())):
-                    turns = instructions(facts, rng, kind)
-                    file = files["instruct" if split == "train" else split]
-                    file.append(record(f"{name}_{kind}_{n}", image, turns))
+                    file.append(record(f"{name}_{kind}_{n}", image, instructions(facts, rng, kind)))
     with ProcessPoolExecutor(2) as pool:
         list(pool.map(write_picture, jobs, chunksize=256))
     for name, records in files.items():

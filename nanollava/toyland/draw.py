@@ -5,21 +5,13 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from .scenes import Scene, Thing
+from ..config import read_json
+from .scenes import Scene
 
-COLOR_RGB = {
-    "red": (222, 45, 48), "orange": (255, 146, 30), "yellow": (253, 222, 52), "green": (38, 160, 72),
-    "blue": (44, 106, 226), "purple": (146, 62, 190), "white": (248, 248, 246), "black": (40, 40, 46),
-}  # fmt: skip
-SKY = {
-    "sunny": ((92, 178, 245), (190, 226, 250)), "cloudy": ((176, 194, 210), (216, 224, 230)),
-    "rainy": ((104, 114, 128), (150, 158, 168)), "night": ((18, 22, 58), (52, 56, 108)),
-}  # fmt: skip
-GROUND = {
-    "park": ((150, 206, 112), (118, 182, 88)), "beach": ((246, 226, 172), (236, 208, 144)),
-    "street": ((150, 150, 156), (126, 126, 132)), "snow": ((238, 244, 252), (222, 232, 244)),
-}  # fmt: skip
-DIM = {"sunny": 1.0, "cloudy": 0.93, "rainy": 0.8, "night": 0.52}  # how bright the ground is
+HERE = Path(__file__).parent
+COLORS = read_json(HERE / "colors.json")  # of things, sky, ground and clouds, and how bright the ground is
+PARTS = (HERE / "things.txt").read_text(encoding="utf-8").strip().split("\n\n")[1:]
+SHAPES = {name: [row.split() for row in rows] for name, *rows in map(str.splitlines, PARTS)}
 HORIZON = 0.42
 
 
@@ -32,190 +24,146 @@ def shade(color, light: float) -> tuple[int, int, int]:
     return tuple(min(255, round(v * light)) for v in color)
 
 
-def shapes() -> dict[str, list[list[str]]]:
-    """The lines of things.txt by kind, each as its words."""
-    found: dict[str, list[list[str]]] = {}
-    for line in (Path(__file__).parent / "things.txt").read_text(encoding="utf-8").splitlines():
-        words = line.split()
-        if len(words) == 1:
-            found[words[0]] = kind = []
-        elif words[0] != "#":
-            kind.append(words)
-    return found
-
-
-SHAPES = shapes()
-
-
-class Pen:
-    """Draws in the unit square of a box: (0, 0) is its upper left, (1, 1) its lower right corner."""
-
-    def __init__(self, draw: ImageDraw.ImageDraw, box, size: int):
-        self.draw = draw
-        self.x, self.y = box[0] * size, box[1] * size
-        self.w, self.h = (box[2] - box[0]) * size, (box[3] - box[1]) * size
-        self.small = min(self.w, self.h)
-        self.edge = max(1, round(self.small * 0.028))
-
-    def at(self, numbers) -> list[tuple[float, float]]:
-        """Points of x, y, x, y, ..."""
-        pairs = zip(numbers[::2], numbers[1::2], strict=True)
-        return [(self.x + px * self.w, self.y + py * self.h) for px, py in pairs]
-
-    def shape(self, op: str, fill, outline, numbers: list[float]) -> None:
-        """One line of things.txt; `outline` is a width for what has no inside."""
-        draw, edge = self.draw, self.edge if outline else 0
-        wide = outline if isinstance(outline, int) else 0
-        if op in ("disc", "ring"):
-            (x, y), r = self.at(numbers[:2])[0], numbers[2] * self.h
-            box = [x - r, y - r, x + r, y + r]
-            draw.ellipse(box, *((fill, outline, edge) if op == "disc" else (None, fill, wide)))
-        elif op == "oval":
-            draw.ellipse(self.at(numbers), fill, outline, edge)
-        elif op == "rect":
-            draw.rounded_rectangle(self.at(numbers[1:]), numbers[0] * self.small, fill, outline, edge)
-        elif op == "pie":
-            draw.pieslice(self.at(numbers[2:]), *numbers[:2], fill, outline, edge or 1)
-        elif op == "arc":
-            draw.arc(self.at(numbers[2:]), *numbers[:2], fill, wide)
-        elif op == "line":
-            points = self.at(numbers)
-            draw.line(points, fill, wide, joint="curve")
-            for x, y in (points[0], points[-1]):
-                draw.ellipse([x - wide / 2, y - wide / 2, x + wide / 2, y + wide / 2], fill)
-        else:
-            points = self.at(numbers)
-            draw.polygon(points, fill)
-            if outline:
-                draw.line([*points, points[0], points[1]], outline, self.edge, joint="curve")
-
-
-def paint(word: str, c, line):
-    """The colour that a word of things.txt means for a thing of colour `c` with outlines of colour `line`."""
+def paint(word: str, c):
+    """The colour that a word of things.txt means for a thing of colour `c`."""
+    is_white, is_black = sum(c) > 640, sum(c) < 200
     word, _, white = word.partition("^")
     word, _, black = word.partition("|")
-    word = white if white and sum(c) > 640 else black if black and sum(c) < 200 else word
-    named = {"c": c, "line": line, "-": None, "shine": mix(c, (255, 255, 255), 0.7)}
-    named["collar"] = (206, 64, 60) if c[0] < 200 else (60, 90, 190)  # never the colour of the dog
-    named["heart"] = (250, 206, 70) if c[2] > 100 or c[1] < 140 else (130, 74, 40)  # nor that of the petals
+    word = white if white and is_white else black if black and is_black else word
     if word.startswith("c*"):
         return shade(c, float(word[2:]))
+    named = {"c": tuple(c), "-": None, "shine": mix(c, (255, 255, 255), 0.7)}
+    named["line"] = (150, 150, 158) if is_black else shade(c, 0.55)
+    named["collar"] = (206, 64, 60) if c[0] < 200 else (60, 90, 190)  # never the colour of the dog
+    named["heart"] = (250, 206, 70) if c[2] > 100 or c[1] < 140 else (130, 74, 40)  # nor that of the petals
     return named[word] if word in named else tuple(map(int, word.split(",")))
 
 
-def draw_thing(draw: ImageDraw.ImageDraw, thing: Thing, size: int, ground) -> None:
-    x1, _, x2, y2 = thing.box
-    low = (y2 - 0.018) * size
-    draw.ellipse([x1 * size, low, x2 * size, low + 0.036 * size], shade(ground, 0.82))  # shadow
-    c, pen = COLOR_RGB[thing.color], Pen(draw, thing.box, size)
-    line = (150, 150, 158) if thing.color == "black" else shade(c, 0.55)
-    for op, fill, outline, *numbers in SHAPES[thing.kind]:
-        if op in ("line", "ring", "arc"):
-            unit = pen.h if op == "arc" else pen.small
-            edge = pen.edge if outline == "edge" else max(1, round(float(outline) * unit))
-        else:
-            edge = paint(outline, c, line)
-        pen.shape(op, paint(fill, c, line), edge, [*map(float, numbers)])
+class Pen:
+    """Draws in fractions of a picture's width and height."""
+
+    def __init__(self, image: Image.Image, rng: random.Random):
+        self.draw, self.size, self.rng = ImageDraw.Draw(image), image.width, rng
+
+    def box(self, shape: str, color, *corners: float) -> None:
+        """A "rectangle" or an "ellipse" in x1, y1, x2, y2."""
+        getattr(self.draw, shape)([v * self.size for v in corners], color)
+
+    def gradient(self, top, bottom, y1: float, y2: float, bands: int = 24) -> None:
+        for i in range(bands):
+            a, b = (y1 + (y2 - y1) * (i + k) / bands for k in (0, 1))
+            self.box("rectangle", mix(top, bottom, i / (bands - 1)), 0, a, 1, b)
+
+    def shapes(self, name: str, box=(0, 0, 1, 1), c=(0, 0, 0), dim: float = 1.0) -> None:
+        """The rows of things.txt under a name, in a box, for a thing of colour `c`; the colours they name are dimmed."""
+        draw, left, top = self.draw, box[0] * self.size, box[1] * self.size
+        w, h = (box[2] - box[0]) * self.size, (box[3] - box[1]) * self.size
+        small = min(w, h)
+        edge = max(1, round(small * 0.028))
+        for op, fill, outline, *words in SHAPES[name]:
+            op, _, times = op.partition("*")
+            fill = shade(paint(fill, c), dim) if dim != 1 else paint(fill, c)
+            if op in ("line", "ring", "arc", "stroke"):  # without an inside: `outline` is the width
+                named = {"edge": edge, "thin": max(1, self.size // 250)}
+                wide = named.get(outline) or max(1, round(float(outline) * (h if op == "arc" else small)))
+            else:
+                outline = paint(outline, c)
+                wide = edge if outline else 0
+            for _ in range(int(times or 1)):
+                spans = [[*map(float, word.split("~"))] for word in words]
+                numbers = [self.rng.uniform(*span) if len(span) == 2 else span[0] for span in spans]
+                first = {"rect": 1, "pie": 2, "arc": 2}.get(op, 0)  # where the points begin
+                pairs = zip(numbers[first::2], numbers[first + 1 :: 2], strict=False)
+                points = [(left + x * w, top + y * h) for x, y in pairs]
+                x, y = points[0]
+                if op in ("disc", "ring"):
+                    r = numbers[2] * h
+                    rx = r * (numbers[3] if len(numbers) > 3 else 1)
+                    colors = (fill, outline) if op == "disc" else (None, fill)
+                    draw.ellipse([x - rx, y - r, x + rx, y + r], *colors, wide)
+                elif op == "oval":
+                    draw.ellipse(points, fill, outline, wide)
+                elif op == "rect":
+                    draw.rounded_rectangle(points, numbers[0] * small, fill, outline, wide)
+                elif op == "pie":
+                    draw.pieslice(points, *numbers[:2], fill, outline, wide or 1)
+                elif op == "arc":
+                    draw.arc(points, *numbers[:2], fill, wide)
+                elif op == "stroke":
+                    length = numbers[2] * h
+                    for dx, dy in zip(numbers[3::2], numbers[4::2], strict=True):
+                        draw.line([x, y, x + length * dx, y + length * dy], fill, wide)
+                elif op == "line":
+                    draw.line(points, fill, wide, joint="curve")
+                    for x, y in (points[0], points[-1]):
+                        draw.ellipse([x - wide / 2, y - wide / 2, x + wide / 2, y + wide / 2], fill)
+                else:
+                    draw.polygon(points, fill)
+                    if outline:
+                        draw.line([*points, points[0], points[1]], outline, wide, joint="curve")
 
 
-def gradient(draw, top, bottom, y1: float, y2: float, size: int, bands: int = 24) -> None:
-    for i in range(bands):
-        a, b = (y1 + (y2 - y1) * (i + k) / bands for k in (0, 1))
-        draw.rectangle([0, a * size, size, b * size], mix(top, bottom, i / (bands - 1)))
-
-
-def cloud(p: Pen, color) -> None:
-    for oval in ((0.0, 0.4, 0.45, 1.0), (0.2, 0.0, 0.7, 0.9), (0.5, 0.3, 1.0, 1.0), (0.15, 0.5, 0.85, 1.0)):
-        p.shape("oval", color, None, oval)
-
-
-def draw_sky(draw, weather: str, rng: random.Random, size: int) -> None:
-    gradient(draw, *SKY[weather], 0.0, HORIZON, size)
+def draw_sky(pen: Pen, weather: str) -> None:
+    rng = pen.rng
+    pen.gradient(*COLORS["sky"][weather], 0, HORIZON)
     if weather == "sunny":
         x = rng.uniform(0.12, 0.88)
-        for r, color in ((0.105, (255, 244, 190)), (0.075, (255, 222, 70))):
-            draw.ellipse([(x - r) * size, (0.13 - r) * size, (x + r) * size, (0.13 + r) * size], color)
+        pen.shapes("sun", (x, 0, x + 1, 1))
     if weather == "night":
-        for _ in range(26):
-            x, y = rng.random() * size, rng.uniform(0, HORIZON - 0.05) * size
-            r = rng.uniform(0.002, 0.006) * size
-            draw.ellipse([x - r, y - r, x + r, y + r], (255, 250, 214))
+        pen.shapes("stars")
         x = rng.uniform(0.14, 0.86)
-        draw.ellipse([(x - 0.07) * size, 0.05 * size, (x + 0.07) * size, 0.19 * size], (250, 242, 200))
-        draw.ellipse([(x - 0.03) * size, 0.035 * size, (x + 0.095) * size, 0.165 * size], SKY["night"][0])
-    count = {"sunny": 1, "cloudy": 5, "rainy": 5, "night": 0}[weather]
-    color = {"sunny": (255, 255, 255), "cloudy": (246, 248, 250), "rainy": (84, 92, 106)}.get(weather)
+        pen.shapes("moon", (x, 0, x + 1, 1))
+    count = {"sunny": 1, "night": 0}.get(weather, 5)
     for i in range(count):
         x, y, w = (i + rng.random()) / count - 0.12, rng.uniform(0.01, 0.14), rng.uniform(0.2, 0.32)
         y += 0.12 if weather == "sunny" else 0
-        cloud(Pen(draw, (x, y, x + w, y + w * 0.42), size), color)
+        pen.shapes("cloud", (x, y, x + w, y + w * 0.42), COLORS["cloud"][weather])
 
 
-def draw_ground(draw, place: str, weather: str, rng: random.Random, size: int):
-    """Draws the place and returns its ground colour, for the shadows."""
-    dim = DIM[weather]
-    near, far = (shade(c, dim) for c in GROUND[place])
-
-    def hills(color, height: float, count: int) -> None:
+def draw_ground(pen: Pen, place: str, weather: str) -> None:
+    rng, dim = pen.rng, COLORS["dim"][weather]
+    near, far = (shade(c, dim) for c in COLORS["ground"][place])
+    if place in COLORS["hills"]:
+        color, height, count = COLORS["hills"][place]
         for i in range(count):
             x, w, h = (i + rng.random()) / count - 0.2, rng.uniform(0.4, 0.6), rng.uniform(0.6, 1.0) * height
-            box = [x * size, (HORIZON - h) * size, (x + w) * size, (HORIZON + h) * size]
-            draw.ellipse(box, shade(color, dim))
-
-    if place == "park":
-        hills((126, 186, 118), 0.08, 4)
-    if place == "snow":
-        hills((206, 220, 238), 0.12, 3)
+            pen.box("ellipse", shade(color, dim), x, HORIZON - h, x + w, HORIZON + h)
     if place == "street":
         x = -0.02
         while x < 1:
             w, h = rng.uniform(0.1, 0.17), rng.uniform(0.08, 0.2)
             tone = shade(mix((168, 166, 170), (140, 144, 156), rng.random()), dim)
-            draw.rectangle([x * size, (HORIZON - h) * size, (x + w) * size, HORIZON * size], tone)
-            for i in range(2):
-                for j in range(int(h / 0.05)):
-                    wx, wy = x + w * (0.2 + 0.4 * i), HORIZON - h + 0.015 + 0.05 * j
+            pen.box("rectangle", tone, x, HORIZON - h, x + w, HORIZON)
+            for wx in (x + w * 0.2, x + w * 0.6):
+                for wy in [HORIZON - h + 0.015 + 0.05 * row for row in range(int(h / 0.05))]:
                     lit = (250, 226, 140) if weather == "night" and rng.random() < 0.6 else shade(tone, 0.86)
-                    draw.rectangle([wx * size, wy * size, (wx + w * 0.2) * size, (wy + 0.022) * size], lit)
+                    pen.box("rectangle", lit, wx, wy, wx + w * 0.2, wy + 0.022)
             x += w + rng.uniform(0.0, 0.02)
-    gradient(draw, far, near, HORIZON, 1.0, size)
+    pen.gradient(far, near, HORIZON, 1.0)
     if place == "beach":
-        gradient(draw, shade((46, 140, 196), dim), shade((112, 196, 220), dim), HORIZON - 0.03, 0.5, size, 8)
-        foam = [((i / 12) * size, (0.5 + 0.008 * (i % 2)) * size) for i in range(13)]
-        draw.line(foam, shade((244, 250, 252), dim), max(1, round(size * 0.012)), joint="curve")
+        pen.gradient(shade((46, 140, 196), dim), shade((112, 196, 220), dim), HORIZON - 0.03, 0.5, 8)
+        foam = [((i / 12) * pen.size, (0.5 + 0.008 * (i % 2)) * pen.size) for i in range(13)]
+        pen.draw.line(foam, shade((244, 250, 252), dim), max(1, round(pen.size * 0.012)), joint="curve")
     if place == "street":
-        draw.rectangle([0, HORIZON * size, size, 0.5 * size], shade((196, 190, 182), dim))  # pavement
-        draw.rectangle([0, 0.5 * size, size, 0.51 * size], shade((214, 210, 204), dim))
-        for i in range(6):
-            x = (i + 0.15) / 5.5
-            box = [x * size, 0.735 * size, (x + 0.1) * size, 0.755 * size]
-            draw.rectangle(box, shade((244, 240, 220), dim))
-    if place == "park":
-        for _ in range(28):
-            x, y = rng.random() * size, rng.uniform(0.5, 0.98) * size
-            for dx in (-0.008, 0, 0.008):
-                stalk = [x, y, x + dx * size, y - 0.018 * size]
-                draw.line(stalk, shade((92, 160, 70), dim), max(1, size // 250))
-    if place in ("beach", "snow"):
-        dot = shade((222, 192, 128) if place == "beach" else (200, 214, 234), dim)
-        for _ in range(34):
-            x, y, r = rng.random() * size, rng.uniform(0.54, 0.99) * size, rng.uniform(0.002, 0.005) * size
-            draw.ellipse([x - 2 * r, y - r, x + 2 * r, y + r], dot)
-    return near
+        pen.box("rectangle", shade((196, 190, 182), dim), 0, HORIZON, 1, 0.5)  # pavement
+        pen.box("rectangle", shade((214, 210, 204), dim), 0, 0.5, 1, 0.51)
+        for x in [(i + 0.15) / 5.5 for i in range(6)]:
+            pen.box("rectangle", shade((244, 240, 220), dim), x, 0.735, x + 0.1, 0.755)
+    pen.shapes(place, dim=dim)
 
 
 def draw(scene: Scene, size: int = 336) -> Image.Image:
     """The picture of a scene, RGB, size x size; the same scene always gives the same picture."""
-    rng = random.Random(scene.seed)
-    big = size * (2 if size > 128 else 3)
-    image = Image.new("RGB", (big, big))
-    pen = ImageDraw.Draw(image)
-    draw_sky(pen, scene.weather, rng, big)
-    ground = draw_ground(pen, scene.place, scene.weather, rng, big)
+    image = Image.new("RGB", [size * (2 if size > 128 else 3)] * 2)
+    pen = Pen(image, random.Random(scene.seed))
+    draw_sky(pen, scene.weather)
+    draw_ground(pen, scene.place, scene.weather)
+    shadow = shade(shade(COLORS["ground"][scene.place][0], COLORS["dim"][scene.weather]), 0.82)
     for thing in reversed(scene.things):  # far ones first
-        draw_thing(pen, thing, big, ground)
+        x1, _, x2, y2 = thing.box
+        low = (y2 - 0.018) * image.width
+        pen.draw.ellipse([x1 * image.width, low, x2 * image.width, low + 0.036 * image.width], shadow)
+        pen.shapes(thing.kind, thing.box, COLORS["thing"][thing.color])
     if scene.weather == "rainy":
-        for _ in range(60):
-            x, y, length = rng.uniform(-0.05, 1.05) * big, rng.random() * big, rng.uniform(0.03, 0.06) * big
-            pen.line([x, y, x - length * 0.3, y + length], (196, 212, 230), max(1, round(big * 0.0035)))
+        pen.shapes("rain")
     return image.resize((size, size), Image.Resampling.BOX)

@@ -5,22 +5,25 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-KINDS = tuple("cat dog bird person car bicycle tree house umbrella ball boat flower".split())
+# The kinds of things, each with its width over its height.
+ASPECT = {
+    "cat": 0.95, "dog": 1.2, "bird": 1.15, "person": 0.55, "car": 1.45, "bicycle": 1.3,
+    "tree": 0.75, "house": 1.05, "umbrella": 0.95, "ball": 1.0, "boat": 1.15, "flower": 0.7,
+}  # fmt: skip
+KINDS = tuple(ASPECT)
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "black")
 PLACES = ("park", "beach", "street", "snow")
 WEATHERS = ("sunny", "rainy", "cloudy", "night")
 SIDES = ("left", "middle", "right")
 DISTANCES = ("near", "far")
+FACTS = dict(kind=KINDS, color=COLORS, side=SIDES, distance=DISTANCES)  # what a thing is told by
+SLOTS = [(side, distance) for side in SIDES for distance in DISTANCES]
+SKIES = [(place, weather) for place in PLACES for weather in WEATHERS]
 SPLITS = ("train", "validation", "test")
 
 # One colour of every kind is kept out of training and validation: only the test split shows these combinations.
 UNSEEN = frozenset((kind, COLORS[(3 * i + 1) % len(COLORS)]) for i, kind in enumerate(KINDS))
 
-# Width over height of each kind.
-ASPECT = {
-    "cat": 0.95, "dog": 1.2, "bird": 1.15, "person": 0.55, "car": 1.45, "bicycle": 1.3,
-    "tree": 0.75, "house": 1.05, "umbrella": 0.95, "ball": 1.0, "boat": 1.15, "flower": 0.7,
-}  # fmt: skip
 # Largest width and height of a thing, and where its foot stands, in fractions of the picture (y points down).
 CELL = {"near": (0.33, 0.42, 0.95), "far": (0.26, 0.31, 0.56)}
 
@@ -80,15 +83,14 @@ def place_thing(rng: random.Random, kind: str, color: str, side: str, distance: 
 def random_scene(rng: random.Random) -> Scene:
     """Any scene, of any split."""
     count = rng.choices((1, 2, 3, 4), weights=(2, 4, 5, 3))[0]
-    slots = rng.sample([(side, distance) for side in SIDES for distance in DISTANCES], count)
+    slots = rng.sample(SLOTS, count)
     kinds = rng.sample(KINDS, count)
     if count > 1 and rng.random() < 0.35:  # several of a kind, so that counting means something
         kinds[: rng.randint(2, count)] = [kinds[0]] * count
         kinds = kinds[:count]
     rng.shuffle(kinds)
-    things = [
-        place_thing(rng, kind, rng.choice(COLORS), *slot) for kind, slot in zip(kinds, slots, strict=True)
-    ]
+    placed = zip(kinds, slots, strict=True)
+    things = [place_thing(rng, kind, rng.choice(COLORS), *slot) for kind, slot in placed]
     things.sort(key=lambda t: (DISTANCES.index(t.distance), SIDES.index(t.side)))  # near first, left to right
     return Scene(rng.choice(PLACES), rng.choice(WEATHERS), tuple(things), rng.randrange(2**31))
 

@@ -6,21 +6,19 @@ import re
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
+from statistics import fmean
 
 from ..config import read_json
-from .captions import DISTANCE_WORDS, NUMBERS, PLACE_WORDS, SIDE_WORDS, WEATHER_WORDS, a, article, plural
-from .scenes import COLORS, KINDS, SIDES, Thing
+from .captions import NUMBERS, WEATHER_WORDS, WORDS, a, article, boxes, captions, plural
+from .scenes import COLORS, DISTANCES, KINDS, PLACES, SIDES, Scene, Thing
 
 TYPES = tuple("color count position distance what presence relation weather place reason".split())
 
-WORDINGS: dict[str, list[str]] = read_json(
-    Path(__file__).parent / "wordings.json"
-)  # of every kind of question
+WORDINGS = read_json(Path(__file__).parent / "wordings.json")  # of every kind of question
+REASONS = read_json(Path(__file__).parent / "reasons.json")  # the answers of each, by what must hold for them
 DETAIL_QUESTIONS = WORDINGS["detail"]
-WEATHER_ANSWERS = {"sunny": "sunny", "rainy": "rainy", "cloudy": "cloudy", "night": "a clear night"}
-WEATHER_REASONS = {"sunny": "the sun is shining", "rainy": "it is raining", "cloudy": "it is cloudy"}
-WEATHER_REASONS |= {"night": "it is dark"}
-PLACE_REASONS = {place: f"this is a {place}" for place in PLACE_WORDS} | {"snow": "there is snow here"}
+SPOT = "({}) ({})".format(*("|".join(WORDS[name] for name in names) for names in (DISTANCES, SIDES)))
+NAMES = {words: name for name, words in WORDS.items()}
 
 
 @dataclass(frozen=True)
@@ -35,23 +33,23 @@ class Facts:
         return [t for t in self.things if t.kind == kind]
 
 
-def read(captions: list[str], boxes: list[tuple[str, tuple]]) -> Facts:
+def read(texts: list[str], found: list[tuple[str, tuple]]) -> Facts:
     """Reads the facts: places and weather from words, sides and distances from boxes, colours from captions."""
-    text = " ".join(captions).lower()
-    place = next(name for name, words in PLACE_WORDS.items() if words in text)
+    text = " ".join(texts).lower()
+    place = next(place for place in PLACES if WORDS[place] in text)
     weather = next(name for name, words in WEATHER_WORDS.items() if any(w in text for w in words))
-    where = {(k, s, d): None for k, _ in boxes for s in SIDE_WORDS for d in DISTANCE_WORDS}
-    names = {v: k for k, v in (SIDE_WORDS | DISTANCE_WORDS).items()}
-    spot = f"({'|'.join(DISTANCE_WORDS.values())}) ({'|'.join(SIDE_WORDS.values())})"
-    told = rf"an? ({'|'.join(COLORS)}) ({'|'.join(KINDS)}) {spot}"
-    for color, kind, distance, side in re.findall(told, text):
-        where[kind, names[side], names[distance]] = color
+    told = re.findall(rf"an? ({'|'.join(COLORS)}) ({'|'.join(KINDS)}) {SPOT}", text)
+    color_of = {(kind, NAMES[side], NAMES[far]): color for color, kind, far, side in told}
     things = []
-    for kind, box in boxes:
-        side = SIDES[min(2, int((box[0] + box[2]) / 2 * 3))]
-        distance = "near" if box[3] > 0.75 else "far"
-        things.append(Thing(kind, where.get((kind, side, distance)), side, distance, tuple(box)))
+    for kind, box in found:
+        slot = SIDES[min(2, int((box[0] + box[2]) / 2 * 3))], "near" if box[3] > 0.75 else "far"
+        things.append(Thing(kind, color_of.get((kind, *slot)), *slot, tuple(box)))
     return Facts(place, weather, tuple(things))
+
+
+def facts_told(scene: Scene, rng: random.Random) -> Facts:
+    """The teacher's view of a scene: what its captions and boxes tell."""
+    return read(captions(scene, rng), boxes(scene))
 
 
 @dataclass(frozen=True)
@@ -82,15 +80,16 @@ def questions(facts: Facts, rng: random.Random) -> dict[str, list[QA]]:
         found[type].append(worded(type, rng, answer, wording, **words))
 
     for thing in facts.things:
-        name, kind, side = name_of(facts, thing), thing.kind, SIDE_WORDS[thing.side]
+        name, kind, side = name_of(facts, thing), thing.kind, WORDS[thing.side]
+        beside = [t.kind for t in facts.things if t.side == thing.side]
         if len(facts.of_kind(kind)) == 1:
             ask("color", thing.color, kind=kind)
-        elif sum((t.side, t.kind) == (thing.side, kind) for t in facts.things) == 1:
+        elif beside.count(kind) == 1:
             ask("color", thing.color, "color of one", kind=kind, side=side)
         if name:
             ask("position", side, name=name)
-            ask("distance", DISTANCE_WORDS[thing.distance], name=name)
-        if sum(t.side == thing.side for t in facts.things) == 1:
+            ask("distance", WORDS[thing.distance], name=name)
+        if len(beside) == 1:
             ask("what", a(thing.color, kind), side=side)
     present = list(dict.fromkeys(t.kind for t in facts.things))
     absent = [k for k in KINDS if k not in present]
@@ -111,44 +110,23 @@ def questions(facts: Facts, rng: random.Random) -> dict[str, list[QA]]:
             ask("relation", "yes" if right else "no", "side of other", name=name, other=second, way=way)
         if one.distance != other.distance:
             ask("relation", name if one.distance == "near" else second, "closer", name=name, other=second)
-    ask("weather", WEATHER_ANSWERS[facts.weather])
-    ask("place", PLACE_WORDS[facts.place])
-    found["reason"] = reasons(facts, rng)
-    return found
+    ask("weather", "a clear night" if facts.weather == "night" else facts.weather)
+    ask("place", WORDS[facts.place])
+    return found | {"reason": reasons(facts, rng)}
 
 
 def reasons(facts: Facts, rng: random.Random) -> list[QA]:
-    """Complex reasoning: a question whose answer must be concluded, and the answer with its reason."""
+    """Complex reasoning: a question whose answer must be concluded, and the answer with its reason.
+
+    Of every question in reasons.json, the first answer of which all words hold here is the true one.
+    """
+    kinds = [t.kind for t in facts.things]
+    holds = {facts.place, facts.weather, *kinds} | ({"people"} if kinds.count("person") > 1 else set())
     found = []
-
-    def ask(wording: str, good: bool, reason: str) -> None:
-        found.append(worded("reason", rng, f"{'yes' if good else 'no'}, because {reason}.", wording))
-
-    rain, night, sky = facts.weather == "rainy", facts.weather == "night", WEATHER_REASONS[facts.weather]
-    has, here = {t.kind for t in facts.things}, PLACE_REASONS[facts.place]
-    people = len(facts.of_kind("person"))
-    if rain and people:
-        who = "the person" if people == 1 else "the people"
-        found.append(worded("reason", rng, f"{who}, because it is raining.", "who needs an umbrella"))
-    elif not rain:
-        ask("umbrella", False, "it is not raining" if night else sky)
-    if "boat" in has:
-        water = facts.place == "beach"
-        ask("boat", water, "there is the sea" if water else f"there is no water {PLACE_WORDS[facts.place]}")
-    if "bicycle" in has:
-        bad = {"snow": "the snow is slippery", "beach": "the sand is soft"}.get(facts.place)
-        bad = sky if rain or night else bad
-        ask("bicycle", bad is None, bad or "the way is dry and bright")
-    if "car" in has:
-        ask("car", night or rain, sky if night or rain else "it is bright")
-    if "dog" in has or "ball" in has:
-        lack = "there is no ball" if "dog" in has else "there is no dog"
-        ask("dog and ball", {"dog", "ball"} <= has, "both are here" if {"dog", "ball"} <= has else lack)
-    if "bird" in has:
-        ask("bird", "tree" in has, "there is a tree" if "tree" in has else "there is no tree")
-    ask("sunglasses", facts.weather == "sunny", sky)
-    ask("snowman", facts.place == "snow", here)
-    ask("sea", facts.place == "beach", here)
+    for wording, answers in REASONS.items():
+        true = [answer for needed, answer in answers.items() if holds.issuperset(needed.split())]
+        if true:
+            found.append(worded("reason", rng, true[0], wording))
     return found
 
 
@@ -157,25 +135,22 @@ def detail(facts: Facts) -> str:
     sky = "at night" if facts.weather == "night" else f"on a {facts.weather} day"
     total = len(facts.things)
     count = "There is one thing." if total == 1 else f"There are {NUMBERS[total]} things."
-    lines = [
-        f"{DISTANCE_WORDS[t.distance].capitalize()} {SIDE_WORDS[t.side]} there is {a(t.color, t.kind)}."
-        for t in sorted(facts.things, key=lambda t: (t.distance == "far", SIDES.index(t.side)))
-    ]
-    place = PLACE_WORDS[facts.place]
-    return f"This picture was taken {place} {sky}. {count} {' '.join(lines)}"
+    text = f"This picture was taken {WORDS[facts.place]} {sky}. {count}"
+    for t in sorted(facts.things, key=lambda t: (t.distance == "far", SIDES.index(t.side))):
+        far = WORDS[t.distance].capitalize()
+        text += f" {far} {WORDS[t.side]} there is {a(t.color, t.kind)}."
+    return text
 
 
 def stated(text: str) -> set[tuple]:
     """The facts that a description states, in the form of `facts_of`, to be compared with the truth."""
     text = text.lower()
-    found = {("place", name) for name, words in PLACE_WORDS.items() if words in text}
+    found = {("place", place) for place in PLACES if WORDS[place] in text}
     found |= {("weather", name) for name, words in WEATHER_WORDS.items() if any(w in text for w in words)}
     count = re.search(rf"there (?:is|are) ({'|'.join(NUMBERS)}) things?", text)
     found |= {("count", NUMBERS.index(count[1]))} if count else set()
-    spots = f"({'|'.join(DISTANCE_WORDS.values())}) ({'|'.join(SIDE_WORDS.values())})"
-    names = {v: k for k, v in (SIDE_WORDS | DISTANCE_WORDS).items()}
-    for distance, side, color, kind in re.findall(rf"{spots} there is an? (\w+) (\w+)", text):
-        spot = (names[side], names[distance])
+    for far, side, color, kind in re.findall(rf"{SPOT} there is an? (\w+) (\w+)", text):
+        spot = (NAMES[side], NAMES[far])
         found |= {("kind", *spot, kind), ("color", *spot, color)}
     return found
 
@@ -232,6 +207,20 @@ def instructions(facts: Facts, rng: random.Random, kind: str) -> list[QA]:
     if kind == "detail":
         return [QA("detail", rng.choice(DETAIL_QUESTIONS), detail(facts))]
     if kind == "complex":
-        found = reasons(facts, rng)
-        return rng.sample(found, min(3, len(found)))
+        return rng.sample(found := reasons(facts, rng), min(3, len(found)))
     raise ValueError(f"instruction data {kind!r}: expected 'conversation', 'detail' or 'complex'")
+
+
+def dialogue(before: str, qas: list[QA]) -> list[dict]:
+    """Questions and answers in LLaVA's form; `before` stands on a line of its own before the first question."""
+    asked = [f"{before}\n{qa.question}" if i == 0 else qa.question for i, qa in enumerate(qas)]
+    pairs = [(("human", question), ("gpt", qa.answer)) for question, qa in zip(asked, qas, strict=True)]
+    return [{"from": role, "value": text} for pair in pairs for role, text in pair]
+
+
+def shares(right: dict[str, list[bool]]) -> dict[str, float]:
+    """Shares of right answers, in all and by type."""
+    return {
+        "overall": fmean(sum(right.values(), [])),
+        **{type: fmean(found) for type, found in right.items()},
+    }

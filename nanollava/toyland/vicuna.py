@@ -2,29 +2,26 @@
 
 import math
 import random
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm import tqdm
 
+from .. import weights
 from ..config import LlamaConfig
 from ..conversation import IGNORE_INDEX, VICUNA_SYSTEM, encode
 from ..llama import Llama
 from ..tokenizer import Tokenizer, train_bpe
-from .captions import boxes, captions
+from .captions import captions
+from .fit import fit, pad, save
 from .scenes import Scene, scenes
-from .teacher import QA, conversation, detail, instructions, questions, read
+from .teacher import conversation, detail, dialogue, facts_told, instructions, questions, shares
 
 LLAMA = LlamaConfig(
     vocab_size=704, hidden_size=128, intermediate_size=384, num_hidden_layers=5, num_attention_heads=4,
     max_position_embeddings=1024,
 )  # fmt: skip
-
-
-def facts_told(scene: Scene, rng: random.Random):
-    """The teacher's view of a scene: what its captions and boxes tell."""
-    return read(captions(scene, rng), boxes(scene))
 
 
 def make_tokenizer(seed: int) -> Tokenizer:
@@ -42,18 +39,6 @@ def make_tokenizer(seed: int) -> Tokenizer:
 def in_words(scene: Scene, rng: random.Random) -> str:
     """A description that tells every fact of the scene: one of the two full captions, or the detailed description."""
     return rng.choice((captions(scene, rng)[0], captions(scene, rng)[2], detail(facts_told(scene, rng))))
-
-
-def dialogue(description: str, qas: list[QA]) -> list[dict]:
-    turns = []
-    for i, qa in enumerate(qas):
-        question = f"{description}\n{qa.question}" if i == 0 else qa.question
-        turns += [{"from": "human", "value": question}, {"from": "gpt", "value": qa.answer}]
-    return turns
-
-
-def pad(rows: list[list[int]], value: int) -> torch.Tensor:
-    return nn.utils.rnn.pad_sequence([torch.tensor(r) for r in rows], batch_first=True, padding_value=value)
 
 
 def copy_batch(rng, batch: int, vocab: int, length: int = 48) -> tuple[torch.Tensor, torch.Tensor]:
@@ -105,32 +90,26 @@ def train_vicuna(phases, batch: int, seed: int, dtype, device):
         if p.ndim == 2:
             out = name.endswith(("o_proj.weight", "down_proj.weight"))  # residual branches start smaller
             nn.init.normal_(p, std=0.02 / (math.sqrt(2 * LLAMA.num_hidden_layers) if out else 1.0))
+    batches = {
+        "copies": lambda: copy_batch(rng, 2 * batch, LLAMA.vocab_size),
+        "dialogues": lambda: dialogue_batch(rng, batch, tokenizer, pool),
+    }
     for phase, steps, lr in phases:
         optimizer = torch.optim.AdamW(model.parameters(), lr, (0.9, 0.98), weight_decay=0.01, fused=True)
-        copied = 0.0  # share of words copied right
-        bar = tqdm(range(steps), desc=f"vicuna, {phase}", mininterval=5)
-        for step in bar:
-            copying = phase == "copies"
-            if copying:
-                ids, labels = copy_batch(rng, 2 * batch, LLAMA.vocab_size)
-            else:
-                ids, labels = dialogue_batch(rng, batch, tokenizer, pool)
-            ids, labels = ids.to(device), labels.to(device)
-            fall = 1.0 if copying else 0.51 + 0.49 * math.cos(math.pi * step / steps)
-            for group in optimizer.param_groups:
-                group["lr"] = lr * min(1.0, (step + 1) / 50) * fall
-            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                loss = text_loss(model, ids, labels)
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            if step % 10 == 0:
-                bar.set_postfix(loss=f"{loss.item():.3f}")
-            copied = 0.9 * copied + 0.1 * math.exp(-loss.item())
-            if copying and copied > 0.9:
-                break
+
+        def losses(step: int, phase=phase):
+            return text_loss(model, *(x.to(device) for x in batches[phase]())), {}
+
+        enough = 0.9 if phase == "copies" else None
+        fit(f"vicuna, {phase}", model, optimizer, steps, losses, 50, dtype, device, enough)
     return model.cpu().eval(), tokenizer
+
+
+def save_vicuna(model: Llama, tokenizer: Tokenizer, path: Path) -> None:
+    """Writes a Hugging Face Llama directory (float16)."""
+    special = dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=0)
+    config = {"architectures": ["LlamaForCausalLM"], **model.config.to_dict(), **special}
+    save(model, config, weights.LLAMA, tokenizer, path)
 
 
 @torch.no_grad()
@@ -140,16 +119,13 @@ def text_accuracy(model: Llama, tokenizer: Tokenizer, count: int = 300, seed: in
     That is the same as greedy generation giving exactly this answer and its end token.
     """
     rng = random.Random(f"text/{seed}")
-    asked, right = {}, {}
+    right: dict[str, list[bool]] = {}
     for scene in scenes("test", count, seed, unseen=False):
         description = in_words(scene, rng)
         chosen = [rng.choice(found) for found in questions(facts_told(scene, rng), rng).values() if found]
         rows = [encode(dialogue(description, [qa]), tokenizer) for qa in chosen]
-        ids, labels = pad([r[0] for r in rows], 0), pad([r[1] for r in rows], IGNORE_INDEX)
-        guess = model(ids)[:, :-1].argmax(-1)
-        exact = ((guess == labels[:, 1:]) | (labels[:, 1:] == IGNORE_INDEX)).all(1)
+        ids, labels = pad([r[0] for r in rows], 0), pad([r[1] for r in rows], IGNORE_INDEX)[:, 1:]
+        exact = ((model(ids)[:, :-1].argmax(-1) == labels) | (labels == IGNORE_INDEX)).all(1)
         for qa, good in zip(chosen, exact.tolist(), strict=True):
-            asked[qa.type] = asked.get(qa.type, 0) + 1
-            right[qa.type] = right.get(qa.type, 0) + good
-    result = {kind: right[kind] / asked[kind] for kind in asked}
-    return {"overall": sum(right.values()) / sum(asked.values()), **result}
+            right.setdefault(qa.type, []).append(good)
+    return shares(right)
