@@ -72,12 +72,7 @@ class VisionConfig:
         return _build(cls, base | values, where, fixed, also=("vocab_size",))
 
     def to_dict(self) -> dict:
-        return {
-            "model_type": "clip_vision_model",
-            "hidden_act": "quick_gelu",
-            "num_channels": 3,
-            **asdict(self),
-        }
+        return dict(model_type="clip_vision_model", hidden_act="quick_gelu", num_channels=3, **asdict(self))
 
 
 @dataclass(frozen=True)
@@ -142,9 +137,7 @@ class LlavaConfig:
     vision_config: VisionConfig = field(default_factory=VisionConfig)
     text_config: LlamaConfig = field(default_factory=LlamaConfig)
     projector: str = "linear"  # "linear" (paper, v1) or "mlp2x_gelu" (v1.5)
-    vision_feature_layer: int = (
-        -2
-    )  # index into the hidden states; -2 is the output of the block before the last
+    vision_feature_layer: int = -2  # a hidden state's index: -2 is the output of the block before the last
     image_token_id: int = 32000
     bos_token_id: int = 1
     eos_token_id: int = 2
@@ -155,12 +148,11 @@ class LlavaConfig:
         if self.projector not in ("linear", "mlp2x_gelu"):
             raise ConfigError(f"projector {self.projector!r}: expected 'linear' or 'mlp2x_gelu'")
         if not -depth <= self.vision_feature_layer < depth:
-            raise ConfigError(
-                f"vision_feature_layer {self.vision_feature_layer}: there are {depth} hidden states"
-            )
+            raise ConfigError(f"vision_feature_layer {self.vision_feature_layer}: of {depth} hidden states")
         if not 0 <= self.image_token_id < self.text_config.vocab_size:
-            size = self.text_config.vocab_size
-            raise ConfigError(f"image_token_id {self.image_token_id} lies outside the vocabulary of {size}")
+            raise ConfigError(
+                f"image_token_id {self.image_token_id}: vocabulary of {self.text_config.vocab_size}"
+            )
 
     @classmethod
     def from_dict(cls, values: dict, where: str = "config") -> "LlavaConfig":

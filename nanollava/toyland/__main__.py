@@ -41,10 +41,6 @@ def pretrain(args: argparse.Namespace) -> None:
         cli.made_by(out / "toy-vicuna")
 
 
-def write_data(args: argparse.Namespace) -> None:
-    data.write(args.out, args.train, args.validation, args.seed, args.size)
-
-
 def probe(args: argparse.Namespace) -> None:
     result = {}
     if args.clip:
@@ -78,7 +74,10 @@ def picture(args: argparse.Namespace) -> None:
     print(scene)
 
 
-COMMANDS = {"data": write_data, "pretrain": pretrain, "probe": probe, "score": run_score, "picture": picture}
+COMMANDS = {
+    "data": lambda args: data.write(args.out, args.train, args.validation, args.seed, args.size),
+    "pretrain": pretrain, "probe": probe, "score": run_score, "picture": picture,
+}  # fmt: skip
 
 
 def main() -> None:

@@ -22,13 +22,9 @@ def plural(kind: str) -> str:
     return "people" if kind == "person" else kind + "s"
 
 
-def article(thing: str) -> str:
-    return f"{'an' if thing[0] in 'aeiou' else 'a'} {thing}"
-
-
-def a(color: str, kind: str) -> str:
-    """The thing with its article, "an orange cat"."""
-    return article(f"{color} {kind}")
+def a(*words: str) -> str:
+    """Words with their article, "an orange cat"."""
+    return f"{'an' if words[0][0] in 'aeiou' else 'a'} {' '.join(words)}"
 
 
 def listing(parts: list[str]) -> str:

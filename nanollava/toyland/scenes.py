@@ -46,13 +46,16 @@ class Scene:
     place: str
     weather: str
     things: tuple[Thing, ...]
-    seed: int
+    seed: int = 0
 
     @property
     def facts(self) -> tuple:
         """Everything that can be said of the scene: two scenes with equal facts are the same scene to a reader."""
         things = sorted((t.kind, t.color, t.side, t.distance) for t in self.things)
         return (self.place, self.weather, *things)
+
+    def of_kind(self, kind: str) -> list[Thing]:
+        return [t for t in self.things if t.kind == kind]
 
     @property
     def unseen(self) -> bool:

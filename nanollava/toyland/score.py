@@ -5,13 +5,13 @@ import random
 import torch
 
 from ..conversation import IMAGE, encode, expand
-from ..data import collate
 from ..image import ImageConfig, preprocess
 from ..llava import LLaVA
 from ..tokenizer import Tokenizer
 from .draw import draw
+from .fit import pad
 from .scenes import Scene, scenes
-from .teacher import DETAIL_QUESTIONS, TYPES, facts_of, facts_told, questions, shares, stated
+from .teacher import DETAIL_QUESTIONS, TYPES, detail, facts_told, questions, shares, stated
 
 PICTURE = 200  # px, as in the data set
 
@@ -24,23 +24,15 @@ def normal(text: str) -> str:
 @torch.inference_mode()
 def ask(model: LLaVA, tokenizer, image: ImageConfig, asked: list[tuple[Scene, str]], new: int) -> list[str]:
     """Greedy answers to one question about one scene each, in batches."""
-    W, config = model.multi_modal_projector.linear_1.weight, model.config
-    answers = []
-    for i in range(0, len(asked), 64):
-        samples = []
-        for scene, question in asked[i : i + 64]:
-            turn = {"from": "human", "value": f"{IMAGE}\n{question}"}
-            ids, labels = expand(
-                *encode([turn], tokenizer), config.image_token_id, config.vision_config.num_patches
-            )
-            pixels = preprocess(draw(scene, PICTURE), image)[None]
-            samples.append(
-                dict(input_ids=torch.tensor(ids), labels=torch.tensor(labels), pixel_values=pixels)
-            )
-        batch = collate(samples)
-        ids, pixel_values = batch["input_ids"].to(W.device), batch["pixel_values"].to(W.device, W.dtype)
-        lengths = torch.tensor([len(s["input_ids"]) for s in samples], device=W.device)
-        found = model.generate(ids, pixel_values, max_new_tokens=new, lengths=lengths)
+    W, config, answers = model.multi_modal_projector.linear_1.weight, model.config, []
+    for part in (asked[i : i + 64] for i in range(0, len(asked), 64)):
+        turns = [{"from": "human", "value": f"{IMAGE}\n{question}"} for _, question in part]
+        places = config.image_token_id, config.vision_config.num_patches
+        rows = [expand(*encode([turn], tokenizer), *places)[0] for turn in turns]
+        pixel_values = torch.stack([preprocess(draw(scene, PICTURE), image) for scene, _ in part])
+        lengths = torch.tensor([len(r) for r in rows], device=W.device)
+        batch = pad(rows, 0).to(W.device), pixel_values.to(W.device, W.dtype)
+        found = model.generate(*batch, max_new_tokens=new, lengths=lengths)
         answers += [tokenizer.decode(row) for row in found]
     return answers
 
@@ -62,23 +54,22 @@ def score(model: LLaVA, tokenizer: Tokenizer, image: ImageConfig, count: int = 3
     """`overall`, `types`, `unseen_combinations` (shares of exact answers) and `detail` (precision and recall of facts)."""
     rng = random.Random(f"score/{seed}")
     pool = list(scenes("test", count, seed, unseen=False))
-    unseen = list(scenes("test", count // 2, seed, unseen=True))
-    right = [short_questions(model, tokenizer, image, some, rng) for some in (pool, unseen)]
+    pools = pool, list(scenes("test", count // 2, seed, unseen=True))
+    right = [short_questions(model, tokenizer, image, p, rng) for p in pools]
     asked = [(scene, rng.choice(DETAIL_QUESTIONS)) for scene in pool[: count // 3]]
     claims = [stated(text) for text in ask(model, tokenizer, image, asked, 128)]
-    facts = [facts_of(facts_told(scene, rng)) for scene, _ in asked]
+    facts = [stated(detail(facts_told(scene, rng))) for scene, _ in asked]
     true = sum(len(said & known) for said, known in zip(claims, facts, strict=True))
+    said, there = sum(map(len, claims)), sum(map(len, facts))
     known, new = map(shares, right)
+    seen, unseen = (sum(map(len, by_type.values())) for by_type in right)
     return {
         "overall": known.pop("overall"),
         "types": known,
         "unseen_combinations": new.pop("overall"),
         "unseen_types": new,
-        "detail": {
-            "precision": true / max(1, sum(map(len, claims))),
-            "recall": true / max(1, sum(map(len, facts))),
-        },
-        "questions": dict(zip(("seen", "unseen"), (sum(map(len, r.values())) for r in right), strict=True)),
+        "detail": {"precision": true / max(1, said), "recall": true / max(1, there)},
+        "questions": {"seen": seen, "unseen": unseen},
     }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 
 from ..config import read_json
-from .captions import NUMBERS, WEATHER_WORDS, WORDS, a, article, boxes, captions, plural
+from .captions import NUMBERS, WEATHER_WORDS, WORDS, a, boxes, captions, plural
 from .scenes import COLORS, DISTANCES, KINDS, PLACES, SIDES, Scene, Thing
 
 TYPES = tuple("color count position distance what presence relation weather place reason".split())
@@ -21,20 +21,9 @@ SPOT = "({}) ({})".format(*("|".join(WORDS[name] for name in names) for names in
 NAMES = {words: name for name, words in WORDS.items()}
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What captions and boxes tell. `color` is None for a thing whose colour the captions do not tell."""
-
-    place: str
-    weather: str
-    things: tuple[Thing, ...]
-
-    def of_kind(self, kind: str) -> list[Thing]:
-        return [t for t in self.things if t.kind == kind]
-
-
-def read(texts: list[str], found: list[tuple[str, tuple]]) -> Facts:
-    """Reads the facts: places and weather from words, sides and distances from boxes, colours from captions."""
+def read(texts: list[str], found: list[tuple[str, tuple]]) -> Scene:
+    """What captions and boxes tell of a scene: place and weather by words, sides and distances by boxes, colours by
+    captions (None where they do not tell it)."""
     text = " ".join(texts).lower()
     place = next(place for place in PLACES if WORDS[place] in text)
     weather = next(name for name, words in WEATHER_WORDS.items() if any(w in text for w in words))
@@ -44,10 +33,10 @@ def read(texts: list[str], found: list[tuple[str, tuple]]) -> Facts:
     for kind, box in found:
         slot = SIDES[min(2, int((box[0] + box[2]) / 2 * 3))], "near" if box[3] > 0.75 else "far"
         things.append(Thing(kind, color_of.get((kind, *slot)), *slot, tuple(box)))
-    return Facts(place, weather, tuple(things))
+    return Scene(place, weather, tuple(things))
 
 
-def facts_told(scene: Scene, rng: random.Random) -> Facts:
+def facts_told(scene: Scene, rng: random.Random) -> Scene:
     """The teacher's view of a scene: what its captions and boxes tell."""
     return read(captions(scene, rng), boxes(scene))
 
@@ -59,7 +48,7 @@ class QA:
     answer: str
 
 
-def name_of(facts: Facts, thing: Thing) -> str | None:
+def name_of(facts: Scene, thing: Thing) -> str | None:
     """The shortest name that means this thing alone: "the cat", "the red cat", or None."""
     same = facts.of_kind(thing.kind)
     if len(same) == 1:
@@ -72,7 +61,7 @@ def worded(type: str, rng: random.Random, answer: str, wording: str | None = Non
     return QA(type, rng.choice(WORDINGS[wording or type]).format(**words), answer)
 
 
-def questions(facts: Facts, rng: random.Random) -> dict[str, list[QA]]:
+def questions(facts: Scene, rng: random.Random) -> dict[str, list[QA]]:
     """All short questions with one definite answer, by type, each in one of several wordings."""
     found: dict[str, list[QA]] = {kind: [] for kind in TYPES}
 
@@ -97,7 +86,7 @@ def questions(facts: Facts, rng: random.Random) -> dict[str, list[QA]]:
         ask("count", NUMBERS[len(facts.of_kind(kind))], kinds=plural(kind))
     ask("count", NUMBERS[len(facts.things)], "count of all")
     for kind in (*present, *rng.sample(absent, len(present))):
-        ask("presence", "yes" if kind in present else "no", a_kind=article(kind))
+        ask("presence", "yes" if kind in present else "no", a_kind=a(kind))
     for thing in facts.things:  # the right kind in a right or a wrong colour
         colors = [t.color for t in facts.of_kind(thing.kind)]
         color = thing.color if rng.random() < 0.5 else rng.choice([c for c in COLORS if c not in colors])
@@ -115,7 +104,7 @@ def questions(facts: Facts, rng: random.Random) -> dict[str, list[QA]]:
     return found | {"reason": reasons(facts, rng)}
 
 
-def reasons(facts: Facts, rng: random.Random) -> list[QA]:
+def reasons(facts: Scene, rng: random.Random) -> list[QA]:
     """Complex reasoning: a question whose answer must be concluded, and the answer with its reason.
 
     Of every question in reasons.json, the first answer of which all words hold here is the true one.
@@ -130,7 +119,7 @@ def reasons(facts: Facts, rng: random.Random) -> list[QA]:
     return found
 
 
-def detail(facts: Facts) -> str:
+def detail(facts: Scene) -> str:
     """The detailed description: place, weather, number of things, and each thing with colour and spot, near ones first."""
     sky = "at night" if facts.weather == "night" else f"on a {facts.weather} day"
     total = len(facts.things)
@@ -143,7 +132,7 @@ def detail(facts: Facts) -> str:
 
 
 def stated(text: str) -> set[tuple]:
-    """The facts that a description states, in the form of `facts_of`, to be compared with the truth."""
+    """The facts that a description states, as tuples; those of `detail` are all there are to state."""
     text = text.lower()
     found = {("place", place) for place in PLACES if WORDS[place] in text}
     found |= {("weather", name) for name, words in WEATHER_WORDS.items() if any(w in text for w in words)}
@@ -152,14 +141,6 @@ def stated(text: str) -> set[tuple]:
     for far, side, color, kind in re.findall(rf"{SPOT} there is an? (\w+) (\w+)", text):
         spot = (NAMES[side], NAMES[far])
         found |= {("kind", *spot, kind), ("color", *spot, color)}
-    return found
-
-
-def facts_of(facts: Facts) -> set[tuple]:
-    """The facts of a scene that a detailed description should state."""
-    found = {("place", facts.place), ("weather", facts.weather), ("count", len(facts.things))}
-    for t in facts.things:
-        found |= {("kind", t.side, t.distance, t.kind), ("color", t.side, t.distance, t.color)}
     return found
 
 
@@ -179,11 +160,12 @@ def tells(before: QA, qa: QA) -> bool:
     return before.type in told_by.get(qa.type, TYPES)
 
 
-def conversation(facts: Facts, rng: random.Random, turns: int = 8, inventory: float = 0.35) -> list[QA]:
+def conversation(facts: Scene, rng: random.Random, turns: int = 8, inventory: float = 0.35) -> list[QA]:
     """Short questions, of which none can be answered from the turns before it: each must be looked up."""
     found, chosen = questions(facts, rng), []
     if rng.random() < inventory:  # what is there and how often, half of it of things that are not there
-        types = rng.sample(("presence", "count") * 4, min(8, 2 * len({t.kind for t in facts.things})))
+        mixed = rng.sample(("presence", "count") * 4, min(8, 2 * len({t.kind for t in facts.things})))
+        types = rng.choice((mixed, ["count"] * turns))
     else:
         several = ("color", "position", "distance")
         types = rng.sample(("presence", "count", "what"), 3) if rng.random() < 0.6 else []
@@ -192,15 +174,14 @@ def conversation(facts: Facts, rng: random.Random, turns: int = 8, inventory: fl
     for type in types:
         fresh = [qa for qa in found[type] if not any(tells(c, qa) for c in chosen)]
         if fresh and len(chosen) < turns:
-            answers = sorted(
-                {qa.answer for qa in fresh}
-            )  # "two" as often as "none"; "yes" is told away oftener
+            # "two" as often as "none"; "yes" is told away oftener
+            answers = sorted({qa.answer for qa in fresh})
             answer = rng.choice(answers + ["yes"] * (type == "presence" and "yes" in answers))
             chosen.append(rng.choice([qa for qa in fresh if qa.answer == answer]))
     return chosen or found["weather"]
 
 
-def instructions(facts: Facts, rng: random.Random, kind: str) -> list[QA]:
+def instructions(facts: Scene, rng: random.Random, kind: str) -> list[QA]:
     """One sample of instruction data: "conversation", "detail" or "complex"."""
     if kind == "conversation":
         return conversation(facts, rng)

@@ -13,15 +13,12 @@ from ..config import LlamaConfig
 from ..conversation import IGNORE_INDEX, VICUNA_SYSTEM, encode
 from ..llama import Llama
 from ..tokenizer import Tokenizer, train_bpe
-from .captions import captions
+from .captions import captions, plural
 from .fit import fit, pad, save
-from .scenes import Scene, scenes
+from .scenes import KINDS, Scene, scenes
 from .teacher import conversation, detail, dialogue, facts_told, instructions, questions, shares
 
-LLAMA = LlamaConfig(
-    vocab_size=704, hidden_size=128, intermediate_size=384, num_hidden_layers=5, num_attention_heads=4,
-    max_position_embeddings=1024,
-)  # fmt: skip
+LLAMA = LlamaConfig(704, 128, 384, num_hidden_layers=5, num_attention_heads=4, max_position_embeddings=1024)
 
 
 def make_tokenizer(seed: int) -> Tokenizer:
@@ -69,13 +66,6 @@ def dialogue_batch(rng, batch: int, tokenizer, pool: list[Scene]) -> tuple[torch
     return pad([r[0] for r in rows], 0), pad([r[1] for r in rows], IGNORE_INDEX)
 
 
-def text_loss(model: Llama, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean loss over the labelled tokens; the head runs on their places alone."""
-    states = model.model(model.model.embed_tokens(ids))[:, :-1]
-    trained = labels[:, 1:] != IGNORE_INDEX
-    return F.cross_entropy(model.lm_head(states[trained]).float(), labels[:, 1:][trained])
-
-
 def train_vicuna(phases, batch: int, seed: int, dtype, device):
     """Trains the decoder and returns it with its tokenizer.
 
@@ -90,15 +80,22 @@ def train_vicuna(phases, batch: int, seed: int, dtype, device):
         if p.ndim == 2:
             out = name.endswith(("o_proj.weight", "down_proj.weight"))  # residual branches start smaller
             nn.init.normal_(p, std=0.02 / (math.sqrt(2 * LLAMA.num_hidden_layers) if out else 1.0))
-    batches = {
-        "copies": lambda: copy_batch(rng, 2 * batch, LLAMA.vocab_size),
-        "dialogues": lambda: dialogue_batch(rng, batch, tokenizer, pool),
-    }
+    with torch.no_grad():  # a plural begins as its singular's vector: the tokenizer sees no kinship in them
+        for kind in KINDS:
+            one, many = (tokenizer.encode(f"a {word}")[-1] for word in (kind, plural(kind)))
+            model.model.embed_tokens.weight[many] = model.model.embed_tokens.weight[one]
     for phase, steps, lr in phases:
         optimizer = torch.optim.AdamW(model.parameters(), lr, (0.9, 0.98), weight_decay=0.01, fused=True)
 
-        def losses(step: int, phase=phase):
-            return text_loss(model, *(x.to(device) for x in batches[phase]())), {}
+        def losses(step: int, copying=phase == "copies"):
+            if copying:
+                ids, labels = copy_batch(rng, 2 * batch, LLAMA.vocab_size)
+            else:
+                ids, labels = dialogue_batch(rng, batch, tokenizer, pool)
+            ids, labels = ids.to(device), labels.to(device)
+            trained = labels[:, 1:] != IGNORE_INDEX  # the head runs on their places alone
+            logits = model.lm_head(model.model(model.model.embed_tokens(ids))[:, :-1][trained])
+            return F.cross_entropy(logits.float(), labels[:, 1:][trained]), {}
 
         enough = 0.9 if phase == "copies" else None
         fit(f"vicuna, {phase}", model, optimizer, steps, losses, 50, dtype, device, enough)
