@@ -17,7 +17,7 @@ NOTEBOOKS = sorted(HERE.glob("*.ipynb"))
 execute = SimpleNamespace(**runpy.run_path(str(HERE / "execute.py")))
 
 ROW = re.compile(
-    r"\|.*\| \[\d\d\]\((\S+)\), cell `([\w-]+)` \| \[`([\w.]+)`\]\(\.\./(\S+)#L(\d+)\) \| `(\S+)::(\w+)` \|"
+    r"\|.*\| \[\d\d\]\((\S+)\), `([\w-]+)` \| \[`([\w.]+)`\]\(\.\./(\S+)#L(\d+)\) \| `(\S+)::(\w+)` \|"
 )
 TABLE = (HERE / "README.md").read_text(encoding="utf-8").split("## Every equation")[1]
 ROWS = [line for line in TABLE.splitlines() if line.startswith("|")][2:]
@@ -79,8 +79,9 @@ def test_outputs(path):
 
 
 def test_every_notebook_is_listed():
-    text = (HERE / "README.md").read_text(encoding="utf-8")
-    listed = re.findall(r"^- \[\d+\. [^]]+\]\((\S+)\):", text, re.MULTILINE)
+    listed = re.findall(
+        r"^\| \[\d\d [^]]+\]\((\S+)\)", (HERE / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert listed == [path.name for path in NOTEBOOKS]
     assert {ROW.fullmatch(row)[1] for row in ROWS} <= set(listed)
 
