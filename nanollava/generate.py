@@ -1,36 +1,44 @@
 """Generation: prefill of picture and text in one pass, then one token a step on a preallocated KV cache."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 
 import torch
+from PIL import Image
 
 from .config import UserError
+from .conversation import STOP, encode, expand
+from .image import ImageConfig, preprocess
 from .llama import KVCache
+from .tokenizer import Tokenizer
 
 
-def sample(logits: torch.Tensor, temperature: float, top_p: float, generator=None) -> torch.Tensor:
-    """Next ids (B,) from logits (B, vocab): the most likely at temperature 0, else drawn from the smallest set of
-    tokens whose probability reaches `top_p`."""
+def sample(logits: torch.Tensor, temperature: float, top_p: float, generator=None, top_k=0) -> torch.Tensor:
+    """Next ids (B,) from logits (B, vocab): the most likely at temperature 0, else drawn from the `top_k` likeliest
+    tokens (0: all), and of these from the smallest set whose probability reaches `top_p`."""
     if temperature == 0:
         return logits.argmax(-1)
-    probs = torch.softmax(logits.float() / temperature, dim=-1)
-    probs, order = probs.sort(-1, descending=True)
+    logits, order = (logits.float() / temperature).sort(-1, descending=True)
+    probs = torch.softmax(logits[:, : top_k or None], dim=-1)
     probs[probs.cumsum(-1) - probs >= top_p] = 0  # the first token that reaches top_p stays
     choice = torch.multinomial(probs, 1, generator=generator)
     return order.gather(-1, choice).squeeze(-1)
 
 
 @torch.inference_mode()
-def generate(
+def stream(
     model, input_ids: torch.Tensor, pixel_values: torch.Tensor | None = None, max_new_tokens: int = 256,
-    temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None, lengths: torch.Tensor | None = None,
-    on_token: Callable[[list[int]], bool | None] | None = None,
-) -> list[list[int]]:  # fmt: skip
-    """Continues prompts `input_ids` (B, T), right-padded to `lengths` (B,), and returns the new ids of each.
+    temperature: float = 0.0, top_p: float = 1.0, top_k: int = 0, repetition_penalty: float = 1.0,
+    seed: int | None = None, lengths: torch.Tensor | None = None, cache: KVCache | None = None,
+    step: Callable | None = None, seconds: dict[str, float] | None = None,
+) -> Iterator[list[int]]:  # fmt: skip
+    """Continues prompts `input_ids` (B, T), right-padded to `lengths` (B,): yields the new id of every row, step by step.
 
-    A row ends with the end token, which is not returned, or after `max_new_tokens`. Rows do not influence each other:
-    inside, they are shifted to end together, and the padding before them is masked. `on_token` gets the new id of
-    every row after each step (-1 for rows that have ended) and stops all if it returns True.
+    A row ends with the end token and yields -1 from there on. Rows do not influence each other: inside, they are
+    shifted to end together, and the padding before them is masked. A `cache` of an earlier run (one row) is taken up:
+    only what follows the ids that it holds is computed. `step` is what `compile_step` gives. Logits of tokens
+    that have occurred are divided by `repetition_penalty` (multiplied where negative). `seconds` gets the times.
     """
     config, llama = model.config, model.language_model
     B, T = input_ids.shape
@@ -38,35 +46,147 @@ def generate(
     room = config.text_config.max_position_embeddings
     if T + max_new_tokens > room:
         raise UserError(f"{T} prompt tokens + {max_new_tokens} new ones: the model has room for {room}")
-    if max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1:
+    if max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1 or top_k < 0 or repetition_penalty <= 0:
         raise UserError(
-            f"max_new_tokens {max_new_tokens}, temperature {temperature}, top_p {top_p}: "
-            "expected at least 1, at least 0, and 0 < top_p <= 1"
+            f"max_new_tokens {max_new_tokens}, temperature {temperature}, top_p {top_p}, top_k {top_k}, "
+            f"repetition_penalty {repetition_penalty}: expected at least 1, at least 0, 0 < top_p <= 1, "
+            "at least 0, above 0"
         )
+    started = time.perf_counter()
+    dtype = llama.model.embed_tokens.weight.dtype
+    cache = cache or KVCache(config.text_config, B, device, dtype)
+    known = cache.reuse(input_ids[0].tolist(), config.image_token_id, config.vision_config.num_patches)
+    fresh = int((input_ids[:, known:] == config.image_token_id).sum()) // config.vision_config.num_patches
+    pixel_values = None if pixel_values is None else pixel_values[len(pixel_values) - fresh :]
+    embeds, mask = model.embed(input_ids[:, known:], pixel_values), None
     pad = torch.zeros(B, dtype=torch.long, device=device) if lengths is None else T - lengths
-    embeds, mask = model.embed(input_ids, pixel_values), None
-    if pad.any():
+    real = torch.arange(room, device=device) >= pad[:, None]  # (B, room)
+    padded = bool(pad.any())
+    if padded:
         index = (torch.arange(T, device=device) - pad[:, None]) % T
         embeds = embeds.gather(1, index.unsqueeze(-1).expand_as(embeds))  # right padding becomes left padding
-        real = torch.arange(T + max_new_tokens, device=device) >= pad[:, None]  # (B, S)
         causal = torch.ones(T, T, dtype=torch.bool, device=device).tril()
         own = torch.eye(T, dtype=torch.bool, device=device)  # padding sees itself: an empty row would be NaN
         mask = (causal & real[:, None, :T] | own)[:, None]  # (B, 1, T, T)
+    seen = None
+    if repetition_penalty != 1:
+        held = torch.arange(T, device=device) < (T - pad)[:, None]
+        seen = torch.zeros(B, config.text_config.vocab_size, dtype=torch.bool, device=device)
+        seen.scatter_(1, input_ids.masked_fill(~held, config.bos_token_id), True)
     generator = None if seed is None else torch.Generator(device).manual_seed(seed)
-    cache = KVCache(config.text_config, B, T + max_new_tokens, device, embeds.dtype)
-    states = llama.model(embeds, mask, cache, start=-pad)
-    answers: list[list[int]] = [[] for _ in range(B)]
+    cache.reserve(T + max_new_tokens)
+    seconds = {} if seconds is None else seconds
+    seconds["vision"] = time.perf_counter() - started
+    states = llama.model(embeds, mask, cache, start=-pad if padded else known)
+    logits = llama.lm_head(states[:, -1])
+    # A matrix-vector product in bf16 is twice as fast on a CPU without oneDNN; a matrix product is ten times slower.
+    slow = B == 1 and dtype == torch.bfloat16 and device.type == "cpu"
     ended = [False] * B
-    for step in range(max_new_tokens):
-        ids = sample(llama.lm_head(states[:, -1]), temperature, top_p, generator)
-        for row, token in enumerate(ids.tolist()):
-            ended[row] |= token == config.eos_token_id
-            if not ended[row]:
-                answers[row].append(token)
-        new = [-1 if end else answer[-1] for end, answer in zip(ended, answers, strict=True)]
-        stop = on_token is not None and on_token(new)
-        if stop or all(ended) or step == max_new_tokens - 1:
-            break
-        step_mask = real[:, None, None, : T + step + 1] if mask is not None else None
-        states = llama.model(llama.model.embed_tokens(ids[:, None]), step_mask, cache, start=T + step - pad)
-    return answers
+    for place in range(T, T + max_new_tokens):
+        if seen is not None:
+            punished = torch.where(logits < 0, logits * repetition_penalty, logits / repetition_penalty)
+            logits = torch.where(seen, punished, logits)
+        ids = sample(logits, temperature, top_p, generator, top_k)
+        if seen is not None:
+            seen.scatter_(1, ids[:, None], True)
+        new = ids.tolist()
+        ended = [end or token == config.eos_token_id for end, token in zip(ended, new, strict=True)]
+        now = time.perf_counter() - started - seconds["vision"]
+        seconds["prefill"], seconds["decode"] = seconds.get("prefill", now), now - seconds.get("prefill", now)
+        yield [-1 if end else token for end, token in zip(ended, new, strict=True)]
+        if all(ended) or place == T + max_new_tokens - 1:
+            return
+        cache.ids += new[:1]
+        with torch.backends.mkldnn.flags(enabled=False) if slow else nullcontext():
+            if step is not None:
+                logits = step(ids, cache, pad, real)
+                continue
+            step_mask = real[:, None, None, : place + 1] if padded else None
+            start = place - pad if padded else place
+            states = llama.model(llama.model.embed_tokens(ids[:, None]), step_mask, cache, start)
+            logits = llama.lm_head(states[:, -1])
+
+
+def generate(model, input_ids: torch.Tensor, pixel_values=None, **options) -> list[list[int]]:
+    """The new ids of each prompt, without the end token; arguments as for `stream`."""
+    steps = list(stream(model, input_ids, pixel_values, **options))
+    return [[token for token in row if token >= 0] for row in zip(*steps, strict=True)]
+
+
+class Answer:
+    """The text of one answer while its ids come. Each id is decoded once or twice, with the few before it that share a
+    piece of text; half a character, what may become a stop string, and blanks at the end wait for the next id."""
+
+    def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...] = ()):
+        self.tokenizer, self.stops = tokenizer, stops
+        self.ids: list[int] = []
+        self.text = self.waiting = ""
+        self.end: str | None = None  # "end token", "stop string" or "length", once it has ended
+        self.begin = self.read = 0  # ids from `begin` on are decoded together; the text before `read` is known
+
+    def add(self, token: int) -> str:
+        """Takes the next id, -1 for the end token; returns the text that is certain now and was not before."""
+        if self.end is None and token < 0:
+            return self.finish("end token")
+        if self.end is not None:
+            return ""
+        self.ids.append(token)
+        known, text = (self.tokenizer.decode(self.ids[self.begin : end]) for end in (self.read, None))
+        if text.endswith("\ufffd"):
+            return ""
+        self.begin, self.read = self.read if text != known else self.begin, len(self.ids)
+        return self.release(text[len(known) :])
+
+    def release(self, text: str) -> str:
+        text = self.waiting + text
+        found = [at for at in map(text.find, self.stops) if at >= 0]
+        if found:
+            self.end, text = "stop string", text[: min(found)].rstrip()
+        keep = len(text.rstrip())
+        for stop in () if found else self.stops:  # the longest end of the text that begins a stop string
+            keep = min([keep, *(len(text) - n for n in range(1, len(stop)) if text.endswith(stop[:n]))])
+        keep = len(text[:keep].rstrip())
+        self.text, self.waiting = self.text + text[:keep], text[keep:]
+        return text[:keep]
+
+    def finish(self, end: str = "length") -> str:
+        """Ends the answer; returns what had been held back."""
+        if self.end is not None:
+            return ""
+        self.end = end
+        rest = self.waiting + self.tokenizer.decode(self.ids[self.read :])
+        self.text += rest.rstrip()
+        return rest.rstrip()
+
+
+def prompt(turns: list[dict], model, tokenizer: Tokenizer, template: str = "vicuna_v1") -> list[int]:
+    """The ids that ask for the next answer, every picture expanded to its places."""
+    places = model.config.vision_config.num_patches
+    return expand(*encode(turns, tokenizer, template), model.config.image_token_id, places)[0]
+
+
+def answer(
+    model, tokenizer: Tokenizer, image_config: ImageConfig, asked: list[tuple[list[Image.Image], list[dict]]],
+    template: str = "vicuna_v1", batch: int = 16, **options,
+) -> list[str]:  # fmt: skip
+    """The model's answers to (pictures, turns) pairs, turns in the data set's form ending with a question; `options` as
+    for `stream`. Prompts of similar length share a batch."""
+    W = model.multi_modal_projector.linear_1.weight
+    rows = [prompt(turns, model, tokenizer, template) for _, turns in asked]
+    stops = tuple(STOP[template] for _ in range(template in STOP))
+    answers = [Answer(tokenizer, stops) for _ in rows]
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    for group in (order[i : i + batch] for i in range(0, len(order), batch)):
+        pictures = [preprocess(picture, image_config) for i in group for picture in asked[i][0]]
+        pixel_values = torch.stack(pictures).to(W.device, W.dtype) if pictures else None
+        lengths = torch.tensor([len(rows[i]) for i in group], device=W.device)
+        padded = [torch.tensor(rows[i], device=W.device) for i in group]
+        ids = torch.nn.utils.rnn.pad_sequence(padded, batch_first=True)
+        for new in stream(model, ids, pixel_values, lengths=lengths, **options):
+            for i, token in zip(group, new, strict=True):
+                answers[i].add(token)
+            if all(answers[i].end for i in group):
+                break
+        for i in group:
+            answers[i].finish()
+    return [answer.text for answer in answers]

@@ -45,22 +45,47 @@ def rotate(x: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
 
 
 class KVCache:
-    """Keys and values of every layer, allocated once: `keys` and `values` (L, B, K, S, E); `length` places are filled."""
+    """Keys and values of every layer, allocated before they are needed: `length` places of (B, K, S, E) are filled.
 
-    def __init__(self, config: LlamaConfig, batch: int, length: int, device, dtype):
-        shape = (config.num_hidden_layers, batch, config.num_key_value_heads, length, config.head_dim)
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)
-        self.values = torch.zeros(shape, device=device, dtype=dtype)
-        self.length = 0
+    `ids` are those of row 0 at the filled places. With `place` (1,), a tensor on the device, one token is written there and
+    all S places are given back, filled or not: shapes that stay the same from step to step, as compilation wants them.
+    """
+
+    def __init__(self, config: LlamaConfig, batch: int, device, dtype):
+        shape = (batch, config.num_key_value_heads, 0, config.head_dim)
+        layers = range(config.num_hidden_layers)
+        self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in layers]
+        self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in layers]
+        self.length, self.ids, self.place = 0, [], None
+
+    def reserve(self, length: int) -> None:
+        """Makes room for `length` places, in steps of 64; what is filled stays."""
+        more = -(-length // 64) * 64 - self.keys[0].shape[2]
+        if more > 0:
+            self.keys, self.values = (
+                [F.pad(old, (0, 0, 0, more)) for old in part] for part in (self.keys, self.values)
+            )
+
+    def reuse(self, ids: list[int], image_token_id: int, patches: int) -> int:
+        """Keeps the places that hold the beginning of `ids` (whole pictures, not all of it), and returns their number."""
+        pairs = zip(self.ids[: self.length], ids[:-1], strict=False)
+        same = next((i for i, (old, new) in enumerate(pairs) if old != new), min(self.length, len(ids) - 1))
+        while ids[:same].count(image_token_id) % patches:
+            same -= 1
+        self.length, self.ids = same, list(ids)
+        return same
 
     def update(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Writes k, v (B, K, T, E) behind the filled places and gives back everything written; `length` stays."""
+        keys, values = self.keys[layer], self.values[layer]
+        if self.place is not None:
+            return keys.index_copy_(2, self.place, k), values.index_copy_(2, self.place, v)
         end = self.length + k.shape[2]
-        if end > self.keys.shape[3]:
-            raise ValueError(f"KV cache is full: {end} tokens, room for {self.keys.shape[3]}")
-        self.keys[layer, :, :, self.length : end] = k
-        self.values[layer, :, :, self.length : end] = v
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+        if end > keys.shape[2]:
+            raise ValueError(f"KV cache is full: {end} tokens, room for {keys.shape[2]}")
+        keys[:, :, self.length : end] = k
+        values[:, :, self.length : end] = v
+        return keys[:, :, :end], values[:, :, :end]
 
 
 class LlamaAttention(nn.Module):
@@ -147,6 +172,9 @@ class LlamaModel(nn.Module):
             room = self.config.max_position_embeddings
             raise ValueError(f"{inputs_embeds.shape[1]} tokens: the model was built for {room}")
         x, rope = inputs_embeds, self.positions(inputs_embeds, start)
+        if mask is None and cache is not None and cache.length and x.shape[1] > 1:  # causal behind what is cached
+            shape = (x.shape[1], cache.length + x.shape[1])
+            mask = torch.ones(shape, dtype=torch.bool, device=x.device).tril(cache.length)
         for block in self.layers:
             x = block(x, rope, mask, cache)
         if cache is not None:

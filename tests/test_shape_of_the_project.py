@@ -12,7 +12,7 @@ BELOW = {  # a module may import these of the package, and nothing else of it
     "tokenizer": {"config"},
     "conversation": {"config", "tokenizer"},
     "image": {"config"},
-    "generate": {"llama", "config"},
+    "generate": {"config", "conversation", "image", "llama", "tokenizer"},
     "llava": {"config", "conversation", "generate", "llama", "projector", "vit", "weights"},
     "data": {"config", "conversation", "image", "tokenizer"},
     "engine": {"config"},
