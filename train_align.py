@@ -9,40 +9,45 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from nanollava import cli, engine, weights
-from nanollava.data import InstructionData, collate
+from nanollava import cli, engine, plan, weights
+from nanollava.data import collate
 from nanollava.image import ImageConfig
 from nanollava.llava import PROJECTOR_FILE, LLaVA
 from nanollava.tokenizer import Tokenizer
 from nanollava.toyland import ensure_data
+from nanollava.toyland.score import score
 
 TRAINABLE = {"vision_tower.": False, "multi_modal_projector.": True, "language_model.": False}
 
-# Toyland's values, the instruction kept before the caption as in the paper's v0; the paper's: batch 128, lr 2e-3,
-# 1 epoch of CC-595K; LLaVA v1 and v1.5: template plain.
+# Toyland's values, the instruction kept before the caption as in the paper's v0; --recipe has the paper's and its heirs'.
 DEFAULTS = dict(out="out/align", data="data/toyland/align.json", projector="linear", template="vicuna_v1")
 DEFAULTS |= dict(batch=32, lr=5e-3, max_steps=600, max_length=1024)
 
 
 def main() -> None:
     args = cli.training_arguments(__doc__.split("\n")[0], 1, **DEFAULTS)
-    settings = cli.settings(args)
+    if args.plan:
+        return print(plan.of_run(args, TRAINABLE))
     device = engine.start(args.device)
+    dtype = engine.pick_dtype(args.dtype, device)
     ensure_data(args.data, made_here=DEFAULTS["data"])
     torch.manual_seed(args.seed)  # the new W is the same on every rank
 
     tokenizer = Tokenizer.from_pretrained(args.llm)
-    model = LLaVA.compose(args.vision, args.llm, args.projector, tokenizer.image_token_id)
+    model = LLaVA.compose(
+        args.vision, args.llm, args.projector, tokenizer.image_token_id, vision_feature_layer=args.vision_layer, mapped=True
+    )  # fmt: skip
     rows = engine.freeze(model, TRAINABLE)
     image_config = ImageConfig.from_pretrained(args.vision, args.image_mode)
-    data = InstructionData(
-        args.data, args.images or Path(args.data).parent, tokenizer, image_config, model.config.image_token_id,
-        model.config.vision_config.num_patches, args.template, args.max_length,
+    data, held_out = cli.datasets(args, tokenizer, image_config, model.config)
+    engine.shard(model, model.language_model.model.layers, model.vision_tower, device, dtype, **cli.sharding(args))
+    engine.announce(vars(args), rows, len(data), "stage 1: align")
+
+    engine.train(
+        model, data, collate, cli.settings(args), device, cli.decisive(args, data),
+        plan.counter(model.config, TRAINABLE), engine.matmul_rate(device, dtype), data.groups() if args.group else None,
+        cli.evaluation(args, model, held_out, device, lambda n: score(model, tokenizer, image_config, n)["overall"]),
     )  # fmt: skip
-    dtype = engine.pick_dtype(args.dtype, device)
-    engine.shard(model, model.language_model.model.layers, model.vision_tower, device, dtype)
-    engine.announce(args, rows, len(data), "stage 1: align")
-    engine.train(model, data, collate, settings, device)
 
     state = engine.full_state(model, engine.DTYPES[args.save_dtype], "multi_modal_projector.")
     if dist.get_rank() == 0:
@@ -50,7 +55,7 @@ def main() -> None:
         weights.save_projector(state, out / PROJECTOR_FILE)
         cli.made_by(out)
         print(f"W is in {out / PROJECTOR_FILE}; next: python train_instruct.py --projector {out}")
-    dist.destroy_process_group()
+    engine.finish()
 
 
 if __name__ == "__main__":

@@ -9,58 +9,58 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from nanollava import cli, engine
-from nanollava.data import InstructionData, collate
+from nanollava import cli, engine, plan
+from nanollava.data import collate
 from nanollava.image import ImageConfig
 from nanollava.llava import LLaVA
 from nanollava.tokenizer import Tokenizer
 from nanollava.toyland import ensure_data
+from nanollava.toyland.score import score
 
 TRAINABLE = {"vision_tower.": False, "multi_modal_projector.": True, "language_model.": True}
 
-# Toyland's values; the paper's: batch 32, lr 2e-5, 3 epochs of LLaVA-Instruct-158K.
-DEFAULTS = dict(
-    out="out/instruct", data="data/toyland/instruct.json", projector="out/align", template="vicuna_v1"
-)
+# Toyland's values; --recipe has the paper's and its heirs'.
+DEFAULTS = dict(out="out/instruct", data="data/toyland/instruct.json", projector="out/align", template="vicuna_v1")
 DEFAULTS |= dict(batch=32, lr=1.5e-3, max_steps=1100, max_length=1024)
 
 
 def main() -> None:
     args = cli.training_arguments(__doc__.split("\n")[0], 2, **DEFAULTS)
-    settings = cli.settings(args)
+    if args.plan:
+        return print(plan.of_run(args, TRAINABLE))
     device = engine.start(args.device)
+    dtype = engine.pick_dtype(args.dtype, device)
     ensure_data(args.data, made_here=DEFAULTS["data"])
     torch.manual_seed(args.seed)
 
     tokenizer = Tokenizer.from_pretrained(args.llm)
-    model = LLaVA.compose(args.vision, args.llm, args.projector, tokenizer.image_token_id)
+    model = LLaVA.compose(
+        args.vision, args.llm, args.projector, tokenizer.image_token_id, vision_feature_layer=args.vision_layer, mapped=True
+    )  # fmt: skip
     rows = engine.freeze(model, TRAINABLE)
     image_config = ImageConfig.from_pretrained(args.vision, args.image_mode)
-    data = InstructionData(
-        args.data, args.images or Path(args.data).parent, tokenizer, image_config, model.config.image_token_id,
-        model.config.vision_config.num_patches, args.template, args.max_length,
-    )  # fmt: skip
+    data, held_out = cli.datasets(args, tokenizer, image_config, model.config)
     # Sharding casts the frozen tower to the compute dtype; what is saved is the tower as it came.
-    tower = {
-        f"vision_tower.{name}": tensor.clone() for name, tensor in model.vision_tower.state_dict().items()
-    }
-    dtype = engine.pick_dtype(args.dtype, device)
-    engine.shard(model, model.language_model.model.layers, model.vision_tower, device, dtype)
-    engine.announce(args, rows, len(data), "stage 2: instruct")
-    engine.train(model, data, collate, settings, device)
+    tower = {f"vision_tower.{name}": tensor for name, tensor in model.vision_tower.state_dict().items()}
+    engine.shard(model, model.language_model.model.layers, model.vision_tower, device, dtype, **cli.sharding(args))
+    engine.announce(vars(args), rows, len(data), "stage 2: instruct")
+
+    engine.train(
+        model, data, collate, cli.settings(args), device, cli.decisive(args, data),
+        plan.counter(model.config, TRAINABLE), engine.matmul_rate(device, dtype), data.groups() if args.group else None,
+        cli.evaluation(args, model, held_out, device, lambda n: score(model, tokenizer, image_config, n)["overall"]),
+    )  # fmt: skip
 
     save_dtype = engine.DTYPES[args.save_dtype]
-    state = engine.full_state(model, save_dtype) | {
-        name: tensor.to(save_dtype) for name, tensor in tower.items()
-    }
+    state = engine.full_state(model, save_dtype, "multi_modal_projector.", "language_model.")
     if dist.get_rank() == 0:
         out = Path(args.out)
-        model.save_pretrained(out, state)
+        model.save_pretrained(out, state | {name: tensor.to(save_dtype) for name, tensor in tower.items()})
         tokenizer.with_image_token(model.config.image_token_id).save_pretrained(out)
         image_config.save_pretrained(out)
         cli.made_by(out)
         print(f"LLaVA is in {out}; next: python sample.py --model {out} --image cat.jpg")
-    dist.destroy_process_group()
+    engine.finish()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the scripts share: flags, composition of the model from the flags, and errors as one line."""
+"""What the scripts share: flags, data sets of the flags, and errors as one line."""
 
 import argparse
 import os
@@ -8,10 +8,13 @@ from dataclasses import fields
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
-from .config import UserError
+from .checkpoint import gathered
+from .config import UserError, read_json
 from .conversation import TEMPLATES
-from .engine import DTYPES, Settings
+from .data import InstructionData, collate
+from .engine import DTYPES, Settings, Stopped, mean_loss
 
 
 def run(main: Callable[[], None]) -> None:
@@ -22,6 +25,10 @@ def run(main: Callable[[], None]) -> None:
         sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except Stopped as stopped:
+        number, told = stopped.args
+        print(f"\nstopped by {told}; the same command goes on from there", file=sys.stderr)
+        sys.exit(128 + number)
     except BrokenPipeError:  # whoever read our output has enough, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
@@ -39,56 +46,74 @@ def made_by(path: Path) -> None:
     (path / "MADE_BY.txt").write_text(text, encoding="utf-8")
 
 
-# Stage 1 and stage 2 of the releases. v0 also framed the picture by <im_start> and <im_end>, which is not done here.
-ONCE = {"epochs": 1, "max_steps": None, "max_length": 2048}  # a linear W and cropped pictures are the default
-RECIPES = {
-    "paper": (dict(ONCE, template="v0", batch=128, lr=2e-3), dict(ONCE, template="v0", batch=32, lr=2e-5, epochs=3)),
-    "v1": (dict(ONCE, template="plain", batch=128, lr=2e-3), dict(ONCE, template="vicuna_v1", batch=32, lr=2e-5)),
-    "v1.5": (
-        dict(ONCE, template="plain", projector="mlp2x_gelu", batch=256, lr=1e-3),
-        dict(ONCE, template="vicuna_v1", image_mode="pad", batch=128, lr=2e-5),
-    ),
-}  # fmt: skip
+# The flags of training (`free`: the result does not depend on it), and the values of the releases for stage 1 and 2. v0
+# also framed the picture by <im_start> and <im_end>, which is not done here.
+FLAGS, RECIPES = (read_json(Path(__file__).parent / name) for name in ("flags.json", "recipes.json"))
+TYPES = {"int": int, "float": float, "str": str}
 
 
 def training_arguments(description: str, stage: int, **defaults) -> argparse.Namespace:
-    """The flags that both stages share; where none is given, a recipe's value stands, else the stage's `defaults`."""
+    """The flags of both stages, checked; where none is given, a recipe's value stands, else the stage's `defaults`."""
     form = argparse.ArgumentDefaultsHelpFormatter
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False, formatter_class=form)
-    add = parser.add_argument
-    add("--out", help="directory for the result and metrics.jsonl")
-    add("--data", help="LLaVA JSON; Toyland's is made when its default is missing")
-    add("--images", help="directory of the records' pictures; default: that of the data file")
-    add("--vision", default="checkpoints/toy-clip", help="Hugging Face CLIP directory")
-    add("--llm", default="checkpoints/toy-vicuna", help="Hugging Face Llama directory")
-    add("--projector", help="a new 'linear' or 'mlp2x_gelu' W, or the result of stage 1")
-    add("--recipe", choices=tuple(RECIPES), help="template, projector, picture shape and rates of a release")
-    add("--template", choices=TEMPLATES, help="prompt template")
-    add("--image-mode", choices=("crop", "pad"), default="crop", help="how a picture becomes a square")
-    add("--batch", type=int, help="samples of one optimizer step, over all ranks")
-    add("--micro-batch", type=int, help="samples of one forward pass on one rank; default: batch / ranks")
-    add("--epochs", type=int, default=1, help="passes over the data")
-    add("--max-steps", type=int, help="optimizer steps; overrides --epochs")
-    add("--max-length", type=int, help="longest sample in tokens, image places included")
-    add("--lr", type=float, help="peak learning rate")
-    add("--seed", type=int, default=0, help="of the order of samples and of a new W")
-    add("--device", default="auto", help="auto, cpu, cuda or mps")
-    help = "of the computation; auto: bf16 where it is native; master weights are fp32"
-    add("--dtype", choices=("auto", "fp32", "bf16"), default="auto", help=help)
-    add("--save-dtype", choices=tuple(DTYPES), default="fp16", help="of the saved weights")
+    choices = dict(recipe=tuple(RECIPES), template=TEMPLATES, save_dtype=tuple(DTYPES))
+    for name, flag in FLAGS.items():
+        kind = flag.get("type", "str")
+        options = {key: flag[key] for key in ("help", "default", "nargs") if key in flag}
+        if kind == "bool":
+            options["action"] = argparse.BooleanOptionalAction
+        else:
+            options |= {"type": TYPES[kind], "choices": choices.get(name, flag.get("choices"))}
+        parser.add_argument(f"--{name.replace('_', '-')}", **options)
     parser.set_defaults(**defaults)
     recipe = parser.parse_args().recipe
     parser.set_defaults(**RECIPES[recipe][stage - 1] if recipe else {})
-    return parser.parse_args()
+    args = parser.parse_args()
+    for name, flag in FLAGS.items():
+        value, given = getattr(args, name), f"--{name.replace('_', '-')} {getattr(args, name)}"
+        if value is not None and value < flag.get("least", value):
+            raise UserError(f"{given}: expected at least {flag['least']}")
+        if value is not None and "above" in flag and not value > flag["above"]:
+            raise UserError(f"{given}: expected more than {flag['above']}")
+    return args
 
 
 def settings(args: argparse.Namespace) -> Settings:
-    """The loop's part of the flags, checked."""
-    for name in ("batch", "micro_batch", "epochs"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: expected at least 1")
-    if args.max_steps is not None and args.max_steps < 0:
-        raise UserError(f"--max-steps {args.max_steps}: expected 0 (write the untrained model) or more")
-    if args.lr <= 0:
-        raise UserError(f"--lr {args.lr}: expected a positive learning rate")
-    return Settings(**{f.name: getattr(args, f.name) for f in fields(Settings) if hasattr(args, f.name)})
+    """The loop's part of the flags."""
+    return Settings(**{f.name: getattr(args, f.name) for f in fields(Settings)})
+
+
+def decisive(args: argparse.Namespace, data: InstructionData) -> dict:
+    """What the result of a run depends on."""
+    return {k: v for k, v in vars(args).items() if not FLAGS[k].get("free")} | {"crc32 of data": data.crc32}
+
+
+def datasets(args, tokenizer, image_config, config) -> list[InstructionData | None]:
+    """The training data and the validation split; every record is checked, each rank taking a share."""
+    made, rank, ranks = [], dist.get_rank(), dist.get_world_size()
+    for path in (args.data, args.validation):
+        made.append(path and InstructionData(
+            path, args.images or Path(path).parent, tokenizer, image_config, config.image_token_id,
+            config.vision_config.num_patches, args.template, args.max_length,
+        ))  # fmt: skip
+        if path:
+            wrong = made[-1].check(range(rank, len(made[-1]), ranks), args.check_images, args.workers)
+            told = made[-1].leave_out(gathered(wrong), args.skip_bad)
+            print(told, end="\n" if told and rank == 0 else "", flush=True)
+    return made
+
+
+def sharding(args: argparse.Namespace) -> dict[str, bool]:
+    """The flags of `engine.shard`."""
+    return {name: getattr(args, name) for name in ("checkpoint_activations", "compile", "offload_optimizer")}
+
+
+def evaluation(args, model, held_out: InstructionData | None, device, toyland_score) -> Callable[[], dict]:
+    """What is measured every `--eval-steps`: the loss of the validation split, Toyland's score."""
+    micro = args.micro_batch or max(1, args.batch // dist.get_world_size())
+
+    def evaluate() -> dict:
+        loss = {"validation_loss": mean_loss(model, held_out, collate, micro, device)} if held_out else {}
+        return loss | ({"toyland_score": toyland_score(args.toyland_scenes)} if args.toyland_scenes else {})
+
+    return evaluate

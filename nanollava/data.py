@@ -1,88 +1,200 @@
-"""Instruction data in LLaVA's JSON form, as padded batches."""
+"""Instruction data in LLaVA's JSON form, its pictures in folders or archives, as padded batches."""
 
+import io
 import json
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
 from .config import UserError
-from .conversation import IGNORE_INDEX, IMAGE, IMAGE_INDEX, ConversationError, check, encode, expand
+from .conversation import IGNORE_INDEX, IMAGE, check, encode, expand
 from .image import ImageConfig, ImageError, open_image, preprocess
 from .tokenizer import Tokenizer
+
+SHOWN = 20  # wrong records that are told one by one
 
 
 class DataError(UserError):
     """A data file or record that cannot be trained on; names the file and the record's index."""
 
 
-def read_records(path: str | Path) -> list[dict]:
-    """The records of a LLaVA JSON file, each checked: `conversations` in order and one `image` for its <image>."""
-    path = Path(path)
+def read_records(path: str | Path) -> tuple[list, int]:
+    """The records of a LLaVA JSON file, unchecked, and the file's CRC-32."""
     try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such data file") from None
+        text = Path(path).read_bytes()
+        records = json.loads(text)
+    except OSError as error:
+        reason = "no such data file" if isinstance(error, FileNotFoundError) else f"not readable ({error})"
+        raise DataError(f"{path}: {reason}") from None
     except ValueError as error:
         raise DataError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(records, list) or not records:
         raise DataError(f"{path}: expected a list of records")
-    for i, record in enumerate(records):
-        if not isinstance(record, dict):
-            raise DataError(f"{path}, record {i}: expected an object, got {type(record).__name__}")
-        try:
-            turns = check(record.get("conversations"))
-        except ConversationError as error:
-            raise DataError(f"{path}, record {i}: {error}") from None
-        if turns[-1][0] != "gpt":
-            raise DataError(f"{path}, record {i}: the last turn has no answer")
-        asked = sum(text.count(IMAGE) for _, text in turns)
-        given = len(pictures_of(record))
-        if asked != given:
-            raise DataError(f"{path}, record {i}: {asked} {IMAGE} in the text, but {given} pictures named")
-    return records
+    return records, zlib.crc32(text)
 
 
 def pictures_of(record: dict) -> list[str]:
     """The file names of a record's pictures: `image` is one name, a list, or absent."""
     image = record.get("image")
-    return [] if image is None else [image] if isinstance(image, str) else list(image)
+    names = [] if image is None else image if isinstance(image, list) else [image]
+    if not all(isinstance(name, str) for name in names):
+        raise DataError(f"image is {image!r}; expected a file name or a list of them")
+    return names
+
+
+def entries(archive: Path) -> Iterator[tuple[str, tuple[Path, int, int, int | None]]]:
+    """Name and (archive, offset, bytes, compression: None in a tar) of every file in a zip or uncompressed tar."""
+    try:
+        if zipfile.is_zipfile(archive):
+            for i in zipfile.ZipFile(archive).infolist():
+                yield i.filename, (archive, i.header_offset, i.compress_size, i.compress_type)
+        else:
+            with tarfile.open(archive, "r:") as file:
+                for i in file:
+                    yield i.name.removeprefix("./"), (archive, i.offset_data, i.size, None)
+    except (tarfile.TarError, zipfile.BadZipFile, OSError) as error:
+        reason = f"neither a folder nor a zip or uncompressed tar ({error})"
+        raise DataError(f"{archive}: {reason}; a .tar.gz must be unpacked") from None
+
+
+class Pictures:
+    """Pictures by name, in folders and archives. Archives are read in place, by offset, and opened for each picture: no
+    handle is shared by processes. PREFIX=ARCHIVE holds the names that begin with PREFIX/."""
+
+    def __init__(self, sources: Iterable[str | Path]):
+        self.folders, self.index = [], {}
+        for source in map(str, sources):
+            prefix, _, path = ("", "", source) if Path(source).exists() else source.rpartition("=")
+            if Path(path).is_dir():
+                self.folders.append(Path(path))
+            else:
+                prefix = f"{prefix}/" if prefix else ""
+                self.index |= {prefix + name: place for name, place in entries(Path(path))}
+
+    def find(self, name: str) -> Path | tuple:
+        """A file's path, or where it lies in an archive."""
+        if name in self.index:
+            return self.index[name]
+        path = next((folder / name for folder in self.folders if (folder / name).is_file()), None)
+        if path is None:
+            where = [*map(str, self.folders), *sorted({str(place[0]) for place in self.index.values()})]
+            raise ImageError(f"{name}: no such picture in {', '.join(where)}")
+        return path
+
+    def open(self, name: str):
+        """The decoded picture."""
+        place = self.find(name)
+        if isinstance(place, Path):
+            return open_image(place)
+        archive, offset, size, compression = place
+        with open(archive, "rb") as file:
+            file.seek(offset)
+            if compression is not None:  # behind the entry's own header, whose names' lengths stand at 26
+                file.seek(sum(struct.unpack("<HH", file.read(30)[26:])), 1)
+            content = file.read(size)
+        try:
+            content = zlib.decompress(content, -15) if compression == zipfile.ZIP_DEFLATED else content
+            return open_image(io.BytesIO(content))
+        except (zlib.error, ImageError):
+            raise ImageError(f"{archive}, {name}: not a readable picture") from None
 
 
 class InstructionData(torch.utils.data.Dataset):
-    """Records as dicts of `input_ids`, `labels` (T,) and `pixel_values` (pictures, 3, H, W)."""
+    """Records as dicts of `input_ids`, `labels` (T,) and `pixel_values` (pictures, 3, H, W).
+
+    `images` is a folder or archive, or a list of them. Call `check` and `leave_out` before the first step.
+    """
 
     def __init__(
-        self, path: str | Path, images: str | Path, tokenizer: Tokenizer, image_config: ImageConfig,
+        self, path: str | Path, images, tokenizer: Tokenizer, image_config: ImageConfig,
         image_token_id: int, num_patches: int, template: str = "vicuna_v1", max_length: int = 2048,
     ):  # fmt: skip
-        self.path, self.images = Path(path), Path(images)
-        self.records = read_records(path)
-        for i, record in enumerate(self.records):  # before the first step, not hours into the run
-            for name in pictures_of(record):
-                if not (self.images / name).is_file():
-                    raise DataError(f"{path}, record {i}: {self.images / name}: no such picture")
+        self.path, self.pictures = Path(path), Pictures([images] if isinstance(images, str | Path) else images)
+        records, self.crc32 = read_records(path)
+        self.rows = list(range(len(records)))  # the records in use
+        # As bytes: a list of objects would be copied by every worker that merely counts references to it.
+        lines = [json.dumps(record).encode() for record in records]
+        self.ends, self.lines = torch.tensor([0, *map(len, lines)]).cumsum(0), b"".join(lines)
         self.tokenizer, self.image_config, self.template = tokenizer, image_config, template
         self.image_token_id, self.num_patches, self.max_length = image_token_id, num_patches, max_length
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self.rows)
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        record, where = self.records[index], f"{self.path}, record {index}"
+    def record(self, index: int):
+        """A record as it stands in the file, by its place among those in use."""
+        begin, end = self.ends[self.rows[index] : self.rows[index] + 2].tolist()
+        return json.loads(self.lines[begin:end])
+
+    def size(self, record: dict) -> tuple[int, int]:
+        """Pictures of a record, and tokens at the most: one for every byte, and some for the template."""
+        text = sum(len(turn["value"].encode()) + 32 for turn in record["conversations"])
+        return len(pictures_of(record)), len(pictures_of(record)) * self.num_patches + text + 512
+
+    def groups(self) -> list[tuple[bool, int]]:
+        """Whether a sample has pictures, and its length, not exactly: what batches are grouped by."""
+        return [(n > 0, bound) for n, bound in (self.size(self.record(i)) for i in range(len(self)))]
+
+    def tokens(self, record: dict) -> tuple[list[int], list[int]]:
+        """Ids and labels, cut at the end; a picture is never cut, and something is labelled."""
         ids, labels = encode(record["conversations"], self.tokenizer, self.template)
-        names = pictures_of(record)
-        if ids.count(IMAGE_INDEX) != len(names):
-            raise DataError(f"{where}: {len(names)} pictures, {ids.count(IMAGE_INDEX)} places for them")
         ids, labels = expand(ids, labels, self.image_token_id, self.num_patches)
         if self.image_token_id in ids[self.max_length :]:
-            raise DataError(f"{where}: the picture reaches past max length {self.max_length}; raise it")
+            raise DataError(f"the picture reaches past max length {self.max_length}; raise it")
         ids, labels = ids[: self.max_length], labels[: self.max_length]
-        if all(label == IGNORE_INDEX for label in labels):
-            raise DataError(f"{where}: no answer begins within max length {self.max_length}; raise it")
+        if all(label == IGNORE_INDEX for label in labels[1:]):
+            raise DataError(f"no answer begins within max length {self.max_length}; raise it")
+        return ids, labels
+
+    def check(self, indices: Iterable[int], open_pictures: bool = False, threads: int = 0) -> dict[int, str]:
+        """What is wrong with which of these records: turns, pictures that are missing (or, opened, are none), length."""
+
+        def wrong(index: int) -> str | None:
+            record = self.record(index)
+            if not isinstance(record, dict):
+                return f"expected an object, got {type(record).__name__}"
+            try:
+                turns, names = check(record.get("conversations")), pictures_of(record)
+                if turns[-1][0] != "gpt":
+                    return "the last turn has no answer"
+                asked = sum(text.count(IMAGE) for _, text in turns)
+                if asked != len(names):
+                    return f"{asked} {IMAGE} in the text, but {len(names)} pictures named"
+                for name in names:
+                    _ = self.pictures.open(name) if open_pictures else self.pictures.find(name)
+                if self.size(record)[1] > self.max_length:  # else it is surely short enough
+                    self.tokens(record)
+            except UserError as error:
+                return str(error)
+
+        with ThreadPoolExecutor(max(1, threads)) as pool:
+            return {i: told for i, told in zip(indices, pool.map(wrong, indices), strict=True) if told}
+
+    def leave_out(self, wrong: dict[int, str], skip_bad: bool) -> str:
+        """Takes the wrong records out and lists them; without `skip_bad`, or if none remains, that is an error."""
+        lines = [f"{self.path}, record {self.rows[i]}: {wrong[i]}" for i in sorted(wrong)]
+        if len(lines) > 1:
+            more = [f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+            counts = f"{len(lines)} of {len(self)} records are wrong; --skip-bad goes on without them"
+            lines = [f"{self.path}: {counts}", *lines[:SHOWN], *more]
+        if wrong and (not skip_bad or len(wrong) == len(self)):
+            raise DataError("\n".join(lines))
+        self.rows = [row for i, row in enumerate(self.rows) if i not in wrong]
+        return "\n".join([f"left out {len(wrong)} records", *lines] if wrong else [])
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        record = self.record(index)
         try:
-            pixels = [preprocess(open_image(self.images / name), self.image_config) for name in names]
-        except ImageError as error:
-            raise DataError(f"{where}: {error}") from None
+            ids, labels = self.tokens(record)
+            pixels = [preprocess(self.pictures.open(name), self.image_config) for name in pictures_of(record)]
+        except UserError as error:
+            raise DataError(f"{self.path}, record {self.rows[index]}: {error}") from None
         sample = {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
         return sample | ({"pixel_values": torch.stack(pixels)} if pixels else {})
 

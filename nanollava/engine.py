@@ -1,23 +1,32 @@
-"""Device, sharding, optimizer and the one loop of both stages. Knows neither LLaVA nor the data: a model with
-`loss(**batch) -> (sum, count)` and a data set with a collate function are all it asks for."""
+"""Device, sharding, optimizer and the one loop of both stages. Knows neither LLaVA nor its files: a model with
+`loss(**batch) -> (sum, count)` and a data set of `labels` and, perhaps, `pixel_values` are all it asks for."""
 
 import json
 import math
+import resource
+import signal
 import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed import fsdp
 from torch.distributed.tensor import DTensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint as recompute
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from .config import UserError
+from . import checkpoint
+from .config import UserError, write_json
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+STOP = (signal.SIGTERM, signal.SIGINT)  # each ends the training after a checkpoint
 
 
 class SettingsError(UserError):
@@ -35,8 +44,16 @@ class Settings:
     epochs: int = 1
     max_steps: int | None = None
     warmup: float = 0.03  # share of the steps
-    clip: float = 1.0
+    max_grad_norm: float = 1.0
     seed: int = 0
+    group: bool = False  # batches of pictures or of text alone, micro-batches of like lengths
+    workers: int = 0  # processes that read the data, of each rank
+    resume: str = "auto"  # go on from the newest checkpoint of `out`, if there is one; "never" refuses
+    save_steps: int = 0  # a checkpoint every so many steps; 0 is none
+    save_minutes: float = 30.0
+    keep: int = 2  # checkpoints
+    eval_steps: int = 0
+    tensorboard: bool = False
 
 
 def pick_device(name: str) -> torch.device:
@@ -63,12 +80,16 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
+class Stopped(Exception):
+    """A signal ended the training, after a checkpoint; holds the signal's number and what to tell."""
+
+
 def start(device: str) -> torch.device:
     """Joins the process group of torchrun, or makes one of this process alone; returns this rank's device."""
     chosen = pick_device("cpu" if device == "auto" and not torch.cuda.is_available() else device)
     if chosen.type == "mps":
         raise SettingsError("--device mps: sharded training runs on cuda or cpu")
-    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
     if dist.is_torchelastic_launched():
         dist.init_process_group(backend)
         if chosen.type == "cuda":
@@ -77,17 +98,26 @@ def start(device: str) -> torch.device:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
+        torch.set_float32_matmul_precision("high")  # TF32, as the paper's runs
     return chosen
 
 
-def announce(args, rows: list[str], samples: int, title: str) -> None:
-    """Rank 0 makes the output directory and prints the run's flags and the table of what is trained."""
+def finish() -> None:
+    """Leaves the process group in order: no rank goes while another still talks to it."""
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def announce(config: dict, rows: list[str], samples: int, title: str) -> None:
+    """Rank 0 makes the output directory, writes the run's flags into training.json and prints them and what is trained."""
+    out = Path(config["out"])
+    try:
+        checkpoint.on_rank_0(lambda: out.mkdir(parents=True, exist_ok=True))
+    except checkpoint.CheckpointError as error:
+        raise SettingsError(f"--out {out}: cannot be made ({error})") from None
     if dist.get_rank() == 0:
-        try:
-            Path(args.out).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SettingsError(f"--out {args.out}: cannot be made ({error})") from None
-        print(title, *(f"{k}={v}" for k, v in vars(args).items()))
+        write_json(out / "training.json", {**config, "samples": samples, "ranks": dist.get_world_size()})
+        print(title, *(f"{k}={v}" for k, v in config.items()))
         print("\n".join(rows))
         print(f"{samples:,} samples, {dist.get_world_size()} rank(s)", flush=True)
 
@@ -105,27 +135,48 @@ def freeze(model: nn.Module, trainable: dict[str, bool]) -> list[str]:
     return [f"{p.rstrip('.'):24} {counts[p]:>14,}  {state[on]}" for p, on in trainable.items()]
 
 
-def shard(model: nn.Module, blocks, frozen_tower: nn.Module, device, dtype: torch.dtype) -> None:
-    """FSDP2: every block, then the root. The frozen tower stays whole on each rank, in the compute dtype."""
+def shard(
+    model: nn.Module, blocks, frozen_tower: nn.Module, device, dtype: torch.dtype,
+    checkpoint_activations=False, compile=False, offload_optimizer=False,
+) -> None:  # fmt: skip
+    """FSDP2: every block, then the root. What is trained becomes fp32, what is frozen the compute dtype, the frozen
+    tower whole on each rank.
+
+    Weights still lie in the files, mapped into memory: each rank reads a block, keeps its shard of it and lets the rest
+    go. A block may be compiled, and run again in the backward pass instead of keeping its activations.
+    """
     mesh = dist.device_mesh.init_device_mesh(device.type, (dist.get_world_size(),))
-    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-    policy = policy if dtype != torch.float32 else MixedPrecisionPolicy()
+    policy = {"mesh": mesh, "ignored_params": set(frozen_tower.parameters())}
+    if dtype != torch.float32:
+        policy["mp_policy"] = fsdp.MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    if offload_optimizer:  # the shards of weights, gradients and AdamW's moments lie in the CPU's memory
+        policy["offload_policy"] = fsdp.CPUOffloadPolicy(pin_memory=device.type == "cuda")
     frozen_tower.to(device, dtype)
-    model.to(device)
-    for block in blocks:
-        fully_shard(block, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=policy, ignored_params=set(frozen_tower.parameters()))
-    register_fsdp_forward_method(model, "loss")
+    for module in (*blocks, model):
+        for parameter in module.parameters():
+            if not isinstance(parameter, DTensor):
+                wide = torch.float32 if parameter.requires_grad else dtype
+                parameter.data = parameter.data.to(device).to(wide)
+        if module is not model:
+            module.forward = torch.compile(module.forward) if compile else module.forward
+            if checkpoint_activations:
+                module.forward = partial(recompute, module.forward, use_reentrant=False)
+        else:
+            for buffer in model.buffers():
+                buffer.data = buffer.data.to(device)
+        fsdp.fully_shard(module, **policy)
+    for method in ("loss", "generate"):
+        fsdp.register_fsdp_forward_method(model, method)
 
 
-def full_state(model: nn.Module, dtype: torch.dtype | None = None, prefix="") -> dict[str, torch.Tensor]:
-    """The unsharded state dict under a prefix, on the CPU; all ranks must call it, rank 0 gets the tensors."""
+def full_state(model: nn.Module, dtype: torch.dtype, *prefixes: str) -> dict[str, torch.Tensor]:
+    """The unsharded state dict under some prefixes, on the CPU; all ranks must call it, rank 0 gets the tensors."""
     state = {}
     for name, tensor in model.state_dict().items():
-        if name.startswith(prefix):
+        if name.startswith(prefixes):
             tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
             if dist.get_rank() == 0:
-                state[name] = tensor.detach().to("cpu", dtype or tensor.dtype)
+                state[name] = tensor.detach().to("cpu", dtype)
     return state
 
 
@@ -137,95 +188,218 @@ def cosine(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
-def global_batches(samples: int, batch: int, epochs: int, seed: int) -> list[list[int]]:
-    """Sample indices of every step: each epoch is shuffled by seed and its last, incomplete batch is kept."""
+def global_batches(
+    samples: int, batch: int, epochs: int, seed: int, groups: list[tuple[bool, int]] | None = None
+) -> list[list[int]]:
+    """Sample indices of every step: each epoch is shuffled by seed and its last, incomplete batch is kept.
+
+    With `groups`, each sample's (has pictures, length), a batch is of one kind but for the last of the epoch, which
+    takes the rests, and it is sorted by length, so that micro-batches hold samples of like lengths.
+    """
     order = []
     for epoch in range(epochs):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
         shuffled = torch.randperm(samples, generator=generator).tolist()
-        order += [shuffled[i : i + batch] for i in range(0, samples, batch)]
+        if groups is None:
+            order += [shuffled[i : i + batch] for i in range(0, samples, batch)]
+            continue
+        kinds = [[i for i in shuffled if bool(groups[i][0]) is kind] for kind in (True, False)]
+        whole = [k[i : i + batch] for k in kinds for i in range(0, len(k) - batch + 1, batch)]
+        rest = [i for k in kinds for i in k[len(k) // batch * batch :]]
+        whole = [whole[i] for i in torch.randperm(len(whole), generator=generator).tolist()]
+        whole += [rest[i : i + batch] for i in range(0, len(rest), batch)]
+        order += [sorted(b, key=lambda i: (-groups[i][1], i)) for b in whole]
     return order
 
 
-def train(model: nn.Module, data, collate, settings: Settings, device: torch.device) -> None:
+def share(batch: list[int], micro: int) -> list[list[tuple[int, bool]]]:
+    """This rank's micro-batches of a global batch: samples rank, rank + ranks, ... A rank without a sample repeats one
+    without labels (False), so that all ranks make the same calls."""
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    mine = [(i, True) for i in batch[rank::ranks]]
+    rounds = -(-len(batch) // (ranks * micro))
+    return [mine[m * micro : (m + 1) * micro] or [(batch[0], False)] for m in range(rounds)]
+
+
+@dataclass
+class Reader:
+    """A data set's samples by (index, whether it counts), so that the repeated ones lose their labels."""
+
+    data: torch.utils.data.Dataset
+
+    def __getitem__(self, key: tuple[int, bool]) -> dict:
+        sample = self.data[key[0]]
+        return sample if key[1] else {**sample, "labels": torch.full_like(sample["labels"], -100)}
+
+
+def counted(collate, samples: list[dict]):
+    """A batch, the lengths of its samples without padding, and the number of its pictures."""
+    return collate(samples), [len(s["labels"]) for s in samples], sum(len(s.get("pixel_values", ())) for s in samples)
+
+
+def quiet(_worker: int) -> None:
+    """A reader leaves signals to the training process, which ends it."""
+    for number in STOP:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def micro_batches(data, collate, batches: list[list[int]], micro: int, workers: int) -> Iterator:
+    """This rank's micro-batches of all batches in turn, read ahead by worker processes."""
+    rows = [part for batch in batches for part in share(batch, micro)]
+    own = torch.Generator()  # or the loader would draw from the global one
+    return iter(DataLoader(
+        Reader(data), batch_sampler=rows, collate_fn=partial(counted, collate), num_workers=workers,
+        worker_init_fn=quiet, generator=own, pin_memory=torch.cuda.is_available(),
+    ))  # fmt: skip
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Measured FLOP/s of one large matrix product on this device: what MFU is the share of."""
+    size = 8192 if device.type == "cuda" else 1024
+    a = torch.ones(size, size, device=device, dtype=dtype)
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    best = math.inf
+    for _ in range(6):
+        begin = time.perf_counter()
+        a @ a
+        wait()
+        best = min(best, time.perf_counter() - begin)
+    return 2 * size**3 / best
+
+
+@torch.no_grad()
+def mean_loss(model, data, collate, micro: int, device) -> float:
+    """Loss over labelled tokens of a whole data set; all ranks share the work."""
+    totals, batch = torch.zeros(2, dtype=torch.float64, device=device), micro * dist.get_world_size()
+    batches = [list(range(len(data)))[i : i + batch] for i in range(0, len(data), batch)]
+    for part, _, _ in micro_batches(data, collate, batches, micro, 0):
+        part = {k: v if v is None else v.to(device, non_blocking=True) for k, v in part.items()}
+        totals += torch.stack([x.double() for x in model.loss(**part)])
+    dist.all_reduce(totals)
+    return (totals[0] / totals[1]).item()
+
+
+class Log:
+    """metrics.jsonl, one object a step, and TensorBoard; of a run that goes on, the steps done stay and no others."""
+
+    def __init__(self, out: Path, begin: int, tensorboard: bool):
+        path = out / "metrics.jsonl"
+        old = path.read_text(encoding="utf-8").splitlines() if begin and path.is_file() else []
+        old = [line for line in old if line.endswith("}") and json.loads(line)["step"] < begin]
+        aside = path.with_suffix(".partial")
+        aside.write_text("".join(f"{line}\n" for line in old), encoding="utf-8")
+        aside.replace(path)
+        self.file, self.board = open(path, "a", encoding="utf-8"), None
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                raise SettingsError("--tensorboard: pip install tensorboard, or leave it out") from None
+            self.board = SummaryWriter(str(out / "tensorboard"), purge_step=begin)
+
+    def write(self, entry: dict) -> None:
+        self.file.write(json.dumps(entry) + "\n")
+        self.file.flush()
+        for name, value in entry.items() if self.board else ():
+            self.board.add_scalar(name, value, entry["step"])
+
+
+def train(
+    model: nn.Module, data, collate, settings: Settings, device: torch.device, run: dict | None = None,
+    flops: Callable[[list[int], int, int], float] | None = None, peak: float = math.inf,
+    groups: list | None = None, evaluate: Callable[[], dict] | None = None,
+) -> None:  # fmt: skip
     """Trains what `freeze` left trainable and writes metrics.jsonl into `settings.out`, one object a step.
 
     The loss of a step is the summed loss over the number of labelled tokens, both taken over all ranks and
-    micro-batches, so that neither changes the result.
+    micro-batches, so that neither changes the result. `run` holds what else the result depends on: a checkpoint made
+    with other values is refused. `flops` counts the work on samples of these lengths with so many pictures, for the MFU
+    against `peak` FLOP/s of a rank; `groups` is for `global_batches`; what `evaluate` finds joins its step's metrics.
     """
     rank, ranks = dist.get_rank(), dist.get_world_size()
     micro = settings.micro_batch or max(1, settings.batch // ranks)
     if settings.batch % (ranks * micro):
         given = f"--batch {settings.batch} (global) is no multiple of {ranks} ranks x --micro-batch {micro}"
         raise SettingsError(f"{given}; change either")
-    batches = global_batches(len(data), settings.batch, settings.epochs, settings.seed)
-    steps = len(batches) if settings.max_steps is None else settings.max_steps
-    rounds = -(-steps // len(batches))
-    if rounds > 1:
-        batches = global_batches(len(data), settings.batch, settings.epochs * rounds, settings.seed)
-    batches = batches[:steps]
+    per_epoch = -(-len(data) // settings.batch)
+    steps = per_epoch * settings.epochs if settings.max_steps is None else settings.max_steps
+    batches = global_batches(len(data), settings.batch, -(-steps // per_epoch), settings.seed, groups)[:steps]
 
-    # Rank r takes samples r, r + ranks, ... of the global batch, cut into micro-batches; a short last batch may leave
-    # a rank without a sample, which then repeats one without labels so that all ranks make the same calls.
-    plan = []
-    for batch in batches:
-        accumulate = -(-len(batch) // (ranks * micro))
-        mine = batch[rank::ranks]
-        parts = [mine[m * micro : (m + 1) * micro] for m in range(accumulate)]
-        plan += [[(i, True) for i in part] or [(batch[0], False)] for part in parts]
-    rows = [[index for index, _ in part] for part in plan]
-    loader = iter(DataLoader(data, batch_sampler=rows, collate_fn=collate))
-    real = iter([part[0][1] for part in plan])
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters, settings.lr, (0.9, 0.999), eps=1e-8, weight_decay=0.0, fused=True
-    )
-    out = Path(settings.out)
-    log = open(out / "metrics.jsonl", "w", encoding="utf-8") if rank == 0 else None
-    bar = tqdm(batches, desc="train", disable=rank != 0, mininterval=0.5, dynamic_ncols=True)
+    optimizer = torch.optim.AdamW(parameters, settings.lr, (0.9, 0.999), eps=1e-8, weight_decay=0.0, fused=True)
+    out, folder = Path(settings.out), Path(settings.out) / "checkpoints"
+    run = {**(run or {}), "samples": len(data), "steps": steps}
+    say = partial(print, flush=True) if rank == 0 else lambda text: None
+    if settings.resume == "never" and checkpoint.found(folder):
+        raise SettingsError(f"--resume never, but {folder} holds checkpoints; remove them or give another --out")
+    told = checkpoint.load(folder, model, optimizer, run, say)
+    begin, before = told.get("step", 0), told.get("seconds", 0.0)
+    log = Log(out, begin, settings.tensorboard) if rank == 0 else None
+    received: list[int] = []
+    handlers = {n: signal.signal(n, lambda number, frame: received.append(number)) for n in STOP}
+    loader = micro_batches(data, collate, batches[begin:], micro, settings.workers)
+    # On the CPU the written-out attention has the faster backward pass.
+    attention = partial(sdpa_kernel, SDPBackend.MATH) if device.type == "cpu" else nullcontext
+    bar = tqdm(total=steps, initial=begin, desc="train", disable=rank != 0, mininterval=0.5, dynamic_ncols=True)
     model.train()
-    begin = previous = time.perf_counter()
-    for step, batch in enumerate(bar):
+    start = previous = saved = time.perf_counter()
+    for step in range(begin, steps):
         lr = settings.lr * cosine(step, steps, settings.warmup)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        parts = []
-        for _ in range(-(-len(batch) // (ranks * micro))):
-            part = next(loader)
-            if not next(real):
-                part["labels"] = torch.full_like(part["labels"], -100)
-            parts.append(part)
-        # labelled tokens (the first place is never predicted) and all tokens of the step, over all ranks
-        labels = [p["labels"] for p in parts]
-        counts = [sum((x[:, 1:] != -100).sum().item() for x in labels), sum(x.numel() for x in labels)]
-        totals = torch.tensor(counts, dtype=torch.float64, device=device)
+        parts = [next(loader) for _ in share(batches[step], micro)]
+        # Over all ranks: labelled tokens (the first place is never predicted), tokens, pictures, FLOPs, signals, and
+        # whether rank 0's clock asks for a checkpoint.
+        late = rank == 0 and time.perf_counter() - saved >= 60 * settings.save_minutes > 0
+        counts = [int((part["labels"][:, 1:] != -100).sum()) for part, _, _ in parts]
+        tokens, pictures = sum(sum(lengths) for _, lengths, _ in parts), sum(count for _, _, count in parts)
+        work = sum(flops(p[1], p[2], count) for p, count in zip(parts, counts, strict=True)) if flops else 0.0
+        totals = [sum(counts), tokens, pictures, work, late, *(number in received for number in STOP)]
+        totals = torch.tensor(totals, dtype=torch.float64, device=device)
         dist.all_reduce(totals)
-        labelled, tokens = totals.tolist()
+        labelled, tokens, pictures, work, late, *signals = totals.tolist()
         total = torch.zeros((), dtype=torch.float64, device=device)
-        for part in parts:
+        for part, _, _ in parts:
             part = {k: v if v is None else v.to(device, non_blocking=True) for k, v in part.items()}
-            loss, _ = model.loss(**part)
-            (loss * (ranks / labelled)).backward()  # FSDP takes the mean over ranks; the loss is a global sum
+            with attention():
+                loss, _ = model.loss(**part)
+                (loss * (ranks / labelled)).backward()  # FSDP takes the mean over ranks; the loss is a global sum
             total += loss.detach()
-        norm = nn.utils.clip_grad_norm_(parameters, settings.clip)
+        norm = nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         optimizer.step()
         optimizer.zero_grad()
         dist.all_reduce(total)
-        mean = total.item() / labelled
+        mean, done = total.item() / labelled, step + 1
         if not math.isfinite(mean):
-            raise SettingsError(
-                f"step {step}: the loss is {mean}; lower --lr {settings.lr} or take --dtype fp32"
-            )
+            raise SettingsError(f"step {step}: the loss is {mean}; lower --lr {settings.lr} or take --dtype fp32")
+        measured = evaluate() if evaluate and settings.eval_steps and done % settings.eval_steps == 0 else {}
+        now = time.perf_counter()
         if log is not None:
-            now = time.perf_counter()
-            entry = dict(step=step, loss=mean, lr=lr, tokens=int(tokens), label_tokens=int(labelled))
-            entry |= dict(grad_norm=norm.item(), seconds=round(now - begin, 3))
-            log.write(json.dumps(entry) + "\n")
-            log.flush()
-            speed = f"{tokens / (now - previous):,.0f}"
-            bar.set_postfix({"loss": f"{mean:.3f}", "lr": f"{lr:.1e}", "tokens/s": speed}, refresh=False)
-            previous = now
-    if log is not None:
-        log.close()
+            seconds = now - previous
+            entry = dict(step=step, loss=mean, lr=lr, grad_norm=norm.item(), tokens=int(tokens), label_tokens=int(labelled))
+            peak_memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            entry |= dict(pictures=int(pictures), mfu=round(work / seconds / ranks / peak, 4), memory=peak_memory)
+            log.write({**entry, **measured, "seconds": round(before + now - start, 3)})
+            shown = dict(loss=f"{mean:.3f}", lr=f"{lr:.1e}", mfu=f"{entry['mfu']:.0%}", GB=f"{peak_memory / 1e9:.1f}")
+            shown |= {"tokens/s": f"{tokens / seconds:,.0f}", "pictures/s": f"{pictures / seconds:,.1f}"}
+            bar.set_postfix({**shown, **{k: f"{v:.3f}" for k, v in measured.items()}}, refresh=False)
+            bar.update()
+        previous = now
+        number = next((n for n, sent in zip(STOP, signals, strict=True) if sent), None)
+        due = late or (settings.save_steps and (done % settings.save_steps == 0 or done == steps))
+        if due or (number and done < steps):
+            saved = time.perf_counter()
+            try:
+                told = {**run, "seconds": before + now - start}
+                path = checkpoint.save(folder, done, model, optimizer, told, settings.keep)
+            except checkpoint.CheckpointError as error:
+                if number:
+                    raise
+                say(f"warning: {error}")
+        if number and done < steps:
+            raise Stopped(number, f"{signal.Signals(number).name} after step {done} of {steps}: {path} is written")
+    bar.close()
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     model.eval()

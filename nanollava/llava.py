@@ -73,13 +73,14 @@ class LLaVA(nn.Module):
     @classmethod
     def compose(
         cls, vision: str | Path, llm: str | Path, projector: str | Path = "linear", image_token_id: int | None = None,
-        device="cpu", dtype: torch.dtype | None = torch.float32, vision_feature_layer: int = -2,
+        device="cpu", dtype: torch.dtype | None = torch.float32, vision_feature_layer: int = -2, mapped: bool = False,
     ) -> "LLaVA":  # fmt: skip
         """Joins a CLIP directory and a Llama directory, as both stages begin.
 
         `projector` is "linear" or "mlp2x_gelu" for a new W, or the result of stage 1 (directory or file). Without an
         `image_token_id` in the vocabulary, one row for it is added, and the vocabulary padded to a multiple of 64.
-        `dtype` None keeps that of the files.
+        `dtype` None keeps that of the files; `mapped` keeps it for tower and decoder blocks, which then are not read
+        but mapped into memory, for `engine.shard` to read.
         """
         known = str(projector) in ("linear", "mlp2x_gelu")
         if not known and not Path(projector).exists():
@@ -89,8 +90,8 @@ class LLaVA(nn.Module):
             )
         files = [] if known else weights.projector_files(projector)
         kind = str(projector) if known else weights.projector_kind(files)
-        tower = CLIPVisionTransformer.from_pretrained(vision, device, dtype)
-        llama = Llama.from_pretrained(llm, device, dtype)
+        tower = CLIPVisionTransformer.from_pretrained(vision, device, None if mapped else dtype)
+        llama = Llama.from_pretrained(llm, device, None if mapped else dtype)
         text = llama.config
         image_token_id = text.vocab_size if image_token_id is None else image_token_id
         if image_token_id > text.vocab_size:
@@ -106,6 +107,7 @@ class LLaVA(nn.Module):
         model.language_model.model.config = text
         for module, layer in ((llama.model, "embed_tokens"), (llama, "lm_head")):
             old = getattr(module, layer).weight.detach()
+            old = old.to(dtype or old.dtype)
             # New rows are the mean of the old: neither likely nor large.
             rows = old.float().mean(0, keepdim=True).expand(text.vocab_size - len(old), -1).to(old.dtype)
             target = model.language_model.model if layer == "embed_tokens" else model.language_model

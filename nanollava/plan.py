@@ -1,0 +1,130 @@
+"""What a training will take: parameters, memory, FLOPs, hours and traffic, from the config alone.
+
+python -m nanollava.plan                 # 7B and 13B, both stages of v1.5, 1 to 64 GPUs
+python train_instruct.py --plan --gpus 8 --nodes 1 ...
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from . import weights
+from .config import LlamaConfig, LlavaConfig, VisionConfig, read_json
+from .tokenizer import Tokenizer
+
+GIB = 2**30
+PARTS = ("vision_tower.", "multi_modal_projector.", "language_model.")
+
+
+def parameters(config: LlavaConfig) -> dict[str, int]:
+    """Numbers of parameters: of the three parts (`PARTS`), and of the LLM's `block`, `embedding` and `head`."""
+    v, t = config.vision_config, config.text_config
+    D, F, E, patch = v.hidden_size, v.intermediate_size, t.head_dim, 3 * v.patch_size**2
+    tower = D * (1 + patch + v.num_patches + 1 + 4)
+    tower += v.num_hidden_layers * (4 * D * D + 2 * D * F + 9 * D + F)
+    W = (D + 1) * t.hidden_size + (config.projector != "linear") * (t.hidden_size + 1) * t.hidden_size
+    D, F = t.hidden_size, t.intermediate_size
+    block = 2 * D * E * (t.num_attention_heads + t.num_key_value_heads) + 3 * D * F + 2 * D
+    embedding, head = t.vocab_size * D, t.vocab_size * D * (not t.tie_word_embeddings)
+    llm = t.num_hidden_layers * block + embedding + head + D
+    return {**dict(zip(PARTS, (tower, W, llm), strict=True)), "block": block, "embedding": embedding, "head": head}
+
+
+def flops(config: LlavaConfig, trainable: dict, lengths: list[int], pictures: int, labelled: int) -> dict[str, float]:
+    """FLOPs of a forward and backward pass over samples of `lengths` tokens with `pictures` in all, and the head run on the
+    `labelled` places: of the tower, then of the `forward` pass behind it, and of the gradients by inputs and by weights.
+
+    A matrix takes 2 FLOPs per weight and token in each of the three, attention 4 per pair of tokens and width, half of
+    them causal, and twice that backwards. Frozen weights need no gradient; behind a trained W inputs do. Activations that
+    are computed again are not counted: MFU is of the work that must be done.
+    """
+    v, t, n = config.vision_config, config.text_config, parameters(config)
+    P, D, depth = v.num_patches, v.hidden_size, config.vision_feature_layer % (v.num_hidden_layers + 1)
+    per_block = 2 * (P + 1) * (4 * D * D + 2 * D * v.intermediate_size) + 4 * (P + 1) ** 2 * D
+    tower = pictures * (2 * P * D * 3 * v.patch_size**2 + depth * per_block)
+    W = 2 * pictures * P * n["multi_modal_projector."]
+    second = 2 * pictures * P * t.hidden_size**2 * (config.projector != "linear")  # linear_1's inputs are frozen
+    matrices = 2 * sum(lengths) * t.num_hidden_layers * n["block"] + 2 * labelled * n["embedding"]
+    width = t.num_attention_heads * t.head_dim
+    attention = 2 * t.num_hidden_layers * width * sum(length**2 for length in lengths)
+    by_inputs, by_weights = second + matrices + 2 * attention, W + matrices * trainable["language_model."]
+    return dict(tower=tower, forward=W + matrices + attention, by_inputs=by_inputs, by_weights=by_weights)
+
+
+def counter(config: LlavaConfig, trainable: dict) -> Callable[[list[int], int, int], float]:
+    """`flops` in all, as the training loop asks for them."""
+    return lambda lengths, pictures, labelled: sum(flops(config, trainable, lengths, pictures, labelled).values())
+
+
+def activations(config: LlavaConfig, trainable: dict, tokens: int, size: int = 2) -> tuple[int, int]:
+    """Bytes that the backward pass of the decoder's blocks needs of `tokens` in all, `size` bytes each number: kept, and
+    with every block run again (the blocks' inputs, and all of one block)."""
+    t, trained = config.text_config, trainable["language_model."]
+    D, F, E = t.hidden_size, t.intermediate_size, t.head_dim
+    queries, keys = t.num_attention_heads * E, t.num_key_value_heads * E
+    # Twice RMSNorm's float32 states; queries, keys, values and result of the attention; gate, silu(gate) and up. What is
+    # trained also keeps the inputs of its matrices and norms.
+    block = 8 * D + size * (2 * queries + 2 * keys + 3 * F) + trained * size * (4 * D + queries + F)
+    return tokens * t.num_hidden_layers * block, tokens * (t.num_hidden_layers * size * D + block)
+
+
+def memory(
+    config: LlavaConfig, trainable: dict, gpus: int, micro_batch: int, tokens: int, labelled: int, checkpointing: bool, offload=False
+) -> dict[str, float]:  # fmt: skip
+    """Bytes on each GPU, bf16 over fp32 master weights: shards of weights, gradients and AdamW's two moments; weights and
+    gradients gathered for a block ahead; activations and logits of a micro-batch of samples of `tokens`."""
+    n = parameters(config)
+    trained = sum(n[part] for part in PARTS if trainable[part])
+    frozen = n["language_model."] * (not trainable["language_model."])
+    root = n["multi_modal_projector."] + n["embedding"] + n["head"]
+    gathered = 2 * (root + 2 * n["block"]) + 6 * max(root, n["block"]) * trainable["language_model."]
+    states = dict(weights=4 * trained / gpus, gradients=4 * trained / gpus, optimizer=8 * trained / gpus)
+    states = {name: size * (not offload) for name, size in states.items()}
+    states["weights"] += 2 * n["vision_tower."] + 2 * frozen / gpus
+    kept = activations(config, trainable, micro_batch * tokens)[checkpointing]
+    return {**states, "gathered": gathered, "activations": kept, "logits": 10 * micro_batch * labelled * config.text_config.vocab_size}
+
+
+def traffic(config: LlavaConfig, trainable: dict, gpus: int, rounds: int) -> float:
+    """Bytes that each GPU sends in a step of so many micro-batches: bf16 weights gathered forwards, blocks again backwards,
+    fp32 gradients scattered, each over a ring."""
+    n, blocks = parameters(config), config.text_config.num_hidden_layers
+    weights = n["multi_modal_projector."] + n["language_model."] + blocks * n["block"]
+    trained = sum(n[part] for part in PARTS if trainable[part])
+    return rounds * (2 * weights + 4 * trained) * (gpus - 1) / gpus
+
+
+def line(config: LlavaConfig, trainable: dict, gpus, batch, micro, tokens, samples, rate, offload=False) -> dict[str, float]:
+    """The plan's figures: GiB on each GPU, activations kept and run again; GB sent a step; hours at `rate` FLOP/s a GPU."""
+    labelled = max(1, tokens - config.vision_config.num_patches)  # at the most
+    mib = {k: v / GIB for k, v in memory(config, trainable, gpus, micro, tokens, labelled, True, offload).items()}
+    kept = memory(config, trainable, gpus, micro, tokens, labelled, False)["activations"] / GIB
+    work = sum(flops(config, trainable, [tokens], 1, labelled).values())
+    sent = traffic(config, trainable, gpus, -(-batch // (gpus * micro))) / 1e9
+    sums = dict(kept=sum(mib.values()) - mib["activations"] + kept, again=sum(mib.values()))
+    return {**mib, "act. kept": kept, **sums, "GB sent": sent, "hours": samples * work / gpus / rate / 3600}
+
+
+def of_run(args, trainable: dict) -> str:
+    """The plan of a training script's flags."""
+    values = read_json(Path(args.vision) / "config.json")
+    vision = VisionConfig.from_dict(values.get("vision_config", values), args.vision)
+    text = LlamaConfig.from_dict(read_json(Path(args.llm) / "config.json"), args.llm)
+    if Tokenizer.from_pretrained(args.llm).image_token_id is None:
+        text = replace(text, vocab_size=(text.vocab_size // 64 + 1) * 64)
+    kind = args.projector
+    if kind not in ("linear", "mlp2x_gelu"):
+        kind = weights.projector_kind(weights.projector_files(kind))
+    config = LlavaConfig(vision, text, kind, args.vision_layer, image_token_id=text.vocab_size - 1)
+    n = parameters(config)
+    rows = [f"{part.rstrip('.'):24} {n[part]:>14,}  {'trained' if trainable[part] else 'frozen'}" for part in PARTS]
+    samples = args.samples or len(read_json(args.data, list))
+    total = samples * args.epochs if args.max_steps is None else args.max_steps * args.batch
+    micro = args.micro_batch or max(1, args.batch // args.gpus)
+    rate = args.mfu * args.peak_tflops * 1e12
+    found = line(config, trainable, args.gpus, args.batch, micro, args.tokens, total, rate, args.offload_optimizer)
+    work = flops(config, trainable, [args.tokens], 1, max(1, args.tokens - vision.num_patches))
+    rows += [f"FLOPs of a sample        {k:>14} {v:.3e}" for k, v in work.items()]
+    rows += [f"a GPU, {'GiB' if k not in ('GB sent', 'hours') else 'in all':18} {k:>13} {v:.3f}" for k, v in found.items()]
+    across = f"{found['GB sent'] / args.nodes if args.nodes > 1 else 0:.2f}"
+    return "\n".join([*rows, f"of what is sent, about {across} GB a step goes from each GPU over the network"])
