@@ -50,7 +50,9 @@ def box(ax, image, corners, text: str = "", color: str = YELLOW) -> None:
     label = dict(boxstyle="round,pad=0.15", fc="black", ec="none", alpha=0.75)
     middle = min(max((x1 + x2) / 2, 0.17 * size), 0.83 * size)
     if text:
-        ax.text(middle, y1 - 0.01 * size, text, color="white", ha="center", va="bottom", fontsize=8, bbox=label)
+        ax.text(
+            middle, y1 - 0.01 * size, text, color="white", ha="center", va="bottom", fontsize=8, bbox=label
+        )
 
 
 def mark(ax, image, patch: int, grid: int, color: str = RED) -> None:
@@ -86,14 +88,16 @@ def patch_words(ax, image, words: list[str], title: str = "", strong=None, fonts
         ax.text(x, y, word, ha="center", va="center", fontsize=fontsize, **look)
 
 
-def matrix(ax, values, rows=None, columns=None, title: str = "", form: str = "", cmap="viridis", vmin=None, vmax=None):
+def matrix(
+    ax, values, rows=None, columns=None, title: str = "", form: str = "", cmap="viridis", vmin=None, vmax=None
+):
     """A heat map with words beside rows and below columns; `form` (".2f") writes the numbers into the cells."""
     values = array(values)
     shown = ax.imshow(values, cmap, vmin=vmin, vmax=vmax, aspect="auto")
     ax.set(title=title)
     ax.spines[:].set_visible(False)
     for axis, words, turn in ((ax.yaxis, rows, 0), (ax.xaxis, columns, 90)):
-        axis.set_ticks([] if words is None else range(len(words)), words, rotation=turn)
+        axis.set_ticks(range(len(words or [])), words or [], rotation=turn)
         axis.set_tick_params(length=0)
     if form:
         for (y, x), value in np.ndenumerate(values):
@@ -107,7 +111,9 @@ def matrix(ax, values, rows=None, columns=None, title: str = "", form: str = "",
 # --- 05 to 10
 
 
-def token_view(texts, trained, values=None, note="filled and bold: trained; pale: read, not trained", width=9.0):
+def token_view(
+    texts, trained, values=None, note="filled and bold: trained; pale: read, not trained", width=9.0
+):
     """Tokens as boxes in reading order, the trained ones filled and in bold; `values`, if given, as a bar under each."""
     char, pad, row = 5.6 / 72, 0.1, 0.62 if values is not None else 0.36  # inches
     places, x, line = [], 0.0, 0
@@ -127,7 +133,9 @@ def token_view(texts, trained, values=None, note="filled and bold: trained; pale
         face, edge = (BLUE, BLUE) if own else ("#F2F2F2", "#C8C8C8")
         ax.add_patch(Rectangle((x, y), wide, 0.26, fc=face, ec=edge, lw=0.8))
         look = dict(color="white", weight="bold") if own else dict(color="#444444")
-        ax.text(x + wide / 2, y + 0.135, text, family="monospace", fontsize=9, ha="center", va="center", **look)
+        ax.text(
+            x + wide / 2, y + 0.135, text, family="monospace", fontsize=9, ha="center", va="center", **look
+        )
         if values is not None and values[i] is not None:
             ax.add_patch(Rectangle((x, y + 0.28), wide, 0.3 * values[i] / top, fc=ORANGE))
     fig.text(0.0, 1, note, fontsize=9, va="top")
