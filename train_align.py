@@ -29,7 +29,6 @@ def main() -> None:
     if args.plan:
         return print(plan.of_run(args, TRAINABLE))
     device = engine.start(args.device)
-    dtype = engine.pick_dtype(args.dtype, device)
     ensure_data(args.data, made_here=DEFAULTS["data"])
     torch.manual_seed(args.seed)  # the new W is the same on every rank
 
@@ -40,12 +39,11 @@ def main() -> None:
     rows = engine.freeze(model, TRAINABLE)
     image_config = ImageConfig.from_pretrained(args.vision, args.image_mode)
     data, held_out = cli.datasets(args, tokenizer, image_config, model.config)
-    engine.shard(model, model.language_model.model.layers, model.vision_tower, device, dtype, **cli.sharding(args))
-    engine.announce(vars(args), rows, len(data), "stage 1: align")
+    engine.shard(model, model.language_model.model.layers, model.vision_tower, device, args)
+    engine.announce(args, rows, len(data), "stage 1: align")
 
     engine.train(
-        model, data, collate, cli.settings(args), device, cli.decisive(args, data),
-        plan.counter(model.config, TRAINABLE), engine.matmul_rate(device, dtype), data.groups() if args.group else None,
+        model, data, collate, args, device, plan.Counter(model.config, TRAINABLE),
         cli.evaluation(args, model, held_out, device, lambda n: score(model, tokenizer, image_config, n)["overall"]),
     )  # fmt: skip
 

@@ -20,7 +20,9 @@ from nanollava.toyland.score import score
 TRAINABLE = {"vision_tower.": False, "multi_modal_projector.": True, "language_model.": True}
 
 # Toyland's values; --recipe has the paper's and its heirs'.
-DEFAULTS = dict(out="out/instruct", data="data/toyland/instruct.json", projector="out/align", template="vicuna_v1")
+DEFAULTS = dict(
+    out="out/instruct", data="data/toyland/instruct.json", projector="out/align", template="vicuna_v1"
+)
 DEFAULTS |= dict(batch=32, lr=1.5e-3, max_steps=1100, max_length=1024)
 
 
@@ -29,7 +31,6 @@ def main() -> None:
     if args.plan:
         return print(plan.of_run(args, TRAINABLE))
     device = engine.start(args.device)
-    dtype = engine.pick_dtype(args.dtype, device)
     ensure_data(args.data, made_here=DEFAULTS["data"])
     torch.manual_seed(args.seed)
 
@@ -42,12 +43,11 @@ def main() -> None:
     data, held_out = cli.datasets(args, tokenizer, image_config, model.config)
     # Sharding casts the frozen tower to the compute dtype; what is saved is the tower as it came.
     tower = {f"vision_tower.{name}": tensor for name, tensor in model.vision_tower.state_dict().items()}
-    engine.shard(model, model.language_model.model.layers, model.vision_tower, device, dtype, **cli.sharding(args))
-    engine.announce(vars(args), rows, len(data), "stage 2: instruct")
+    engine.shard(model, model.language_model.model.layers, model.vision_tower, device, args)
+    engine.announce(args, rows, len(data), "stage 2: instruct")
 
     engine.train(
-        model, data, collate, cli.settings(args), device, cli.decisive(args, data),
-        plan.counter(model.config, TRAINABLE), engine.matmul_rate(device, dtype), data.groups() if args.group else None,
+        model, data, collate, args, device, plan.Counter(model.config, TRAINABLE),
         cli.evaluation(args, model, held_out, device, lambda n: score(model, tokenizer, image_config, n)["overall"]),
     )  # fmt: skip
 

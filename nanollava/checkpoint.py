@@ -13,7 +13,7 @@ from torch.distributed.checkpoint import state_dict as dcp_state
 
 from .config import UserError, read_json, write_json
 
-ONLY_TRAINED = dcp_state.StateDictOptions(ignore_frozen_params=True)
+ONLY_TRAINED = dcp_state.StateDictOptions(ignore_frozen_params=True, strict=False)  # the rest is not in it
 
 
 class CheckpointError(UserError):
@@ -71,13 +71,14 @@ def save(folder: Path, step: int, model, optimizer, run: dict, keep: int) -> Pat
         for old in folder.glob("*.partial"):
             shutil.rmtree(old)
         trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-        need, free = int(3.1 * trained) + 2**20, shutil.disk_usage(folder).free  # weights and AdamW's two moments
+        need = int(3.1 * trained) + 2**20  # weights and AdamW's two moments
+        free = shutil.disk_usage(folder).free
         if free < need:
             raise OSError(f"{folder}: {free:,} bytes free, a checkpoint takes {need:,}")
 
     def finish() -> None:
         write_json(aside / "run.json", {**run, "step": step, "crc32": sums})
-        for unreadable in [path for path in found(folder) if path >= final]:  # the run went on from a former one
+        for unreadable in (path for path in found(folder) if path >= final):  # it went on from a former one
             shutil.rmtree(unreadable)
         aside.rename(final)
         for old in found(folder)[keep:]:

@@ -4,17 +4,16 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from .checkpoint import gathered
-from .config import UserError, read_json
+from .config import FLAGS, Settings, UserError, read_json
 from .conversation import TEMPLATES
 from .data import InstructionData, collate
-from .engine import DTYPES, Settings, Stopped, mean_loss
+from .engine import DTYPES, Stopped, mean_loss
 
 
 def run(main: Callable[[], None]) -> None:
@@ -46,13 +45,12 @@ def made_by(path: Path) -> None:
     (path / "MADE_BY.txt").write_text(text, encoding="utf-8")
 
 
-# The flags of training (`free`: the result does not depend on it), and the values of the releases for stage 1 and 2. v0
-# also framed the picture by <im_start> and <im_end>, which is not done here.
-FLAGS, RECIPES = (read_json(Path(__file__).parent / name) for name in ("flags.json", "recipes.json"))
+# The releases' stages 1 and 2. v0 also framed the picture by <im_start> and <im_end>, which is not done here.
+RECIPES = read_json(Path(__file__).parent / "recipes.json")
 TYPES = {"int": int, "float": float, "str": str}
 
 
-def training_arguments(description: str, stage: int, **defaults) -> argparse.Namespace:
+def training_arguments(description: str, stage: int, **defaults) -> Settings:
     """The flags of both stages, checked; where none is given, a recipe's value stands, else the stage's `defaults`."""
     form = argparse.ArgumentDefaultsHelpFormatter
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False, formatter_class=form)
@@ -75,17 +73,7 @@ def training_arguments(description: str, stage: int, **defaults) -> argparse.Nam
             raise UserError(f"{given}: expected at least {flag['least']}")
         if value is not None and "above" in flag and not value > flag["above"]:
             raise UserError(f"{given}: expected more than {flag['above']}")
-    return args
-
-
-def settings(args: argparse.Namespace) -> Settings:
-    """The loop's part of the flags."""
-    return Settings(**{f.name: getattr(args, f.name) for f in fields(Settings)})
-
-
-def decisive(args: argparse.Namespace, data: InstructionData) -> dict:
-    """What the result of a run depends on."""
-    return {k: v for k, v in vars(args).items() if not FLAGS[k].get("free")} | {"crc32 of data": data.crc32}
+    return Settings(**vars(args))
 
 
 def datasets(args, tokenizer, image_config, config) -> list[InstructionData | None]:
@@ -99,13 +87,9 @@ def datasets(args, tokenizer, image_config, config) -> list[InstructionData | No
         if path:
             wrong = made[-1].check(range(rank, len(made[-1]), ranks), args.check_images, args.workers)
             told = made[-1].leave_out(gathered(wrong), args.skip_bad)
-            print(told, end="\n" if told and rank == 0 else "", flush=True)
+            if told and rank == 0:
+                print(told, flush=True)
     return made
-
-
-def sharding(args: argparse.Namespace) -> dict[str, bool]:
-    """The flags of `engine.shard`."""
-    return {name: getattr(args, name) for name in ("checkpoint_activations", "compile", "offload_optimizer")}
 
 
 def evaluation(args, model, held_out: InstructionData | None, device, toyland_score) -> Callable[[], dict]:

@@ -1,7 +1,7 @@
 """Frozen configs, read from and written to Hugging Face `config.json`: the one place that knows those files' spelling."""
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from pathlib import Path
 
 # Keys of config.json that change nothing here: transformers' bookkeeping, and what the original LLaVA wrote besides.
@@ -13,6 +13,10 @@ ORIGINAL_FIXED = {
     "mm_projector_type": ("linear", "mlp2x_gelu", None), "mm_vision_select_feature": ("patch",),
     "mm_use_im_start_end": (False, None), "mm_resampler_type": (None,), "image_aspect_ratio": ("pad", "square", None),
 }  # fmt: skip
+# What a training is told: every flag's type, default and meaning; `free` are those on which the result does not depend.
+FLAGS = json.loads((Path(__file__).parent / "flags.json").read_text(encoding="utf-8"))
+_named = [(name, object, field(default=flag.get("default"))) for name, flag in FLAGS.items()]
+Settings = make_dataclass("Settings", _named, frozen=True)
 
 
 class UserError(ValueError):
@@ -72,12 +76,7 @@ class VisionConfig:
         return _build(cls, base | values, where, fixed, also=("vocab_size",))
 
     def to_dict(self) -> dict:
-        return {
-            "model_type": "clip_vision_model",
-            "hidden_act": "quick_gelu",
-            "num_channels": 3,
-            **asdict(self),
-        }
+        return dict(model_type="clip_vision_model", hidden_act="quick_gelu", num_channels=3, **asdict(self))
 
 
 @dataclass(frozen=True)
@@ -142,9 +141,7 @@ class LlavaConfig:
     vision_config: VisionConfig = field(default_factory=VisionConfig)
     text_config: LlamaConfig = field(default_factory=LlamaConfig)
     projector: str = "linear"  # "linear" (paper, v1) or "mlp2x_gelu" (v1.5)
-    vision_feature_layer: int = (
-        -2
-    )  # index into the hidden states; -2 is the output of the block before the last
+    vision_feature_layer: int = -2  # hidden state: the output of the block before the last
     image_token_id: int = 32000
     bos_token_id: int = 1
     eos_token_id: int = 2

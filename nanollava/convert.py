@@ -31,13 +31,7 @@ def kind_of(path: Path) -> str:
     values = read_json(path / "config.json")
     if "mm_vision_tower" in values:
         return "original"
-    kinds = {
-        "llava": "llava-hf",
-        "clip": "clip",
-        "clip_vision_model": "clip",
-        "llama": "llama",
-        "mistral": "llama",
-    }
+    kinds = dict(llava="llava-hf", clip="clip", clip_vision_model="clip", llama="llama", mistral="llama")
     kind = values.get("model_type")
     if kind not in kinds:
         raise ConfigError(f"{path}/config.json: model_type {kind!r}; expected {', '.join(kinds)}")
@@ -63,14 +57,8 @@ def main() -> None:
             raise UserError(f"{path} and {sources[kind_of(path)]}: two of the kind {kind_of(path)!r}")
     given, dtype = set(sources), DTYPES.get(args.dtype)
     base = next((sources[kind] for kind in ("llava-hf", "original", "llama") if kind in sources), None)
-    whole = (
-        {"llava-hf"},
-        {"original"},
-        {"original", "clip"},
-        {"clip", "llama"},
-        {"clip", "llama", "projector"},
-    )
-    if given not in whole:
+    parts = {"clip", "llama"}
+    if given not in ({"llava-hf"}, {"original"}, {"original", "clip"}, parts, parts | {"projector"}):
         expected = "a llava-hf, an original (and clip), or clip and llama (and projector)"
         raise UserError(f"got {', '.join(sorted(given))}; expected {expected}")
     tokenizer = Tokenizer.from_pretrained(base)
@@ -80,7 +68,7 @@ def main() -> None:
     else:
         model = LLaVA.from_pretrained(base, dtype=dtype, vision=sources.get("clip"))
     size = model.config.vision_config.image_size
-    pictures = ImageConfig.from_pretrained(sources["clip"] if given == {"clip", "llama"} else base, size=size)
+    pictures = ImageConfig.from_pretrained(sources["clip"] if given == parts else base, size=size)
     for kind, path in sources.items():
         names = list(weights.shapes(weights.projector_files(path) if kind == "projector" else path))
         layouts = LAYOUTS[kind][:2] if kind == "original" and "clip" in given else LAYOUTS[kind]
@@ -94,10 +82,9 @@ def main() -> None:
     tokenizer.with_image_token(model.config.image_token_id).save_pretrained(aside)
     pictures.save_pretrained(aside)
     processor = dict(processor_class="LlavaProcessor", image_token="<image>", num_additional_image_tokens=1)
-    processor |= {
-        "patch_size": model.config.vision_config.patch_size,
-        "vision_feature_select_strategy": "default",
-    }
+    processor |= dict(
+        patch_size=model.config.vision_config.patch_size, vision_feature_select_strategy="default"
+    )
     write_json(aside / "processor_config.json", processor)
     aside.rename(out)
     state = model.state_dict().values()

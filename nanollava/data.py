@@ -40,11 +40,14 @@ def read_records(path: str | Path) -> tuple[list, int]:
 
 
 def pictures_of(record: dict) -> list[str]:
-    """The file names of a record's pictures: `image` is one name, a list, or absent."""
+    """The file names of a record's pictures, one for every <image> of its turns: `image` is a name, a list, or absent."""
     image = record.get("image")
     names = [] if image is None else image if isinstance(image, list) else [image]
     if not all(isinstance(name, str) for name in names):
         raise DataError(f"image is {image!r}; expected a file name or a list of them")
+    asked = sum(turn["value"].count(IMAGE) for turn in record["conversations"])
+    if asked != len(names):
+        raise DataError(f"{asked} {IMAGE} in the text, but {len(names)} pictures named")
     return names
 
 
@@ -115,7 +118,10 @@ class InstructionData(torch.utils.data.Dataset):
         self, path: str | Path, images, tokenizer: Tokenizer, image_config: ImageConfig,
         image_token_id: int, num_patches: int, template: str = "vicuna_v1", max_length: int = 2048,
     ):  # fmt: skip
-        self.path, self.pictures = Path(path), Pictures([images] if isinstance(images, str | Path) else images)
+        self.path, self.pictures = (
+            Path(path),
+            Pictures([images] if isinstance(images, str | Path) else images),
+        )
         records, self.crc32 = read_records(path)
         self.rows = list(range(len(records)))  # the records in use
         # As bytes: a list of objects would be copied by every worker that merely counts references to it.
@@ -163,9 +169,6 @@ class InstructionData(torch.utils.data.Dataset):
                 turns, names = check(record.get("conversations")), pictures_of(record)
                 if turns[-1][0] != "gpt":
                     return "the last turn has no answer"
-                asked = sum(text.count(IMAGE) for _, text in turns)
-                if asked != len(names):
-                    return f"{asked} {IMAGE} in the text, but {len(names)} pictures named"
                 for name in names:
                     _ = self.pictures.open(name) if open_pictures else self.pictures.find(name)
                 if self.size(record)[1] > self.max_length:  # else it is surely short enough

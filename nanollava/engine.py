@@ -7,8 +7,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -17,13 +16,12 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed import fsdp
 from torch.distributed.tensor import DTensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint as recompute
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from . import checkpoint
-from .config import UserError, write_json
+from .config import FLAGS, Settings, UserError, write_json
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 STOP = (signal.SIGTERM, signal.SIGINT)  # each ends the training after a checkpoint
@@ -33,42 +31,17 @@ class SettingsError(UserError):
     """Flags that contradict each other or the machine."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How to train. `batch` is global: samples of one optimizer step, over all ranks and micro-batches."""
-
-    out: str
-    batch: int
-    lr: float
-    micro_batch: int | None = None  # samples of one forward pass on one rank; None takes batch / ranks
-    epochs: int = 1
-    max_steps: int | None = None
-    warmup: float = 0.03  # share of the steps
-    max_grad_norm: float = 1.0
-    seed: int = 0
-    group: bool = False  # batches of pictures or of text alone, micro-batches of like lengths
-    workers: int = 0  # processes that read the data, of each rank
-    resume: str = "auto"  # go on from the newest checkpoint of `out`, if there is one; "never" refuses
-    save_steps: int = 0  # a checkpoint every so many steps; 0 is none
-    save_minutes: float = 30.0
-    keep: int = 2  # checkpoints
-    eval_steps: int = 0
-    tensorboard: bool = False
-
-
 def pick_device(name: str) -> torch.device:
     """ "auto" is the best there is; anything else must exist."""
-    if name == "auto":
-        mps = torch.backends.mps.is_available()
-        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     try:
-        device = torch.device(name)
+        device = torch.device(next(k for k, on in there.items() if on) if name == "auto" else name)
     except RuntimeError:
         raise SettingsError(f"--device {name}: expected auto, cpu, cuda, cuda:N or mps") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise SettingsError(f"--device {name}: torch finds no CUDA device here; try --device cpu")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise SettingsError(f"--device {name}: torch finds no MPS device here; try --device cpu")
+    if not there.get(device.type, True):
+        raise SettingsError(
+            f"--device {name}: torch finds no {device.type.upper()} device here; try --device cpu"
+        )
     return device
 
 
@@ -108,18 +81,17 @@ def finish() -> None:
     dist.destroy_process_group()
 
 
-def announce(config: dict, rows: list[str], samples: int, title: str) -> None:
-    """Rank 0 makes the output directory, writes the run's flags into training.json and prints them and what is trained."""
-    out = Path(config["out"])
+def announce(settings: Settings, rows: list[str], samples: int, title: str) -> None:
+    """Rank 0 makes the output directory, writes the settings into training.json and prints them and what is trained."""
+    out, told = Path(settings.out), asdict(settings) | {"samples": samples, "ranks": dist.get_world_size()}
     try:
         checkpoint.on_rank_0(lambda: out.mkdir(parents=True, exist_ok=True))
     except checkpoint.CheckpointError as error:
         raise SettingsError(f"--out {out}: cannot be made ({error})") from None
     if dist.get_rank() == 0:
-        write_json(out / "training.json", {**config, "samples": samples, "ranks": dist.get_world_size()})
-        print(title, *(f"{k}={v}" for k, v in config.items()))
-        print("\n".join(rows))
-        print(f"{samples:,} samples, {dist.get_world_size()} rank(s)", flush=True)
+        write_json(out / "training.json", told)
+        print(title, *(f"{k}={v}" for k, v in told.items()))
+        print("\n".join(rows), flush=True)
 
 
 def freeze(model: nn.Module, trainable: dict[str, bool]) -> list[str]:
@@ -135,36 +107,31 @@ def freeze(model: nn.Module, trainable: dict[str, bool]) -> list[str]:
     return [f"{p.rstrip('.'):24} {counts[p]:>14,}  {state[on]}" for p, on in trainable.items()]
 
 
-def shard(
-    model: nn.Module, blocks, frozen_tower: nn.Module, device, dtype: torch.dtype,
-    checkpoint_activations=False, compile=False, offload_optimizer=False,
-) -> None:  # fmt: skip
+def shard(model: nn.Module, blocks, frozen_tower: nn.Module, device, settings: Settings) -> None:
     """FSDP2: every block, then the root. What is trained becomes fp32, what is frozen the compute dtype, the frozen
     tower whole on each rank.
 
     Weights still lie in the files, mapped into memory: each rank reads a block, keeps its shard of it and lets the rest
     go. A block may be compiled, and run again in the backward pass instead of keeping its activations.
     """
+    dtype = pick_dtype(settings.dtype, device)
     mesh = dist.device_mesh.init_device_mesh(device.type, (dist.get_world_size(),))
     policy = {"mesh": mesh, "ignored_params": set(frozen_tower.parameters())}
     if dtype != torch.float32:
         policy["mp_policy"] = fsdp.MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-    if offload_optimizer:  # the shards of weights, gradients and AdamW's moments lie in the CPU's memory
+    if settings.offload_optimizer:  # so do the shards of weights and gradients: AdamW runs on the CPU
         policy["offload_policy"] = fsdp.CPUOffloadPolicy(pin_memory=device.type == "cuda")
     frozen_tower.to(device, dtype)
+    for block in blocks:
+        block.forward = torch.compile(block.forward) if settings.compile else block.forward
+        if settings.checkpoint_activations:
+            block.forward = partial(recompute, block.forward, use_reentrant=False)
     for module in (*blocks, model):
         for parameter in module.parameters():
             if not isinstance(parameter, DTensor):
-                wide = torch.float32 if parameter.requires_grad else dtype
-                parameter.data = parameter.data.to(device).to(wide)
-        if module is not model:
-            module.forward = torch.compile(module.forward) if compile else module.forward
-            if checkpoint_activations:
-                module.forward = partial(recompute, module.forward, use_reentrant=False)
-        else:
-            for buffer in model.buffers():
-                buffer.data = buffer.data.to(device)
-        fsdp.fully_shard(module, **policy)
+                kept = torch.float32 if parameter.requires_grad else dtype
+                parameter.data = parameter.data.to(device).to(kept)
+        fsdp.fully_shard(module, **policy)  # moves buffers, too
     for method in ("loss", "generate"):
         fsdp.register_fsdp_forward_method(model, method)
 
@@ -223,48 +190,49 @@ def share(batch: list[int], micro: int) -> list[list[tuple[int, bool]]]:
 
 @dataclass
 class Reader:
-    """A data set's samples by (index, whether it counts), so that the repeated ones lose their labels."""
+    """Samples by (index, whether it counts), and their batches with what they hold."""
 
     data: torch.utils.data.Dataset
+    collate: Callable
+    flops: Callable | None = None
 
     def __getitem__(self, key: tuple[int, bool]) -> dict:
         sample = self.data[key[0]]
         return sample if key[1] else {**sample, "labels": torch.full_like(sample["labels"], -100)}
 
+    def join(self, samples: list[dict]) -> tuple[dict, tuple]:
+        """A batch, and its labelled tokens (the first place is never predicted), tokens, pictures, FLOPs."""
+        lengths = [len(s["labels"]) for s in samples]
+        pictures = sum(len(s.get("pixel_values", ())) for s in samples)
+        labelled = sum(int((s["labels"][1:] != -100).sum()) for s in samples)
+        work = self.flops(lengths, pictures, labelled) if self.flops else 0.0
+        return self.collate(samples), (labelled, sum(lengths), pictures, work)
 
-def counted(collate, samples: list[dict]):
-    """A batch, the lengths of its samples without padding, and the number of its pictures."""
-    return collate(samples), [len(s["labels"]) for s in samples], sum(len(s.get("pixel_values", ())) for s in samples)
+    def batches(self, batches: list[list[int]], micro: int, workers: int = 0) -> Iterator:
+        """This rank's micro-batches of all batches in turn, read ahead by processes that leave signals to this one."""
+        options = dict(num_workers=workers, worker_init_fn=ignore, generator=torch.Generator())
+        options |= dict(collate_fn=self.join, pin_memory=torch.cuda.is_available())
+        return iter(DataLoader(self, batch_sampler=[p for b in batches for p in share(b, micro)], **options))
 
 
-def quiet(_worker: int) -> None:
-    """A reader leaves signals to the training process, which ends it."""
+def ignore(_worker: int) -> None:
     for number in STOP:
         signal.signal(number, signal.SIG_IGN)
 
 
-def micro_batches(data, collate, batches: list[list[int]], micro: int, workers: int) -> Iterator:
-    """This rank's micro-batches of all batches in turn, read ahead by worker processes."""
-    rows = [part for batch in batches for part in share(batch, micro)]
-    own = torch.Generator()  # or the loader would draw from the global one
-    return iter(DataLoader(
-        Reader(data), batch_sampler=rows, collate_fn=partial(counted, collate), num_workers=workers,
-        worker_init_fn=quiet, generator=own, pin_memory=torch.cuda.is_available(),
-    ))  # fmt: skip
+def to(part: dict, device: torch.device) -> dict:
+    return {k: v if v is None else v.to(device, non_blocking=True) for k, v in part.items()}
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Measured FLOP/s of one large matrix product on this device: what MFU is the share of."""
-    size = 8192 if device.type == "cuda" else 1024
-    a = torch.ones(size, size, device=device, dtype=dtype)
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    best = math.inf
+    """Measured FLOP/s of one large matrix product on this device: MFU is the share of it."""
+    a = torch.ones(2 * (8192 if device.type == "cuda" else 1024,), device=device, dtype=dtype)
+    seconds = []
     for _ in range(6):
         begin = time.perf_counter()
-        a @ a
-        wait()
-        best = min(best, time.perf_counter() - begin)
-    return 2 * size**3 / best
+        (a @ a)[0, 0].item()  # waits for the device
+        seconds.append(time.perf_counter() - begin)
+    return 2 * len(a) ** 3 / min(seconds)
 
 
 @torch.no_grad()
@@ -272,9 +240,8 @@ def mean_loss(model, data, collate, micro: int, device) -> float:
     """Loss over labelled tokens of a whole data set; all ranks share the work."""
     totals, batch = torch.zeros(2, dtype=torch.float64, device=device), micro * dist.get_world_size()
     batches = [list(range(len(data)))[i : i + batch] for i in range(0, len(data), batch)]
-    for part, _, _ in micro_batches(data, collate, batches, micro, 0):
-        part = {k: v if v is None else v.to(device, non_blocking=True) for k, v in part.items()}
-        totals += torch.stack([x.double() for x in model.loss(**part)])
+    for part, _ in Reader(data, collate).batches(batches, micro):
+        totals += torch.stack([x.double() for x in model.loss(**to(part, device))])
     dist.all_reduce(totals)
     return (totals[0] / totals[1]).item()
 
@@ -305,16 +272,14 @@ class Log:
 
 
 def train(
-    model: nn.Module, data, collate, settings: Settings, device: torch.device, run: dict | None = None,
-    flops: Callable[[list[int], int, int], float] | None = None, peak: float = math.inf,
-    groups: list | None = None, evaluate: Callable[[], dict] | None = None,
+    model: nn.Module, data, collate, settings: Settings, device: torch.device,
+    flops: Callable[[list[int], int, int], float] | None = None, evaluate: Callable[[], dict] | None = None,
 ) -> None:  # fmt: skip
     """Trains what `freeze` left trainable and writes metrics.jsonl into `settings.out`, one object a step.
 
     The loss of a step is the summed loss over the number of labelled tokens, both taken over all ranks and
-    micro-batches, so that neither changes the result. `run` holds what else the result depends on: a checkpoint made
-    with other values is refused. `flops` counts the work on samples of these lengths with so many pictures, for the MFU
-    against `peak` FLOP/s of a rank; `groups` is for `global_batches`; what `evaluate` finds joins its step's metrics.
+    micro-batches, so that neither changes the result. `settings.batch` is global. `flops` counts the work on samples of
+    these lengths with so many pictures and labels; what `evaluate` finds every `eval_steps` joins that step's metrics.
     """
     rank, ranks = dist.get_rank(), dist.get_world_size()
     micro = settings.micro_batch or max(1, settings.batch // ranks)
@@ -323,47 +288,48 @@ def train(
         raise SettingsError(f"{given}; change either")
     per_epoch = -(-len(data) // settings.batch)
     steps = per_epoch * settings.epochs if settings.max_steps is None else settings.max_steps
+    groups = data.groups() if settings.group else None
     batches = global_batches(len(data), settings.batch, -(-steps // per_epoch), settings.seed, groups)[:steps]
 
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, settings.lr, (0.9, 0.999), eps=1e-8, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(parameters, settings.lr, (0.9, 0.999), 1e-8, weight_decay=0.0, fused=True)
     out, folder = Path(settings.out), Path(settings.out) / "checkpoints"
-    run = {**(run or {}), "samples": len(data), "steps": steps}
+    # what the result depends on
+    run = {k: v for k, v in asdict(settings).items() if not FLAGS[k].get("free")} | {"samples": len(data)}
+    run["crc32 of data"] = getattr(data, "crc32", None)
     say = partial(print, flush=True) if rank == 0 else lambda text: None
     if settings.resume == "never" and checkpoint.found(folder):
-        raise SettingsError(f"--resume never, but {folder} holds checkpoints; remove them or give another --out")
+        raise SettingsError(f"--resume never, but {folder} holds checkpoints; remove them or change --out")
     told = checkpoint.load(folder, model, optimizer, run, say)
     begin, before = told.get("step", 0), told.get("seconds", 0.0)
     log = Log(out, begin, settings.tensorboard) if rank == 0 else None
     received: list[int] = []
     handlers = {n: signal.signal(n, lambda number, frame: received.append(number)) for n in STOP}
-    loader = micro_batches(data, collate, batches[begin:], micro, settings.workers)
-    # On the CPU the written-out attention has the faster backward pass.
-    attention = partial(sdpa_kernel, SDPBackend.MATH) if device.type == "cpu" else nullcontext
-    bar = tqdm(total=steps, initial=begin, desc="train", disable=rank != 0, mininterval=0.5, dynamic_ncols=True)
+    loader = Reader(data, collate, flops).batches(batches[begin:], micro, settings.workers)
+    peak = matmul_rate(device, pick_dtype(settings.dtype, device))
+    bar = tqdm(None, "train", steps, mininterval=0.5, disable=rank != 0, initial=begin, dynamic_ncols=True)
     model.train()
+    number = None  # of the signal that came
     start = previous = saved = time.perf_counter()
     for step in range(begin, steps):
         lr = settings.lr * cosine(step, steps, settings.warmup)
         for group in optimizer.param_groups:
             group["lr"] = lr
         parts = [next(loader) for _ in share(batches[step], micro)]
-        # Over all ranks: labelled tokens (the first place is never predicted), tokens, pictures, FLOPs, signals, and
-        # whether rank 0's clock asks for a checkpoint.
+        # Over all ranks: labelled tokens, tokens, pictures, FLOPs, whether rank 0's clock asks for a checkpoint, signals.
         late = rank == 0 and time.perf_counter() - saved >= 60 * settings.save_minutes > 0
-        counts = [int((part["labels"][:, 1:] != -100).sum()) for part, _, _ in parts]
-        tokens, pictures = sum(sum(lengths) for _, lengths, _ in parts), sum(count for _, _, count in parts)
-        work = sum(flops(p[1], p[2], count) for p, count in zip(parts, counts, strict=True)) if flops else 0.0
-        totals = [sum(counts), tokens, pictures, work, late, *(number in received for number in STOP)]
+        totals = [
+            *map(sum, zip(*(counts for _, counts in parts), strict=True)),
+            late,
+            *(n in received for n in STOP),
+        ]
         totals = torch.tensor(totals, dtype=torch.float64, device=device)
         dist.all_reduce(totals)
         labelled, tokens, pictures, work, late, *signals = totals.tolist()
         total = torch.zeros((), dtype=torch.float64, device=device)
-        for part, _, _ in parts:
-            part = {k: v if v is None else v.to(device, non_blocking=True) for k, v in part.items()}
-            with attention():
-                loss, _ = model.loss(**part)
-                (loss * (ranks / labelled)).backward()  # FSDP takes the mean over ranks; the loss is a global sum
+        for part, _ in parts:
+            loss, _ = model.loss(**to(part, device))
+            (loss * (ranks / labelled)).backward()  # FSDP takes the mean over ranks; the loss is a global sum
             total += loss.detach()
         norm = nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
@@ -372,23 +338,28 @@ def train(
         dist.all_reduce(total)
         mean, done = total.item() / labelled, step + 1
         if not math.isfinite(mean):
-            raise SettingsError(f"step {step}: the loss is {mean}; lower --lr {settings.lr} or take --dtype fp32")
+            raise SettingsError(
+                f"step {step}: the loss is {mean}; lower --lr {settings.lr} or try --dtype fp32"
+            )
         measured = evaluate() if evaluate and settings.eval_steps and done % settings.eval_steps == 0 else {}
         now = time.perf_counter()
         if log is not None:
             seconds = now - previous
-            entry = dict(step=step, loss=mean, lr=lr, grad_norm=norm.item(), tokens=int(tokens), label_tokens=int(labelled))
-            peak_memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            entry |= dict(pictures=int(pictures), mfu=round(work / seconds / ranks / peak, 4), memory=peak_memory)
-            log.write({**entry, **measured, "seconds": round(before + now - start, 3)})
-            shown = dict(loss=f"{mean:.3f}", lr=f"{lr:.1e}", mfu=f"{entry['mfu']:.0%}", GB=f"{peak_memory / 1e9:.1f}")
-            shown |= {"tokens/s": f"{tokens / seconds:,.0f}", "pictures/s": f"{pictures / seconds:,.1f}"}
-            bar.set_postfix({**shown, **{k: f"{v:.3f}" for k, v in measured.items()}}, refresh=False)
+            resident = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else resident
+            entry = dict(step=step, loss=mean, lr=lr, grad_norm=norm.item(), tokens=int(tokens))
+            entry |= dict(label_tokens=int(labelled), pictures=int(pictures), memory=memory, **measured)
+            entry |= dict(mfu=round(work / seconds / ranks / peak, 4), seconds=round(before + now - start, 3))
+            log.write(entry)
+            shown = {"tokens/s": tokens / seconds, "pictures/s": pictures / seconds, "GB": memory / 1e9}
+            shown = dict(loss=mean, lr=lr, mfu=entry["mfu"], **shown, **measured)
+            bar.set_postfix(
+                {k: f"{v:,.3g}" if v < 1000 else f"{v:,.0f}" for k, v in shown.items()}, refresh=False
+            )
             bar.update()
         previous = now
-        number = next((n for n, sent in zip(STOP, signals, strict=True) if sent), None)
-        due = late or (settings.save_steps and (done % settings.save_steps == 0 or done == steps))
-        if due or (number and done < steps):
+        number = next((n for n, sent in zip(STOP, signals, strict=True) if sent and done < steps), None)
+        if number or late or (settings.save_steps and (done % settings.save_steps == 0 or done == steps)):
             saved = time.perf_counter()
             try:
                 told = {**run, "seconds": before + now - start}
@@ -397,9 +368,11 @@ def train(
                 if number:
                     raise
                 say(f"warning: {error}")
-        if number and done < steps:
-            raise Stopped(number, f"{signal.Signals(number).name} after step {done} of {steps}: {path} is written")
+        if number:
+            break
     bar.close()
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    for n, handler in handlers.items():
+        signal.signal(n, handler)
     model.eval()
+    if number:
+        raise Stopped(number, f"{signal.Signals(number).name} after step {done}/{steps}: {path} is written")

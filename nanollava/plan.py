@@ -1,18 +1,13 @@
-"""What a training will take: parameters, memory, FLOPs, hours and traffic, from the config alone.
+"""What a training will take: parameters, memory, FLOPs, hours and traffic, from the config alone (`--plan`)."""
 
-python -m nanollava.plan                 # 7B and 13B, both stages of v1.5, 1 to 64 GPUs
-python train_instruct.py --plan --gpus 8 --nodes 1 ...
-"""
-
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from . import weights
-from .config import LlamaConfig, LlavaConfig, VisionConfig, read_json
+from .config import LlamaConfig, LlavaConfig, Settings, VisionConfig, read_json
+from .data import read_records
 from .tokenizer import Tokenizer
 
-GIB = 2**30
 PARTS = ("vision_tower.", "multi_modal_projector.", "language_model.")
 
 
@@ -27,10 +22,17 @@ def parameters(config: LlavaConfig) -> dict[str, int]:
     block = 2 * D * E * (t.num_attention_heads + t.num_key_value_heads) + 3 * D * F + 2 * D
     embedding, head = t.vocab_size * D, t.vocab_size * D * (not t.tie_word_embeddings)
     llm = t.num_hidden_layers * block + embedding + head + D
-    return {**dict(zip(PARTS, (tower, W, llm), strict=True)), "block": block, "embedding": embedding, "head": head}
+    return {
+        **dict(zip(PARTS, (tower, W, llm), strict=True)),
+        "block": block,
+        "embedding": embedding,
+        "head": head,
+    }
 
 
-def flops(config: LlavaConfig, trainable: dict, lengths: list[int], pictures: int, labelled: int) -> dict[str, float]:
+def flops(
+    config: LlavaConfig, trainable: dict, lengths: list[int], pictures: int, labelled: int
+) -> dict[str, float]:
     """FLOPs of a forward and backward pass over samples of `lengths` tokens with `pictures` in all, and the head run on the
     `labelled` places: of the tower, then of the `forward` pass behind it, and of the gradients by inputs and by weights.
 
@@ -43,17 +45,25 @@ def flops(config: LlavaConfig, trainable: dict, lengths: list[int], pictures: in
     per_block = 2 * (P + 1) * (4 * D * D + 2 * D * v.intermediate_size) + 4 * (P + 1) ** 2 * D
     tower = pictures * (2 * P * D * 3 * v.patch_size**2 + depth * per_block)
     W = 2 * pictures * P * n["multi_modal_projector."]
-    second = 2 * pictures * P * t.hidden_size**2 * (config.projector != "linear")  # linear_1's inputs are frozen
+    second = (
+        2 * pictures * P * t.hidden_size**2 * (config.projector != "linear")
+    )  # linear_1 reads what is frozen
     matrices = 2 * sum(lengths) * t.num_hidden_layers * n["block"] + 2 * labelled * n["embedding"]
-    width = t.num_attention_heads * t.head_dim
-    attention = 2 * t.num_hidden_layers * width * sum(length**2 for length in lengths)
+    squares = sum(length**2 for length in lengths)
+    attention = 2 * t.num_hidden_layers * t.num_attention_heads * t.head_dim * squares
     by_inputs, by_weights = second + matrices + 2 * attention, W + matrices * trainable["language_model."]
     return dict(tower=tower, forward=W + matrices + attention, by_inputs=by_inputs, by_weights=by_weights)
 
 
-def counter(config: LlavaConfig, trainable: dict) -> Callable[[list[int], int, int], float]:
+@dataclass(frozen=True)
+class Counter:
     """`flops` in all, as the training loop asks for them."""
-    return lambda lengths, pictures, labelled: sum(flops(config, trainable, lengths, pictures, labelled).values())
+
+    config: LlavaConfig
+    trainable: dict
+
+    def __call__(self, lengths: list[int], pictures: int, labelled: int) -> float:
+        return sum(flops(self.config, self.trainable, lengths, pictures, labelled).values())
 
 
 def activations(config: LlavaConfig, trainable: dict, tokens: int, size: int = 2) -> tuple[int, int]:
@@ -69,20 +79,21 @@ def activations(config: LlavaConfig, trainable: dict, tokens: int, size: int = 2
 
 
 def memory(
-    config: LlavaConfig, trainable: dict, gpus: int, micro_batch: int, tokens: int, labelled: int, checkpointing: bool, offload=False
-) -> dict[str, float]:  # fmt: skip
+    config, trainable, gpus, micro, tokens, labelled, checkpointing: bool, offload=False
+) -> dict[str, float]:
     """Bytes on each GPU, bf16 over fp32 master weights: shards of weights, gradients and AdamW's two moments; weights and
-    gradients gathered for a block ahead; activations and logits of a micro-batch of samples of `tokens`."""
-    n = parameters(config)
-    trained = sum(n[part] for part in PARTS if trainable[part])
-    frozen = n["language_model."] * (not trainable["language_model."])
-    root = n["multi_modal_projector."] + n["embedding"] + n["head"]
-    gathered = 2 * (root + 2 * n["block"]) + 6 * max(root, n["block"]) * trainable["language_model."]
+    gradients gathered for a block ahead; activations and logits of `micro` samples of `tokens`."""
+    n, tuned = parameters(config), trainable["language_model."]
+    trained, root = (
+        sum(n[part] for part in PARTS if trainable[part]),
+        n[PARTS[1]] + n["embedding"] + n["head"],
+    )
     states = dict(weights=4 * trained / gpus, gradients=4 * trained / gpus, optimizer=8 * trained / gpus)
     states = {name: size * (not offload) for name, size in states.items()}
-    states["weights"] += 2 * n["vision_tower."] + 2 * frozen / gpus
-    kept = activations(config, trainable, micro_batch * tokens)[checkpointing]
-    return {**states, "gathered": gathered, "activations": kept, "logits": 10 * micro_batch * labelled * config.text_config.vocab_size}
+    states["weights"] += 2 * n["vision_tower."] + 2 * n["language_model."] * (not tuned) / gpus
+    states["gathered"] = 2 * (root + 2 * n["block"]) + 6 * max(root, n["block"]) * tuned
+    states["activations"] = activations(config, trainable, micro * tokens)[checkpointing]
+    return states | {"logits": 10 * micro * labelled * config.text_config.vocab_size}
 
 
 def traffic(config: LlavaConfig, trainable: dict, gpus: int, rounds: int) -> float:
@@ -94,37 +105,54 @@ def traffic(config: LlavaConfig, trainable: dict, gpus: int, rounds: int) -> flo
     return rounds * (2 * weights + 4 * trained) * (gpus - 1) / gpus
 
 
-def line(config: LlavaConfig, trainable: dict, gpus, batch, micro, tokens, samples, rate, offload=False) -> dict[str, float]:
-    """The plan's figures: GiB on each GPU, activations kept and run again; GB sent a step; hours at `rate` FLOP/s a GPU."""
+def figures(config, trainable, gpus, batch, micro, tokens, samples, rate, offload=False) -> dict[str, float]:
+    """The plan: GiB on each GPU, blocks run again or kept; GB that each sends a step; hours at `rate` FLOP/s a GPU."""
     labelled = max(1, tokens - config.vision_config.num_patches)  # at the most
-    mib = {k: v / GIB for k, v in memory(config, trainable, gpus, micro, tokens, labelled, True, offload).items()}
-    kept = memory(config, trainable, gpus, micro, tokens, labelled, False)["activations"] / GIB
-    work = sum(flops(config, trainable, [tokens], 1, labelled).values())
+    given = config, trainable, gpus, micro, tokens, labelled
+    kept, again = memory(*given, False, offload), memory(*given, True, offload)
+    gib = {
+        **again,
+        "all": sum(again.values()),
+        "activations kept": kept["activations"],
+        "all kept": sum(kept.values()),
+    }
     sent = traffic(config, trainable, gpus, -(-batch // (gpus * micro))) / 1e9
-    sums = dict(kept=sum(mib.values()) - mib["activations"] + kept, again=sum(mib.values()))
-    return {**mib, "act. kept": kept, **sums, "GB sent": sent, "hours": samples * work / gpus / rate / 3600}
+    hours = samples * sum(flops(config, trainable, [tokens], 1, labelled).values()) / gpus / rate / 3600
+    return {**{k: v / 2**30 for k, v in gib.items()}, "GB sent": sent, "hours": hours}
 
 
-def of_run(args, trainable: dict) -> str:
+def of_run(args: Settings, trainable: dict) -> str:
     """The plan of a training script's flags."""
     values = read_json(Path(args.vision) / "config.json")
     vision = VisionConfig.from_dict(values.get("vision_config", values), args.vision)
     text = LlamaConfig.from_dict(read_json(Path(args.llm) / "config.json"), args.llm)
-    if Tokenizer.from_pretrained(args.llm).image_token_id is None:
-        text = replace(text, vocab_size=(text.vocab_size // 64 + 1) * 64)
-    kind = args.projector
-    if kind not in ("linear", "mlp2x_gelu"):
-        kind = weights.projector_kind(weights.projector_files(kind))
+    if (Tokenizer.from_pretrained(args.llm).image_token_id or text.vocab_size) == text.vocab_size:
+        text = replace(text, vocab_size=(text.vocab_size // 64 + 1) * 64)  # as LLaVA.compose adds it
+    new = args.projector in ("linear", "mlp2x_gelu")
+    kind = args.projector if new else weights.projector_kind(weights.projector_files(args.projector))
     config = LlavaConfig(vision, text, kind, args.vision_layer, image_token_id=text.vocab_size - 1)
-    n = parameters(config)
-    rows = [f"{part.rstrip('.'):24} {n[part]:>14,}  {'trained' if trainable[part] else 'frozen'}" for part in PARTS]
-    samples = args.samples or len(read_json(args.data, list))
-    total = samples * args.epochs if args.max_steps is None else args.max_steps * args.batch
-    micro = args.micro_batch or max(1, args.batch // args.gpus)
-    rate = args.mfu * args.peak_tflops * 1e12
-    found = line(config, trainable, args.gpus, args.batch, micro, args.tokens, total, rate, args.offload_optimizer)
+    samples = args.max_steps and args.max_steps * args.batch
+    samples = samples or args.epochs * (args.samples or len(read_records(args.data)[0]))
+    micro, rate = args.micro_batch or max(1, args.batch // args.gpus), args.mfu * args.peak_tflops * 1e12
+    given = (
+        config,
+        trainable,
+        args.gpus,
+        args.batch,
+        micro,
+        args.tokens,
+        samples,
+        rate,
+        args.offload_optimizer,
+    )
+    n, told = parameters(config), {True: "trained", False: "frozen"}
+    rows = [f"{part.rstrip('.'):24} {n[part]:>20,} parameters, {told[trainable[part]]}" for part in PARTS]
     work = flops(config, trainable, [args.tokens], 1, max(1, args.tokens - vision.num_patches))
-    rows += [f"FLOPs of a sample        {k:>14} {v:.3e}" for k, v in work.items()]
-    rows += [f"a GPU, {'GiB' if k not in ('GB sent', 'hours') else 'in all':18} {k:>13} {v:.3f}" for k, v in found.items()]
-    across = f"{found['GB sent'] / args.nodes if args.nodes > 1 else 0:.2f}"
-    return "\n".join([*rows, f"of what is sent, about {across} GB a step goes from each GPU over the network"])
+    rows += [f"{k:24} {v:>20.3e} FLOPs a sample of {args.tokens} tokens" for k, v in work.items()]
+    across = "; each node sends as many to the next" if args.nodes > 1 else ""
+    units = {
+        "GB sent": f"GB, by each GPU in a step{across}",
+        "hours": f"for {samples:,} samples, {rate:.2e} FLOP/s a GPU",
+    }
+    gib = f"GiB on each of {args.gpus} GPUs"
+    return "\n".join(rows + [f"{k:24} {v:>20.3f} {units.get(k, gib)}" for k, v in figures(*given).items()])

@@ -105,10 +105,20 @@ def test_bad_flags_of_sample(flags, message):
 @pytest.mark.parametrize(
     "script, flags, message",
     [
-        ("train_align.py", ["--lr", "0"], "--lr 0.0: expected a positive learning rate"),
+        ("train_align.py", ["--lr", "0"], "--lr 0.0: expected more than 0"),
         ("train_align.py", ["--batch", "none"], "argument --batch: invalid int value: 'none'"),
         ("train_align.py", ["--data", "none.json"], "none.json: no such data file"),
         ("train_align.py", ["--vision", "none"], "none/config.json: no such file"),
+        (
+            "train_align.py",
+            ["--images", "nowhere"],
+            "nowhere: neither a folder nor a zip or uncompressed tar",
+        ),
+        (
+            "train_align.py",
+            ["--group=False"],
+            "argument --group/--no-group: ignored explicit argument 'False'",
+        ),
         ("train_align.py", ["--frobnicate"], "unrecognized arguments: --frobnicate"),
         ("train_instruct.py", ["--projector", "none", "--data", "none.json"], "run train_align.py first"),
         ("train_instruct.py", ["--micro-batch", "0"], "--micro-batch 0: expected at least 1"),
@@ -131,7 +141,7 @@ def test_malformed_record(tmp_path):
         "--batch 3 (global) is no multiple of",
     )
     flags += ["--images", tmp_path, "--max-steps", "1"]
-    refused(run("train_align.py", *flags), f"bad.json, record 0: {tmp_path / 'cat.jpg'}: no such picture")
+    refused(run("train_align.py", *flags), f"bad.json, record 0: cat.jpg: no such picture in {tmp_path}")
 
 
 def test_recipes(monkeypatch):
@@ -144,22 +154,25 @@ def test_recipes(monkeypatch):
             "", stage, lr=5e-3, batch=32, max_steps=600, template="vicuna_v1", projector="linear"
         )
 
+    def values(args) -> tuple:
+        return (
+            args.template,
+            args.image_mode,
+            args.group,
+            args.batch,
+            args.lr,
+            args.epochs,
+            args.warmup,
+            args.max_steps,
+        )
+
     args = parse(1, "--recipe", "v1.5", "--batch", "64")
-    assert (args.template, args.projector, args.batch, args.lr, args.max_steps) == (
-        "plain",
-        "mlp2x_gelu",
-        64,
-        1e-3,
-        None,
+    assert (
+        values(args) == ("plain", "crop", False, 64, 1e-3, 1, 0.03, None) and args.projector == "mlp2x_gelu"
     )
-    args = parse(2, "--recipe", "v1.5")
-    assert (args.template, args.image_mode, args.batch, args.lr, args.epochs) == (
-        "vicuna_v1",
-        "pad",
-        128,
-        2e-5,
-        1,
-    )
-    args = parse(2, "--recipe", "paper")
-    assert (args.template, args.image_mode, args.batch, args.lr, args.epochs) == ("v0", "crop", 32, 2e-5, 3)
+    assert values(parse(2, "--recipe", "v1.5")) == ("vicuna_v1", "pad", True, 128, 2e-5, 1, 0.03, None)
+    assert values(parse(1, "--recipe", "v1")) == ("plain", "crop", False, 128, 2e-3, 1, 0.03, None)
+    assert values(parse(2, "--recipe", "paper")) == ("v0", "crop", False, 32, 2e-5, 3, 0.03, None)
+    assert values(parse(1, "--recipe", "paper")) == ("v0", "crop", False, 128, 2e-3, 1, 0.03, None)
+    assert parse(2, "--recipe", "v1.5", "--no-group").group is False
     assert parse(1).max_steps == 600

@@ -15,8 +15,11 @@ BELOW = {  # a module may import these of the package, and nothing else of it
     "generate": {"config", "conversation", "image", "llama", "tokenizer"},
     "llava": {"config", "conversation", "generate", "llama", "projector", "vit", "weights"},
     "data": {"config", "conversation", "image", "tokenizer"},
-    "engine": {"config"},
-    "cli": {"config", "conversation", "engine"},
+    "checkpoint": {"config"},
+    "engine": {"checkpoint", "config"},
+    "cli": {"checkpoint", "config", "conversation", "data", "engine"},
+    "plan": {"config", "data", "tokenizer", "weights"},
+    "plot": {"cli", "config"},
     "convert": {"cli", "weights", "config", "engine", "image", "llava", "tokenizer"},
     "__init__": {"llava"},
 }

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -72,7 +73,8 @@ def close(one: dict, other: dict) -> None:
 def test_two_ranks_equal_one_in_both_stages(world):
     align = ["--data", str(world / "data/align.json"), "--lr", "1e-3"]
     one = launch(world, "train_align.py", "align1", *align)
-    two = launch(world, "train_align.py", "align2", *align, "--micro-batch", "2", ranks=2)
+    saved = ["--micro-batch", "2", "--save-steps", "3"]
+    two = launch(world, "train_align.py", "align2", *align, *saved, ranks=2)
     assert [m["step"] for m in one] == [0, 1, 2, 3, 4] and one[0]["loss"] > 1
     for a, b in zip(one, two, strict=True):
         assert a["label_tokens"] == b["label_tokens"] and a["lr"] == b["lr"]
@@ -80,6 +82,13 @@ def test_two_ranks_equal_one_in_both_stages(world):
     w1, w2 = (load_file(world / out / "mm_projector.safetensors") for out in ("align1", "align2"))
     assert set(w1) == {"multi_modal_projector.linear_1.weight", "multi_modal_projector.linear_1.bias"}
     close(w1, w2)
+    # The same from what two ranks saved after step 3, by one rank: in the middle of an epoch, and of its metrics.
+    checkpoints = sorted((world / "align2/checkpoints").iterdir())
+    assert [p.name for p in checkpoints] == ["step-00000003", "step-00000005"]
+    shutil.rmtree(checkpoints[1])
+    again = launch(world, "train_align.py", "align2", *align, *saved)
+    assert again[:3] == two[:3] and [m["step"] for m in again] == [0, 1, 2, 3, 4]
+    close(w1, load_file(world / "align2/mm_projector.safetensors"))
 
     instruct = [
         "--data",
@@ -96,7 +105,32 @@ def test_two_ranks_equal_one_in_both_stages(world):
     m1, m2 = (load_file(world / out / "model.safetensors") for out in ("instruct1", "instruct2"))
     close(m1, m2)
 
-    launch(world, "train_instruct.py", "instruct3", *instruct, "--dtype", "bf16")
+    held_out = [
+        "--validation",
+        str(world / "data/validation.json"),
+        "--eval-steps",
+        "4",
+        "--toyland-scenes",
+        "1",
+    ]
+    more = [
+        "--group",
+        "--checkpoint-activations",
+        "--offload-optimizer",
+        "--workers",
+        "1",
+        "--check-images",
+        *held_out,
+    ]
+    third = launch(world, "train_instruct.py", "instruct3", *instruct, "--dtype", "bf16", *more)
+    assert [{"validation_loss", "toyland_score"} <= m.keys() for m in third] == [
+        False,
+        False,
+        False,
+        True,
+        False,
+    ]
+    assert all(m["pictures"] == 8 and m["mfu"] > 0 and m["label_tokens"] < m["tokens"] for m in third)
     tower = load_file(world / "clip/model.safetensors")
     result = LLaVA.from_pretrained(world / "instruct1")
     for frozen in (result.vision_tower, LLaVA.from_pretrained(world / "instruct3").vision_tower):
@@ -155,6 +189,20 @@ def test_schedule():
     rates = [engine.cosine(s, 100, 0.03) for s in range(100)]
     assert rates[:3] == pytest.approx([1 / 3, 2 / 3, 1.0]) and rates[3] == 1.0
     assert all(a >= b for a, b in zip(rates[3:], rates[4:], strict=False)) and rates[-1] < 0.001
+
+
+def test_groups_are_of_one_modality_and_sorted_by_length():
+    """Each sample once an epoch; only the epoch's last batch may mix pictures and text; no word of ranks."""
+    sizes = [(i % 3 > 0, (7 * i) % 23) for i in range(41)]
+    order = engine.global_batches(41, 4, 2, 1, sizes)
+    assert order == engine.global_batches(41, 4, 2, 1, sizes) != engine.global_batches(41, 4, 2, 2, sizes)
+    for epoch in (order[:11], order[11:]):
+        assert sorted(sum(epoch, [])) == list(range(41)) and [len(b) for b in epoch] == [4] * 10 + [1]
+        assert sum(len({sizes[i][0] for i in batch}) > 1 for batch in epoch) <= 1
+        assert all(
+            sizes[a][1] >= sizes[b][1] for batch in epoch for a, b in zip(batch, batch[1:], strict=False)
+        )
+    assert order[:11] != order[11:]
 
 
 def test_order_covers_every_sample_once_an_epoch():
