@@ -106,3 +106,37 @@ def matrix(
             color = "white" if dark else "black"
             ax.text(x, y, format(value, form), ha="center", va="center", color=color, fontsize=7)
     return shown
+
+
+# --- 05 to 10
+
+
+def token_view(
+    texts, trained, values=None, note="filled and bold: trained; pale: read, not trained", width=9.0
+):
+    """Tokens as boxes in reading order, the trained ones filled and in bold; `values`, if given, as a bar under each."""
+    char, pad, row = 5.6 / 72, 0.1, 0.62 if values is not None else 0.36  # inches
+    places, x, line = [], 0.0, 0
+    for text in texts:
+        wide = max(1, len(text)) * char + pad
+        if x + wide > width:
+            x, line = 0.0, line + 1
+        places.append((x, line, wide))
+        x += wide + 0.04
+    high = (line + 1) * row
+    fig = plt.figure(figsize=(width, high + 0.3), layout="none")
+    ax = fig.add_axes((0, 0, 1, high / (high + 0.3)), xlim=(0, width), ylim=(high, 0))
+    ax.axis("off")
+    top = 1 if values is None else max(v for v in values if v is not None)
+    for i, ((x, line, wide), text, own) in enumerate(zip(places, texts, trained, strict=True)):
+        y = line * row + 0.02
+        face, edge = (BLUE, BLUE) if own else ("#F2F2F2", "#C8C8C8")
+        ax.add_patch(Rectangle((x, y), wide, 0.26, fc=face, ec=edge, lw=0.8))
+        look = dict(color="white", weight="bold") if own else dict(color="#444444")
+        ax.text(
+            x + wide / 2, y + 0.135, text, family="monospace", fontsize=9, ha="center", va="center", **look
+        )
+        if values is not None and values[i] is not None:
+            ax.add_patch(Rectangle((x, y + 0.28), wide, 0.3 * values[i] / top, fc=ORANGE))
+    fig.text(0.0, 1, note, fontsize=9, va="top")
+    return fig
