@@ -120,15 +120,11 @@ def compile_step(model, **options) -> Callable:
 
     def step(ids: torch.Tensor, cache: KVCache, pad: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         nonlocal checked
-        for tensor in (
-            (*cache.keys, *cache.values) if cuda else ()
-        ):  # CUDA graphs would copy tensors that may move
+        for tensor in (*cache.keys, *cache.values) if cuda else ():  # CUDA graphs would copy what may move
             torch._dynamo.mark_static_address(tensor)
         shapes = (cache.keys[0].shape, real.shape, torch.is_inference_mode_enabled())
         cache.place = torch.tensor([cache.length], device=ids.device)
-        with torch.compiler.set_stance(
-            skip_guard_eval_unsafe=shapes == checked
-        ):  # the same call is not checked again
+        with torch.compiler.set_stance(skip_guard_eval_unsafe=shapes == checked):  # not checked again
             logits = compiled(ids, cache, pad, real)
         checked, cache.place, cache.length = shapes, None, cache.length + 1
         return logits
@@ -149,7 +145,7 @@ class Answer:
     def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...] = ()):
         self.tokenizer, self.stops = tokenizer, stops
         self.ids: list[int] = []
-        self.text, self.waiting = "", ""
+        self.text = self.waiting = ""
         self.end: str | None = None  # "end token", "stop string" or "length", once it has ended
         self.begin = self.read = (
             0  # ids from `begin` on are decoded together; the text before `read` is known

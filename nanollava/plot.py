@@ -27,8 +27,7 @@ def running_mean(values: list[float], window: int) -> list[float]:
 
 
 def main() -> None:
-    about = __doc__.split("\n")[0]
-    parser = argparse.ArgumentParser(prog="python -m nanollava.plot", description=about, allow_abbrev=False)
+    parser = argparse.ArgumentParser("nanollava.plot", None, __doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output directory of a training")
     parser.add_argument("--out", default="loss.png", help="picture to write")
     args = parser.parse_args()
