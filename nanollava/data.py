@@ -132,8 +132,8 @@ class InstructionData(torch.utils.data.Dataset):
 
     def size(self, record: dict) -> tuple[int, int]:
         """Pictures of a record, and tokens at the most: one for every byte, and some for the template."""
-        text = sum(len(turn["value"].encode()) + 32 for turn in record["conversations"])
-        return len(pictures_of(record)), len(pictures_of(record)) * self.num_patches + text + 512
+        text = 512 + sum(len(turn["value"].encode()) + 32 for turn in record["conversations"])
+        return (n := len(pictures_of(record))), n * self.num_patches + text
 
     def groups(self) -> list[tuple[bool, int]]:
         """Whether a sample has pictures, and its length, not exactly: what batches are grouped by."""

@@ -85,11 +85,8 @@ def figures(config, trainable, gpus, batch, micro, tokens, samples, rate, offloa
     gib |= {"activations kept": kept["activations"], "all kept": sum(kept.values())}
     # For each micro-batch over a ring: bf16 weights gathered forwards, blocks again backwards, fp32 gradients scattered.
     n, rounds, depth = parameters(config), -(-batch // (gpus * micro)), config.text_config.num_hidden_layers
-    trained, gathered = (
-        sum(n[p] for p in PARTS if trainable[p]),
-        n[PARTS[1]] + n[PARTS[2]] + depth * n["block"],
-    )
-    sent = rounds * (2 * gathered + 4 * trained) * (gpus - 1) / gpus / 1e9
+    gathered = 2 * (n[PARTS[1]] + n[PARTS[2]] + depth * n["block"])  # bytes
+    sent = rounds * (gathered + 4 * sum(n[p] for p in PARTS if trainable[p])) * (gpus - 1) / gpus / 1e9
     hours = samples * work(config, trainable, [tokens], 1, labelled) / gpus / rate / 3600
     return {**{k: v / 2**30 for k, v in gib.items()}, "GB sent": sent, "hours": hours}
 
@@ -107,17 +104,7 @@ def of_run(args: Settings, trainable: dict) -> str:
     given = args.max_steps and args.max_steps * args.batch
     samples = given or args.epochs * (args.samples or len(read_records(args.data)[0]))
     micro, rate = args.micro_batch or max(1, args.batch // args.gpus), args.mfu * args.peak_tflops * 1e12
-    given = (
-        config,
-        trainable,
-        args.gpus,
-        args.batch,
-        micro,
-        args.tokens,
-        samples,
-        rate,
-        args.offload_optimizer,
-    )
+    given = config, trainable, args.gpus, args.batch, micro, args.tokens, samples, rate
     n, told = parameters(config), {True: "trained", False: "frozen"}
     rows = [f"{part.rstrip('.'):24} {n[part]:>20,} parameters, {told[trainable[part]]}" for part in PARTS]
     passes = flops(config, trainable, [args.tokens], 1, max(1, args.tokens - vision.num_patches))
@@ -125,5 +112,5 @@ def of_run(args: Settings, trainable: dict) -> str:
     across = "; each node sends as many to the next" if args.nodes > 1 else ""
     units = {"GB sent": f"GB, by each GPU in a step{across}"}
     units |= {"hours": f"for {samples:,} samples, {rate:.2e} FLOP/s a GPU"}
-    gib = f"GiB on each of {args.gpus} GPUs"
-    return "\n".join(rows + [f"{k:24} {v:>20.3f} {units.get(k, gib)}" for k, v in figures(*given).items()])
+    gib, found = f"GiB on each of {args.gpus} GPUs", figures(*given, args.offload_optimizer)
+    return "\n".join(rows + [f"{k:24} {v:>20.3f} {units.get(k, gib)}" for k, v in found.items()])
