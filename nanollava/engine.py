@@ -63,14 +63,13 @@ def announce(settings: Settings, rows: list[str], samples: int, title: str) -> N
 
 def freeze(model: nn.Module, trainable: dict[str, bool]) -> list[str]:
     """Applies a table of name prefixes; every parameter must meet one. Returns lines that tell the counts."""
-    counts = dict.fromkeys(trainable, 0)
+    counts, told = dict.fromkeys(trainable, 0), {True: "trained", False: "frozen"}
     for name, parameter in model.named_parameters():
         prefix = next((p for p in trainable if name.startswith(p)), None)
         if prefix is None:
             raise SettingsError(f"parameter {name!r} is in no row of the table {list(trainable)}")
         parameter.requires_grad_(trainable[prefix])
         counts[prefix] += parameter.numel()
-    told = {True: "trained", False: "frozen"}
     return [f"{p.rstrip('.'):24} {counts[p]:>14,}  {told[on]}" for p, on in trainable.items()]
 
 
@@ -113,11 +112,9 @@ def cosine(step: int, steps: int, warmup: float) -> float:
 
 
 def global_batches(samples: int, batch: int, epochs: int, seed: int, groups=None) -> list[list[int]]:
-    """Sample indices of every step: each epoch is shuffled by seed and its last, incomplete batch is kept.
-
-    With `groups`, each sample's (has pictures, length), a batch is of one kind but for the last of the epoch, which
-    takes the rests, and it is sorted by length, so that micro-batches hold samples of like lengths.
-    """
+    """Sample indices of every step: each epoch is shuffled by seed and its last, incomplete batch is kept. With `groups`,
+    each sample's (has pictures, length), a batch is of one kind but for the last of the epoch, which takes the rests,
+    and it is sorted by length, so that micro-batches hold samples of like lengths."""
     order = []
     for epoch in range(epochs):
         generator, whole = torch.Generator().manual_seed(seed * 1_000_003 + epoch), []
@@ -179,8 +176,7 @@ def to(part: dict, device: torch.device) -> dict:
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Measured FLOP/s of one large matrix product on this device: MFU is the share of it."""
-    a = torch.ones(2 * (8192 if device.type == "cuda" else 1024,), device=device, dtype=dtype)
-    seconds = []
+    a, seconds = torch.ones(2 * (8192 if device.type == "cuda" else 1024,), device=device, dtype=dtype), []
     for _ in range(6):
         begin = time.perf_counter()
         (a @ a)[0, 0].item()  # waits for the device
@@ -228,12 +224,10 @@ def train(
     model: nn.Module, data, collate, settings: Settings, device: torch.device,
     flops: Callable[[list[int], int, int], float] | None = None, evaluate: Callable[[], dict] | None = None,
 ) -> None:  # fmt: skip
-    """Trains what `freeze` left trainable and writes metrics.jsonl into `settings.out`, one object a step.
-
-    The loss of a step is the summed loss over the number of labelled tokens, both taken over all ranks and
-    micro-batches, so that neither changes the result. `settings.batch` is global. `flops` counts the work on samples of
-    these lengths with so many pictures and labels; what `evaluate` finds every `eval_steps` joins that step's metrics.
-    """
+    """Trains what `freeze` left trainable and writes metrics.jsonl into `settings.out`, one object a step. The loss of a
+    step is the summed loss over the number of labelled tokens, both taken over all ranks and micro-batches, so that
+    neither changes the result. `settings.batch` is global. `flops` counts the work on samples of these lengths with so
+    many pictures and labels; what `evaluate` finds every `eval_steps` joins that step's metrics."""
     rank, ranks = dist.get_rank(), dist.get_world_size()
     micro = settings.micro_batch or max(1, settings.batch // ranks)
     if settings.batch % (ranks * micro):

@@ -34,12 +34,10 @@ def stream(
     step: Callable | None = None, seconds: dict[str, float] | None = None,
 ) -> Iterator[list[int]]:  # fmt: skip
     """Continues prompts `input_ids` (B, T), right-padded to `lengths` (B,): yields the new id of every row, step by step.
-
     A row ends with the end token and yields -1 from there on. Rows do not influence each other: inside, they are
     shifted to end together, and the padding before them is masked. Of a `cache` of an earlier run (one row) the ids it
     holds are not computed again. `step` is what `compile_step` gives. Logits of tokens that have occurred are divided
-    by `repetition_penalty` (multiplied where negative). `seconds` gets the times.
-    """
+    by `repetition_penalty` (multiplied where negative). `seconds` gets the times."""
     config, llama = model.config, model.language_model
     (B, T), device, image_token = input_ids.shape, input_ids.device, config.image_token_id
     room, patches = config.text_config.max_position_embeddings, config.vision_config.num_patches

@@ -71,12 +71,10 @@ class LLaVA(nn.Module):
         device="cpu", dtype: torch.dtype | None = torch.float32, vision_feature_layer: int = -2,
         quantised: bool = False, mapped: bool = False,
     ) -> "LLaVA":  # fmt: skip
-        """Joins a CLIP directory and a Llama directory, as both stages begin.
-
-        `projector` is "linear" or "mlp2x_gelu" for a new W, or the result of stage 1 (directory or file). Without an
-        `image_token_id` in the vocabulary, one row for it is added, and the vocabulary padded to a multiple of 64.
-        `dtype` None keeps that of the files; `mapped` keeps it for tower and decoder blocks, and maps these into memory.
-        """
+        """Joins a CLIP directory and a Llama directory, as both stages begin. `projector` is "linear" or "mlp2x_gelu" for a
+        new W, or the result of stage 1 (directory or file). Without an `image_token_id` in the vocabulary, one row for it
+        is added, and the vocabulary padded to a multiple of 64. `dtype` None keeps that of the files; `mapped` keeps it
+        for tower and decoder blocks, and maps these into memory."""
         known = str(projector) in ("linear", "mlp2x_gelu")
         if not known and not Path(projector).exists():
             expected = f"'linear', 'mlp2x_gelu' or the result of stage 1, a directory with {PROJECTOR_FILE}"
@@ -121,13 +119,12 @@ class LLaVA(nn.Module):
         `vision`, from the directory named, or from the checkpoint itself if it holds the tower too."""
         values = read_json(Path(path) / "config.json")
         if "mm_vision_tower" in values:
-            tower = vision or values["mm_vision_tower"]
-            inside = any(name.startswith("model.vision_tower.") for name in weights.shapes(path))
-            if not (Path(tower) / "config.json").is_file() and (vision or not inside):
-                missing = f"its vision tower {str(tower)!r} is not a directory here"
-                raise weights.WeightsError(f"{path}: {missing}; give CLIP's directory with --vision")
-            tower = tower if (Path(tower) / "config.json").is_file() else path
-            layer = values.get("mm_vision_select_layer", -2)
+            tower, layer = vision or values["mm_vision_tower"], values.get("mm_vision_select_layer", -2)
+            if not (Path(tower) / "config.json").is_file():
+                if vision or not any(name.startswith("model.vision_tower.") for name in weights.shapes(path)):
+                    missing = f"its vision tower {str(tower)!r} is not a directory here"
+                    raise weights.WeightsError(f"{path}: {missing}; give CLIP's directory with --vision")
+                tower = path
             return cls.compose(tower, path, path, None, device, dtype, layer, quantised).eval()
         with weights.uninitialised():
             model = cls(LlavaConfig.from_dict(values, f"{path}/config.json"))

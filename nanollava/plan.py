@@ -29,11 +29,9 @@ def parameters(config: LlavaConfig) -> dict[str, int]:
 def flops(config: LlavaConfig, trainable: dict, lengths: list[int], pictures: int, labelled: int) -> dict:
     """FLOPs of a forward and backward pass over samples of `lengths` tokens with `pictures` in all, and the head run on the
     `labelled` places: of the tower, then of the `forward` pass behind it, and of the gradients by inputs and by weights.
-
     A matrix takes 2 FLOPs per weight and token in each of the three, attention 4 per pair of tokens and width, half of
     them causal, and twice that backwards. Frozen weights need no gradient; behind a trained W inputs do, not before it.
-    Activations that are computed again are not counted: MFU is of the work that must be done.
-    """
+    Activations that are computed again are not counted: MFU is of the work that must be done."""
     v, t, n = config.vision_config, config.text_config, parameters(config)
     P, D, depth = v.num_patches, v.hidden_size, config.vision_feature_layer % (v.num_hidden_layers + 1)
     per_block = 2 * (P + 1) * (4 * D * D + 2 * D * v.intermediate_size) + 4 * (P + 1) ** 2 * D

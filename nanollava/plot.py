@@ -45,7 +45,6 @@ def main() -> None:
         axes.plot(*checks, "o", color=color, markeredgecolor="white")
     axes.set(xlabel="step", ylabel="loss")
     axes.grid(axis="y", alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     figure.savefig(args.out, dpi=100)
     print(f"{args.out}: {', '.join(map(str, args.runs))}")
