@@ -71,9 +71,12 @@ def inode(path: Path) -> int:
     return path.stat().st_ino if path.is_file() else 0
 
 
-def partial(out: Path) -> bool:
-    """Whether a checkpoint is being written, or was when the run was killed."""
-    return any((out / "checkpoints").glob("*.partial"))
+def partial(out: Path) -> set[int]:
+    """Checkpoints that are being written, or were when the run was killed, by their inodes."""
+    folder = out / "checkpoints"
+    return (
+        {e.inode() for e in os.scandir(folder) if e.name.endswith(".partial")} if folder.is_dir() else set()
+    )
 
 
 def lines(path: Path) -> int:
@@ -109,6 +112,7 @@ def main() -> None:
                 )  # fmt: skip
                 # A moment at random: while it starts or loads, or some steps on, within or after a step or a save.
                 metrics = broken / "metrics.jsonl"
+                left = partial(broken)
                 begin, target = inode(metrics), rng.randint(-1, 2 + args.steps // args.kills)
                 while job.poll() is None and target >= 0 and inode(metrics) == begin:
                     time.sleep(0.002)
@@ -120,7 +124,7 @@ def main() -> None:
                 elif rng.random() < 0.7:
                     time.sleep(rng.uniform(0, 3 * seconds / args.steps))
                 else:  # within the next checkpoint
-                    while job.poll() is None and not partial(broken):
+                    while job.poll() is None and not partial(broken) - left:
                         time.sleep(0.0005)
                     time.sleep(rng.uniform(0, 0.03))
                 if job.poll() is None:
@@ -129,7 +133,7 @@ def main() -> None:
                 if job.returncode == -signal.SIGKILL:
                     where.append(lines(metrics))
                     started, *later = kinds
-                    kinds[started if inode(metrics) == begin else later[partial(broken)]] += 1
+                    kinds[started if inode(metrics) == begin else later[bool(partial(broken) - left)]] += 1
                 else:  # it was done first: all is taken away, and it begins anew
                     assert job.returncode == 0, errors
                     finished += 1
