@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -71,12 +72,11 @@ def inode(path: Path) -> int:
     return path.stat().st_ino if path.is_file() else 0
 
 
-def partial(out: Path) -> set[int]:
-    """Checkpoints that are being written, or were when the run was killed, by their inodes."""
-    folder = out / "checkpoints"
-    return (
-        {e.inode() for e in os.scandir(folder) if e.name.endswith(".partial")} if folder.is_dir() else set()
-    )
+def writing(out: Path, since: float) -> bool:
+    """Whether the run that began at `since` is writing a checkpoint, or was when it was killed."""
+    with suppress(FileNotFoundError):  # one was renamed meanwhile
+        return any(x.stat().st_mtime >= since for x in (out / "checkpoints").glob("*.partial"))
+    return False
 
 
 def lines(path: Path) -> int:
@@ -106,13 +106,13 @@ def main() -> None:
             seconds = json.loads((whole / "metrics.jsonl").read_text().splitlines()[-1])["seconds"]
             where, finished, kinds = [], 0, dict.fromkeys(("starting", "training", "writing a checkpoint"), 0)
             while len(where) < args.kills:
+                since = time.time()
                 job = subprocess.Popen(
                     command(path, stage, broken, args.ranks, args.steps), start_new_session=True,
                     stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                 )  # fmt: skip
                 # A moment at random: while it starts or loads, or some steps on, within or after a step or a save.
                 metrics = broken / "metrics.jsonl"
-                left = partial(broken)
                 begin, target = inode(metrics), rng.randint(-1, 2 + args.steps // args.kills)
                 while job.poll() is None and target >= 0 and inode(metrics) == begin:
                     time.sleep(0.002)
@@ -124,7 +124,7 @@ def main() -> None:
                 elif rng.random() < 0.7:
                     time.sleep(rng.uniform(0, 3 * seconds / args.steps))
                 else:  # within the next checkpoint
-                    while job.poll() is None and not partial(broken) - left:
+                    while job.poll() is None and not writing(broken, since):
                         time.sleep(0.0005)
                     time.sleep(rng.uniform(0, 0.03))
                 if job.poll() is None:
@@ -133,7 +133,7 @@ def main() -> None:
                 if job.returncode == -signal.SIGKILL:
                     where.append(lines(metrics))
                     started, *later = kinds
-                    kinds[started if inode(metrics) == begin else later[bool(partial(broken) - left)]] += 1
+                    kinds[started if inode(metrics) == begin else later[writing(broken, since)]] += 1
                 else:  # it was done first: all is taken away, and it begins anew
                     assert job.returncode == 0, errors
                     finished += 1
