@@ -33,8 +33,8 @@ def parameters(config: LlavaConfig) -> dict[str, int]:
 def flops(
     config: LlavaConfig, trainable: dict, lengths: list[int], pictures: int, labelled: int
 ) -> dict[str, float]:
-    """FLOPs of a forward and backward pass over samples of `lengths` tokens with `pictures` in all, and the head run on the
-    `labelled` places: of the tower, then of the `forward` pass behind it, and of the gradients by inputs and by weights.
+    """FLOPs of a forward and backward pass over samples of `lengths` tokens with `pictures` in all, head and last MLP run on
+    the `labelled` places: of the tower, then of the `forward` pass behind it, and of the gradients by inputs and by weights.
 
     A matrix takes 2 FLOPs per weight and token in each of the three, attention 4 per pair of tokens and width, half of
     them causal, and twice that backwards. Frozen weights need no gradient; behind a trained W inputs do. Activations that
@@ -49,6 +49,7 @@ def flops(
         2 * pictures * P * t.hidden_size**2 * (config.projector != "linear")
     )  # linear_1's inputs need none
     matrices = 2 * sum(lengths) * t.num_hidden_layers * n["block"] + 2 * labelled * n["embedding"]
+    matrices -= 6 * (sum(lengths) - labelled) * t.hidden_size * t.intermediate_size  # of the last block
     squares = sum(length**2 for length in lengths)
     attention = 2 * t.num_hidden_layers * t.num_attention_heads * t.head_dim * squares
     by_inputs, by_weights = second + matrices + 2 * attention, W + matrices * trainable["language_model."]
