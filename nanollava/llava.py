@@ -55,12 +55,13 @@ class LLaVA(nn.Module):
     def loss(self, input_ids, labels, pixel_values=None) -> tuple[torch.Tensor, torch.Tensor]:
         """L = - sum over labelled t of log p(x_t | x_<t) (paper, equation 3) and the number of labelled tokens. `labels`
         (B, T) repeat the id where it is trained and are -100 elsewhere; the first place is never predicted."""
-        states = self.language_model.model(self.embed(input_ids, pixel_values))[:, :-1]
-        trained = labels[:, 1:] != IGNORE_INDEX
-        logits = self.language_model.lm_head(states[trained]).float()  # (labelled tokens, vocab)
-        loss = F.cross_entropy(logits, labels[:, 1:][trained], reduction="sum")
-        if pixel_values is None:  # W takes part in every step, so that all ranks reduce the same gradients
-            loss = loss + 0.0 * sum(p.sum() for p in self.multi_modal_projector.parameters())
+        trained = F.pad(labels[:, 1:] != IGNORE_INDEX, (0, 1))  # places whose next id is labelled
+        embeds = self.embed(input_ids, pixel_values)
+        if pixel_values is None:  # W takes part in every step: all ranks must run the same backward pass
+            embeds = embeds + 0.0 * sum(p.sum() for p in self.multi_modal_projector.parameters())
+        states = self.language_model.model(embeds, keep=trained)
+        logits = self.language_model.lm_head(states).float()  # (labelled tokens, vocab)
+        loss = F.cross_entropy(logits, labels[:, 1:][trained[:, :-1]], reduction="sum")
         return loss, trained.sum()
 
     generate = generate  # the new ids of each prompt: see there

@@ -27,8 +27,8 @@ def parameters(config: LlavaConfig) -> dict[str, int]:
 
 
 def flops(config: LlavaConfig, trainable: dict, lengths: list[int], pictures: int, labelled: int) -> dict:
-    """FLOPs of a forward and backward pass over samples of `lengths` tokens with `pictures` in all, and the head run on the
-    `labelled` places: of the tower, then of the `forward` pass behind it, and of the gradients by inputs and by weights.
+    """FLOPs of a forward and backward pass over samples of `lengths` tokens with `pictures` in all, head and last MLP run on
+    the `labelled` places: of the tower, then of the `forward` pass behind it, and of the gradients by inputs and by weights.
     A matrix takes 2 FLOPs per weight and token in each of the three, attention 4 per pair of tokens and width, half of
     them causal, and twice that backwards. Frozen weights need no gradient; behind a trained W inputs do, not before it.
     Activations that are computed again are not counted: MFU is of the work that must be done."""
@@ -39,6 +39,7 @@ def flops(config: LlavaConfig, trainable: dict, lengths: list[int], pictures: in
     W = 2 * pictures * P * n["multi_modal_projector."]
     linear_2 = 2 * pictures * P * t.hidden_size**2 * (config.projector != "linear")
     matrices = 2 * sum(lengths) * t.num_hidden_layers * n["block"] + 2 * labelled * n["embedding"]
+    matrices -= 6 * (sum(lengths) - labelled) * t.hidden_size * t.intermediate_size  # of the last block
     attention = 2 * t.num_hidden_layers * t.num_attention_heads * t.head_dim * sum(n**2 for n in lengths)
     by_inputs, by_weights = linear_2 + matrices + 2 * attention, W + matrices * trainable["language_model."]
     return dict(tower=tower, forward=W + matrices + attention, by_inputs=by_inputs, by_weights=by_weights)
