@@ -1,8 +1,8 @@
 """How fast this package answers, beside transformers on the same machine: same weights, dtype, threads and token count.
 
-python benchmarks/inference.py                     # every row of the README's table
-python benchmarks/inference.py --quick             # under a minute: small models, few rounds
-python benchmarks/inference.py --rows decode bf16 --json figures.json
+python -m benchmarks.inference                     # every row of the README's table
+python -m benchmarks.inference --quick             # under a minute: small models, few rounds
+python -m benchmarks.inference --rows decode bf16 --json figures.json
 
 The two sides take turns, each round in the other order; medians, and in brackets the spread (largest - smallest) / median.
 One thread unless --threads says otherwise. Each row runs in a process of its own, with OMP_WAIT_POLICY=PASSIVE for both.
