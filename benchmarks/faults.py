@@ -67,6 +67,14 @@ def run(command: list[str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def kill(job: subprocess.Popen) -> None:
+    """kill -9 of a run: of torchrun, if it is one, and of its workers, each of which has a session of its own."""
+    found = subprocess.run(["pgrep", "-P", str(job.pid)], capture_output=True, text=True).stdout.split()
+    for process in (job.pid, *map(int, found)):
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
 def inode(path: Path) -> int:
     """Another one when a run begins or goes on, for it replaces the file; 0 before there is any."""
     return path.stat().st_ino if path.is_file() else 0
@@ -128,7 +136,7 @@ def main() -> None:
                         time.sleep(0.0005)
                     time.sleep(rng.uniform(0, 0.03))
                 if job.poll() is None:
-                    os.killpg(job.pid, signal.SIGKILL)
+                    kill(job)
                 errors = job.communicate()[1].decode()
                 if job.returncode == -signal.SIGKILL:
                     where.append(lines(metrics))

@@ -103,15 +103,17 @@ def theirs(config: LlavaConfig, stage: int, dtype: str, device, recompute: bool,
     return step
 
 
-def seconds(steps: dict, inputs: dict, runs: int) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """Median seconds of a step of each, interleaved, and the losses."""
+def seconds(steps: dict, inputs: dict, runs: int) -> tuple[dict, dict[str, list[float]], float]:
+    """Median seconds of a step of each, interleaved, the losses, and the median over all rounds of last over first."""
     found, losses = {name: [] for name in steps}, {name: [] for name in steps}
     for _ in range(runs + 1):
         for name, step in steps.items():
             begin = time.perf_counter()
             losses[name].append(step(inputs))
             found[name].append(time.perf_counter() - begin)
-    return {name: statistics.median(values[1:]) for name, values in found.items()}, losses
+    first, *_, last = [values[1:] for values in found.values()] * 2
+    ratio = statistics.median(b / a for a, b in zip(first, last, strict=True))
+    return {name: statistics.median(values[1:]) for name, values in found.items()}, losses, ratio
 
 
 def against_transformers(
@@ -122,7 +124,7 @@ def against_transformers(
         for stage in (1, 2):
             steps = {f.__name__: f(config, stage, dtype, device, recompute, path) for f in (ours, theirs)}
             inputs = batch(config, samples, device)
-            found, losses = seconds(steps, inputs, runs)
+            found, losses, ratio = seconds(steps, inputs, runs)
             gap = abs(losses["ours"][0] - losses["theirs"][0]) / losses["theirs"][0]
             assert gap < (1e-5 if dtype == "fp32" else 2e-2), f"not the same model: {losses}"
             lengths = (
@@ -130,7 +132,7 @@ def against_transformers(
                 (inputs["input_ids"] != 0).sum(1).tolist(),
             )
             work = sum(plan.flops(config, STAGES[stage - 1], lengths[1], samples, lengths[0]).values())
-            row = dict(dtype=dtype, stage=stage, **found, ratio=found["theirs"] / found["ours"])
+            row = dict(dtype=dtype, stage=stage, **found, ratio=ratio)
             row |= dict(tokens=sum(lengths[1]) / found["ours"], mfu=work / found["ours"] / peak)
             results.append(row)
             print(f"{dtype} stage {stage}: ours {found['ours']:.4f} s, transformers {found['theirs']:.4f} s, "
