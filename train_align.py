@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from nanollava import cli, engine, plan, weights
+from nanollava import checkpoint, cli, engine, plan, weights
 from nanollava.data import collate
 from nanollava.device import DTYPES
 from nanollava.image import ImageConfig
@@ -46,14 +46,17 @@ def main() -> None:
 
     engine.train(
         model, data, collate, args, device, partial(plan.work, model.config, TRAINABLE),
-        cli.evaluation(args, model, held_out, device, lambda n: score(model, tokenizer, image_config, max(2, n))["overall"]),
+        cli.evaluation(args, model, held_out, device, lambda n: score(model, tokenizer, image_config, n)["overall"]),
     )  # fmt: skip
 
-    state = engine.full_state(model, DTYPES[args.save_dtype], "multi_modal_projector.")
-    if dist.get_rank() == 0:
-        out = Path(args.out)
+    state, out = engine.full_state(model, DTYPES[args.save_dtype], "multi_modal_projector."), Path(args.out)
+
+    def export() -> None:
         weights.save_projector(state, out / PROJECTOR_FILE)
         cli.made_by(out)
+
+    checkpoint.on_rank_0(export)
+    if dist.get_rank() == 0:
         print(f"W is in {out / PROJECTOR_FILE}; next: python train_instruct.py --projector {out}")
     engine.finish()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from nanollava import cli, engine, plan
+from nanollava import checkpoint, cli, engine, plan
 from nanollava.data import collate
 from nanollava.device import DTYPES
 from nanollava.image import ImageConfig
@@ -50,17 +50,20 @@ def main() -> None:
 
     engine.train(
         model, data, collate, args, device, partial(plan.work, model.config, TRAINABLE),
-        cli.evaluation(args, model, held_out, device, lambda n: score(model, tokenizer, image_config, max(2, n))["overall"]),
+        cli.evaluation(args, model, held_out, device, lambda n: score(model, tokenizer, image_config, n)["overall"]),
     )  # fmt: skip
 
-    save_dtype = DTYPES[args.save_dtype]
+    save_dtype, out = DTYPES[args.save_dtype], Path(args.out)
     state = engine.full_state(model, save_dtype, "multi_modal_projector.", "language_model.")
-    if dist.get_rank() == 0:
-        out = Path(args.out)
+
+    def export() -> None:
         model.save_pretrained(out, state | {name: tensor.to(save_dtype) for name, tensor in tower.items()})
         tokenizer.with_image_token(model.config.image_token_id).save_pretrained(out)
         image_config.save_pretrained(out)
         cli.made_by(out)
+
+    checkpoint.on_rank_0(export)
+    if dist.get_rank() == 0:
         print(f"LLaVA is in {out}; next: python sample.py --model {out} --image cat.jpg")
     engine.finish()
 

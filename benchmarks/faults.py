@@ -1,7 +1,7 @@
 """Kills a training at random moments, lets it go on, and compares the result with an undisturbed run, bit by bit.
 
-python benchmarks/faults.py                        # 20 kill -9 in each stage, one process
-python benchmarks/faults.py --kills 5 --ranks 2    # torchrun
+python -m benchmarks.faults                        # 20 kill -9 in each stage, one process
+python -m benchmarks.faults --kills 5 --ranks 2    # torchrun
 """
 
 import argparse
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -71,6 +72,13 @@ def inode(path: Path) -> int:
     return path.stat().st_ino if path.is_file() else 0
 
 
+def writing(out: Path, since: float) -> bool:
+    """Whether the run that began at `since` is writing a checkpoint, or was when it was killed."""
+    with suppress(FileNotFoundError):  # one was renamed meanwhile
+        return any(x.stat().st_mtime >= since for x in (out / "checkpoints").glob("*.partial"))
+    return False
+
+
 def lines(path: Path) -> int:
     """Steps that metrics.jsonl holds."""
     return path.read_text().count("\n") if path.is_file() else 0
@@ -82,7 +90,7 @@ def main() -> None:
     )
     parser.add_argument("--kills", type=int, default=20, help="in each stage")
     parser.add_argument("--ranks", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     rng = random.Random(args.seed)
@@ -96,26 +104,36 @@ def main() -> None:
             run(command(path, stage, whole, args.ranks, args.steps))
             undisturbed = time.perf_counter() - begin
             seconds = json.loads((whole / "metrics.jsonl").read_text().splitlines()[-1])["seconds"]
-            kills, where, finished = 0, [], 0
-            while kills < args.kills:
+            where, finished, kinds = [], 0, dict.fromkeys(("starting", "training", "writing a checkpoint"), 0)
+            while len(where) < args.kills:
+                since = time.time()
                 job = subprocess.Popen(
                     command(path, stage, broken, args.ranks, args.steps), start_new_session=True,
                     stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                 )  # fmt: skip
                 # A moment at random: while it starts or loads, or some steps on, within or after a step or a save.
                 metrics = broken / "metrics.jsonl"
-                begin, target = inode(metrics), rng.randint(-1, max(2, 2 * args.steps // args.kills))
+                begin, target = inode(metrics), rng.randint(-1, 2 + args.steps // args.kills)
                 while job.poll() is None and target >= 0 and inode(metrics) == begin:
                     time.sleep(0.002)
                 target += lines(metrics)
                 while job.poll() is None and inode(metrics) != begin and lines(metrics) < target:
                     time.sleep(0.002)
-                time.sleep(rng.uniform(0, 3 * seconds / args.steps if inode(metrics) != begin else 5))
-                os.killpg(job.pid, signal.SIGKILL)
+                if inode(metrics) == begin:
+                    time.sleep(rng.uniform(0, 5))
+                elif rng.random() < 0.7:
+                    time.sleep(rng.uniform(0, 3 * seconds / args.steps))
+                else:  # within the next checkpoint
+                    while job.poll() is None and not writing(broken, since):
+                        time.sleep(0.0005)
+                    time.sleep(rng.uniform(0, 0.03))
+                if job.poll() is None:
+                    os.killpg(job.pid, signal.SIGKILL)
                 errors = job.communicate()[1].decode()
                 if job.returncode == -signal.SIGKILL:
-                    kills += 1
                     where.append(lines(metrics))
+                    started, *later = kinds
+                    kinds[started if inode(metrics) == begin else later[writing(broken, since)]] += 1
                 else:  # it was done first: all is taken away, and it begins anew
                     assert job.returncode == 0, errors
                     finished += 1
@@ -129,7 +147,7 @@ def main() -> None:
                 for run in (whole, broken)
             ]
             once = steps == list(range(args.steps)) and losses[0] == losses[1]
-            print(f"{stage}: {kills} kills after steps {where}, {finished} runs finished before; weights "
+            print(f"{stage}: {len(where)} kills {kinds}, after steps {where}; {finished} runs finished before; weights "
                   f"{'bit-identical' if same else 'DIFFERENT'}, every step {'once' if once else 'NOT ONCE'} in metrics.jsonl "
                   f"with the same loss; the undisturbed run took {undisturbed:.1f} s", flush=True)  # fmt: skip
             if not (same and once):

@@ -1,7 +1,7 @@
 """LLaVA v1.5 at 7B and 13B, both stages, on 1 to 64 GPUs, as a Markdown table: 640 tokens a sample, 40% of an A100's 312
 TFLOP/s. Computed from the configs; nothing is measured here.
 
-python benchmarks/plan.py
+python -m benchmarks.plan
 """
 
 from itertools import product

@@ -1,6 +1,6 @@
 """Losses and final weights of 1, 2 and 4 ranks, both stages, 20 steps, accumulation 1 and 4, against one rank in one pass.
 
-python benchmarks/ranks.py
+python -m benchmarks.ranks
 Samples are of unequal length and some hold text alone. fp32; the largest relative difference of each is printed.
 """
 
@@ -8,8 +8,9 @@ import json
 import tempfile
 from pathlib import Path
 
-from faults import command, run, world
 from safetensors.torch import load_file
+
+from benchmarks.faults import command, run, world
 
 
 def main() -> None:

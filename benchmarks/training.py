@@ -1,9 +1,9 @@
 """Step time of both stages against transformers' LlavaForConditionalGeneration in an equally careful plain loop: the same
 batches, frozen parts without gradients, fused AdamW, gradient clipping, bf16 by autocast over fp32 weights. Interleaved.
 
-python benchmarks/training.py                 # the toy geometry on this CPU; then 1x to 8x tokens, then 1, 2 and 4 ranks
-python benchmarks/training.py --quick
-python benchmarks/training.py --gpu           # 7B geometry, random weights, as many decoder layers as --layers says
+python -m benchmarks.training                 # the toy geometry on this CPU; then 1x to 8x tokens, then 1, 2 and 4 ranks
+python -m benchmarks.training --quick
+python -m benchmarks.training --gpu           # 7B geometry, random weights, as many decoder layers as --layers says
 """
 
 import argparse
@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from benchmarks.faults import command, run, world
 from nanollava import engine, plan
 from nanollava.config import LlamaConfig, LlavaConfig, Settings, VisionConfig
 from nanollava.llava import LLaVA
@@ -154,9 +155,6 @@ def against_work(config, device, base: int, runs: int, path: Path) -> list[dict]
 
 def against_ranks(steps: int) -> list[dict]:
     """Median seconds of a step of the scripts, a global batch of 16, by processes on this machine's cores."""
-    sys.path.insert(0, str(Path(__file__).parent))
-    from faults import command, run, world
-
     results = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError
 from torch.distributed.checkpoint import state_dict as dcp_state
 
 from .config import UserError, read_json, write_json
@@ -21,13 +22,13 @@ class CheckpointError(UserError):
 
 
 def on_rank_0(action: Callable[[], None]) -> None:
-    """Does it on rank 0, which the others await; if it fails there, every rank raises a CheckpointError."""
+    """Does it on rank 0, which the others await; if writing fails there, every rank raises a CheckpointError."""
     failure = [None]
-    if dist.get_rank() == 0:
-        try:
+    try:
+        if dist.get_rank() == 0:
             action()
-        except OSError as error:
-            failure = [str(error)]
+    except (OSError, SafetensorError) as error:
+        failure = [str(error)]
     dist.broadcast_object_list(failure)
     if failure[0]:
         raise CheckpointError(failure[0])
@@ -38,22 +39,22 @@ def found(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-" + 8 * "[0-9]"), reverse=True)
 
 
-def checksums(path: Path, rank: int = 0, ranks: int = 1) -> dict[str, int]:
-    """CRC-32 of every `ranks`-th of DCP's files: DCP itself reads a changed byte without a word."""
-    sums = {}
-    for file in sorted(file for file in path.iterdir() if file.name != "run.json")[rank::ranks]:
-        sums[file.name] = 0
-        with open(file, "rb") as content:
-            while block := content.read(1 << 24):
-                sums[file.name] = zlib.crc32(block, sums[file.name])
-    return sums
-
-
 def gathered(mine: dict) -> dict:
     """The union over all ranks of dicts of different keys."""
     parts = [None] * dist.get_world_size()
     dist.all_gather_object(parts, mine)
     return {key: value for part in parts for key, value in part.items()}
+
+
+def checksums(path: Path) -> dict[str, int]:
+    """CRC-32 of DCP's files, each rank reading a share: DCP itself reads a changed byte without a word."""
+    sums, files = {}, sorted(file for file in path.iterdir() if file.name != "run.json")
+    for file in files[dist.get_rank() :: dist.get_world_size()]:
+        sums[file.name] = 0
+        with open(file, "rb") as content:
+            while block := content.read(1 << 24):
+                sums[file.name] = zlib.crc32(block, sums[file.name])
+    return gathered(sums)
 
 
 def state_of(model, optimizer) -> dict:
@@ -70,9 +71,8 @@ def save(folder: Path, step: int, model, optimizer, run: dict, keep: int) -> Pat
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.glob("*.partial"):
             shutil.rmtree(old)
-        trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-        need = int(3.1 * trained) + 2**20  # weights and AdamW's two moments
-        free = shutil.disk_usage(folder).free
+        trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+        free, need = shutil.disk_usage(folder).free, int(3.1 * trained) + 2**20  # AdamW's moments, too
         if free < need:
             raise OSError(f"{folder}: {free:,} bytes free, a checkpoint takes {need:,}")
 
@@ -87,12 +87,11 @@ def save(folder: Path, step: int, model, optimizer, run: dict, keep: int) -> Pat
     try:
         on_rank_0(prepare)
         dcp.save(state, checkpoint_id=aside)
-        sums = gathered(checksums(aside, dist.get_rank(), dist.get_world_size()))
+        sums = checksums(aside)
         on_rank_0(finish)
     except (dcp.api.CheckpointException, CheckpointError) as error:
-        former = found(folder)
+        former, reason = found(folder), str(error).strip().splitlines()[-1]
         stands = f"the former one, {former[0]}, stands" if former else "there is no former one"
-        reason = str(error).strip().splitlines()[-1]
         raise CheckpointError(f"checkpoint {final} was not written ({reason}); {stands}") from None
     return final
 
@@ -103,7 +102,7 @@ def load(folder: Path, model, optimizer, run: dict, say: Callable[[str], None]) 
     for path in found(folder):
         try:
             told = read_json(path / "run.json")
-            if gathered(checksums(path, dist.get_rank(), dist.get_world_size())) != told.get("crc32"):
+            if checksums(path) != told.get("crc32"):
                 raise CheckpointError(f"{path}: files are missing or have changed since they were written")
             changed = [f"{k} {told.get(k)!r}, now {run[k]!r}" for k in run if told.get(k) != run[k]]
             state = state_of(model, optimizer)
@@ -113,8 +112,8 @@ def load(folder: Path, model, optimizer, run: dict, say: Callable[[str], None]) 
             say(f"{path} is not readable ({str(error).strip().splitlines()[-1]}); taking the former one")
             continue
         if changed:
-            advice = "give the same flags, another --out, or remove it"
-            raise CheckpointError(f"{path} was made with {'; '.join(changed)}; {advice}")
+            made = f"{path} was made with {'; '.join(changed)}"
+            raise CheckpointError(f"{made}; give the same flags, another --out, or remove it")
         parts = {"model_state_dict": state["model"], "optim_state_dict": state["optimizer"]}
         dcp_state.set_state_dict(model, optimizer, **parts, options=ONLY_TRAINED)
         torch.set_rng_state(state["rng"])

@@ -20,8 +20,7 @@ def made_by(path: Path) -> None:
     """Leaves beside weights the command that made them, seed and all its flags."""
     name = Path(sys.argv[0])
     program = f"-m nanollava.{name.parent.name}" if name.name == "__main__.py" else name.name
-    command = " ".join(["python", program, *sys.argv[1:]])
-    text = f"{command}\n(torch {torch.__version__}; seed 0 unless given)\n"
+    text = f"python {' '.join([program, *sys.argv[1:]])}\n(torch {torch.__version__}; seed 0 unless given)\n"
     (path / "MADE_BY.txt").write_text(text, encoding="utf-8")
 
 

@@ -30,8 +30,7 @@ def read_records(path: str | Path) -> tuple[list, int]:
         text = Path(path).read_bytes()
         records = json.loads(text)
     except OSError as error:
-        reason = "no such data file" if isinstance(error, FileNotFoundError) else f"not readable ({error})"
-        raise DataError(f"{path}: {reason}") from None
+        raise DataError(f"{path}: no such data file that can be read ({error})") from None
     except ValueError as error:
         raise DataError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(records, list) or not records:
@@ -77,18 +76,16 @@ class Pictures:
             if Path(path).is_dir():
                 self.folders.append(Path(path))
             else:
-                prefix = f"{prefix}/" if prefix else ""
-                self.index |= {prefix + name: place for name, place in entries(Path(path))}
+                self.index |= {f"{prefix}/{name}".lstrip("/"): place for name, place in entries(Path(path))}
 
     def find(self, name: str) -> Path | tuple:
         """A file's path, or where it lies in an archive."""
-        if name in self.index:
-            return self.index[name]
-        path = next((folder / name for folder in self.folders if (folder / name).is_file()), None)
-        if path is None:
+        files = (folder / name for folder in self.folders if (folder / name).is_file())
+        place = self.index.get(name) or next(files, None)
+        if place is None:
             where = [*map(str, self.folders), *sorted({str(place[0]) for place in self.index.values()})]
             raise ImageError(f"{name}: no such picture in {', '.join(where)}")
-        return path
+        return place
 
     def open(self, name: str):
         """The decoded picture."""
@@ -96,33 +93,28 @@ class Pictures:
         if isinstance(place, Path):
             return open_image(place)
         archive, offset, size, compression = place
-        with open(archive, "rb") as file:
-            file.seek(offset)
-            if compression is not None:  # behind the entry's own header, whose names' lengths stand at 26
-                file.seek(sum(struct.unpack("<HH", file.read(30)[26:])), 1)
-            content = file.read(size)
         try:
+            with open(archive, "rb") as file:
+                file.seek(offset)
+                if compression is not None:  # behind the entry's own header, whose names' lengths stand at 26
+                    file.seek(sum(struct.unpack("<HH", file.read(30)[26:])), 1)
+                content = file.read(size)
             content = zlib.decompress(content, -15) if compression == zipfile.ZIP_DEFLATED else content
             return open_image(io.BytesIO(content))
-        except (zlib.error, ImageError):
+        except (OSError, struct.error, zlib.error, ImageError):
             raise ImageError(f"{archive}, {name}: not a readable picture") from None
 
 
 class InstructionData(torch.utils.data.Dataset):
-    """Records as dicts of `input_ids`, `labels` (T,) and `pixel_values` (pictures, 3, H, W).
-
-    `images` is a folder or archive, or a list of them. Call `check` and `leave_out` before the first step.
-    """
+    """Records as dicts of `input_ids`, `labels` (T,) and `pixel_values` (pictures, 3, H, W). `images` is a folder or
+    archive, or a list of them. Call `check` and `leave_out` before the first step."""
 
     def __init__(
         self, path: str | Path, images, tokenizer: Tokenizer, image_config: ImageConfig,
         image_token_id: int, num_patches: int, template: str = "vicuna_v1", max_length: int = 2048,
     ):  # fmt: skip
-        self.path, self.pictures = (
-            Path(path),
-            Pictures([images] if isinstance(images, str | Path) else images),
-        )
-        records, self.crc32 = read_records(path)
+        self.path, (records, self.crc32) = Path(path), read_records(path)
+        self.pictures = Pictures([images] if isinstance(images, str | Path) else images)
         self.rows = list(range(len(records)))  # the records in use
         # As bytes: a list of objects would be copied by every worker that merely counts references to it.
         lines = [json.dumps(record).encode() for record in records]
@@ -140,8 +132,8 @@ class InstructionData(torch.utils.data.Dataset):
 
     def size(self, record: dict) -> tuple[int, int]:
         """Pictures of a record, and tokens at the most: one for every byte, and some for the template."""
-        text = sum(len(turn["value"].encode()) + 32 for turn in record["conversations"])
-        return len(pictures_of(record)), len(pictures_of(record)) * self.num_patches + text + 512
+        text = 512 + sum(len(turn["value"].encode()) + 32 for turn in record["conversations"])
+        return (n := len(pictures_of(record))), n * self.num_patches + text
 
     def groups(self) -> list[tuple[bool, int]]:
         """Whether a sample has pictures, and its length, not exactly: what batches are grouped by."""
@@ -204,10 +196,7 @@ class InstructionData(torch.utils.data.Dataset):
 
 def collate(samples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor | None]:
     """Pads on the right (id 0, label -100) and joins all pictures: ids and labels (B, T), pixel_values (N, 3, H, W)."""
-    pad = torch.nn.utils.rnn.pad_sequence
+    pad, values = torch.nn.utils.rnn.pad_sequence, {"input_ids": 0, "labels": IGNORE_INDEX}
+    padded = {key: pad([s[key] for s in samples], True, value) for key, value in values.items()}
     pixels = [s["pixel_values"] for s in samples if "pixel_values" in s]
-    return {
-        "input_ids": pad([s["input_ids"] for s in samples], batch_first=True, padding_value=0),
-        "labels": pad([s["labels"] for s in samples], batch_first=True, padding_value=IGNORE_INDEX),
-        "pixel_values": torch.cat(pixels) if pixels else None,
-    }
+    return padded | {"pixel_values": torch.cat(pixels) if pixels else None}

@@ -36,14 +36,10 @@ def start(device: str) -> torch.device:
     chosen = pick_device("cpu" if device == "auto" and not torch.cuda.is_available() else device)
     if chosen.type == "mps":
         raise SettingsError("--device mps: sharded training runs on cuda or cpu")
-    backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
-    if dist.is_torchelastic_launched():
-        dist.init_process_group(backend)
-        if chosen.type == "cuda":
-            chosen = torch.device("cuda", dist.get_node_local_rank())
-    else:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    alone = {} if dist.is_torchelastic_launched() else dict(store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", **alone)
     if chosen.type == "cuda":
+        chosen = chosen if alone else torch.device("cuda", dist.get_node_local_rank())
         torch.cuda.set_device(chosen)
         torch.set_float32_matmul_precision("high")  # TF32, as the paper's runs
     return chosen
@@ -58,36 +54,29 @@ def finish() -> None:
 def announce(settings: Settings, rows: list[str], samples: int, title: str) -> None:
     """Rank 0 makes the output directory, writes the settings into training.json and prints them and what is trained."""
     out, told = Path(settings.out), asdict(settings) | {"samples": samples, "ranks": dist.get_world_size()}
-    try:
-        checkpoint.on_rank_0(lambda: out.mkdir(parents=True, exist_ok=True))
-    except checkpoint.CheckpointError as error:
-        raise SettingsError(f"--out {out}: cannot be made ({error})") from None
+    checkpoint.on_rank_0(lambda: out.mkdir(parents=True, exist_ok=True))
+    checkpoint.on_rank_0(lambda: write_json(out / "training.json", told))
     if dist.get_rank() == 0:
-        write_json(out / "training.json", told)
         print(title, *(f"{k}={v}" for k, v in told.items()))
         print("\n".join(rows), flush=True)
 
 
 def freeze(model: nn.Module, trainable: dict[str, bool]) -> list[str]:
     """Applies a table of name prefixes; every parameter must meet one. Returns lines that tell the counts."""
-    counts = dict.fromkeys(trainable, 0)
+    counts, told = dict.fromkeys(trainable, 0), {True: "trained", False: "frozen"}
     for name, parameter in model.named_parameters():
         prefix = next((p for p in trainable if name.startswith(p)), None)
         if prefix is None:
             raise SettingsError(f"parameter {name!r} is in no row of the table {list(trainable)}")
         parameter.requires_grad_(trainable[prefix])
         counts[prefix] += parameter.numel()
-    state = {True: "trained", False: "frozen"}
-    return [f"{p.rstrip('.'):24} {counts[p]:>14,}  {state[on]}" for p, on in trainable.items()]
+    return [f"{p.rstrip('.'):24} {counts[p]:>14,}  {told[on]}" for p, on in trainable.items()]
 
 
 def shard(model: nn.Module, blocks, frozen_tower: nn.Module, device, settings: Settings) -> None:
-    """FSDP2: every block, then the root. What is trained becomes fp32, what is frozen the compute dtype, the frozen
-    tower whole on each rank.
-
-    Weights still lie in the files, mapped into memory: each rank reads a block, keeps its shard of it and lets the rest
-    go. A block may be compiled, and run again in the backward pass instead of keeping its activations.
-    """
+    """FSDP2: every block, then the root. What is trained becomes fp32, what is frozen the compute dtype, the frozen tower
+    whole on each rank. Weights still lie in the files, mapped into memory: each rank reads a block, keeps its shard and
+    lets the rest go."""
     dtype = pick_dtype(settings.dtype, device)
     mesh = dist.device_mesh.init_device_mesh(device.type, (dist.get_world_size(),))
     policy = {"mesh": mesh, "ignored_params": set(frozen_tower.parameters())}
@@ -101,10 +90,8 @@ def shard(model: nn.Module, blocks, frozen_tower: nn.Module, device, settings: S
         if settings.checkpoint_activations:
             block.forward = partial(recompute, block.forward, use_reentrant=False)
     for module in (*blocks, model):
-        for parameter in module.parameters():
-            if not isinstance(parameter, DTensor):
-                kept = torch.float32 if parameter.requires_grad else dtype
-                parameter.data = parameter.data.to(device).to(kept)
+        for parameter in (p for p in module.parameters() if not isinstance(p, DTensor)):
+            parameter.data = parameter.data.to(device).to(torch.float32 if parameter.requires_grad else dtype)
         fsdp.fully_shard(module, **policy)  # moves buffers, too
     for method in ("loss", "generate"):
         fsdp.register_fsdp_forward_method(model, method)
@@ -112,52 +99,41 @@ def shard(model: nn.Module, blocks, frozen_tower: nn.Module, device, settings: S
 
 def full_state(model: nn.Module, dtype: torch.dtype, *prefixes: str) -> dict[str, torch.Tensor]:
     """The unsharded state dict under some prefixes, on the CPU; all ranks must call it, rank 0 gets the tensors."""
-    state = {}
-    for name, tensor in model.state_dict().items():
-        if name.startswith(prefixes):
-            tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-            if dist.get_rank() == 0:
-                state[name] = tensor.detach().to("cpu", dtype)
-    return state
+    shards = ((name, t) for name, t in model.state_dict().items() if name.startswith(prefixes))
+    whole = ((name, t.full_tensor() if isinstance(t, DTensor) else t) for name, t in shards)
+    return {name: t.detach().to("cpu", dtype) for name, t in whole if dist.get_rank() == 0}
 
 
 def cosine(step: int, steps: int, warmup: float) -> float:
     """Share of the peak learning rate: linear warm-up over `warmup` of the steps, then a cosine to 0."""
     warm = max(1, math.ceil(steps * warmup))
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+    falling = 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+    return (step + 1) / warm if step < warm else falling
 
 
-def global_batches(
-    samples: int, batch: int, epochs: int, seed: int, groups: list[tuple[bool, int]] | None = None
-) -> list[list[int]]:
-    """Sample indices of every step: each epoch is shuffled by seed and its last, incomplete batch is kept.
-
-    With `groups`, each sample's (has pictures, length), a batch is of one kind but for the last of the epoch, which
-    takes the rests, and it is sorted by length, so that micro-batches hold samples of like lengths.
-    """
+def global_batches(samples: int, batch: int, epochs: int, seed: int, groups=None) -> list[list[int]]:
+    """Sample indices of every step: each epoch is shuffled by seed and its last, incomplete batch is kept. With `groups`,
+    each sample's (has pictures, length), a batch is of one kind but for the last of the epoch, which takes the rests,
+    and it is sorted by length, so that micro-batches hold samples of like lengths."""
     order = []
     for epoch in range(epochs):
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        shuffled = torch.randperm(samples, generator=generator).tolist()
-        if groups is None:
-            order += [shuffled[i : i + batch] for i in range(0, samples, batch)]
-            continue
-        kinds = [[i for i in shuffled if bool(groups[i][0]) is kind] for kind in (True, False)]
-        whole = [k[i : i + batch] for k in kinds for i in range(0, len(k) - batch + 1, batch)]
-        rest = [i for k in kinds for i in k[len(k) // batch * batch :]]
-        whole = [whole[i] for i in torch.randperm(len(whole), generator=generator).tolist()]
+        generator, whole = torch.Generator().manual_seed(seed * 1_000_003 + epoch), []
+        rest = torch.randperm(samples, generator=generator).tolist()
+        if groups:
+            kinds = [[i for i in rest if groups[i][0] == kind] for kind in (True, False)]
+            whole = [k[i : i + batch] for k in kinds for i in range(0, len(k) - batch + 1, batch)]
+            whole = [whole[i] for i in torch.randperm(len(whole), generator=generator).tolist()]
+            rest = [i for k in kinds for i in k[len(k) // batch * batch :]]
         whole += [rest[i : i + batch] for i in range(0, len(rest), batch)]
-        order += [sorted(b, key=lambda i: (-groups[i][1], i)) for b in whole]
+        order += [sorted(b, key=lambda i: (-groups[i][1], i)) for b in whole] if groups else whole
     return order
 
 
 def share(batch: list[int], micro: int) -> list[list[tuple[int, bool]]]:
     """This rank's micro-batches of a global batch: samples rank, rank + ranks, ... A rank without a sample repeats one
     without labels (False), so that all ranks make the same calls."""
-    rank, ranks = dist.get_rank(), dist.get_world_size()
-    mine = [(i, True) for i in batch[rank::ranks]]
+    ranks = dist.get_world_size()
+    mine = [(i, True) for i in batch[dist.get_rank() :: ranks]]
     rounds = -(-len(batch) // (ranks * micro))
     return [mine[m * micro : (m + 1) * micro] or [(batch[0], False)] for m in range(rounds)]
 
@@ -200,8 +176,7 @@ def to(part: dict, device: torch.device) -> dict:
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Measured FLOP/s of one large matrix product on this device: MFU is the share of it."""
-    a = torch.ones(2 * (8192 if device.type == "cuda" else 1024,), device=device, dtype=dtype)
-    seconds = []
+    a, seconds = torch.ones(2 * (8192 if device.type == "cuda" else 1024,), device=device, dtype=dtype), []
     for _ in range(6):
         begin = time.perf_counter()
         (a @ a)[0, 0].item()  # waits for the device
@@ -249,12 +224,10 @@ def train(
     model: nn.Module, data, collate, settings: Settings, device: torch.device,
     flops: Callable[[list[int], int, int], float] | None = None, evaluate: Callable[[], dict] | None = None,
 ) -> None:  # fmt: skip
-    """Trains what `freeze` left trainable and writes metrics.jsonl into `settings.out`, one object a step.
-
-    The loss of a step is the summed loss over the number of labelled tokens, both taken over all ranks and
-    micro-batches, so that neither changes the result. `settings.batch` is global. `flops` counts the work on samples of
-    these lengths with so many pictures and labels; what `evaluate` finds every `eval_steps` joins that step's metrics.
-    """
+    """Trains what `freeze` left trainable and writes metrics.jsonl into `settings.out`, one object a step. The loss of a
+    step is the summed loss over the number of labelled tokens, both taken over all ranks and micro-batches, so that
+    neither changes the result. `settings.batch` is global. `flops` counts the work on samples of these lengths with so
+    many pictures and labels; what `evaluate` finds every `eval_steps` joins that step's metrics."""
     rank, ranks = dist.get_rank(), dist.get_world_size()
     micro = settings.micro_batch or max(1, settings.batch // ranks)
     if settings.batch % (ranks * micro):
@@ -268,9 +241,8 @@ def train(
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, settings.lr, (0.9, 0.999), 1e-8, weight_decay=0.0, fused=True)
     out, folder = Path(settings.out), Path(settings.out) / "checkpoints"
-    # what the result depends on
-    run = {k: v for k, v in asdict(settings).items() if not FLAGS[k].get("free")} | {"samples": len(data)}
-    run["crc32 of data"] = getattr(data, "crc32", None)
+    run = {k: v for k, v in asdict(settings).items() if not FLAGS[k].get("free")}
+    run |= {"samples": len(data), "crc32 of data": getattr(data, "crc32", None)}  # what the result depends on
     say = partial(print, flush=True) if rank == 0 else lambda text: None
     if settings.resume == "never" and checkpoint.found(folder):
         raise SettingsError(f"--resume never, but {folder} holds checkpoints; remove them or change --out")
@@ -289,54 +261,44 @@ def train(
         lr = settings.lr * cosine(step, steps, settings.warmup)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        parts = [next(loader) for _ in share(batches[step], micro)]
+        parts, counts = zip(*(next(loader) for _ in share(batches[step], micro)), strict=True)
         # Over all ranks: labelled tokens, tokens, pictures, FLOPs, whether rank 0's clock asks for a checkpoint, signals.
         late = rank == 0 and time.perf_counter() - saved >= 60 * settings.save_minutes > 0
-        totals = [
-            *map(sum, zip(*(counts for _, counts in parts), strict=True)),
-            late,
-            *(n in received for n in STOP),
-        ]
+        totals = [*map(sum, zip(*counts, strict=True)), late, *(n in received for n in STOP)]
         totals = torch.tensor(totals, dtype=torch.float64, device=device)
         dist.all_reduce(totals)
         labelled, tokens, pictures, work, late, *signals = totals.tolist()
         total = torch.zeros((), dtype=torch.float64, device=device)
-        for part, _ in parts:
+        for part in parts:
             loss, _ = model.loss(**to(part, device))
             (loss * (ranks / labelled)).backward()  # FSDP takes the mean over ranks; the loss is a global sum
             total += loss.detach()
-        norm = nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
-        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        norm = nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm).full_tensor()
         optimizer.step()
         optimizer.zero_grad()
         dist.all_reduce(total)
         mean, done = total.item() / labelled, step + 1
         if not math.isfinite(mean):
-            raise SettingsError(
-                f"step {step}: the loss is {mean}; lower --lr {settings.lr} or try --dtype fp32"
-            )
+            advice = f"lower --lr {settings.lr} or try --dtype fp32"
+            raise SettingsError(f"step {step}: the loss is {mean}; {advice}")
         measured = evaluate() if evaluate and settings.eval_steps and done % settings.eval_steps == 0 else {}
         now = time.perf_counter()
         if log is not None:
-            seconds = now - previous
-            resident = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            seconds, resident = now - previous, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else resident
             entry = dict(step=step, loss=mean, lr=lr, grad_norm=norm.item(), tokens=int(tokens))
             entry |= dict(label_tokens=int(labelled), pictures=int(pictures), memory=memory, **measured)
             entry |= dict(mfu=round(work / seconds / ranks / peak, 4), seconds=round(before + now - start, 3))
             log.write(entry)
             shown = {"tokens/s": tokens / seconds, "pictures/s": pictures / seconds, "GB": memory / 1e9}
-            shown = dict(loss=mean, lr=lr, mfu=entry["mfu"], **shown, **measured)
-            bar.set_postfix(
-                {k: f"{v:,.3g}" if v < 1000 else f"{v:,.0f}" for k, v in shown.items()}, refresh=False
-            )
+            shown = dict(loss=mean, lr=lr, mfu=entry["mfu"], **shown, **measured).items()
+            bar.set_postfix({k: f"{v:,.3g}" if v < 1000 else f"{v:,.0f}" for k, v in shown}, refresh=False)
             bar.update()
         previous = now
         number = next((n for n, sent in zip(STOP, signals, strict=True) if sent and done < steps), None)
         if number or late or (settings.save_steps and (done % settings.save_steps == 0 or done == steps)):
-            saved = time.perf_counter()
+            saved, told = time.perf_counter(), {**run, "seconds": before + now - start}
             try:
-                told = {**run, "seconds": before + now - start}
                 path = checkpoint.save(folder, done, model, optimizer, told, settings.keep)
             except checkpoint.CheckpointError as error:
                 if number:

@@ -34,12 +34,10 @@ def stream(
     step: Callable | None = None, seconds: dict[str, float] | None = None,
 ) -> Iterator[list[int]]:  # fmt: skip
     """Continues prompts `input_ids` (B, T), right-padded to `lengths` (B,): yields the new id of every row, step by step.
-
     A row ends with the end token and yields -1 from there on. Rows do not influence each other: inside, they are
-    shifted to end together, and the padding before them is masked. A `cache` of an earlier run (one row) is taken up:
-    only what follows the ids that it holds is computed. `step` is what `compile_step` gives. Logits of tokens
-    that have occurred are divided by `repetition_penalty` (multiplied where negative). `seconds` gets the times.
-    """
+    shifted to end together, and the padding before them is masked. Of a `cache` of an earlier run (one row) the ids it
+    holds are not computed again. `step` is what `compile_step` gives. Logits of tokens that have occurred are divided
+    by `repetition_penalty` (multiplied where negative). `seconds` gets the times."""
     config, llama = model.config, model.language_model
     (B, T), device, image_token = input_ids.shape, input_ids.device, config.image_token_id
     room, patches = config.text_config.max_position_embeddings, config.vision_config.num_patches
@@ -58,8 +56,7 @@ def stream(
         pixel_values = pixel_values[len(pixel_values) - fresh :]
     embeds, mask = model.embed(input_ids[:, known:], pixel_values), None
     pad = torch.zeros(B, dtype=torch.long, device=device) if lengths is None else T - lengths
-    real = torch.arange(room, device=device) >= pad[:, None]  # (B, room)
-    padded = bool(pad.any())
+    real, padded = torch.arange(room, device=device) >= pad[:, None], bool(pad.any())  # (B, room)
     if padded:
         index = (torch.arange(T, device=device) - pad[:, None]) % T
         embeds = embeds.gather(1, index.unsqueeze(-1).expand_as(embeds))  # right padding becomes left padding
@@ -120,15 +117,11 @@ def compile_step(model, **options) -> Callable:
 
     def step(ids: torch.Tensor, cache: KVCache, pad: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         nonlocal checked
-        for tensor in (
-            (*cache.keys, *cache.values) if cuda else ()
-        ):  # CUDA graphs would copy tensors that may move
+        for tensor in (*cache.keys, *cache.values) if cuda else ():  # CUDA graphs would copy what may move
             torch._dynamo.mark_static_address(tensor)
         shapes = (cache.keys[0].shape, real.shape, torch.is_inference_mode_enabled())
         cache.place = torch.tensor([cache.length], device=ids.device)
-        with torch.compiler.set_stance(
-            skip_guard_eval_unsafe=shapes == checked
-        ):  # the same call is not checked again
+        with torch.compiler.set_stance(skip_guard_eval_unsafe=shapes == checked):  # not checked again
             logits = compiled(ids, cache, pad, real)
         checked, cache.place, cache.length = shapes, None, cache.length + 1
         return logits
@@ -149,11 +142,9 @@ class Answer:
     def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...] = ()):
         self.tokenizer, self.stops = tokenizer, stops
         self.ids: list[int] = []
-        self.text, self.waiting = "", ""
+        self.text = self.waiting = ""
         self.end: str | None = None  # "end token", "stop string" or "length", once it has ended
-        self.begin = self.read = (
-            0  # ids from `begin` on are decoded together; the text before `read` is known
-        )
+        self.begin = self.read = 0  # ids from `begin` on are decoded together; text before `read` is known
 
     def add(self, token: int) -> str:
         """Takes the next id, -1 for the end token; returns the text that is certain now and was not before."""
@@ -200,8 +191,7 @@ def answer(
         pictures = [preprocess(picture, image_config) for i in group for picture in asked[i][0]]
         pixel_values = torch.stack(pictures).to(W.device, W.dtype) if pictures else None
         lengths = torch.tensor([len(rows[i]) for i in group], device=W.device)
-        padded = [torch.tensor(rows[i], device=W.device) for i in group]
-        ids = torch.nn.utils.rnn.pad_sequence(padded, batch_first=True)
+        ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(rows[i]) for i in group], True).to(W.device)
         for new in stream(model, ids, pixel_values, lengths=lengths, **options):
             for i, token in zip(group, new, strict=True):
                 answers[i].add(token)

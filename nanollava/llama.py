@@ -105,9 +105,11 @@ class LlamaAttention(nn.Module):
         q, k = rotate(q, rope), rotate(k, rope)
         if cache is not None:
             k, v = cache.update(self.layer, k, v)  # (B, K, S, E)
+        elif x.is_cpu and x.dtype == torch.bfloat16:  # whose backward pass is slower than fp32's there
+            q, k, v = q.float(), k.float(), v.float()
         causal = mask is None and T > 1
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=self.grouped)
-        return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
+        return self.o_proj(y.transpose(1, 2).reshape(B, T, -1).to(x.dtype))
 
 
 class LlamaMLP(nn.Module):
@@ -131,8 +133,9 @@ class LlamaBlock(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = LlamaMLP(config.hidden_size, config.intermediate_size)
 
-    def forward(self, x, rope, mask=None, cache: KVCache | None = None) -> torch.Tensor:
+    def forward(self, x, rope, mask=None, cache: KVCache | None = None, keep=None) -> torch.Tensor:
         x = x + self.self_attn(self.input_layernorm(x), rope, mask, cache)
+        x = x if keep is None else x[keep]  # (places kept, D)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -164,8 +167,9 @@ class LlamaModel(nn.Module):
         index = start.view(-1, 1) + torch.arange(x.shape[1], device=x.device)  # (B, T)
         return self.rope[:, index.clamp(min=0)].unsqueeze(2).to(x.dtype)  # below 0 lies padding
 
-    def forward(self, inputs_embeds, mask=None, cache: KVCache | None = None, start=0) -> torch.Tensor:
-        """Last hidden states (B, T, D). Without `mask` attention is causal; `start` is the first token's position."""
+    def forward(self, inputs_embeds, mask=None, cache=None, start=0, keep=None) -> torch.Tensor:
+        """Last hidden states (B, T, D), or of the places that `keep` (B, T) marks, (places, D): the last MLP runs there
+        alone. Without `mask` attention is causal; `start` is the first token's position."""
         if inputs_embeds.shape[1] > self.config.max_position_embeddings:
             room = self.config.max_position_embeddings
             raise ValueError(f"{inputs_embeds.shape[1]} tokens: the model was built for {room}")
@@ -174,7 +178,7 @@ class LlamaModel(nn.Module):
             shape = (x.shape[1], cache.length + x.shape[1])
             mask = torch.ones(shape, dtype=torch.bool, device=x.device).tril(cache.length)
         for block in self.layers:
-            x = block(x, rope, mask, cache)
+            x = block(x, rope, mask, cache, keep if block is self.layers[-1] else None)
         if cache is not None and cache.place is None:
             cache.length += x.shape[1]
         return self.norm(x)

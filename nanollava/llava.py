@@ -53,22 +53,18 @@ class LLaVA(nn.Module):
         return self.language_model.lm_head(self.language_model.model(self.embed(input_ids, pixel_values)))
 
     def loss(self, input_ids, labels, pixel_values=None) -> tuple[torch.Tensor, torch.Tensor]:
-        """L = - sum over labelled t of log p(x_t | x_<t) (paper, equation 3) and the number of labelled tokens.
-
-        `labels` (B, T) repeat the id where it is trained and are -100 elsewhere; the first place is never predicted.
-        """
-        states = self.language_model.model(self.embed(input_ids, pixel_values))[:, :-1]
-        target = labels[:, 1:]
-        trained = target != IGNORE_INDEX
-        logits = self.language_model.lm_head(states[trained]).float()  # (labelled tokens, vocab)
-        loss = F.cross_entropy(logits, target[trained], reduction="sum")
-        if pixel_values is None:  # W takes part in every step, so that all ranks reduce the same gradients
-            loss = loss + 0.0 * sum(p.sum() for p in self.multi_modal_projector.parameters())
+        """L = - sum over labelled t of log p(x_t | x_<t) (paper, equation 3) and the number of labelled tokens. `labels`
+        (B, T) repeat the id where it is trained and are -100 elsewhere; the first place is never predicted."""
+        trained = F.pad(labels[:, 1:] != IGNORE_INDEX, (0, 1))  # places whose next id is labelled
+        embeds = self.embed(input_ids, pixel_values)
+        if pixel_values is None:  # W takes part in every step: all ranks must run the same backward pass
+            embeds = embeds + 0.0 * sum(p.sum() for p in self.multi_modal_projector.parameters())
+        states = self.language_model.model(embeds, keep=trained)
+        logits = self.language_model.lm_head(states).float()  # (labelled tokens, vocab)
+        loss = F.cross_entropy(logits, labels[:, 1:][trained[:, :-1]], reduction="sum")
         return loss, trained.sum()
 
-    def generate(self, input_ids: torch.Tensor, pixel_values: torch.Tensor | None = None, **options):
-        """The generated ids of each prompt; see `nanollava.generate.generate`."""
-        return generate(self, input_ids, pixel_values, **options)
+    generate = generate  # the new ids of each prompt: see there
 
     @classmethod
     def compose(
@@ -76,19 +72,15 @@ class LLaVA(nn.Module):
         device="cpu", dtype: torch.dtype | None = torch.float32, vision_feature_layer: int = -2,
         quantised: bool = False, mapped: bool = False,
     ) -> "LLaVA":  # fmt: skip
-        """Joins a CLIP directory and a Llama directory, as both stages begin.
-
-        `projector` is "linear" or "mlp2x_gelu" for a new W, or the result of stage 1 (directory or file). Without an
-        `image_token_id` in the vocabulary, one row for it is added, and the vocabulary padded to a multiple of 64.
-        `dtype` None keeps that of the files; `mapped` keeps it for tower and decoder blocks, which then are not read
-        but mapped into memory, for `engine.shard` to read.
-        """
+        """Joins a CLIP directory and a Llama directory, as both stages begin. `projector` is "linear" or "mlp2x_gelu" for a
+        new W, or the result of stage 1 (directory or file). Without an `image_token_id` in the vocabulary, one row for it
+        is added, and the vocabulary padded to a multiple of 64. `dtype` None keeps that of the files; `mapped` keeps it
+        for tower and decoder blocks, and maps these into memory."""
         known = str(projector) in ("linear", "mlp2x_gelu")
         if not known and not Path(projector).exists():
             expected = f"'linear', 'mlp2x_gelu' or the result of stage 1, a directory with {PROJECTOR_FILE}"
-            raise weights.WeightsError(
-                f"--projector {projector}: expected {expected}; run train_align.py first"
-            )
+            given = f"--projector {projector}: expected {expected}"
+            raise weights.WeightsError(f"{given}; run train_align.py first")
         files = [] if known else weights.projector_files(projector)
         kind = str(projector) if known else weights.projector_kind(files)
         tower = CLIPVisionTransformer.from_pretrained(vision, device, None if mapped else dtype)
@@ -103,18 +95,17 @@ class LLaVA(nn.Module):
         config = LlavaConfig(tower.config, text, kind, vision_feature_layer, image_token_id=image_token_id)
         with weights.uninitialised():
             model = cls(config)
-        model.vision_tower = tower
-        model.language_model.model = llama.model
-        model.language_model.model.config = text
-        for module, layer in ((llama.model, "embed_tokens"), (llama, "lm_head")):
-            old = getattr(module, layer).weight.detach()
-            old = old.to(dtype or old.dtype)
+        model.vision_tower, joined = tower, model.language_model
+        pairs = ((joined.model.embed_tokens, llama.model.embed_tokens), (joined.lm_head, llama.lm_head))
+        for layer, source in pairs:
+            old = source.weight.detach().to(dtype or source.weight.dtype)
             # New rows are the mean of the old: neither likely nor large.
             rows = old.float().mean(0, keepdim=True).expand(text.vocab_size - len(old), -1).to(old.dtype)
-            target = model.language_model.model if layer == "embed_tokens" else model.language_model
-            getattr(target, layer).weight = nn.Parameter(torch.cat([old, rows]))
+            layer.weight = nn.Parameter(torch.cat([old, rows]))
+        llama.model.embed_tokens, llama.model.config = joined.model.embed_tokens, text
+        joined.model = llama.model
         if text.tie_word_embeddings:
-            model.language_model.lm_head.weight = model.language_model.model.embed_tokens.weight
+            joined.lm_head.weight = joined.model.embed_tokens.weight
         if known:
             W = Projector(tower.config.hidden_size, text.hidden_size, kind)
             model.multi_modal_projector = W.to(device, dtype or old.dtype)
@@ -125,20 +116,16 @@ class LLaVA(nn.Module):
     @classmethod
     def from_pretrained(cls, path, device="cpu", dtype=None, vision=None, quantised: bool = False) -> "LLaVA":
         """Loads a llava-hf directory, or an original LLaVA one; `dtype` None keeps that of the files, `quantised` makes
-        the language model's layers int8 as they are read.
-
-        The original names its vision tower: it is taken from `vision`, from the directory named, or from the
-        checkpoint itself if it holds the tower too.
-        """
+        the language model's layers int8 as they are read. The original names its vision tower: it is taken from
+        `vision`, from the directory named, or from the checkpoint itself if it holds the tower too."""
         values = read_json(Path(path) / "config.json")
         if "mm_vision_tower" in values:
-            tower = vision or values["mm_vision_tower"]
-            inside = any(name.startswith("model.vision_tower.") for name in weights.shapes(path))
-            if not (Path(tower) / "config.json").is_file() and (vision or not inside):
-                missing = f"its vision tower {str(tower)!r} is not a directory here"
-                raise weights.WeightsError(f"{path}: {missing}; give CLIP's directory with --vision")
-            tower = tower if (Path(tower) / "config.json").is_file() else path
-            layer = values.get("mm_vision_select_layer", -2)
+            tower, layer = vision or values["mm_vision_tower"], values.get("mm_vision_select_layer", -2)
+            if not (Path(tower) / "config.json").is_file():
+                if vision or not any(name.startswith("model.vision_tower.") for name in weights.shapes(path)):
+                    missing = f"its vision tower {str(tower)!r} is not a directory here"
+                    raise weights.WeightsError(f"{path}: {missing}; give CLIP's directory with --vision")
+                tower = path
             return cls.compose(tower, path, path, None, device, dtype, layer, quantised).eval()
         with weights.uninitialised():
             model = cls(LlavaConfig.from_dict(values, f"{path}/config.json"))
@@ -148,10 +135,8 @@ class LLaVA(nn.Module):
         return model.eval()
 
     def save_pretrained(self, path: str | Path, state: dict[str, torch.Tensor] | None = None) -> None:
-        """Writes config.json and safetensors that `transformers.LlavaForConditionalGeneration` loads unmodified.
-
-        `state` stands for the module's own state dict, where that one is sharded or of another dtype.
-        """
+        """Writes config.json and safetensors that `transformers.LlavaForConditionalGeneration` loads unmodified. `state`
+        stands for the module's own state dict, where that one is sharded or of another dtype."""
         Path(path).mkdir(parents=True, exist_ok=True)
         weights.save(state or self.state_dict(), path, weights.LLAVA)
         write_json(Path(path) / "config.json", self.config.to_dict())

@@ -22,36 +22,26 @@ def parameters(config: LlavaConfig) -> dict[str, int]:
     block = 2 * D * E * (t.num_attention_heads + t.num_key_value_heads) + 3 * D * F + 2 * D
     embedding, head = t.vocab_size * D, t.vocab_size * D * (not t.tie_word_embeddings)
     llm = t.num_hidden_layers * block + embedding + head + D
-    return {
-        **dict(zip(PARTS, (tower, W, llm), strict=True)),
-        "block": block,
-        "embedding": embedding,
-        "head": head,
-    }
+    parts = dict(zip(PARTS, (tower, W, llm), strict=True))
+    return {**parts, "block": block, "embedding": embedding, "head": head}
 
 
-def flops(
-    config: LlavaConfig, trainable: dict, lengths: list[int], pictures: int, labelled: int
-) -> dict[str, float]:
-    """FLOPs of a forward and backward pass over samples of `lengths` tokens with `pictures` in all, and the head run on the
-    `labelled` places: of the tower, then of the `forward` pass behind it, and of the gradients by inputs and by weights.
-
+def flops(config: LlavaConfig, trainable: dict, lengths: list[int], pictures: int, labelled: int) -> dict:
+    """FLOPs of a forward and backward pass over samples of `lengths` tokens with `pictures` in all, head and last MLP run on
+    the `labelled` places: of the tower, then of the `forward` pass behind it, and of the gradients by inputs and by weights.
     A matrix takes 2 FLOPs per weight and token in each of the three, attention 4 per pair of tokens and width, half of
-    them causal, and twice that backwards. Frozen weights need no gradient; behind a trained W inputs do. Activations that
-    are computed again are not counted: MFU is of the work that must be done.
-    """
+    them causal, and twice that backwards. Frozen weights need no gradient; behind a trained W inputs do, not before it.
+    Activations that are computed again are not counted: MFU is of the work that must be done."""
     v, t, n = config.vision_config, config.text_config, parameters(config)
     P, D, depth = v.num_patches, v.hidden_size, config.vision_feature_layer % (v.num_hidden_layers + 1)
     per_block = 2 * (P + 1) * (4 * D * D + 2 * D * v.intermediate_size) + 4 * (P + 1) ** 2 * D
     tower = pictures * (2 * P * D * 3 * v.patch_size**2 + depth * per_block)
     W = 2 * pictures * P * n["multi_modal_projector."]
-    second = (
-        2 * pictures * P * t.hidden_size**2 * (config.projector != "linear")
-    )  # linear_1's inputs need none
+    linear_2 = 2 * pictures * P * t.hidden_size**2 * (config.projector != "linear")
     matrices = 2 * sum(lengths) * t.num_hidden_layers * n["block"] + 2 * labelled * n["embedding"]
-    squares = sum(length**2 for length in lengths)
-    attention = 2 * t.num_hidden_layers * t.num_attention_heads * t.head_dim * squares
-    by_inputs, by_weights = second + matrices + 2 * attention, W + matrices * trainable["language_model."]
+    matrices -= 6 * (sum(lengths) - labelled) * t.hidden_size * t.intermediate_size  # of the last block
+    attention = 2 * t.num_hidden_layers * t.num_attention_heads * t.head_dim * sum(n**2 for n in lengths)
+    by_inputs, by_weights = linear_2 + matrices + 2 * attention, W + matrices * trainable["language_model."]
     return dict(tower=tower, forward=W + matrices + attention, by_inputs=by_inputs, by_weights=by_weights)
 
 
@@ -66,22 +56,17 @@ def activations(config: LlavaConfig, trainable: dict, tokens: int, size: int = 2
     t, trained = config.text_config, trainable["language_model."]
     D, F, E = t.hidden_size, t.intermediate_size, t.head_dim
     queries, keys = t.num_attention_heads * E, t.num_key_value_heads * E
-    # Twice RMSNorm's float32 states; queries, keys, values and result of the attention; gate, silu(gate) and up. What is
-    # trained also keeps the inputs of its matrices and norms.
-    block = 8 * D + size * (2 * queries + 2 * keys + 3 * F) + trained * size * (4 * D + queries + F)
+    # Twice RMSNorm's input in float32; queries, keys, values and result of the attention; gate, silu(gate) and up. What is
+    # trained also keeps RMSNorm's result in float32, and the inputs of its matrices.
+    block = 8 * D + size * (2 * queries + 2 * keys + 3 * F) + trained * (8 * D + size * (2 * D + F))
     return tokens * t.num_hidden_layers * block, tokens * (t.num_hidden_layers * size * D + block)
 
 
-def memory(
-    config, trainable, gpus, micro, tokens, labelled, checkpointing: bool, offload=False
-) -> dict[str, float]:
+def memory(config, trainable, gpus, micro, tokens, labelled, checkpointing, offload=False) -> dict:
     """Bytes on each GPU, bf16 over fp32 master weights: shards of weights, gradients and AdamW's two moments; weights and
     gradients gathered for a block ahead; activations and logits of `micro` samples of `tokens`."""
     n, tuned = parameters(config), trainable["language_model."]
-    trained, root = (
-        sum(n[part] for part in PARTS if trainable[part]),
-        n[PARTS[1]] + n["embedding"] + n["head"],
-    )
+    trained, root = sum(n[p] for p in PARTS if trainable[p]), n[PARTS[1]] + n["embedding"] + n["head"]
     states = dict(weights=4 * trained / gpus, gradients=4 * trained / gpus, optimizer=8 * trained / gpus)
     states = {name: size * (not offload) for name, size in states.items()}
     states["weights"] += 2 * n["vision_tower."] + 2 * n["language_model."] * (not tuned) / gpus
@@ -90,27 +75,17 @@ def memory(
     return states | {"logits": 10 * micro * labelled * config.text_config.vocab_size}
 
 
-def traffic(config: LlavaConfig, trainable: dict, gpus: int, rounds: int) -> float:
-    """Bytes that each GPU sends in a step of so many micro-batches: bf16 weights gathered forwards, blocks again backwards,
-    fp32 gradients scattered, each over a ring."""
-    n, blocks = parameters(config), config.text_config.num_hidden_layers
-    weights = n["multi_modal_projector."] + n["language_model."] + blocks * n["block"]
-    trained = sum(n[part] for part in PARTS if trainable[part])
-    return rounds * (2 * weights + 4 * trained) * (gpus - 1) / gpus
-
-
 def figures(config, trainable, gpus, batch, micro, tokens, samples, rate, offload=False) -> dict[str, float]:
     """The plan: GiB on each GPU, blocks run again or kept; GB that each sends a step; hours at `rate` FLOP/s a GPU."""
     labelled = max(1, tokens - config.vision_config.num_patches)  # at the most
     given = config, trainable, gpus, micro, tokens, labelled
     kept, again = memory(*given, False, offload), memory(*given, True, offload)
-    gib = {
-        **again,
-        "all": sum(again.values()),
-        "activations kept": kept["activations"],
-        "all kept": sum(kept.values()),
-    }
-    sent = traffic(config, trainable, gpus, -(-batch // (gpus * micro))) / 1e9
+    gib = {**again, "all": sum(again.values())}
+    gib |= {"activations kept": kept["activations"], "all kept": sum(kept.values())}
+    # For each micro-batch over a ring: bf16 weights gathered forwards, blocks again backwards, fp32 gradients scattered.
+    n, rounds, depth = parameters(config), -(-batch // (gpus * micro)), config.text_config.num_hidden_layers
+    gathered = 2 * (n[PARTS[1]] + n[PARTS[2]] + depth * n["block"])  # bytes
+    sent = rounds * (gathered + 4 * sum(n[p] for p in PARTS if trainable[p])) * (gpus - 1) / gpus / 1e9
     hours = samples * work(config, trainable, [tokens], 1, labelled) / gpus / rate / 3600
     return {**{k: v / 2**30 for k, v in gib.items()}, "GB sent": sent, "hours": hours}
 
@@ -125,28 +100,16 @@ def of_run(args: Settings, trainable: dict) -> str:
     new = args.projector in ("linear", "mlp2x_gelu")
     kind = args.projector if new else weights.projector_kind(weights.projector_files(args.projector))
     config = LlavaConfig(vision, text, kind, args.vision_layer, image_token_id=text.vocab_size - 1)
-    samples = args.max_steps and args.max_steps * args.batch
-    samples = samples or args.epochs * (args.samples or len(read_records(args.data)[0]))
+    given = args.max_steps and args.max_steps * args.batch
+    samples = given or args.epochs * (args.samples or len(read_records(args.data)[0]))
     micro, rate = args.micro_batch or max(1, args.batch // args.gpus), args.mfu * args.peak_tflops * 1e12
-    given = (
-        config,
-        trainable,
-        args.gpus,
-        args.batch,
-        micro,
-        args.tokens,
-        samples,
-        rate,
-        args.offload_optimizer,
-    )
+    given = config, trainable, args.gpus, args.batch, micro, args.tokens, samples, rate
     n, told = parameters(config), {True: "trained", False: "frozen"}
     rows = [f"{part.rstrip('.'):24} {n[part]:>20,} parameters, {told[trainable[part]]}" for part in PARTS]
     passes = flops(config, trainable, [args.tokens], 1, max(1, args.tokens - vision.num_patches))
     rows += [f"{k:24} {v:>20.3e} FLOPs a sample of {args.tokens} tokens" for k, v in passes.items()]
     across = "; each node sends as many to the next" if args.nodes > 1 else ""
-    units = {
-        "GB sent": f"GB, by each GPU in a step{across}",
-        "hours": f"for {samples:,} samples, {rate:.2e} FLOP/s a GPU",
-    }
-    gib = f"GiB on each of {args.gpus} GPUs"
-    return "\n".join(rows + [f"{k:24} {v:>20.3f} {units.get(k, gib)}" for k, v in figures(*given).items()])
+    units = {"GB sent": f"GB, by each GPU in a step{across}"}
+    units |= {"hours": f"for {samples:,} samples, {rate:.2e} FLOP/s a GPU"}
+    gib, found = f"GiB on each of {args.gpus} GPUs", figures(*given, args.offload_optimizer)
+    return "\n".join(rows + [f"{k:24} {v:>20.3f} {units.get(k, gib)}" for k, v in found.items()])

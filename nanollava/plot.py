@@ -27,8 +27,7 @@ def running_mean(values: list[float], window: int) -> list[float]:
 
 
 def main() -> None:
-    about = __doc__.split("\n")[0]
-    parser = argparse.ArgumentParser(prog="python -m nanollava.plot", description=about, allow_abbrev=False)
+    parser = argparse.ArgumentParser("nanollava.plot", None, __doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output directory of a training")
     parser.add_argument("--out", default="loss.png", help="picture to write")
     args = parser.parse_args()
@@ -46,7 +45,6 @@ def main() -> None:
         axes.plot(*checks, "o", color=color, markeredgecolor="white")
     axes.set(xlabel="step", ylabel="loss")
     axes.grid(axis="y", alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     figure.savefig(args.out, dpi=100)
     print(f"{args.out}: {', '.join(map(str, args.runs))}")

@@ -38,9 +38,7 @@ def mask(ids: list[int], labels: list[int], tokenizer: Tokenizer, color: bool = 
 def look(model: LLaVA, ids: list[int], new: list[int], pixel_values, layers=None) -> torch.Tensor:
     """Where the model looked when it said each of `new` to the prompt `ids`: shares of the pictures' places that sum to
     one, (len(new), places), mean over heads and `layers`. SDPA keeps no weights: softmax(q k^T) is computed again here.
-
-    By default the decoder's second quarter: on Toyland's validation scenes these layers fetch what is spoken of.
-    """
+    By default the decoder's second quarter: on Toyland's validation scenes these layers fetch what is spoken of."""
     inner, T = model.language_model.model, len(ids) + len(new) - 1
     layers = layers or range(len(inner.layers) // 4, len(inner.layers) // 2 + 1)
     x = model.embed(torch.tensor([ids + new[:-1]], device=pixel_values.device), pixel_values)
@@ -48,10 +46,8 @@ def look(model: LLaVA, ids: list[int], new: list[int], pixel_values, layers=None
     seen = torch.ones(len(new), T, dtype=torch.bool, device=x.device).tril(len(ids) - 1)
     for block, state in ((inner.layers[i], states[i]) for i in layers):
         attention, state = block.self_attn, block.input_layernorm(state)
-        q, k = (
-            rotate(proj(state).view(1, T, -1, attention.head_dim).transpose(1, 2), rope)
-            for proj in (attention.q_proj, attention.k_proj)
-        )  # (1, H or K, T, E)
+        q, k = (p(state).view(1, T, -1, attention.head_dim) for p in (attention.q_proj, attention.k_proj))
+        q, k = (rotate(heads.transpose(1, 2), rope) for heads in (q, k))  # (1, H or K, T, E)
         scores = q[:, :, len(ids) - 1 :] @ k.repeat_interleave(q.shape[1] // k.shape[1], 1).mT
         scores = (scores.float() * attention.head_dim**-0.5).masked_fill(~seen, -torch.inf)
         weights = weights + scores.softmax(-1).mean((0, 1))  # (len(new), T)
@@ -59,9 +55,7 @@ def look(model: LLaVA, ids: list[int], new: list[int], pixel_values, layers=None
     return weights / weights.sum(1, keepdim=True)
 
 
-def draw(
-    pictures: list[Image.Image], config: ImageConfig, new: list[int], tokenizer: Tokenizer, maps: torch.Tensor
-) -> Image.Image:
+def draw(pictures: list, config: ImageConfig, new: list[int], tokenizer: Tokenizer, maps: torch.Tensor):
     """One panel a word of `new`: the pictures lit where `maps` (see `look`) are strong, the strongest patch framed."""
     words: list[list[int]] = []
     for i, token in enumerate(new):
@@ -73,8 +67,7 @@ def draw(
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
     for i, word in enumerate(words):
         left, top = GAP + i % columns * width, GAP + i // columns * height
-        heat = maps[word].mean(0)
-        side = round((len(heat) / len(squares)) ** 0.5)
+        heat, side = maps[word].mean(0), round((maps.shape[1] / len(squares)) ** 0.5)
         light = (heat / heat.max()).view(-1, side, side).sqrt() * 216 + 39
         for j, square in enumerate(squares):
             shade = Image.fromarray(light[j].byte().numpy()).resize(square.size, Image.Resampling.BICUBIC)
@@ -96,28 +89,20 @@ def save(sheet: Image.Image, path: str) -> None:
 
 
 def main() -> None:
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        "nanollava.show", None, __doc__, formatter_class=form, allow_abbrev=False
-    )
-    add = parser.add_argument
+    form = dict(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser("nanollava.show", description=__doc__, **form)
+    add, asked = parser.add_argument, "Describe the picture in detail."
     add("view", choices=("mask", "attention"))
     add("texts", nargs="*", metavar="TEXT", help="mask: question, answer, question, answer ...")
     add("--image", nargs="+", default=[], metavar="PATH", help="attention: the picture, or several")
-    add(
-        "--prompt",
-        default="Describe the picture in detail.",
-        help="attention: the question (default: %(default)s)",
-    )
+    add("--prompt", default=asked, help="attention: the question (default: %(default)s)")
     add("--out", default="attention.png", help="attention: file to write (default: %(default)s)")
     add("--model", default="checkpoints/toy-llava", help="llava-hf directory (default: %(default)s)")
     add("--template", choices=TEMPLATES, default="vicuna_v1", help="default: %(default)s")
     args = parser.parse_args()
     tokenizer, opening = Tokenizer.from_pretrained(args.model), f"{IMAGE}\n" * max(1, len(args.image))
-    texts = args.texts if args.view == "mask" else [args.prompt]
-    turns = [
-        {"from": ("human", "gpt")[i % 2], "value": opening * (i == 0) + text} for i, text in enumerate(texts)
-    ]
+    texts, roles = args.texts if args.view == "mask" else [args.prompt], ("human", "gpt")
+    turns = [{"from": roles[i % 2], "value": opening * (i == 0) + text} for i, text in enumerate(texts)]
     if args.view == "mask":
         ids, labels = encode(turns, tokenizer, args.template)
         print(mask(ids, labels, tokenizer, sys.stdout.isatty()))
@@ -125,10 +110,8 @@ def main() -> None:
         return
     if not args.image:
         raise UserError("no picture: give one with --image PATH")
-    pictures, model = (
-        [open_image(path) for path in args.image],
-        LLaVA.from_pretrained(args.model, dtype=torch.float32),
-    )
+    pictures = [open_image(path) for path in args.image]
+    model = LLaVA.from_pretrained(args.model, dtype=torch.float32)
     config = ImageConfig.from_pretrained(args.model, size=model.config.vision_config.image_size)
     ids = prompt(turns, model, tokenizer, args.template)
     pixel_values = torch.stack([preprocess(picture, config) for picture in pictures])

@@ -194,8 +194,10 @@ def save(state: dict[str, torch.Tensor], path, layout: Layout, shard_bytes: int 
     weight_map, count = {}, len(groups)
     for i, group in enumerate(groups):
         file = "model.safetensors" if count == 1 else f"model-{i + 1:05d}-of-{count:05d}.safetensors"
-        save_file(group, path / file, metadata={"format": "pt"})
+        save_file(group, path / f"{file}.partial", metadata={"format": "pt"})
         weight_map |= dict.fromkeys(group, file)
+    for file in set(weight_map.values()):  # all are written: a failure leaves what was there before
+        (path / f"{file}.partial").replace(path / file)
     if count == 1:
         return
     total = {"total_size": sum(t.nbytes for t in tensors.values())}

@@ -68,6 +68,14 @@ def test_text_only(llava_dir):
     loss, _ = ours.loss(ids, ids)
     loss.backward()
     assert ours.multi_modal_projector.linear_1.weight.grad is not None  # ranks without pictures reduce it too
+    # and, in stage 1, run the backward pass of every block, for which FSDP gathers its weights on all ranks
+    ours.language_model.requires_grad_(False)
+    seen = []
+    ours.language_model.model.layers[0].register_forward_hook(
+        lambda block, given, x: seen.append(x.requires_grad)
+    )
+    ours.loss(ids, ids)
+    assert seen == [True]
 
 
 def test_counts_must_agree(llava_dir):

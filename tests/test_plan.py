@@ -61,7 +61,9 @@ def test_activations_are_those_that_autograd_saves(trainable):
     measured = sum(t.untyped_storage().nbytes() for t in saved.values())
     config = LlavaConfig(VISION, TEXT, image_token_id=95)
     kept, again = plan.activations(config, trainable, 2 * 40)
-    assert measured == pytest.approx(kept / TEXT.num_hidden_layers, rel=0.06)
+    # On CPUs, and only there, attention's q, k, v and result are fp32; what is trained keeps the result in bf16 as well.
+    here = 2 * 40 * 2 * (2 * 64 + 2 * 32 + 64 * trained)
+    assert measured == pytest.approx(kept / TEXT.num_hidden_layers + here, rel=0.06)
     assert again == pytest.approx(kept / TEXT.num_hidden_layers + 3 * y.nbytes)
 
 

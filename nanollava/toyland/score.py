@@ -48,7 +48,7 @@ def short_questions(model, tokenizer, image, pool: list[Scene], rng: random.Rand
 def score(model: LLaVA, tokenizer: Tokenizer, image: ImageConfig, count: int = 300, seed: int = 0) -> dict:
     """`overall`, `types`, `unseen_combinations` (shares of exact answers) and `detail` (precision and recall of facts)."""
     rng = random.Random(f"score/{seed}")
-    pools = [list(scenes("test", n, seed, unseen)) for n, unseen in ((count, False), (count // 2, True))]
+    pools = [list(scenes("test", n, seed, unseen)) for n, unseen in ((count, False), (count // 2 or 1, True))]
     right = [short_questions(model, tokenizer, image, p, rng) for p in pools]
     asked = [(scene, rng.choice(WORDINGS["detail"])) for scene in pools[0][: count // 3]]
     texts = ask(model, tokenizer, image, asked, 128), [detail(facts_told(scene, rng)) for scene, _ in asked]
