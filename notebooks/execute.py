@@ -87,7 +87,8 @@ def execute(path: Path, check: bool) -> list[str]:
             stubs[cell.id] = cell.source
             cell.source = SOLUTION.search(above.source)[1]
     start = time.time()
-    client = NotebookClient(notebook, timeout=600, kernel_name="python3", record_timing=False)
+    options = dict(timeout=600, kernel_name="python3", record_timing=False, coalesce_streams=True)
+    client = NotebookClient(notebook, **options)
     client.execute(cwd=str(HERE))
     print(f"{path.name}: {time.time() - start:.0f} s", flush=True)
     for cell in notebook.cells:
