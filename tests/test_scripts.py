@@ -108,12 +108,7 @@ def test_bad_flags_of_sample(flags, message):
         ("train_align.py", ["--lr", "0"], "--lr 0.0: expected more than 0"),
         ("train_align.py", ["--batch", "none"], "argument --batch: invalid int value: 'none'"),
         ("train_align.py", ["--data", "none.json"], "none.json: no such data file"),
-        ("train_align.py", ["--vision", "none"], "none/config.json: no such file"),
-        (
-            "train_align.py",
-            ["--images", "nowhere"],
-            "nowhere: neither a folder nor a zip or uncompressed tar",
-        ),
+        ("train_align.py", ["--vision", "none", "--data", "none.json"], "none/config.json: no such file"),
         (
             "train_align.py",
             ["--group=False"],
@@ -133,13 +128,15 @@ def test_malformed_record(tmp_path):
     records = [{"image": "cat.jpg", "conversations": good}, {"image": "cat.jpg", "conversations": good[::-1]}]
     (tmp_path / "bad.json").write_text(json.dumps(records))
     flags = ["--out", tmp_path / "out", "--data", tmp_path / "bad.json", "--device", "cpu"]
-    refused(run("train_align.py", *flags), "bad.json, record 1: turn 0: comes from 'gpt', expected 'human'")
+    told = "bad.json, record 1: turn 0: comes from 'gpt', expected 'human'"
+    refused(run("train_align.py", *flags, "--images", "."), told)
     records.pop()
     (tmp_path / "bad.json").write_text(json.dumps(records))
     refused(
         run("train_align.py", *flags, "--images", ".", "--batch", "3", "--micro-batch", "2"),
         "--batch 3 (global) is no multiple of",
     )
+    refused(run("train_align.py", *flags, "--images", "nowhere"), "nowhere: neither a folder nor a zip or")
     flags += ["--images", tmp_path, "--max-steps", "1"]
     refused(run("train_align.py", *flags), f"bad.json, record 0: cat.jpg: no such picture in {tmp_path}")
 
