@@ -88,7 +88,7 @@ def execute(path: Path, check: bool) -> list[str]:
             cell.source = SOLUTION.search(above.source)[1]
     start = time.time()
     options = dict(timeout=600, kernel_name="python3", record_timing=False, coalesce_streams=True)
-    client = NotebookClient(notebook, **options)
+    client = NotebookClient(notebook, extra_arguments=["--log-level=ERROR"], **options)
     client.execute(cwd=str(HERE))
     print(f"{path.name}: {time.time() - start:.0f} s", flush=True)
     for cell in notebook.cells:
