@@ -114,13 +114,14 @@ def main() -> None:
             "start": str(out / "align" / own),
             "place": str(out / "cells" / f"{name}-{seed}"),
         }
-        job |= {"settings": [steps, args.heal, args.pictures, args.scenes], **cell}
+        job |= {"settings": [steps, args.batch, args.heal, args.pictures, args.scenes], **cell}
         cells[f"{name}-{seed}"], stage_1[own] = job, stage_1.get(own, job)
 
     def train(stage: str, job: dict, place: str, *flags) -> None:
         shutil.rmtree(place, ignore_errors=True)
         own = [flag.format(out=out) for part in ("both", stage) for flag in job.get(part, ())]
-        flags = ("--images", data, "--seed", job["seed"], "--max-steps", steps[stage], "--out", place, *flags)
+        size = ("--max-steps", steps[stage], "--batch", args.batch)
+        flags = ("--images", data, "--seed", job["seed"], "--out", place, *size, *flags)
         call(f"train_{stage}.py", *flags, *own)
 
     def align(job: dict) -> tuple[str, list[int]]:
