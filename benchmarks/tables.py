@@ -16,19 +16,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 from benchmarks.endpoint import arguments, in_threads, run_jobs
 from checkpoints import pretrain
 from nanollava.config import UserError, read_json
 from nanollava.data import read_records
-from nanollava.device import run
+from nanollava.device import pick_dtype, run
 from nanollava.llama import Llama
 from nanollava.tokenizer import Tokenizer
 from nanollava.toyland import data as toyland
 from nanollava.toyland.scenes import scenes
 
-HERE, LLM = Path(__file__).parent, "checkpoints/toy-vicuna"
+HERE, LLM, CPU = Path(__file__).parent, "checkpoints/toy-vicuna", torch.device("cpu")
 QUICK = dict(seeds=1, steps=[60, 150], heal=150, pictures=20, scenes=50, out="out/tables-quick")
 QUICK["doc"] = "out/tables-quick/tables.md"
 COLUMNS = ("conv", "detail", "complex", "all", "exact")
@@ -51,11 +50,10 @@ def smaller(path: Path, steps: int) -> None:
     rng, pool = random.Random(0), list(scenes("train", 32 * steps))
 
     def losses(step: int) -> tuple[torch.Tensor, dict]:
-        ids, labels = pretrain.dialogue_batch(rng, 32, tokenizer, pool)
-        return F.cross_entropy(model(ids)[:, :-1].flatten(0, 1), labels[:, 1:].flatten()), {}
+        return pretrain.text_loss(model, *pretrain.dialogue_batch(rng, 32, tokenizer, pool)), {}
 
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, (0.9, 0.98), weight_decay=0.01)
-    pretrain.fit(path.name, model, optimizer, steps, losses, 20, torch.float32, torch.device("cpu"))
+    pretrain.fit(path.name, model, optimizer, steps, losses, 20, pick_dtype("auto", CPU), CPU)
     pretrain.save_vicuna(model, tokenizer, path)
 
 
@@ -103,6 +101,7 @@ def main() -> None:
     out, data, spec = Path(args.out), Path(args.data), read_json(HERE / "tables.json")
     if not data.exists():
         toyland.write(data)
+    torch.set_num_threads(1)
     if not (out / "small" / "tokenizer.json").exists():
         smaller(out / "small", args.heal)
     stage_1, cells, steps = {}, {}, dict(zip(("align", "instruct"), args.steps, strict=True))

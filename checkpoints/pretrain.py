@@ -118,6 +118,13 @@ def dialogue_batch(rng, batch: int, tokenizer, pool: list[Scene]) -> tuple[torch
     return pad([ids for ids, _ in rows], 0), pad([labels for _, labels in rows], IGNORE_INDEX)
 
 
+def text_loss(model: Llama, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of the labelled tokens; the head runs on their places alone."""
+    trained = labels[:, 1:] != IGNORE_INDEX
+    logits = model.lm_head(model.model(model.model.embed_tokens(ids))[:, :-1][trained])
+    return F.cross_entropy(logits.float(), labels[:, 1:][trained])
+
+
 def train_vicuna(phases, batch: int, seed: int, dtype, device):
     """Trains the decoder and returns it with its tokenizer. Phases are ("copies", most steps, learning rate), which
     ends when copying is learnt, and ("dialogues", steps, peak)."""
@@ -139,9 +146,7 @@ def train_vicuna(phases, batch: int, seed: int, dtype, device):
         def losses(step: int, copying=phase == "copies"):
             copies = copy_batch(rng, 2 * batch, LLAMA.vocab_size) if copying else None
             ids, labels = (x.to(device) for x in copies or dialogue_batch(rng, batch, tokenizer, pool))
-            trained = labels[:, 1:] != IGNORE_INDEX  # the head runs on their places alone
-            logits = model.lm_head(model.model(model.model.embed_tokens(ids))[:, :-1][trained])
-            return F.cross_entropy(logits.float(), labels[:, 1:][trained]), {}
+            return text_loss(model, ids, labels), {}
 
         enough = 0.9 if phase == "copies" else None
         fit(f"vicuna, {phase}", model, optimizer, steps, losses, 50, dtype, device, enough)
