@@ -99,13 +99,28 @@ def stream(
             torch.backends.mkldnn.enabled = onednn
 
 
+def by_rows(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    """x (1, in) @ w (in, out) as a sum over each row of w^T: one pass that reads every weight once, in order. On a CPU this is
+    bound by the memory alone, which the libraries' product of a matrix and one vector is not."""
+    return (x.float() * w.T.float()).sum(-1).to(x.dtype)[None] if len(x) == 1 else NotImplemented
+
+
 def compile_step(model, **options) -> Callable:
     """The one-token step of `stream`, compiled for shapes that do not change: the token's place is a tensor, attention looks
     at the whole cache and masks what is not filled. On CUDA it is replayed as one graph. `options` go to the compiler."""
+    from torch._inductor.compile_fx import compile_fx  # seconds, for those who ask for it
+    from torch._inductor.decomposition import select_decomp_table
+
     llama, checked = model.language_model, None
     cuda = llama.lm_head.weight.is_cuda
     kind = dict(coordinate_descent_tuning=True) if cuda else dict(freezing=True, cpp_wrapper=True)
     options = {"max_autotune": True, "triton.cudagraphs": cuda, **kind, **options}
+
+    def compiler(graph, inputs):
+        rows = {} if cuda else {torch.ops.aten.mm.default: by_rows}
+        return compile_fx(
+            graph, inputs, config_patches=options, decompositions={**select_decomp_table(), **rows}
+        )
 
     def decode(ids, cache, pad, real):
         S = cache.keys[0].shape[2]
@@ -113,7 +128,7 @@ def compile_step(model, **options) -> Callable:
         states = llama.model(llama.model.embed_tokens(ids[:, None]), mask, cache, start=cache.place - pad)
         return llama.lm_head(states[:, -1])
 
-    compiled = torch.compile(decode, dynamic=False, fullgraph=True, options=options)
+    compiled = torch.compile(decode, dynamic=False, fullgraph=True, backend=compiler)
 
     def step(ids: torch.Tensor, cache: KVCache, pad: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         nonlocal checked

@@ -11,7 +11,7 @@ from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 from nanollava import LLaVA
 from nanollava.config import UserError
 from nanollava.conversation import IMAGE
-from nanollava.generate import Answer, answer, compile_step, prompt, sample, stream
+from nanollava.generate import Answer, answer, by_rows, compile_step, prompt, sample, stream
 from nanollava.image import ImageConfig, open_image, preprocess
 from nanollava.llama import KVCache
 from nanollava.tokenizer import Tokenizer
@@ -123,13 +123,22 @@ def test_a_reused_cache_equals_a_fresh_one(model):
     handle.remove()
 
 
-def test_compiled_equals_eager(llava_dir):
-    """Greedy ids of two rows of unequal length; without tuning and on one layer, for the time that compilation takes."""
+@pytest.mark.parametrize("rows", [1, 2])
+def test_compiled_equals_eager(llava_dir, rows):
+    """Greedy ids of one row, and of two of unequal length; without tuning and on one layer, for the time that compilation takes."""
     model = LLaVA.from_pretrained(llava_dir(num_hidden_layers=1))
-    ids, _, mask, pixels = batch(rows=2)
+    ids, _, mask, pixels = batch(rows=rows)
     options = dict(lengths=mask.sum(1), max_new_tokens=10)
     step = compile_step(model, max_autotune=False, cpp_cache_precompile_headers=False)
     assert model.generate(ids, pixels, step=step, **options) == model.generate(ids, pixels, **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_product_by_rows(dtype):
+    x, w = torch.randn(1, 30, dtype=dtype), torch.randn(7, 30, dtype=dtype)
+    exact = x.double() @ w.T.double()
+    torch.testing.assert_close(by_rows(x, w.T).double(), exact, rtol=2 * torch.finfo(dtype).eps, atol=1e-5)
+    assert by_rows(x, w.T).dtype == dtype and by_rows(x.expand(2, -1), w.T) is NotImplemented
 
 
 def test_dialogue_in_one_cache(toy):
