@@ -280,7 +280,7 @@ def word(args) -> dict:
 
 def loading(args, dtype: str) -> dict:
     """Loads a sharded fp16 checkpoint, see benchmarks/loading.py: as it is, or converted to fp32."""
-    from loading import make, measure
+    from benchmarks.loading import make, measure
 
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder), 0.1 if args.quick else args.size)

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 
+ROOT = Path(__file__).resolve().parent.parent
+
 
 def make(path: Path, gigabytes: float) -> int:
     """A Llama of about this size in fp16, random, in shards; returns its bytes."""
@@ -60,8 +62,8 @@ def measure(folder: str, dtype: str, runs: int) -> dict[str, dict[str, list[floa
     found: dict[str, list[dict]] = {"ours": [], "transformers": []}
     for run in range(runs + 1):
         for who, results in found.items():
-            command = [sys.executable, __file__, "--child", who, folder, dtype]
-            out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            command = [sys.executable, "-m", "benchmarks.loading", "--child", who, folder, dtype]
+            out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
             results += [json.loads(out.splitlines()[-1])] * (run > 0)
     assert len({r["sum"] for results in found.values() for r in results}) == 1, "different weights"
     return {

@@ -113,8 +113,9 @@ def main() -> None:
             "start": str(out / "align" / own),
             "place": str(out / "cells" / f"{name}-{seed}"),
         }
-        job |= {"settings": [steps, args.batch, args.heal, args.pictures, args.scenes], **cell}
-        cells[f"{name}-{seed}"], stage_1[own] = job, stage_1.get(own, job)
+        job |= {"settings": [args.batch, args.heal], **cell}
+        stage_1[own] = stage_1.get(own, job | {"steps": steps["align"]})
+        cells[f"{name}-{seed}"] = job | {"steps": steps, "scored on": [args.pictures, args.scenes]}
 
     def train(stage: str, job: dict, place: str, *flags) -> None:
         shutil.rmtree(place, ignore_errors=True)

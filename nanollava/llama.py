@@ -26,6 +26,19 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
+class Linear(nn.Linear):
+    """y = x W^T. For one token on a CPU the time is that of reading W, which a product of two half matrices, each with the
+    same one column, does at the memory's full rate in fp32, and a product of one matrix with one row does not."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        one = x.is_cpu and x.dtype == torch.float32 and x.numel() == self.in_features
+        if not one or self.out_features % 2 or torch.compiler.is_compiling():
+            return F.linear(x, self.weight, self.bias)
+        column = x.view(1, 1, -1).transpose(1, 2)  # with other strides it is slow
+        y = torch.bmm(self.weight.view(2, -1, self.in_features), column.expand(2, -1, -1))
+        return y.view(*x.shape[:-1], -1)
+
+
 def rope_table(config: LlamaConfig, length: int) -> torch.Tensor:
     """cos and sin of position * theta^(-2i / E), float32 (2, length, E): the second half repeats the first, and the
     first half of sin is negative, as `rotate` needs it."""
@@ -91,10 +104,10 @@ class LlamaAttention(nn.Module):
         D, E = config.hidden_size, config.head_dim
         H, K = config.num_attention_heads, config.num_key_value_heads
         self.grouped = H != K
-        self.q_proj = nn.Linear(D, H * E, bias=False)
-        self.k_proj = nn.Linear(D, K * E, bias=False)
-        self.v_proj = nn.Linear(D, K * E, bias=False)
-        self.o_proj = nn.Linear(H * E, D, bias=False)
+        self.q_proj = Linear(D, H * E, bias=False)
+        self.k_proj = Linear(D, K * E, bias=False)
+        self.v_proj = Linear(D, K * E, bias=False)
+        self.o_proj = Linear(H * E, D, bias=False)
 
     def forward(self, x, rope, mask=None, cache: KVCache | None = None) -> torch.Tensor:
         B, T, _ = x.shape
@@ -117,9 +130,9 @@ class LlamaMLP(nn.Module):
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
-        self.gate_proj = nn.Linear(width, hidden, bias=False)
-        self.up_proj = nn.Linear(width, hidden, bias=False)
-        self.down_proj = nn.Linear(hidden, width, bias=False)
+        self.gate_proj = Linear(width, hidden, bias=False)
+        self.up_proj = Linear(width, hidden, bias=False)
+        self.down_proj = Linear(hidden, width, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -191,7 +204,7 @@ class Llama(nn.Module):
         super().__init__()
         self.config = config
         self.model = LlamaModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 

@@ -6,6 +6,7 @@ Every tensor of a file is matched through its layout's table or dropped by name;
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -138,7 +139,8 @@ def load(module: nn.Module, path, layout: Layout, device="cpu", dtype: torch.dty
     """Fills a module built by `uninitialised` from a checkpoint, each tensor read once, straight to its device and dtype;
     nothing is changed if anything does not fit."""
     wanted = dict(module.named_parameters(remove_duplicate=False))
-    found: dict[str, torch.Tensor] = {}
+    found: dict[str, torch.Tensor | Future] = {}
+    threads = ThreadPoolExecutor(4)
     for shard in shards(path):
         for name, shape, read in tensors(shard, device):
             ours = layout.to_ours(name)
@@ -165,7 +167,8 @@ def load(module: nn.Module, path, layout: Layout, device="cpu", dtype: torch.dty
                 found[ours], scale = quantise(tensor.to(device))
                 found[ours.removesuffix("weight") + "scale"] = scale.to(dtype or tensor.dtype)
             else:
-                found[ours] = tensor.to(device, dtype or tensor.dtype)
+                found[ours] = threads.submit(tensor.to, device, dtype or tensor.dtype)
+    found = {name: t.result() if isinstance(t, Future) else t for name, t in found.items()}
     # Of tied parameters the first named counts.
     first = {id(parameter): name for name, parameter in module.named_parameters()}
     found |= {name: found[first[id(p)]] for name, p in wanted.items() if first[id(p)] in found}
