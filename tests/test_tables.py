@@ -82,7 +82,7 @@ def commands(tmp_path, monkeypatch):
 
     def fake(*command) -> str:
         run.append(list(map(str, command)))
-        if "benchmarks.llava_bench" in run[-1]:
+        if "nanollava.evals.llava_bench" in run[-1]:
             place = Path(run[-1][-1])
             place.mkdir(parents=True)
             value = 50 + int(place.parent.name[-1]) - 10 * ("no instruction" in str(place))
