@@ -34,13 +34,17 @@ class Rejected(Exception):
 
 
 def arguments(doc: str, *groups: str) -> argparse.Namespace:
-    """The flags of some groups of flags.json, each [default, help, choices ...]: the default tells its type."""
-    form = argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser(description=doc.split("\n")[0], allow_abbrev=False, formatter_class=form)
+    """The flags of some groups of flags.json, each [default, help, choices ...]: the default tells its type and, of a
+    list of numbers, how many."""
+    form = dict(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    spec = sys.modules["__main__"].__spec__  # None, if it was not started by `python -m`
+    program = spec and f"python -m {spec.name}"  # as it was typed
+    parser = argparse.ArgumentParser(program, description=doc.split("\n")[0], **form)
     for flag, (default, help, *choices) in (item for group in groups for item in FLAGS[group].items()):
         several = isinstance(default, list)
         kind = str if default is None else type(default[0] if several else default)
-        more = dict(type=kind, nargs="+" if several else None, choices=choices or None)
+        count = len(default) if several and kind is not str else "+" if several else None
+        more = dict(type=kind, nargs=count, choices=choices or None)
         more = {"action": "store_true"} if kind is bool else more
         parser.add_argument(flag, default=default, help=help, **more)
     return parser.parse_args()

@@ -1,7 +1,7 @@
 """LLaVA-Bench: a judge scores a model's answers beside reference answers, on COCO, In-the-Wild or Toyland (section 5.1).
 
-python -m benchmarks.llava_bench --model checkpoints/toy-llava       # Toyland, and its exact judge
-python -m benchmarks.llava_bench --model M --questions Q.jsonl --references R.jsonl --context C.jsonl --images DIR --judge gpt-4
+python -m nanollava.evals.llava_bench --model checkpoints/toy-llava  # Toyland, and its exact judge
+python -m nanollava.evals.llava_bench --model M --questions Q.jsonl --references R.jsonl --context C.jsonl --images DIR --judge gpt-4
 """
 
 import random

@@ -1,7 +1,7 @@
 """ScienceQA, from its own files: training file, prompts, accuracy by group, and GPT-4 as complement and judge (section 5.2).
 
-python -m benchmarks.scienceqa --data ScienceQA/data --images ScienceQA/images --split train --make sqa_train.json
-python -m benchmarks.scienceqa --data ScienceQA/data --images ScienceQA/images --model M --out out/sqa
+python -m nanollava.evals.scienceqa --data ScienceQA/data --images ScienceQA/images --split train --make sqa_train.json
+python -m nanollava.evals.scienceqa --data ScienceQA/data --images ScienceQA/images --model M --out out/sqa
 """
 
 import json

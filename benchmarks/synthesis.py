@@ -106,7 +106,7 @@ def main() -> None:
         command = [
             sys.executable,
             "-m",
-            "benchmarks.synthesize",
+            "nanollava.synthesize",
             "--pictures",
             told,
             "--out",

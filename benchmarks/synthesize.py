@@ -1,7 +1,7 @@
 """Instruction data from captions and boxes: a text-only teacher writes it as if it saw the picture (paper, section 3).
 
-python -m benchmarks.synthesize --pictures data/toyland/captions.jsonl --out out/toyland       # Toyland's own teacher
-python -m benchmarks.synthesize --pictures captions_val2014.json instances_val2014.json --model gpt-4o --out out/coco
+python -m nanollava.synthesize --pictures data/toyland/captions.jsonl --out out/toyland  # Toyland's own teacher
+python -m nanollava.synthesize --pictures captions_val2014.json instances_val2014.json --model gpt-4o --out out/coco
 """
 
 import json

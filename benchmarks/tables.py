@@ -1,7 +1,7 @@
 """The paper's tables on Toyland: every row trained and scored with several seeds, the paper's figure beside it.
 
-python -m benchmarks.tables              # from the repository's root; a later run goes on where this one stopped
-python -m benchmarks.tables --quick
+python -m nanollava.evals.tables          # from the repository's root; a later run goes on where this one stopped
+python -m nanollava.evals.tables --quick
 """
 
 import json
@@ -135,7 +135,7 @@ def main() -> None:
         train("instruct", job, place, "--data", place.with_suffix(".json"), "--projector", job["start"])
         exact = call("-m", "nanollava.toyland", "score", "--model", place, "--count", args.scenes, "--json")
         bench = ("--model", place, "--count", args.pictures, "--out", place / "bench")
-        call("-m", "benchmarks.llava_bench", *bench)
+        call("-m", "nanollava.evals.llava_bench", *bench)
         scores = {column: score[0] for column, score in read_json(place / "bench" / "score.json").items()}
         return json.dumps({**scores, "exact": 100 * json.loads(exact)["overall"]}), [0, 0]
 

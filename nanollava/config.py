@@ -128,14 +128,13 @@ class LlavaConfig:
     pad_token_id: int = 0
 
     def __post_init__(self):
-        depth = self.vision_config.num_hidden_layers + 1
+        depth, words = self.vision_config.num_hidden_layers + 1, self.text_config.vocab_size
         if self.projector not in ("linear", "mlp2x_gelu"):
             raise ConfigError(f"projector {self.projector!r}: expected 'linear' or 'mlp2x_gelu'")
         if not -depth <= self.vision_feature_layer < depth:
             raise ConfigError(f"vision_feature_layer {self.vision_feature_layer}: of {depth} hidden states")
-        if not 0 <= self.image_token_id < self.text_config.vocab_size:
-            size = self.text_config.vocab_size
-            raise ConfigError(f"image_token_id {self.image_token_id}: vocabulary of {size}")
+        if not 0 <= self.image_token_id < words:
+            raise ConfigError(f"image_token_id {self.image_token_id}: vocabulary of {words}")
 
     @classmethod
     def from_dict(cls, values: dict, where: str = "config") -> "LlavaConfig":

@@ -40,10 +40,8 @@ def kind_of(path: Path) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m nanollava.convert", description=__doc__, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    form = dict(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser("python -m nanollava.convert", description=__doc__, **form)
     add = parser.add_argument
     add("sources", nargs="+", metavar="SRC", help="directories, or a projector file")
     add("out", metavar="OUT", help="directory to make")

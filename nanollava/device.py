@@ -3,6 +3,8 @@
 import os
 import sys
 from collections.abc import Callable
+from importlib import import_module
+from types import ModuleType
 
 import torch
 
@@ -36,19 +38,27 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(130)
 
 
+def beside(module: str) -> ModuleType:
+    """A module of the repository that lies beside the package; it is found from the repository's root alone."""
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name not in (module, module.split(".")[0]):
+            raise  # the module is here, and something that it needs is not
+        raise UserError(f"{module} is not here; run this from the root of the repository") from None
+
+
 def pick_device(name: str) -> torch.device:
     """ "auto" is the best there is; anything else must exist."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        mps = torch.backends.mps.is_available()
-        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+        name = next(kind for kind, found in there.items() if found)
     try:
         device = torch.device(name)
     except RuntimeError:
         raise UserError(f"--device {name}: expected auto, cpu, cuda, cuda:N or mps") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--device {name}: torch finds no CUDA device here; try --device cpu")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError(f"--device {name}: torch finds no MPS device here; try --device cpu")
+    if not there.get(device.type, True):
+        raise UserError(f"--device {name}: torch finds no {device.type} device here; try --device cpu")
     return device
 
 

@@ -93,12 +93,10 @@ def fit(image: Image.Image, config: ImageConfig) -> Image.Image:
         side = max(width, height)
         square = Image.new("RGB", (side, side), tuple(int(255 * m) for m in config.mean))
         square.paste(image, ((side - width) // 2, (side - height) // 2))
-        image, width, height = square, side, side
-    short = min(width, height)
+        image = square
+    short = min(image.size)
     # The short side becomes `size`, the long side keeps the proportion, rounded down as CLIP's processor does.
-    size = tuple(
-        config.size if side == short else int(config.size * side / short) for side in (width, height)
-    )
+    size = tuple(config.size if side == short else int(config.size * side / short) for side in image.size)
     image = image.resize(size, Image.Resampling.BICUBIC)
     left, top = (size[0] - config.size) // 2, (size[1] - config.size) // 2
     return image.crop((left, top, left + config.size, top + config.size))

@@ -111,10 +111,8 @@ class LlamaAttention(nn.Module):
 
     def forward(self, x, rope, mask=None, cache: KVCache | None = None) -> torch.Tensor:
         B, T, _ = x.shape
-        q, k, v = (
-            proj(x).view(B, T, -1, self.head_dim).transpose(1, 2)  # (B, H or K, T, E)
-            for proj in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        projections = self.q_proj, self.k_proj, self.v_proj  # each to (B, H or K, T, E)
+        q, k, v = (proj(x).view(B, T, -1, self.head_dim).transpose(1, 2) for proj in projections)
         q, k = rotate(q, rope), rotate(k, rope)
         if cache is not None:
             k, v = cache.update(self.layer, k, v)  # (B, K, S, E)

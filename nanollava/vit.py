@@ -32,10 +32,8 @@ class CLIPAttention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         B, T, D = x.shape
-        q, k, v = (
-            proj(x).view(B, T, self.heads, D // self.heads).transpose(1, 2)  # (B, heads, T, D / heads)
-            for proj in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        projections = self.q_proj, self.k_proj, self.v_proj  # each to (B, heads, T, D / heads)
+        q, k, v = (proj(x).view(B, T, self.heads, -1).transpose(1, 2) for proj in projections)
         y = F.scaled_dot_product_attention(q, k, v, is_causal=self.is_causal)
         return self.out_proj(y.transpose(1, 2).reshape(B, T, D))
 
@@ -127,9 +125,7 @@ class CLIPVisionTransformer(nn.Module):
     def from_pretrained(cls, path, device="cpu", dtype: torch.dtype | None = None) -> "CLIPVisionTransformer":
         """Loads the vision tower of a Hugging Face CLIP directory, of the whole model or of the tower alone."""
         values = read_json(Path(path) / "config.json")
-        if (
-            "mm_vision_tower" in values
-        ):  # inside an original LLaVA, which tells its shapes by its tensors alone
+        if "mm_vision_tower" in values:  # an original LLaVA tells the tower's shapes by its tensors alone
             config = config_of(weights.shapes(path))
         else:
             config = VisionConfig.from_dict(values.get("vision_config", values), f"{path}/config.json")

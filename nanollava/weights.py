@@ -150,9 +150,7 @@ def load(module: nn.Module, path, layout: Layout, device="cpu", dtype: torch.dty
                 tensor = read().cpu().float()  # behind a linear W, written in the llava-hf layout
                 identity = torch.eye(len(tensor)) if tensor.ndim == 2 else torch.zeros_like(tensor)
                 if not torch.equal(tensor, identity):
-                    raise WeightsError(
-                        f"{shard}: {name!r} is not the identity, but the config has a linear W"
-                    )
+                    raise WeightsError(f"{shard}: {name!r} is not the identity behind the config's linear W")
                 continue
             if ours not in wanted:
                 raise WeightsError(f"{shard}: tensor {name!r} {shape} is not part of this model")
@@ -201,10 +199,9 @@ def save(state: dict[str, torch.Tensor], path, layout: Layout, shard_bytes: int 
         weight_map |= dict.fromkeys(group, file)
     for file in set(weight_map.values()):  # all are written: a failure leaves what was there before
         (path / f"{file}.partial").replace(path / file)
-    if count == 1:
-        return
-    total = {"total_size": sum(t.nbytes for t in tensors.values())}
-    write_json(path / "model.safetensors.index.json", {"metadata": total, "weight_map": weight_map})
+    if count > 1:
+        total = {"total_size": sum(t.nbytes for t in tensors.values())}
+        write_json(path / "model.safetensors.index.json", {"metadata": total, "weight_map": weight_map})
 
 
 def save_projector(state: dict[str, torch.Tensor], path: str | Path) -> None:

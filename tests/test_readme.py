@@ -116,7 +116,7 @@ def program(words: list[str]) -> tuple[str, list[str]] | None:
 def flags(path: str) -> set[str]:
     """The flags in a program's --help."""
     path, *sub = path.split()
-    if not re.search(r"argparse|arguments\(", Path(path).read_text(encoding="utf-8")):
+    if not re.search(r"argparse|arguments\(|beside\(", Path(path).read_text(encoding="utf-8")):
         return set()  # it would not stop at --help
     said, argv, modules = io.StringIO(), sys.argv, list(sys.path)
     sys.argv = [path, *sub, "--help"]

@@ -156,7 +156,7 @@ def test_attention(tmp_path):
         (["--prompt", "word " * 1200], "the model has room for 1024"),
         (["--max-new-tokens", "0"], "max_new_tokens 0"),
         (["--device", "abacus"], "--device abacus: expected auto, cpu, cuda"),
-        (["--device", "cuda"], "--device cuda: torch finds no CUDA device here; try --device cpu"),
+        (["--device", "cuda"], "--device cuda: torch finds no cuda device here; try --device cpu"),
         (["--top-k", "-1"], "top_k -1"),
         (["--repetition-penalty", "0"], "repetition_penalty 0.0"),
         (["--chat", "--json"], "--chat: --json and --attention tell of one answer"),

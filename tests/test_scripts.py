@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,9 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
+
+from nanollava.config import UserError
+from nanollava.device import beside
 
 TOY = "checkpoints/toy-llava"
 
@@ -173,3 +177,53 @@ def test_recipes(monkeypatch):
     assert values(parse(1, "--recipe", "paper")) == ("v0", "crop", False, 128, 2e-3, 1, 0.03, None)
     assert parse(2, "--recipe", "v1.5", "--no-group").group is False
     assert parse(1).max_steps == 600
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "message"),
+    [
+        ("nanollava.synthesize", ["--pictures", "none.jsonl"], "No such file or directory: 'none.jsonl'"),
+        ("nanollava.evals.llava_bench", ["--images", "."], "error: real questions need --questions"),
+        ("nanollava.evals.scienceqa", ["--data", "none"], "error: none/problems.json: no such file"),
+        ("nanollava.evals.tables", ["--steps", "7"], "tables: error: argument --steps: expected 2 arguments"),
+    ],
+)
+def test_programs_beside_the_package(command, flags, message, monkeypatch, capsys):
+    """As `python -m` runs them, in this process: --help under the name that was typed, and bad use in one line."""
+    for given, code in (["--help"], 0), (flags, 2):
+        monkeypatch.setattr(sys, "argv", ["", *given])
+        monkeypatch.delitem(sys.modules, command, raising=False)
+        with pytest.raises(SystemExit) as end:
+            runpy.run_module(command, run_name="__main__", alter_sys=True)
+        out, err = capsys.readouterr()
+        assert (end.value.code or 0) == code, err
+        if code == 0:
+            assert out.startswith(f"usage: python -m {command} [-h]") and err == ""
+        else:
+            *usage, last = err.splitlines()
+            assert message in last and out == "" and (not usage or usage[0].startswith("usage:")), err
+
+
+def test_a_program_that_imports_its_own_command():
+    """benchmarks.llava_bench takes the measures from the module that runs as __main__: no warning of runpy."""
+    done = run("-W", "error", "-m", "nanollava.evals.llava_bench", "--images", ".")
+    refused(done, "real questions need")
+
+
+@pytest.mark.parametrize("command", ["nanollava.synthesize", "nanollava.toyland pretrain"])
+def test_programs_away_from_the_root(command, tmp_path):
+    (tmp_path / "nanollava").symlink_to(Path("nanollava").resolve())
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    argv = [sys.executable, "-m", *command.split()]
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path, env=env, timeout=120)
+    refused(done, " is not here; run this from the root of the repository")
+
+
+def test_what_a_program_lacks_is_not_the_program(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "lacking.py").write_text("import no_such_library")
+    with pytest.raises(ModuleNotFoundError, match="no_such_library"):
+        beside("lacking")
+    for name in ("no_such_folder.program", "benchmarks.no_such_program"):
+        with pytest.raises(UserError, match=f"{name} is not here"):
+            beside(name)

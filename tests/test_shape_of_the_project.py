@@ -20,6 +20,7 @@ BELOW = {  # a module may import these of the package, and nothing else of it
     "checkpoint": {"config"},
     "engine": {"checkpoint", "config", "device"},
     "cli": {"checkpoint", "config", "conversation", "data", "device", "engine"},
+    "synthesize": {"device"},
     "plan": {"config", "data", "tokenizer", "weights"},
     "plot": {"config", "device"},
     "convert": {"cli", "weights", "config", "device", "image", "llava", "tokenizer"},

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from local_endpoint import arguments, call, rows_of, server, write  # noqa: F401
@@ -23,24 +24,18 @@ PICTURE["instances"] = [
 ]
 
 
+def asked(place: Path, *kinds: str, out: Path | None = None) -> list:
+    """The flags that have the teacher asked for some kinds of data about `place`/p.jsonl."""
+    return ["--pictures", place / "p.jsonl", "--out", out or place, "--kinds", *kinds, "--model", "teacher"]
+
+
 def test_a_failing_endpoint_and_a_kill_lose_nothing(tmp_path, server, call):  # noqa: F811
     """Killed in the middle, the last line cut: the next run keeps every whole line and asks for the others only."""
     one, out = server(failing=0.3, seconds=0.03), tmp_path / "out"
     pictures(tmp_path / "p.jsonl", 40)
-    command = [
-        "--pictures",
-        tmp_path / "p.jsonl",
-        "--out",
-        out,
-        "--kinds",
-        "detail",
-        "--model",
-        "teacher",
-        *arguments(one),
-    ]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.synthesize", *map(str, command)], stderr=subprocess.DEVNULL
-    )
+    command = [*asked(tmp_path, "detail", out=out), *arguments(one)]
+    program = [sys.executable, "-m", "nanollava.synthesize", *map(str, command)]
+    process = subprocess.Popen(program, stderr=subprocess.DEVNULL)
     answers = out / "answers.jsonl"
     while not answers.exists() or answers.read_bytes().count(b"\n") < 10:
         assert process.poll() is None
@@ -73,16 +68,7 @@ def test_rejects_are_kept_aside_and_asked_again(tmp_path, server, call):  # noqa
     )
     one = server(answer=lambda messages: next(said))
     write(tmp_path / "p.jsonl", PICTURE)
-    common = [
-        "--pictures",
-        tmp_path / "p.jsonl",
-        "--out",
-        tmp_path,
-        "--kinds",
-        "conversation",
-        "--model",
-        "teacher",
-    ]
+    common = asked(tmp_path, "conversation")
     text = call(synthesize, *common, *arguments(one), "--price", 10, 1000)
     rejects = rows_of(tmp_path / "answers.rejects.jsonl")
     assert [row["why"] for row in rejects] == [
@@ -100,16 +86,7 @@ def test_what_stays_missing_is_named_and_asked_by_the_next_run(tmp_path, server,
         answer=lambda messages: "Question: Who?\n===\nAnswer: A dog." if good[0] else "It is unclear."
     )
     write(tmp_path / "p.jsonl", PICTURE)
-    common = [
-        "--pictures",
-        tmp_path / "p.jsonl",
-        "--out",
-        tmp_path,
-        "--kinds",
-        "conversation",
-        "--model",
-        "teacher",
-    ]
+    common = asked(tmp_path, "conversation")
     with pytest.raises(UserError, match="1 records are missing; the same command asks for them again"):
         call(synthesize, *common, *arguments(one), "--tries", 2)
     good[0] = True
@@ -239,16 +216,7 @@ def test_pace(tmp_path, server, call):  # noqa: F811
     """600 requests a minute: 100 ms between any two, whatever the number of threads."""
     one = server()
     pictures(tmp_path / "p.jsonl", 8)
-    common = [
-        "--pictures",
-        tmp_path / "p.jsonl",
-        "--out",
-        tmp_path,
-        "--kinds",
-        "detail",
-        "--model",
-        "teacher",
-    ]
+    common = asked(tmp_path, "detail")
     call(synthesize, *common, *arguments(one), "--per-minute", 600)
     assert one.times[-1] - one.times[0] > 0.65
 
@@ -257,16 +225,7 @@ def test_an_answer_cut_off_at_its_limit_of_tokens_is_none(tmp_path, server, call
     one = server()
     one.finish = "length"
     pictures(tmp_path / "p.jsonl", 1)
-    common = [
-        "--pictures",
-        tmp_path / "p.jsonl",
-        "--out",
-        tmp_path,
-        "--kinds",
-        "detail",
-        "--model",
-        "teacher",
-    ]
+    common = asked(tmp_path, "detail")
     with pytest.raises(UserError, match="1 records are missing"):
         call(synthesize, *common, *arguments(one), "--tries", 2)
     assert (tmp_path / "answers.jsonl").read_bytes() == b"" and len(one.asked) == 2

@@ -82,7 +82,7 @@ def commands(tmp_path, monkeypatch):
 
     def fake(*command) -> str:
         run.append(list(map(str, command)))
-        if "benchmarks.llava_bench" in run[-1]:
+        if "nanollava.evals.llava_bench" in run[-1]:
             place = Path(run[-1][-1])
             place.mkdir(parents=True)
             value = 50 + int(place.parent.name[-1]) - 10 * ("no instruction" in str(place))
@@ -120,7 +120,9 @@ def test_cells_flags_and_document(commands, tmp_path, call):  # noqa: F811
     mlp = next(c for c in first if "MLP projector-0" in " ".join(c))
     assert mlp[-2:] == ["--projector", "mlp2x_gelu"]
     text = (tmp_path / "tables.md").read_text()
-    assert text.count("\n## ") == 6 and "(7 in stage 1, 9 in stage 2)" in re.sub(r"\s+", " ", text)
+    assert text.count("\n## ") == 6 and "(7 in stage 1, 9 in stage 2, of 16 samples)" in re.sub(
+        r"\s+", " ", text
+    )
     none = next(line for line in text.splitlines() if line.startswith("| none: stage 1 alone"))
     cells = [cell.strip() for cell in none.strip("|").split("|")]
     assert cells[1:] == [

@@ -4,6 +4,8 @@ import re
 
 import numpy as np
 
+from ..device import beside, run
+
 
 def parse_scores(review: str) -> tuple[float, float] | None:
     """The scores from 1 to 10 in a review's first line, "9 8.5" or "9, 8.5"; None where it holds anything else."""
@@ -22,3 +24,7 @@ def relative_scores(reviews: list[dict]) -> dict[str, list[float]]:
         interval = np.percentile(100 * sums[:, 1] / sums[:, 0], (2.5, 97.5))
         found[category] = [100 * scores[:, 1].sum() / scores[:, 0].sum(), *interval.tolist()]
     return found
+
+
+if __name__ == "__main__":
+    run(lambda: beside("benchmarks.llava_bench").main())

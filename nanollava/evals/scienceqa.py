@@ -5,6 +5,7 @@ from pathlib import Path
 from string import ascii_uppercase as LETTERS
 
 from ..config import UserError, read_json
+from ..device import beside, run
 
 SUBJECTS = {"natural science": "NAT", "social science": "SOC", "language science": "LAN"}
 COLUMNS = (*SUBJECTS.values(), "TXT", "IMG", "NO", "G1-6", "G7-12", "Average")
@@ -26,15 +27,13 @@ def read_problems(data: Path, split: str) -> dict[str, dict]:
     found = {}
     for pid in map(str, splits[split]):
         try:
-            p, context = problems[pid], (problems[pid]["hint"] or "").strip()
+            p, hint = problems[pid], (problems[pid]["hint"] or "").strip()
             letters = LETTERS[: len(p["choices"])]
-            options = " ".join(
-                f"({letter}) {choice}" for letter, choice in zip(letters, p["choices"], strict=True)
-            )
-            seen = [name for name, there in (("TXT", context), ("IMG", p["image"])) if there] or ["NO"]
+            options = [f"({letter}) {text}" for letter, text in zip(letters, p["choices"], strict=True)]
+            seen = [name for name, there in (("TXT", hint), ("IMG", p["image"])) if there] or ["NO"]
             grade = "G1-6" if int(p["grade"][5:]) <= 6 else "G7-12"
             found[pid] = p | {
-                "prompt": f"Context: {context or 'N/A'}\nQuestion: {p['question']}\nOptions: {options}",
+                "prompt": f"Context: {hint or 'N/A'}\nQuestion: {p['question']}\nOptions: {' '.join(options)}",
                 "letter": letters[p["answer"]],
                 "columns": [SUBJECTS[p["subject"]], *seen, grade, "Average"],
                 "image": p["image"] and f"{p['split']}/{pid}/{p['image']}",
@@ -47,7 +46,10 @@ def read_problems(data: Path, split: str) -> dict[str, dict]:
 
 def accuracy(problems: dict[str, dict], answers: dict[str, int | None]) -> dict[str, float]:
     """Right answers in percent by group; an answer that cannot be read (None) is wrong."""
-    right = {
-        c: [answers[n] == p["answer"] for n, p in problems.items() if c in p["columns"]] for c in COLUMNS
-    }
-    return {column: 100 * sum(r) / len(r) for column, r in right.items() if r}
+    right = {name: answers[name] == p["answer"] for name, p in problems.items()}
+    groups = {c: [right[name] for name, p in problems.items() if c in p["columns"]] for c in COLUMNS}
+    return {column: 100 * sum(group) / len(group) for column, group in groups.items() if group}
+
+
+if __name__ == "__main__":
+    run(lambda: beside("benchmarks.scienceqa").main())

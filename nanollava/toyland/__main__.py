@@ -5,25 +5,14 @@ import argparse
 import json
 from pathlib import Path
 
-from .. import cli
 from ..config import UserError, read_json
-from ..device import DTYPES, pick_device
+from ..device import DTYPES, beside, pick_device, run
 from ..image import ImageConfig
 from ..llava import LLaVA
 from ..tokenizer import Tokenizer
 from . import data, score
 from .draw import draw
 from .scenes import scenes
-
-
-def run_pretrain(args: argparse.Namespace) -> None:
-    try:
-        from checkpoints.pretrain import pretrain  # beside what it makes
-    except ImportError:
-        raise UserError(
-            "checkpoints/pretrain.py is not here; run this from the root of the repository"
-        ) from None
-    pretrain(args)
 
 
 def run_score(args: argparse.Namespace) -> None:
@@ -45,14 +34,15 @@ def picture(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    run = {"pretrain": run_pretrain, "score": run_score, "picture": picture}
-    run["data"] = lambda args: data.write(args.out, args.train, args.validation, args.seed, args.size)
+    do = {"score": run_score, "picture": picture}
+    do["data"] = lambda args: data.write(args.out, args.train, args.validation, args.seed, args.size)
+    do["pretrain"] = lambda args: beside("checkpoints.pretrain").pretrain(args)
     program, form = "python -m nanollava.toyland", argparse.ArgumentDefaultsHelpFormatter
     parser = argparse.ArgumentParser(prog=program, description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, (help, flags) in read_json(Path(__file__).parent / "commands.json").items():
         command = commands.add_parser(name, help=help, allow_abbrev=False, formatter_class=form)
-        command.set_defaults(function=run[name])
+        command.set_defaults(function=do[name])
         command.add_argument("--seed", type=int, default=0, help="of scenes, wording and training")
         for flag, options in flags.items():
             of_default = {"type": type(options["default"])} if "default" in options else {}
@@ -62,4 +52,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

@@ -1,0 +1,6 @@
+"""The paper's tables on Toyland; the program is benchmarks/tables.py."""
+
+from ..device import beside, run
+
+if __name__ == "__main__":
+    run(lambda: beside("benchmarks.tables").main())
