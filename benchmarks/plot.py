@@ -7,8 +7,8 @@ import argparse
 import json
 from pathlib import Path
 
-from .config import UserError
-from .device import run
+from nanollava.config import UserError
+from nanollava.device import run
 
 
 def read(run: Path, key: str) -> tuple[list[int], list[float]]:
