@@ -134,6 +134,8 @@ def read_rows(path: str | Path, key: str) -> dict[str, dict]:
             if line.strip():
                 row = json.loads(line)
                 rows.append((str(row[key]), row))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except BROKEN as error:
         where = f"{path}, line {number}: expected JSON objects with {key!r}"
         raise UserError(f"{where} ({type(error).__name__}: {error})") from None
@@ -174,6 +176,8 @@ def read_pictures(paths: list[str]) -> dict[str, dict]:
                 if not (0 <= x1 <= x2 <= 1 and 0 <= y1 <= y2 <= 1):
                     raise ValueError(f"a box {x1, y1, x2, y2}, expected 0 <= x1 <= x2 <= 1 and the same of y")
             found[Path(name).stem] = {"image": name, "captions": texts, "boxes": boxes}
+    except UserError:
+        raise
     except BROKEN as error:
         problem = f"{type(error).__name__} {error}"
         raise UserError(f"{' '.join(paths)}: {problem} in {json.dumps(row)[:200]}") from None

@@ -185,6 +185,12 @@ def test_bad_pictures_are_refused_before_anything_is_asked(tmp_path, change, mes
         read_pictures([str(write(tmp_path / "p.jsonl", {**PICTURE, **change}))])
 
 
+def test_files_of_pictures_that_are_not_there(tmp_path):
+    for paths in (["none.jsonl"], ["none.json", "nor.json"]):
+        with pytest.raises(UserError, match=rf"^{paths[0]}: (cannot be read|no such file)"):
+            read_pictures(paths)
+
+
 def test_keys_models_and_places(tmp_path, server, call, monkeypatch):  # noqa: F811
     one = server()
     write(tmp_path / "p.jsonl", PICTURE)
