@@ -27,6 +27,7 @@ ROWS = (
     "decode",
     "compile",
     "bf16",
+    "int8",
     "llava",
     "loading",
     "conversion",
@@ -123,11 +124,15 @@ def pair(name: str, dtype: torch.dtype, vision: dict | None = None):
     return theirs, ours, places
 
 
-def decode(args, name: str, dtype: str, compiled: bool, vision: dict | None = None) -> dict:
-    """Tokens a second of both sides, greedy, from a short prompt (and a picture, if there is a tower)."""
+def decode(args, name: str, dtype: str, compiled: bool, vision: dict | None = None, rounded=False) -> dict:
+    """Tokens a second of both sides, greedy, from a short prompt (and a picture, if there is a tower); `rounded` makes our
+    layers int8."""
+    from nanollava import int8
     from nanollava.generate import compile_step, generate
 
     theirs, ours, places = pair(name, DTYPES[dtype], vision)
+    if rounded:
+        int8.convert(ours.language_model.model.layers)
     ids = torch.randint(5, 500, (1, PROMPT), generator=torch.Generator().manual_seed(1))
     pixels = None
     if vision:
@@ -399,9 +404,9 @@ VIT_B = dict(
 def cases(args) -> list[tuple[str, str]]:
     """(row, variant) in the order of the table."""
     sizes, small, dtypes = tuple(DECODERS), tuple(DECODERS)[:1], tuple(DTYPES)
-    variants = {"decode": sizes, "compile": sizes, "bf16": sizes, "llava": dtypes}
+    variants = {"decode": sizes, "compile": sizes, "bf16": sizes, "int8": sizes[1:], "llava": dtypes}
     if args.quick:
-        variants = {"decode": sizes[:2], "compile": small, "bf16": small, "llava": dtypes[:1]}
+        variants = {"decode": sizes[:2], "compile": small, "bf16": small, "int8": (), "llava": dtypes[:1]}
     return [(row, variant) for row in ROWS if row in args.rows for variant in variants.get(row, ("",))]
 
 
@@ -409,6 +414,8 @@ def child(args, row: str, variant: str) -> dict:
     torch.set_num_threads(args.threads)
     if row in ("decode", "compile", "bf16"):
         return decode(args, variant, "bf16" if row == "bf16" else "fp32", row == "compile")
+    if row == "int8":
+        return decode(args, variant, "fp32", True, rounded=True)
     if row == "llava":
         return decode(args, "29M", variant, False, VIT_B)
     if row in ("loading", "conversion"):
