@@ -11,6 +11,7 @@ import torch
 import transformers
 from conftest import randomise, text_config, vision_config
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from checkpoints.pretrain import make_tokenizer
 from nanollava import LLaVA, engine
@@ -122,10 +123,14 @@ def test_two_ranks_equal_one_in_both_stages(world):
         "--workers",
         "1",
     ]
-    more += ["--checkpoint-activations", "--offload-optimizer", "--check-images"]
+    more += ["--checkpoint-activations", "--offload-optimizer", "--check-images", "--tensorboard"]
     third = launch(world, "train_instruct.py", "instruct3", *instruct, "--dtype", "bf16", *more)
     assert [m["step"] for m in third if {"validation_loss", "toyland_score"} <= m.keys()] == [3]
     assert all(m["pictures"] == 8 and m["mfu"] > 0 and m["label_tokens"] < m["tokens"] for m in third)
+    board = EventAccumulator(str(world / "instruct3/tensorboard")).Reload()
+    assert set(board.Tags()["scalars"]) == {name for m in third for name in m}
+    for event, m in zip(board.Scalars("loss"), third, strict=True):
+        assert event.step == m["step"] and event.value == pytest.approx(m["loss"])
     tower = load_file(world / "clip/model.safetensors")
     result = LLaVA.from_pretrained(world / "instruct1")
     for frozen in (result.vision_tower, LLaVA.from_pretrained(world / "instruct3").vision_tower):
