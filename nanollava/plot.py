@@ -1,0 +1,6 @@
+"""Loss curves of one or several runs as a PNG; the program is benchmarks/plot.py."""
+
+from .device import beside, run
+
+if __name__ == "__main__":
+    run(lambda: beside("benchmarks.plot").main())
