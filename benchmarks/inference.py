@@ -431,7 +431,7 @@ def line(row: str, variant: str, found: dict, rates: dict) -> str:
     floor = FLOORS.get(row, {}).get(variant)
     if "tokens_s" in found.get("ours", {}):
         ours, theirs = (f"{found[s]['tokens_s']:8.1f} ({found[s]['spread']:.2f})" for s in ("ours", "theirs"))
-        text = f"{ours} | {theirs} tokens/s | {found['ratio']:.2f}x, floor {floor}x"
+        text = f"{ours} | {theirs} tokens/s | {found['ratio']:.2f}x" + (f", floor {floor}x" if floor else "")
         text += f" | ids equal to token {found['equal_ids']}"
         if rates and row in ("decode", "bf16", "compile"):
             limit = rates["read_gb_s"] * 1e9 / found["bytes_a_token"]
