@@ -165,7 +165,8 @@ def load(module: nn.Module, path, layout: Layout, device="cpu", dtype: torch.dty
                 found[ours], scale = quantise(tensor.to(device))
                 found[ours.removesuffix("weight") + "scale"] = scale.to(dtype or tensor.dtype)
             else:
-                found[ours] = threads.submit(tensor.to, device, dtype or tensor.dtype)
+                convert = dtype not in (None, tensor.dtype)
+                found[ours] = threads.submit(tensor.to, device, dtype) if convert else tensor.to(device)
     found = {name: t.result() if isinstance(t, Future) else t for name, t in found.items()}
     # Of tied parameters the first named counts.
     first = {id(parameter): name for name, parameter in module.named_parameters()}
