@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import select
 import signal
 import subprocess
 import sys
@@ -131,12 +132,13 @@ def test_ctrl_c_in_a_terminal():
     def wait_for(text: bytes) -> bytes:
         seen = b""
         while text not in seen:
+            assert select.select([ours], [], [], 60)[0], seen
             seen += os.read(ours, 1000)
         return seen
 
     wait_for(b"> ")
     chat.send_signal(signal.SIGINT)
-    wait_for(b"> ")
+    wait_for(b"\n> ")  # the next prompt: the one that was interrupted may be drawn once more
     os.write(ours, b"What color is the cat?\n")
     assert FACTS["color"].encode() in wait_for(FACTS["color"].encode() + b"\r\n> ")
     os.write(ours, b"\x04")
