@@ -182,7 +182,7 @@ def test_recipes(monkeypatch):
 @pytest.mark.parametrize(
     ("command", "flags", "message"),
     [
-        ("nanollava.synthesize", ["--pictures", "none.jsonl"], "No such file or directory: 'none.jsonl'"),
+        ("nanollava.synthesize", ["--pictures", "none.jsonl"], "none.jsonl: cannot be read"),
         ("nanollava.evals.llava_bench", ["--images", "."], "error: real questions need --questions"),
         ("nanollava.evals.scienceqa", ["--data", "none"], "error: none/problems.json: no such file"),
         ("nanollava.evals.tables", ["--steps", "7"], "tables: error: argument --steps: expected 2 arguments"),
