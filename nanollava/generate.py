@@ -101,8 +101,9 @@ def stream(
 
 def by_rows(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     """x (1, in) @ w (in, out) as a sum over each row of w^T: one pass that reads every weight once, in order. On a CPU this is
-    bound by the memory alone, which the libraries' product of a matrix and one vector is not."""
-    return (x.float() * w.T.float()).sum(-1).to(x.dtype)[None] if len(x) == 1 else NotImplemented
+    bound by the memory alone, which the libraries' product of a matrix and one vector is not. Sums are fp32 at the least."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    return (x.to(wide) * w.T.to(wide)).sum(-1).to(x.dtype)[None] if len(x) == 1 else NotImplemented
 
 
 def compile_step(model, **options) -> Callable:
@@ -117,10 +118,9 @@ def compile_step(model, **options) -> Callable:
     options = {"max_autotune": True, "triton.cudagraphs": cuda, **kind, **options}
 
     def compiler(graph, inputs):
-        rows = {} if cuda else {torch.ops.aten.mm.default: by_rows}
-        return compile_fx(
-            graph, inputs, config_patches=options, decompositions={**select_decomp_table(), **rows}
-        )
+        table = dict(select_decomp_table())
+        table |= {torch.ops.aten.mm.default: by_rows} if llama.lm_head.weight.is_cpu else {}
+        return compile_fx(graph, inputs, config_patches=options, decompositions=table)
 
     def decode(ids, cache, pad, real):
         S = cache.keys[0].shape[2]
