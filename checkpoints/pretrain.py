@@ -377,12 +377,9 @@ def pretrain(args) -> None:
         cli.made_by(out / "toy-clip")
     if args.only in (None, "vicuna"):
         # Copying comes twice: the second time it is learnt in a few minutes, and dialogues profit from it.
-        phases = [
-            ("copies", 1500, 2e-3),
-            ("dialogues", 2000, 2e-3),
-            ("copies", 700, 1.5e-3),
-            ("dialogues", 3500, 1.5e-3),
-        ]
+        phases = [("copies", 1500, 2e-3), ("dialogues", 1300, 2e-3), ("dialogues", 1800, 1.5e-3)]
+        phases += [("copies", 700, 1.5e-3), ("dialogues", 800, 1.5e-3), ("dialogues", 1300, 1.5e-3)]
+        phases += [("dialogues", n, 1.5e-3) for n in (1500, 1000, 2000)] + [("dialogues", 1300, 1.2e-3)]
         phases = [(phase, max(1, round(steps * args.scale)), lr) for phase, steps, lr in phases]
         model, tokenizer = train_vicuna(phases, 32, seed, dtype, device)
         save_vicuna(model, tokenizer, out / "toy-vicuna")
