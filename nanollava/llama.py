@@ -27,14 +27,17 @@ class RMSNorm(nn.Module):
 
 
 class Linear(nn.Linear):
-    """y = x W^T. For one token on a CPU the time is that of reading W, which a product of two half matrices, each with the
+    """y = x W^T, no bias. For one token on a CPU the time is that of reading W, which a product of two half matrices, each with the
     same one column, does at the memory's full rate in fp32, and a product of one matrix with one row does not."""
 
+    def __init__(self, width: int, out: int):
+        super().__init__(width, out, bias=False)
+        self.halves = out % 2 == 0 and width * out >= 2**16  # less is in the cache
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        large = self.out_features % 2 == 0 and self.weight.numel() >= 2**16  # less is in the cache
-        one = large and x.numel() == self.in_features and x.is_cpu and x.dtype == torch.float32
+        one = self.halves and x.numel() == self.in_features and x.is_cpu and x.dtype == torch.float32
         if not one or torch.compiler.is_compiling():
-            return F.linear(x, self.weight, self.bias)
+            return F.linear(x, self.weight)
         column = x.view(1, 1, -1).transpose(1, 2)  # with other strides it is slow
         y = torch.bmm(self.weight.view(2, -1, self.in_features), column.expand(2, -1, -1))
         return y.view(*x.shape[:-1], -1)
@@ -47,7 +50,7 @@ def rope_table(config: LlamaConfig, length: int) -> torch.Tensor:
     inverse = 1.0 / (config.rope_theta**exponent * config.rope_factor)
     angles = torch.outer(torch.arange(length, device="cpu").float(), inverse)  # (length, E / 2)
     cos, sin = angles.cos(), angles.sin()
-    return torch.stack([torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)])
+    return torch.cat([cos, cos, -sin, sin], dim=-1).view(length, 2, -1).transpose(0, 1)
 
 
 def rotate(x: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
@@ -105,10 +108,10 @@ class LlamaAttention(nn.Module):
         D, E = config.hidden_size, config.head_dim
         H, K = config.num_attention_heads, config.num_key_value_heads
         self.grouped = H != K
-        self.q_proj = Linear(D, H * E, bias=False)
-        self.k_proj = Linear(D, K * E, bias=False)
-        self.v_proj = Linear(D, K * E, bias=False)
-        self.o_proj = Linear(H * E, D, bias=False)
+        self.q_proj = Linear(D, H * E)
+        self.k_proj = Linear(D, K * E)
+        self.v_proj = Linear(D, K * E)
+        self.o_proj = Linear(H * E, D)
 
     def forward(self, x, rope, mask=None, cache: KVCache | None = None) -> torch.Tensor:
         B, T, _ = x.shape
@@ -129,9 +132,9 @@ class LlamaMLP(nn.Module):
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
-        self.gate_proj = Linear(width, hidden, bias=False)
-        self.up_proj = Linear(width, hidden, bias=False)
-        self.down_proj = Linear(hidden, width, bias=False)
+        self.gate_proj = Linear(width, hidden)
+        self.up_proj = Linear(width, hidden)
+        self.down_proj = Linear(hidden, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -203,7 +206,7 @@ class Llama(nn.Module):
         super().__init__()
         self.config = config
         self.model = LlamaModel(config)
-        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 

@@ -101,5 +101,5 @@ def test_too_long():
 @pytest.mark.parametrize("shape", [(1, 1, 300), (1, 300), (300,), (1, 3, 300)])
 def test_linear_of_one_token(dtype, out, shape):
     """The halves of one token's product, an odd width that has none, and several tokens: all as `F.linear`."""
-    linear, x = Linear(300, out, bias=False).to(dtype), torch.randn(shape, dtype=dtype)
+    linear, x = Linear(300, out).to(dtype), torch.randn(shape, dtype=dtype)
     torch.testing.assert_close(linear(x), torch.nn.functional.linear(x, linear.weight), rtol=1e-5, atol=1e-5)
