@@ -5,7 +5,7 @@ python -m benchmarks.inference --quick             # under a minute: small model
 python -m benchmarks.inference --rows decode bf16 --json figures.json
 
 The two sides take turns, each round in the other order; medians, and in brackets the spread (largest - smallest) / median.
-One thread unless --threads says otherwise. Each row runs in a process of its own, with OMP_WAIT_POLICY=PASSIVE for both.
+One thread unless --threads says otherwise. Each row runs in a process of its own (not with --quick), with OMP_WAIT_POLICY=PASSIVE for both.
 """
 
 import argparse
@@ -59,14 +59,14 @@ def seconds_of(run, rounds: int = 5) -> float:
     return best
 
 
-def take_turns(sides: dict, rounds: int) -> dict[str, list[float]]:
-    """Seconds of every call; the order turns round from round to round; the first round warms up and does not count."""
+def take_turns(sides: dict, rounds: int, warm: int = 1) -> dict[str, list[float]]:
+    """Seconds of every call; the order turns round from round to round; the first `warm` rounds do not count."""
     found: dict[str, list[float]] = {name: [] for name in sides}
-    for r in range(rounds + 1):
+    for r in range(rounds + warm):
         for name in list(sides)[:: 1 if r % 2 else -1]:
             start = time.perf_counter()
             sides[name]()
-            found[name] += [time.perf_counter() - start] * (r > 0)
+            found[name] += [time.perf_counter() - start] * (r >= warm)
     return found
 
 
@@ -250,7 +250,8 @@ def cli(args) -> dict:
         done = subprocess.run([sys.executable, *commands[side]], capture_output=True, text=True, check=True)
         said[side] = done.stdout.strip()
 
-    found = take_turns({side: lambda side=side: run(side) for side in commands}, 1 if args.quick else 5)
+    sides = {side: lambda side=side: run(side) for side in commands}
+    found = take_turns(sides, *((1, 0) if args.quick else (5, 1)))
     assert said["ours"] == said["theirs"], said
     result = {
         side: dict(zip(("seconds", "spread"), middle(values), strict=True)) for side, values in found.items()
@@ -262,19 +263,20 @@ def word(args) -> dict:
     """From the command to the first character of the answer, beside `import torch` and what the model itself takes."""
     first, start_torch, work = [], [], []
     command = [sys.executable, "sample.py", "--image", "cat.jpg", "--device", "cpu"]
-    for r in range(2 if args.quick else 6):
+    warm = not args.quick
+    for r in range(1 if args.quick else 6):
         start = time.perf_counter()
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             process.stdout.read(1)
-            first += [time.perf_counter() - start] * (r > 0)
+            first += [time.perf_counter() - start] * (r >= warm)
             process.stdout.read()
         start = time.perf_counter()
         subprocess.run([sys.executable, "-c", "import torch"], check=True)
-        start_torch += [time.perf_counter() - start] * (r > 0)
+        start_torch += [time.perf_counter() - start] * (r >= warm)
         seconds = json.loads(subprocess.run([*command, "--json"], capture_output=True, check=True).stdout)[
             "seconds"
         ]
-        work += [seconds["load"] + seconds["vision"] + seconds["prefill"]] * (r > 0)
+        work += [seconds["load"] + seconds["vision"] + seconds["prefill"]] * (r >= warm)
     result = {
         "first_word_s": middle(first)[0],
         "import_torch_s": middle(start_torch)[0],
@@ -289,7 +291,7 @@ def loading(args, dtype: str) -> dict:
 
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder), 0.1 if args.quick else args.size)
-        found = measure(folder, dtype, 1 if args.quick else 5)
+        found = measure(folder, dtype, *((1, 0) if args.quick else (5, 1)))
     result = {
         side: {"seconds": middle(rows["seconds"])[0], "peak": middle(rows["peak"])[0]}
         for side, rows in found.items()
@@ -406,7 +408,7 @@ def cases(args) -> list[tuple[str, str]]:
     sizes, small, dtypes = tuple(DECODERS), tuple(DECODERS)[:1], tuple(DTYPES)
     variants = {"decode": sizes, "compile": sizes, "bf16": sizes, "int8": sizes[1:], "llava": dtypes}
     if args.quick:
-        variants = {"decode": sizes[:2], "compile": small, "bf16": small, "int8": (), "llava": dtypes[:1]}
+        variants = {"decode": sizes[:2], "compile": small, "bf16": small, "int8": (), "llava": dtypes[:1], "conversion": ()}
     return [(row, variant) for row in ROWS if row in args.rows for variant in variants.get(row, ("",))]
 
 
@@ -497,14 +499,16 @@ def main() -> None:
         "rows": {},
     }
     for row, variant in cases(args):
-        command = [sys.executable, __file__, *sys.argv[1:], "--child", row, variant]
-        done = subprocess.run(
-            command, cwd=root, env={**os.environ, **setting}, capture_output=True, text=True
-        )
-        if done.returncode:
-            print(done.stderr, file=sys.stderr)
-            raise SystemExit(f"{row} {variant}: the measurement failed")
-        found = json.loads(done.stdout.splitlines()[-1])
+        if args.quick:  # in this process: importing both libraries takes longer than the rows
+            found = child(args, row, variant)
+        else:
+            command = [sys.executable, __file__, *sys.argv[1:], "--child", row, variant]
+            process = dict(cwd=root, env={**os.environ, **setting}, capture_output=True, text=True)
+            done = subprocess.run(command, **process)
+            if done.returncode:
+                print(done.stderr, file=sys.stderr)
+                raise SystemExit(f"{row} {variant}: the measurement failed")
+            found = json.loads(done.stdout.splitlines()[-1])
         figures["rows"][f"{row} {variant}".strip()] = {**found, "floor": FLOORS.get(row, {}).get(variant)}
         print(line(row, variant, found, figures["rows"].get("machine", {})), flush=True)
         if args.json:  # after every row: what is measured is kept

@@ -57,14 +57,14 @@ def child(who: str, path: str, dtype: torch.dtype) -> None:
     print(json.dumps({"seconds": seconds, "peak": peak, "bytes": size, "sum": total}))
 
 
-def measure(folder: str, dtype: str, runs: int) -> dict[str, dict[str, list[float]]]:
-    """Seconds and peak (times the model's bytes) of every run of both, in turn; the first warms the file cache."""
+def measure(folder: str, dtype: str, runs: int, warm: int = 1) -> dict[str, dict[str, list[float]]]:
+    """Seconds and peak (times the model's bytes) of every run of both, in turn; the first `warm` warm the file cache."""
     found: dict[str, list[dict]] = {"ours": [], "transformers": []}
-    for run in range(runs + 1):
+    for run in range(runs + warm):
         for who, results in found.items():
             command = [sys.executable, "-m", "benchmarks.loading", "--child", who, folder, dtype]
             out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-            results += [json.loads(out.splitlines()[-1])] * (run > 0)
+            results += [json.loads(out.splitlines()[-1])] * (run >= warm)
     assert len({r["sum"] for results in found.values() for r in results}) == 1, "different weights"
     return {
         who: {"seconds": [r["seconds"] for r in results], "peak": [r["peak"] / r["bytes"] for r in results]}
