@@ -408,7 +408,14 @@ def cases(args) -> list[tuple[str, str]]:
     sizes, small, dtypes = tuple(DECODERS), tuple(DECODERS)[:1], tuple(DTYPES)
     variants = {"decode": sizes, "compile": sizes, "bf16": sizes, "int8": sizes[1:], "llava": dtypes}
     if args.quick:
-        variants = {"decode": sizes[:2], "compile": small, "bf16": small, "int8": (), "llava": dtypes[:1], "conversion": ()}
+        variants = {
+            "decode": sizes[:2],
+            "compile": small,
+            "bf16": small,
+            "int8": (),
+            "llava": dtypes[:1],
+            "conversion": (),
+        }
     return [(row, variant) for row in ROWS if row in args.rows for variant in variants.get(row, ("",))]
 
 
