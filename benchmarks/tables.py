@@ -50,7 +50,7 @@ def smaller(path: Path, steps: int) -> None:
     rng, pool = random.Random(0), list(scenes("train", 32 * steps))
 
     def losses(step: int) -> tuple[torch.Tensor, dict]:
-        return pretrain.text_loss(model, *pretrain.dialogue_batch(rng, 32, tokenizer, pool)), {}
+        return pretrain.text_loss(model, *pretrain.padded(pretrain.dialogues(rng, 32, tokenizer, pool))), {}
 
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, (0.9, 0.98), weight_decay=0.01)
     pretrain.fit(path.name, model, optimizer, steps, losses, 20, pick_dtype("auto", CPU), CPU)

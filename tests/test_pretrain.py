@@ -94,7 +94,7 @@ def test_recipe_runs(tmp_path):
         "--device",
         "cpu",
     ]
-    command += ["--scale", "0.001", "--pictures", "1024"]
+    command += ["--scale", "0.001", "--pictures", "512"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     for name in ("toy-clip", "toy-vicuna"):

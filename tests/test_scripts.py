@@ -6,6 +6,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,13 @@ def refused(done: subprocess.CompletedProcess, message: str) -> None:
     assert "Traceback" not in done.stderr
     assert message in done.stderr
     assert done.stderr.startswith("usage:") or done.stderr.count("\n") == 1, done.stderr
+
+
+def all_refused(*cases: tuple[list, str]) -> None:
+    """Commands, two at a time, each with what must be told."""
+    with ThreadPoolExecutor(2) as pool:
+        for done, (_, message) in zip(pool.map(lambda case: run(*case[0]), cases), cases, strict=True):
+            refused(done, message)
 
 
 def test_sample_answers():
@@ -58,7 +66,7 @@ def test_sample_without_a_picture_says_what_it_needs():
 
 
 def test_broken_checkpoints(tmp_path):
-    """One process for all: each directory must be refused by name."""
+    """Each directory must be refused by name."""
     cases = {}
     for name in ("missing", "surplus", "shape", "cut", "config"):
         path = shutil.copytree(TOY, tmp_path / name)
@@ -77,17 +85,13 @@ def test_broken_checkpoints(tmp_path):
         if name == "config":
             (path / "config.json").write_text("{}")
         cases[name] = path
-    refused(run("sample.py", "--image", "cat.jpg", "--model", cases["missing"]), "1 of ")
-    refused(run("sample.py", "--image", "cat.jpg", "--model", cases["surplus"]), "is not part of this model")
-    refused(
-        run("sample.py", "--image", "cat.jpg", "--model", cases["shape"]),
-        "has shape (5,), the config says (128,)",
+    cases["none"] = tmp_path / "none"
+    told = dict(
+        missing="1 of ", surplus="is not part of this model", config="no vision_config", none="no such file"
     )
-    refused(
-        run("sample.py", "--image", "cat.jpg", "--model", cases["cut"]), "not a readable safetensors file"
-    )
-    refused(run("sample.py", "--image", "cat.jpg", "--model", cases["config"]), "no vision_config")
-    refused(run("sample.py", "--image", "cat.jpg", "--model", tmp_path / "none"), "no such file")
+    told |= dict(shape="has shape (5,), the config says (128,)", cut="not a readable safetensors file")
+    ask = ["sample.py", "--image", "cat.jpg", "--model"]
+    all_refused(*(([*ask, path], told[name]) for name, path in cases.items()))
 
 
 @pytest.mark.parametrize(
@@ -131,18 +135,16 @@ def test_malformed_record(tmp_path):
     good = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "a cat"}]
     records = [{"image": "cat.jpg", "conversations": good}, {"image": "cat.jpg", "conversations": good[::-1]}]
     (tmp_path / "bad.json").write_text(json.dumps(records))
-    flags = ["--out", tmp_path / "out", "--data", tmp_path / "bad.json", "--device", "cpu"]
-    told = "bad.json, record 1: turn 0: comes from 'gpt', expected 'human'"
-    refused(run("train_align.py", *flags, "--images", "."), told)
-    records.pop()
-    (tmp_path / "bad.json").write_text(json.dumps(records))
-    refused(
-        run("train_align.py", *flags, "--images", ".", "--batch", "3", "--micro-batch", "2"),
-        "--batch 3 (global) is no multiple of",
+    (tmp_path / "good.json").write_text(json.dumps(records[:1]))
+    train = ["train_align.py", "--out", tmp_path / "out", "--device", "cpu", "--max-steps", "1", "--data"]
+    bad, well = [*train, tmp_path / "bad.json", "--images"], [*train, tmp_path / "good.json", "--images"]
+    odd = ["--batch", "3", "--micro-batch", "2"]
+    all_refused(
+        ([*bad, "."], "bad.json, record 1: turn 0: comes from 'gpt', expected 'human'"),
+        ([*well, ".", *odd], "--batch 3 (global) is no multiple of"),
+        ([*well, "nowhere"], "nowhere: neither a folder nor a zip or"),
+        ([*well, tmp_path], f"good.json, record 0: cat.jpg: no such picture in {tmp_path}"),
     )
-    refused(run("train_align.py", *flags, "--images", "nowhere"), "nowhere: neither a folder nor a zip or")
-    flags += ["--images", tmp_path, "--max-steps", "1"]
-    refused(run("train_align.py", *flags), f"bad.json, record 0: cat.jpg: no such picture in {tmp_path}")
 
 
 def test_recipes(monkeypatch):

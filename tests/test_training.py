@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -78,9 +79,11 @@ def test_two_ranks_equal_one_in_both_stages(world):
         del record["image"]
     (world / "data/mixed.json").write_text(json.dumps(records))
     align = ["--data", str(world / "data/mixed.json"), "--lr", "1e-3"]
-    one = launch(world, "train_align.py", "align1", *align)
     saved = ["--micro-batch", "2", "--save-steps", "3"]
-    two = launch(world, "train_align.py", "align2", *align, *saved, ranks=2)
+    side_by_side = ThreadPoolExecutor(2)
+    one = side_by_side.submit(launch, world, "train_align.py", "align1", *align)
+    two = side_by_side.submit(launch, world, "train_align.py", "align2", *align, *saved, ranks=2)
+    one, two = one.result(), two.result()
     assert [m["step"] for m in one] == [0, 1, 2, 3, 4] and one[0]["loss"] > 1
     for a, b in zip(one, two, strict=True):
         assert a["label_tokens"] == b["label_tokens"] and a["lr"] == b["lr"]
@@ -92,10 +95,7 @@ def test_two_ranks_equal_one_in_both_stages(world):
     checkpoints = sorted((world / "align2/checkpoints").iterdir())
     assert [p.name for p in checkpoints] == ["step-00000003", "step-00000005"]
     shutil.rmtree(checkpoints[1])
-    again = launch(world, "train_align.py", "align2", *align, *saved)
-    assert again[:3] == two[:3] and [m["step"] for m in again] == [0, 1, 2, 3, 4]
-    close(w1, load_file(world / "align2/mm_projector.safetensors"))
-
+    again = side_by_side.submit(launch, world, "train_align.py", "align2", *align, *saved)
     instruct = [
         "--data",
         str(world / "data/instruct.json"),
@@ -104,13 +104,6 @@ def test_two_ranks_equal_one_in_both_stages(world):
         "--lr",
         "1e-4",  # AdamW turns the rounding of a gradient near zero into a step of up to lr
     ]
-    one = launch(world, "train_instruct.py", "instruct1", *instruct)
-    two = launch(world, "train_instruct.py", "instruct2", *instruct, "--micro-batch", "2", ranks=2)
-    for a, b in zip(one, two, strict=True):
-        assert abs(a["loss"] - b["loss"]) <= 1e-6 * a["loss"]
-    m1, m2 = (load_file(world / out / "model.safetensors") for out in ("instruct1", "instruct2"))
-    close(m1, m2)
-
     validation = str(world / "data/validation.json")
     more = [
         "--validation",
@@ -124,7 +117,18 @@ def test_two_ranks_equal_one_in_both_stages(world):
         "1",
     ]
     more += ["--checkpoint-activations", "--offload-optimizer", "--check-images", "--tensorboard"]
-    third = launch(world, "train_instruct.py", "instruct3", *instruct, "--dtype", "bf16", *more)
+    stage2 = world, "train_instruct.py"
+    one = side_by_side.submit(launch, *stage2, "instruct1", *instruct)
+    third = side_by_side.submit(launch, *stage2, "instruct3", *instruct, "--dtype", "bf16", *more)
+    once_more = side_by_side.submit(launch, *stage2, "instruct2", *instruct, "--micro-batch", "2", ranks=2)
+    again, before, one, two, third = again.result(), two, one.result(), once_more.result(), third.result()
+
+    assert again[:3] == before[:3] and [m["step"] for m in again] == [0, 1, 2, 3, 4]
+    close(w1, load_file(world / "align2/mm_projector.safetensors"))
+    for a, b in zip(one, two, strict=True):
+        assert abs(a["loss"] - b["loss"]) <= 1e-6 * a["loss"]
+    m1, m2 = (load_file(world / out / "model.safetensors") for out in ("instruct1", "instruct2"))
+    close(m1, m2)
     assert [m["step"] for m in third if {"validation_loss", "toyland_score"} <= m.keys()] == [3]
     assert all(m["pictures"] == 8 and m["mfu"] > 0 and m["label_tokens"] < m["tokens"] for m in third)
     board = EventAccumulator(str(world / "instruct3/tensorboard")).Reload()
