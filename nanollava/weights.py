@@ -21,7 +21,7 @@ from .config import UserError, read_json, write_json
 from .int8 import quantise
 
 SHARD_BYTES = 4 * 2**30
-BUFFERS = ("rotary_emb.inv_freq", "*.rotary_emb.inv_freq", "position_ids", "*.position_ids")  # in old files
+BUFFERS = (".rotary_emb.inv_freq", ".position_ids")  # in old files
 
 
 class WeightsError(UserError):
@@ -39,7 +39,7 @@ class Layout:
 
     def to_ours(self, name: str) -> str | None:
         """Our name for a file's tensor, None for one that is dropped, or a WeightsError."""
-        if any(fnmatchcase(name, pattern) for pattern in (*BUFFERS, *self.drop)):
+        if f".{name}".endswith(BUFFERS) or any(fnmatchcase(name, pattern) for pattern in self.drop):
             return None
         for theirs, ours in self.prefixes:
             if name.startswith(theirs):
@@ -176,7 +176,8 @@ def load(module: nn.Module, path, layout: Layout, device="cpu", dtype: torch.dty
         share = f"{len(missing)} of {len(wanted)} tensors are missing, the first {missing[0]!r}"
         raise WeightsError(f"{path}: {share}; expected the {layout.name} layout")
     module.load_state_dict(found, strict=False, assign=True)
-    module.to(device)  # the rotary table
+    if torch.device(device).type != "cpu":
+        module.to(device)  # the rotary table
 
 
 def save(state: dict[str, torch.Tensor], path, layout: Layout, shard_bytes: int = SHARD_BYTES) -> None:
