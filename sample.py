@@ -7,6 +7,7 @@ python sample.py --image cat.jpg --chat
 """
 
 import argparse
+import io
 import json
 import sys
 import time
@@ -34,7 +35,7 @@ def arguments() -> argparse.Namespace:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=form)
     add = parser.add_argument
-    add("--image", nargs="+", default=[], metavar="PATH", help="the picture, or several")
+    add("--image", nargs="+", action="extend", default=[], metavar="PATH", help="the picture, or several")
     add("--prompt", metavar="TEXT", help="the question (default: Describe the picture in detail.)")
     toy = "checkpoints/toy-llava"
     add(
@@ -73,6 +74,7 @@ def arguments() -> argparse.Namespace:
         help="a dialogue: --prompt, if given, is its first question; /help tells more",
     )
     args = parser.parse_args()
+    args.prompt = args.prompt and args.prompt.encode(errors="replace").decode()  # bytes that are no UTF-8
     if not args.image:
         raise UserError(
             "no picture: give one with --image PATH, for example python sample.py --image cat.jpg"
@@ -108,7 +110,7 @@ class Dialogue:
         """Prints the answer as it comes, and takes both into the dialogue."""
         args, model = self.args, self.model
         opening = "" if self.turns else f"{IMAGE}\n" * len(self.pictures)
-        turns = [*self.turns, {"from": "human", "value": opening + question.replace(IMAGE, "")}]
+        turns = [*self.turns, {"from": "human", "value": opening + " ".join(question.split(IMAGE))}]
         self.ids = prompt(turns, model, self.tokenizer, args.template)
         embedding = model.language_model.model.embed_tokens.weight
         pixels = torch.stack([preprocess(picture, self.image_config) for picture in self.pictures])
@@ -150,6 +152,8 @@ def chat(dialogue: Dialogue, question: str | None) -> None:
     if sys.stdin.isatty():
         with suppress(ImportError):
             import readline  # noqa: F401 - gives input() line editing and history
+    elif isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # bytes that are no UTF-8
     while True:
         try:
             line = question or input("> " if sys.stdin.isatty() else "").strip()

@@ -41,7 +41,9 @@ def main() -> None:
         args.vision, args.llm, args.projector, tokenizer.image_token_id, vision_feature_layer=args.vision_layer, mapped=True
     )  # fmt: skip
     rows = engine.freeze(model, TRAINABLE)
-    image_config = ImageConfig.from_pretrained(args.vision, args.image_mode)
+    image_config = ImageConfig.from_pretrained(
+        args.vision, args.image_mode, model.config.vision_config.image_size
+    )
     data, held_out = cli.datasets(args, tokenizer, image_config, model.config)
     # Sharding casts the frozen tower to the compute dtype; what is saved is the tower as it came.
     tower = {f"vision_tower.{name}": tensor for name, tensor in model.vision_tower.state_dict().items()}
@@ -49,7 +51,7 @@ def main() -> None:
     engine.announce(args, rows, len(data), "stage 2: instruct")
 
     engine.train(
-        model, data, collate, args, device, partial(plan.work, model.config, TRAINABLE),
+        model, data, collate, args, device, partial(plan.flops, model.config, TRAINABLE),
         cli.evaluation(args, model, held_out, device, lambda n: score(model, tokenizer, image_config, n)["overall"]),
     )  # fmt: skip
 

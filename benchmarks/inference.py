@@ -271,8 +271,14 @@ def word(args) -> dict:
             first += [time.perf_counter() - start] * (r >= warm)
             process.stdout.read()
         start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", "import torch"], check=True)
-        start_torch += [time.perf_counter() - start] * (r >= warm)
+        ready = [
+            sys.executable,
+            "-c",
+            "import torch; print(1, flush=True)",
+        ]  # until it is there, not until it has ended
+        with subprocess.Popen(ready, stdout=subprocess.PIPE) as process:
+            process.stdout.read(1)
+            start_torch += [time.perf_counter() - start] * (r >= warm)
         seconds = json.loads(subprocess.run([*command, "--json"], capture_output=True, check=True).stdout)[
             "seconds"
         ]

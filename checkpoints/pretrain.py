@@ -4,6 +4,7 @@ First what both share, then the tiny Vicuna (copying, then text-only dialogues a
 CLIP (the package's ViT, a text tower, and the contrastive loss on pictures and captions).
 """
 
+import json
 import math
 import random
 from concurrent.futures import ProcessPoolExecutor
@@ -13,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from tokenizers import Regex, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer as Backend
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
@@ -23,7 +26,7 @@ from nanollava.conversation import IGNORE_INDEX, VICUNA_SYSTEM, encode
 from nanollava.device import pick_device, pick_dtype
 from nanollava.image import ImageConfig, normalize
 from nanollava.llama import Llama
-from nanollava.tokenizer import Tokenizer, train_bpe
+from nanollava.tokenizer import BLANKS, DECODER, Tokenizer
 from nanollava.toyland.captions import WORDS, captions, plural
 from nanollava.toyland.draw import draw
 from nanollava.toyland.scenes import (
@@ -77,6 +80,22 @@ def save(model: nn.Module, config: dict, layout: weights.Layout, tokenizer: Toke
 
 
 LLAMA = LlamaConfig(704, 128, 384, num_hidden_layers=5, num_attention_heads=4, max_position_embeddings=1024)
+
+
+def train_bpe(texts, vocab_size: int) -> Tokenizer:
+    """A LLaMA-like byte-fallback BPE: <unk> <s> </s>, then 256 bytes, then merges."""
+    backend = Backend(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    backend.normalizer = BLANKS
+    words = pre_tokenizers.Split("▁", "merged_with_next")
+    punctuation = pre_tokenizers.Split(Regex(r"[^\w▁]"), "isolated")
+    backend.pre_tokenizer = pre_tokenizers.Sequence([words, punctuation])
+    backend.decoder = DECODER
+    reserved = ["<unk>", "<s>", "</s>"] + [f"<0x{byte:02X}>" for byte in range(256)]
+    options = dict(vocab_size=vocab_size, special_tokens=reserved, show_progress=False, max_token_length=24)
+    backend.train_from_iterator(texts, trainers.BpeTrainer(**options))
+    state = json.loads(backend.to_str())
+    state["added_tokens"] = state["added_tokens"][:3]  # the bytes are ordinary tokens
+    return Tokenizer(Backend.from_str(json.dumps(state)))
 
 
 def make_tokenizer(seed: int) -> Tokenizer:

@@ -24,7 +24,6 @@ def made_by(path: Path) -> None:
     (path / "MADE_BY.txt").write_text(text, encoding="utf-8")
 
 
-# The releases' stages 1 and 2. v0 also framed the picture by <im_start> and <im_end>, which is not done here.
 RECIPES = read_json(Path(__file__).parent / "recipes.json")
 TYPES = {"int": int, "float": float, "str": str}
 
@@ -61,7 +60,7 @@ def datasets(args, tokenizer, image_config, config) -> list[InstructionData | No
     for path in (args.data, args.validation):
         made.append(path and InstructionData(
             path, args.images or Path(path).parent, tokenizer, image_config, config.image_token_id,
-            config.vision_config.num_patches, args.template, args.max_length,
+            config.vision_config.num_patches, args.template, min(args.max_length, config.text_config.max_position_embeddings),
         ))  # fmt: skip
         if path:
             wrong = made[-1].check(range(rank, len(made[-1]), ranks), args.check_images, args.workers)

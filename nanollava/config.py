@@ -26,6 +26,7 @@ class ConfigError(UserError):
 
 def _build(cls, values: dict, where: str, fixed: dict):
     """Makes `cls` from a JSON object. Keys that are neither fields nor `fixed`, which have few values, are errors."""
+    values = {key: value for key, value in values.items() if value is not None}  # null says nothing
     for key, allowed in fixed.items():
         if values.get(key, allowed[0]) not in allowed:
             expected = " or ".join(dict.fromkeys(map(repr, allowed)))
@@ -34,6 +35,11 @@ def _build(cls, values: dict, where: str, fixed: dict):
     unknown = sorted(values.keys() - names - BOOKKEEPING - fixed.keys())
     if unknown:
         raise ConfigError(f"{where}: unknown keys {', '.join(unknown)}; what they mean is not computed here")
+    for f in (f for f in fields(cls) if f.name in values):
+        value, kind = values[f.name], int | float if f.type is float else f.type
+        size = kind is not bool and isinstance(value, int | float) and not f.name.endswith(("_id", "_layer"))
+        if not isinstance(value, kind) or (size and value <= 0):
+            raise ConfigError(f"{where}: {f.name} = {value!r}; expected {kind}{' above 0' if size else ''}")
     return cls(**{key: values[key] for key in names & values.keys()})
 
 
@@ -98,7 +104,10 @@ class LlamaConfig:
             values = {key: value for key, value in values.items() if key not in ORIGINAL_KEYS}
             fixed = fixed | FIXED["original"]
         # theta and scaling: `rope_theta` and `rope_scaling` up to transformers 4, `rope_parameters` from 5 on.
-        rope = {**(values.pop("rope_scaling", None) or {}), **(values.pop("rope_parameters", None) or {})}
+        parts = [values.pop(key, None) or {} for key in ("rope_scaling", "rope_parameters")]
+        if not all(isinstance(part, dict) for part in parts):
+            raise ConfigError(f"{where}: rope_scaling, rope_parameters {parts}; expected objects")
+        rope = parts[0] | parts[1]
         kind = rope.pop("rope_type", rope.pop("type", "default"))  # some files have both
         values["rope_theta"] = rope.pop("rope_theta", values.get("rope_theta", 10000.0))
         values["rope_factor"] = rope.pop("factor", 1.0) if kind == "linear" else 1.0

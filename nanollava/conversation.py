@@ -29,7 +29,7 @@ def check(turns: list[dict]) -> list[tuple[str, str]]:
     for i, turn in enumerate(turns):
         if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
             raise ConversationError(f"turn {i}: expected an object with 'from' and the text 'value'")
-        role = ROLES.get(turn.get("from"))
+        role = ROLES.get(str(turn.get("from")))
         expected = ("human", "gpt")[i % 2]
         if role != expected:
             raise ConversationError(f"turn {i}: comes from {turn.get('from')!r}, expected {expected!r}")

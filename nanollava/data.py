@@ -31,7 +31,7 @@ def read_records(path: str | Path) -> tuple[list, int]:
         records = json.loads(text)
     except OSError as error:
         raise DataError(f"{path}: no such data file that can be read ({error})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(records, list) or not records:
         raise DataError(f"{path}: expected a list of records")
@@ -76,7 +76,9 @@ class Pictures:
             if Path(path).is_dir():
                 self.folders.append(Path(path))
             else:
-                self.index |= {f"{prefix}/{name}".lstrip("/"): place for name, place in entries(Path(path))}
+                for name, place in entries(Path(path)):  # found without its topmost folder, too
+                    self.index[f"{prefix}/{name}".lstrip("/")] = place
+                    self.index.setdefault(name.partition("/")[2] or name, place)
 
     def find(self, name: str) -> Path | tuple:
         """A file's path, or where it lies in an archive."""
@@ -165,7 +167,7 @@ class InstructionData(torch.utils.data.Dataset):
                     _ = self.pictures.open(name) if open_pictures else self.pictures.find(name)
                 if self.size(record)[1] > self.max_length:  # else it is surely short enough
                     self.tokens(record)
-            except UserError as error:
+            except (UserError, UnicodeError, OSError) as error:  # no Unicode; a name too long
                 return str(error)
 
         with ThreadPoolExecutor(max(1, threads)) as pool:

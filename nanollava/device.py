@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from multiprocessing import active_children
 from types import ModuleType
 
 import torch
@@ -22,10 +23,6 @@ def run(main: Callable[[], None]) -> None:
     """Calls a script's main; what the user can mend is printed as one line, with exit code 2."""
     try:
         main()
-    except UserError as error:
-        sys.stdout.flush()
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     except Stopped as stopped:
         number, told = stopped.args
         print(f"\nstopped by {told}; the same command goes on from there", file=sys.stderr)
@@ -33,9 +30,18 @@ def run(main: Callable[[], None]) -> None:
     except BrokenPipeError:  # whoever read our output has enough, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except (UserError, OSError) as error:  # the second where a file cannot be read or written
+        sys.stdout.flush()
+        _, of_a_reader, told = str(error).partition("Original Traceback")  # of a process that reads data
+        told = told.strip().splitlines()[-1].partition(": ")[2] if of_a_reader else str(error)
+        print(f"error: {told}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         sys.exit(130)
+    finally:
+        for child in active_children():  # readers of data, which heed no signal
+            child.kill()
 
 
 def beside(module: str) -> ModuleType:
@@ -50,16 +56,16 @@ def beside(module: str) -> ModuleType:
 
 def pick_device(name: str) -> torch.device:
     """ "auto" is the best there is; anything else must exist."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
     if name == "auto":
         name = next(kind for kind, found in there.items() if found)
     try:
         device = torch.device(name)
     except RuntimeError:
         raise UserError(f"--device {name}: expected auto, cpu, cuda, cuda:N or mps") from None
-    if not there.get(device.type, True):
-        raise UserError(f"--device {name}: torch finds no {device.type} device here; try --device cpu")
-    return device
+    if (device.index or 0) >= there.get(device.type, 0):
+        raise UserError(f"--device {name}: torch finds no {name} device here; try --device cpu")
+    return torch.device("cpu") if device.type == "cpu" else device
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:

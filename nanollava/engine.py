@@ -39,7 +39,7 @@ def start(device: str) -> torch.device:
     alone = {} if dist.is_torchelastic_launched() else dict(store=dist.HashStore(), rank=0, world_size=1)
     dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", **alone)
     if chosen.type == "cuda":
-        chosen = chosen if alone else torch.device("cuda", dist.get_node_local_rank())
+        chosen = torch.device("cuda", (chosen.index or 0) if alone else dist.get_node_local_rank())
         torch.cuda.set_device(chosen)
         torch.set_float32_matmul_precision("high")  # TF32, as the paper's runs
     return chosen
@@ -155,7 +155,7 @@ class Reader:
         lengths = [len(s["labels"]) for s in samples]
         pictures = sum(len(s.get("pixel_values", ())) for s in samples)
         labelled = sum(int((s["labels"][1:] != -100).sum()) for s in samples)
-        work = self.flops(lengths, pictures, labelled) if self.flops else 0.0
+        work = sum(self.flops(lengths, pictures, labelled).values()) if self.flops else 0.0
         return self.collate(samples), (labelled, sum(lengths), pictures, work)
 
     def batches(self, batches: list[list[int]], micro: int, workers: int = 0) -> Iterator:
@@ -214,15 +214,18 @@ class Log:
             self.board = SummaryWriter(str(out / "tensorboard"), purge_step=begin)
 
     def write(self, entry: dict) -> None:
-        self.file.write(json.dumps(entry) + "\n")
-        self.file.flush()
+        try:
+            self.file.write(json.dumps(entry) + "\n")
+            self.file.flush()
+        except OSError as error:  # a full disk ends no training
+            print(f"warning: {self.file.name}: {error}", flush=True)
         for name, value in entry.items() if self.board else ():
             self.board.add_scalar(name, value, entry["step"])
 
 
 def train(
     model: nn.Module, data, collate, settings: Settings, device: torch.device,
-    flops: Callable[[list[int], int, int], float] | None = None, evaluate: Callable[[], dict] | None = None,
+    flops: Callable[[list[int], int, int], dict] | None = None, evaluate: Callable[[], dict] | None = None,
 ) -> None:  # fmt: skip
     """Trains what `freeze` left trainable and writes metrics.jsonl into `settings.out`, one object a step. The loss of a
     step is the summed loss over the number of labelled tokens, both taken over all ranks and micro-batches, so that
@@ -273,20 +276,20 @@ def train(
             loss, _ = model.loss(**to(part, device))
             (loss * (ranks / labelled)).backward()  # FSDP takes the mean over ranks; the loss is a global sum
             total += loss.detach()
-        norm = nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm).full_tensor()
-        optimizer.step()
-        optimizer.zero_grad()
+        norm = nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm).full_tensor().item()
         dist.all_reduce(total)
         mean, done = total.item() / labelled, step + 1
-        if not math.isfinite(mean):
-            advice = f"lower --lr {settings.lr} or try --dtype fp32"
-            raise SettingsError(f"step {step}: the loss is {mean}; {advice}")
+        if not math.isfinite(mean + norm):  # before it reaches the weights
+            told = f"step {step}: the loss is {mean}, its gradient's norm {norm}"
+            raise SettingsError(f"{told}; lower --lr {settings.lr} or try --dtype fp32")
+        optimizer.step()
+        optimizer.zero_grad()
         measured = evaluate() if evaluate and settings.eval_steps and done % settings.eval_steps == 0 else {}
         now = time.perf_counter()
         if log is not None:
             seconds, resident = now - previous, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else resident
-            entry = dict(step=step, loss=mean, lr=lr, grad_norm=norm.item(), tokens=int(tokens))
+            entry = dict(step=step, loss=mean, lr=lr, grad_norm=norm, tokens=int(tokens))
             entry |= dict(label_tokens=int(labelled), pictures=int(pictures), memory=memory, **measured)
             entry |= dict(mfu=round(work / seconds / ranks / peak, 4), seconds=round(before + now - start, 3))
             log.write(entry)

@@ -41,11 +41,12 @@ def stream(
     config, llama = model.config, model.language_model
     (B, T), device, image_token = input_ids.shape, input_ids.device, config.image_token_id
     room, patches = config.text_config.max_position_embeddings, config.vision_config.num_patches
-    if max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1 or top_k < 0 or repetition_penalty <= 0:
+    wrong = max_new_tokens < 1 or not (temperature == 0 or 1e-6 <= temperature <= 1e6) or not 0 < top_p <= 1
+    if wrong or top_k < 0 or not repetition_penalty > 0 or not -(2**63) <= (seed or 0) < 2**63:
         given = f"max_new_tokens {max_new_tokens}, temperature {temperature}, top_p {top_p}, top_k {top_k}, "
-        wanted = "expected at least 1, at least 0, 0 < top_p <= 1, at least 0, above 0"
-        raise UserError(f"{given}repetition_penalty {repetition_penalty}: {wanted}")
-    if T + max_new_tokens > room:
+        wanted = "expected at least 1, 0 or 1e-6 to 1e6, 0 < top_p <= 1, at least 0, above 0, 64 bits"
+        raise UserError(f"{given}repetition_penalty {repetition_penalty}, seed {seed}: {wanted}")
+    if (need := T + max_new_tokens) > room:
         raise UserError(f"{T} prompt tokens + {max_new_tokens} new ones: the model has room for {room}")
     times, seconds = [time.perf_counter()], {} if seconds is None else seconds
     dtype = llama.model.embed_tokens.weight.dtype
@@ -54,6 +55,9 @@ def stream(
     if known and pixel_values is not None:  # the pictures that are not in the cache
         fresh = int((input_ids[:, known:] == image_token).sum()) // patches
         pixel_values = pixel_values[len(pixel_values) - fresh :]
+    # A compiled step is made for one number of places: powers of two, so that it is seldom made anew.
+    cache.reserve(need if step is None else min(room, 1 << (need - 1).bit_length()))
+    room = max(room, cache.keys[0].shape[2])
     embeds, mask = model.embed(input_ids[:, known:], pixel_values), None
     pad = torch.zeros(B, dtype=torch.long, device=device) if lengths is None else T - lengths
     real, padded = torch.arange(room, device=device) >= pad[:, None], bool(pad.any())  # (B, room)
@@ -66,7 +70,6 @@ def stream(
     said = torch.zeros(B, config.text_config.vocab_size, dtype=torch.bool, device=device)
     said.scatter_(1, input_ids.masked_fill(~real[:, :T].flip(1), config.bos_token_id), True)
     generator = None if seed is None else torch.Generator(device).manual_seed(seed)
-    cache.reserve(T + max_new_tokens)
     times.append(time.perf_counter())
     logits = llama.lm_head(llama.model(embeds, mask, cache, start=-pad if padded else known)[:, -1])
     # A matrix-vector product in bf16 is twice as fast on a CPU without oneDNN, a matrix product ten times slower.

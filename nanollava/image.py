@@ -27,16 +27,18 @@ class ImageConfig:
     std: tuple[float, float, float] = STD
 
     def __post_init__(self):
-        if self.mode not in ("crop", "pad"):
-            raise ValueError(f"image mode {self.mode!r}: expected 'crop' or 'pad'")
+        numbers, known = (self.size, *self.mean, *self.std), self.mode in ("crop", "pad")
+        if not known or [isinstance(n, int | float) for n in numbers] != [True] * 7 or self.size < 1:
+            raise UserError(
+                f"{self}: expected mode crop or pad, a size in pixels, mean and std of three colours"
+            )
 
     @classmethod
     def from_pretrained(cls, path: str | Path, mode: str = "crop", size: int | None = None) -> "ImageConfig":
-        """Reads `preprocessor_config.json` or `processor_config.json` of a model directory.
-
-        An original LLaVA has neither: its config.json tells the mode, `size` is that of its vision tower.
-        """
-        path = Path(path)
+        """Reads `preprocessor_config.json` or `processor_config.json` of a model directory; what is not computed here, or
+        another size than `size`, that of the vision tower, is an error. An original LLaVA has neither file: its config.json
+        tells the mode."""
+        path, tower = Path(path), size
         original = read_json(path / "config.json") if size and (path / "config.json").is_file() else {}
         if (path / "processor_config.json").is_file() and not (path / "preprocessor_config.json").is_file():
             values = read_json(path / "processor_config.json").get("image_processor", {})
@@ -45,8 +47,15 @@ class ImageConfig:
         else:
             values = read_json(path / "preprocessor_config.json")
         size = values.get("size", 224)
-        size = size if isinstance(size, int) else size.get("shortest_edge", size.get("height", 224))
-        mean, std = tuple(values.get("image_mean", MEAN)), tuple(values.get("image_std", STD))
+        size = size.get("shortest_edge", size.get("height", 224)) if isinstance(size, dict) else size
+        crop = values.get("crop_size") or size
+        values = values | {"crop_size": crop.get("height") if isinstance(crop, dict) else crop}
+        only = dict(do_resize=True, do_rescale=True, do_normalize=True, resample=3, crop_size=size)
+        odd = [f"{key} {values[key]}" for key, one in only.items() if values.get(key, one) != one]
+        odd += [f"size {size}, but the tower takes {tower}"] if tower and tower != size else []
+        if odd:
+            raise UserError(f"{path}: pictures with {', '.join(odd)}: not computed here")
+        mean, std = (tuple(values.get(f"image_{key}", of)) for key, of in (("mean", MEAN), ("std", STD)))
         return cls(size, "pad" if values.get("do_pad") else mode, mean, std)
 
     def save_pretrained(self, path: str | Path) -> None:

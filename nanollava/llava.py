@@ -78,9 +78,8 @@ class LLaVA(nn.Module):
         for tower and decoder blocks, and maps these into memory."""
         known = str(projector) in ("linear", "mlp2x_gelu")
         if not known and not Path(projector).exists():
-            expected = f"'linear', 'mlp2x_gelu' or the result of stage 1, a directory with {PROJECTOR_FILE}"
-            given = f"--projector {projector}: expected {expected}"
-            raise weights.WeightsError(f"{given}; run train_align.py first")
+            known = f"'linear', 'mlp2x_gelu' or a directory with {PROJECTOR_FILE}; run train_align.py first"
+            raise weights.WeightsError(f"--projector {projector}: expected {known}")
         files = [] if known else weights.projector_files(projector)
         kind = str(projector) if known else weights.projector_kind(files)
         tower = CLIPVisionTransformer.from_pretrained(vision, device, None if mapped else dtype)

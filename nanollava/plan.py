@@ -45,11 +45,6 @@ def flops(config: LlavaConfig, trainable: dict, lengths: list[int], pictures: in
     return dict(tower=tower, forward=W + matrices + attention, by_inputs=by_inputs, by_weights=by_weights)
 
 
-def work(config: LlavaConfig, trainable: dict, lengths: list[int], pictures: int, labelled: int) -> float:
-    """`flops` in all, as the training loop asks for them."""
-    return sum(flops(config, trainable, lengths, pictures, labelled).values())
-
-
 def activations(config: LlavaConfig, trainable: dict, tokens: int, size: int = 2) -> tuple[int, int]:
     """Bytes that the backward pass of the decoder's blocks needs of `tokens` in all, `size` bytes each number: kept, and
     with every block run again (the blocks' inputs, and all of one block)."""
@@ -86,7 +81,7 @@ def figures(config, trainable, gpus, batch, micro, tokens, samples, rate, offloa
     n, rounds, depth = parameters(config), -(-batch // (gpus * micro)), config.text_config.num_hidden_layers
     gathered = 2 * (n[PARTS[1]] + n[PARTS[2]] + depth * n["block"])  # bytes
     sent = rounds * (gathered + 4 * sum(n[p] for p in PARTS if trainable[p])) * (gpus - 1) / gpus / 1e9
-    hours = samples * work(config, trainable, [tokens], 1, labelled) / gpus / rate / 3600
+    hours = samples * sum(flops(config, trainable, [tokens], 1, labelled).values()) / gpus / rate / 3600
     return {**{k: v / 2**30 for k, v in gib.items()}, "GB sent": sent, "hours": hours}
 
 

@@ -40,6 +40,7 @@ def look(model: LLaVA, ids: list[int], new: list[int], pixel_values, layers=None
     one, (len(new), places), mean over heads and `layers`. SDPA keeps no weights: softmax(q k^T) is computed again here.
     By default the decoder's second quarter: on Toyland's validation scenes these layers fetch what is spoken of."""
     inner, T = model.language_model.model, len(ids) + len(new) - 1
+    new = [0 if token == model.config.image_token_id else token for token in new]  # drawn by chance
     layers = layers or range(len(inner.layers) // 4, len(inner.layers) // 2 + 1)
     x = model.embed(torch.tensor([ids + new[:-1]], device=pixel_values.device), pixel_values)
     states, rope, weights = inner.hidden_states(x), inner.positions(x), 0
@@ -59,7 +60,7 @@ def draw(pictures: list, config: ImageConfig, new: list[int], tokenizer: Tokeniz
     """One panel a word of `new`: the pictures lit where `maps` (see `look`) are strong, the strongest patch framed."""
     words: list[list[int]] = []
     for i, token in enumerate(new):
-        words += [[]] if not words or tokenizer.backend.id_to_token(token).startswith("▁") else []
+        words += [[]] if not words or (tokenizer.backend.id_to_token(token) or "").startswith("▁") else []
         words[-1].append(i)
     squares = [fit(picture, replace(config, size=PANEL)) for picture in pictures]
     width, height, columns = PANEL * len(squares) + GAP, PANEL + TEXT + GAP, min(len(words), 8)
@@ -102,7 +103,8 @@ def main() -> None:
     args = parser.parse_args()
     tokenizer, opening = Tokenizer.from_pretrained(args.model), f"{IMAGE}\n" * max(1, len(args.image))
     texts, roles = args.texts if args.view == "mask" else [args.prompt], ("human", "gpt")
-    turns = [{"from": roles[i % 2], "value": opening * (i == 0) + text} for i, text in enumerate(texts)]
+    texts = [opening * (i == 0) + " ".join(text.split(IMAGE)) for i, text in enumerate(texts)]
+    turns = [{"from": roles[i % 2], "value": text} for i, text in enumerate(texts)]
     if args.view == "mask":
         ids, labels = encode(turns, tokenizer, args.template)
         print(mask(ids, labels, tokenizer, sys.stdout.isatty()))

@@ -10,7 +10,7 @@ import json
 import struct
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from .config import ConfigError, read_json, write_json
@@ -161,19 +161,3 @@ def read_sentencepiece(file: Path) -> list[tuple[str, float, int]]:
     if trainer.get(3) != 2 or normalizer.get(2) or normalizer.get(4, 1) or not normalizer.get(3, 1):
         raise ConfigError(f"{file}: expected LLaMA's BPE without normalization, with a blank before the text")
     return pieces
-
-
-def train_bpe(texts, vocab_size: int) -> Tokenizer:
-    """A LLaMA-like byte-fallback BPE: <unk> <s> </s>, then 256 bytes, then merges."""
-    backend = Backend(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    backend.normalizer = BLANKS
-    words = pre_tokenizers.Split("▁", "merged_with_next")
-    punctuation = pre_tokenizers.Split(Regex(r"[^\w▁]"), "isolated")
-    backend.pre_tokenizer = pre_tokenizers.Sequence([words, punctuation])
-    backend.decoder = DECODER
-    reserved = ["<unk>", "<s>", "</s>"] + [f"<0x{byte:02X}>" for byte in range(256)]
-    options = dict(vocab_size=vocab_size, special_tokens=reserved, show_progress=False, max_token_length=24)
-    backend.train_from_iterator(texts, trainers.BpeTrainer(**options))
-    state = json.loads(backend.to_str())
-    state["added_tokens"] = state["added_tokens"][:3]  # the bytes are ordinary tokens
-    return Tokenizer(Backend.from_str(json.dumps(state)))

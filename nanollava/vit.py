@@ -114,7 +114,7 @@ class CLIPVisionTransformer(nn.Module):
 
     def features(self, pixel_values: torch.Tensor, layer: int = -2) -> torch.Tensor:
         """Z_v, the patches' features (B, P, D): hidden state `layer` without the class token; later blocks are not run."""
-        last = layer % (len(self.encoder.layers) + 1)
+        last = range(len(self.encoder.layers) + 1)[layer]
         return self.hidden_states(pixel_values, last)[-1][:, 1:]
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:

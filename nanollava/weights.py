@@ -201,9 +201,13 @@ def save(state: dict[str, torch.Tensor], path, layout: Layout, shard_bytes: int 
         weight_map |= dict.fromkeys(group, file)
     for file in set(weight_map.values()):  # all are written: a failure leaves what was there before
         (path / f"{file}.partial").replace(path / file)
+    names = ["model-?????-of-?????.safetensors", "model.safetensors", "model.safetensors.index.json"]
     if count > 1:
         total = {"total_size": sum(t.nbytes for t in tensors.values())}
-        write_json(path / "model.safetensors.index.json", {"metadata": total, "weight_map": weight_map})
+        write_json(path / names.pop(), {"metadata": total, "weight_map": weight_map})
+    for old in (old for name in names for old in path.glob(name)):  # what an earlier saving left
+        if old.name not in weight_map.values():
+            old.unlink()
 
 
 def save_projector(state: dict[str, torch.Tensor], path: str | Path) -> None:

@@ -89,6 +89,8 @@ BAD = {
     "1 <image> in the text, but 2 pictures named": edited(image=["a.png", "a.png"]),
     "1 <image> in the text, but 0 pictures named": {"id": 7, "conversations": TURNS},
     "the last turn has no answer": edited(conversations=TURNS[:1]),
+    "turn 0: comes from ['human'], expected 'human'": edited(conversations=[{"from": ["human"], "value": "<image>"}, TURNS[1]]),
+    "'utf-8' codec can't encode character '\\ud800' in position 13: surrogates not allowed": edited(conversations=[{"from": "human", "value": "<image> What \ud800"}, TURNS[1]]),
     "turn 1: the answer is empty": edited(conversations=[TURNS[0], {"from": "gpt", "value": " "}]),
     "turn 0: expected an object with 'from' and the text 'value'": edited(conversations=[{"from": "human", "value": 3}]),
     "image is 3; expected a file name or a list of them": edited(image=3),

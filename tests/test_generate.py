@@ -216,12 +216,29 @@ def test_seeds_reproduce(model):
     assert sample(torch.tensor([[1.0, 3.0, 2.0]]), 0.0, 1.0).tolist() == [1]
 
 
+def test_a_compiled_step_meets_few_sizes(llava_dir):
+    """Powers of two up to the context, which is no multiple of the cache's own steps; the mask reaches as far."""
+    model, sizes = LLaVA.from_pretrained(llava_dir(max_position_embeddings=100)), []
+
+    def step(ids, cache, pad, real):
+        sizes.append(cache.keys[0].shape[2])
+        assert real.shape[1] >= sizes[-1]
+        cache.length += 1
+        return torch.zeros(1, model.config.text_config.vocab_size)
+
+    room = model.config.text_config.max_position_embeddings
+    for new in range(1, room - 4):
+        list(stream(model, torch.full((1, 5), 7), max_new_tokens=new, step=step))
+    assert len(set(sizes)) <= 2 and max(sizes) == -(-room // 64) * 64
+
+
 def test_bad_requests(model):
     ids, _, _, pixels = batch(dtype=torch.float64)
     with pytest.raises(UserError, match="40 prompt tokens \\+ 100 new ones: the model has room for 128"):
         model.generate(ids, pixels, max_new_tokens=100)
     wrong = dict(max_new_tokens=0, temperature=-1.0, top_p=0.0, top_k=-1, repetition_penalty=0.0)
-    for name, value in wrong.items():
+    again = dict(temperature=float("nan"), repetition_penalty=float("nan"), seed=2**70)
+    for name, value in (*wrong.items(), *again.items()):
         with pytest.raises(UserError, match=f"{name} {value}"):
             model.generate(ids, pixels, **{"max_new_tokens": 5, name: value})
 

@@ -1,11 +1,14 @@
 """Preprocessing against transformers' PIL-based CLIP processor."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from transformers import CLIPImageProcessorPil
 
+from nanollava.config import UserError
 from nanollava.image import ImageConfig, ImageError, open_image, preprocess
 
 
@@ -88,6 +91,25 @@ def test_config_round_trip(tmp_path, mode):
     """A model trained on padded pictures is asked with padded pictures."""
     ImageConfig(336, mode).save_pretrained(tmp_path)
     assert ImageConfig.from_pretrained(tmp_path) == ImageConfig(336, mode)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"do_normalize": False}, "do_normalize False"),
+        ({"resample": 0}, "resample 0"),
+        ({"crop_size": {"height": 50, "width": 50}}, "crop_size 50"),
+        ({"size": 224, "crop_size": 224}, "size 224, but the tower takes 100"),
+        ({"size": "big"}, "size big, but the tower takes 100"),
+        ({"image_mean": [0.5]}, "three colours"),
+    ],
+)
+def test_what_is_not_computed_is_an_error(tmp_path, changes, message):
+    ImageConfig(100).save_pretrained(tmp_path)
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    with pytest.raises(UserError, match=message):
+        ImageConfig.from_pretrained(tmp_path, size=100)
 
 
 def test_broken_pictures(tmp_path):

@@ -99,7 +99,7 @@ def test_flops_are_what_torch_counts():
         engine.freeze(model, trainable)
         with FlopCounterMode(display=False) as counter:
             model.loss(ids, ids.where(ids != 95, -100), torch.zeros(1, 3, 32, 32))[0].backward()
-        ours = plan.work(config, trainable, [37], 1, 20)
+        ours = sum(plan.flops(config, trainable, [37], 1, 20).values())
         tower = 4 * 17**2 * 48 * 3  # of three blocks, all pairs
         decoder = (
             3 * 2 * TEXT.num_hidden_layers * 64 * 37**2

@@ -100,6 +100,8 @@ def test_broken_checkpoints(tmp_path):
         (["--image", "none.jpg"], "none.jpg: no such picture"),
         (["--image", "README.md"], "README.md: not a readable picture"),
         (["--image", "cat.jpg", "--device", "tpu"], "--device tpu: expected auto, cpu, cuda"),
+        (["--image", "cat.jpg", "--device", "meta"], "--device meta: torch finds no meta device here"),
+        (["--image", "cat.jpg", "--device", "cpu:3"], "--device cpu:3: torch finds no cpu:3 device here"),
         (["--image", "cat.jpg", "--temprature", "1"], "unrecognized arguments: --temprature 1"),
         (["--image", "cat.jpg", "--max-new-tokens", "0"], "max_new_tokens 0"),
         (["--image", "cat.jpg", "--max-new-tokens", "100000"], "the model has room for 1024"),

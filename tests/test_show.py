@@ -88,6 +88,16 @@ def test_panels(toy):
     assert sheet.size == (8 * (show.PANEL + 6) + 6, 2 * (show.PANEL + 32) + 6)  # 13 words in rows of eight
 
 
+def test_what_was_drawn_by_chance_is_drawn(toy):
+    """Ids that are no word, of the vocabulary's padding, and one of a picture's place: at a high temperature all come."""
+    model, tokenizer, config = toy
+    picture, new = open_image("cat.jpg"), [767, model.config.image_token_id, 766]
+    ids = prompt([{"from": "human", "value": f"{IMAGE}\nWhat?"}], model, tokenizer)
+    maps = show.look(model, ids, new, preprocess(picture, config)[None])
+    assert maps.sum(1).sub(1).abs().max() < 1e-5
+    show.draw([picture], config, new, tokenizer, maps)
+
+
 def test_mask_view(toy):
     turns = [{"from": "human", "value": f"{IMAGE}\nWhat is it?"}, {"from": "gpt", "value": "a cat"}]
     ids, labels = encode(turns, toy[1])

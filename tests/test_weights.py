@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from nanollava import LLaVA, weights
@@ -36,6 +37,22 @@ def test_shards_and_bit_equality(path, tmp_path):
     next(out.glob("model-*.safetensors")).unlink()
     with pytest.raises(WeightsError, match=r"names model-0.*, which is missing"):
         LLaVA.from_pretrained(out)
+
+
+def test_a_second_saving_leaves_nothing_of_the_first(path, tmp_path):
+    """In one file, in shards, in fewer shards, in one file: what is read is what was written last."""
+    state = LLaVA.from_pretrained(path).state_dict()
+    name = "multi_modal_projector.linear_1.weight"
+    for value, size in enumerate((10**9, 30_000, 100_000, 10**9)):
+        weights.save(
+            state | {name: torch.full_like(state[name], value)}, path, weights.LLAVA, shard_bytes=size
+        )
+        theirs = transformers.LlavaForConditionalGeneration.from_pretrained(path)
+        for model in (LLaVA.from_pretrained(path), theirs.model):
+            assert (model.multi_modal_projector.linear_1.weight == value).all()
+        files = {file.name for file in path.glob("model*")}
+        assert files == ({file.name for file in weights.shards(path)} | {"model.safetensors.index.json"} if size < 10**9
+                         else {"model.safetensors"})  # fmt: skip
 
 
 def test_dtype(path):
@@ -133,6 +150,25 @@ def test_published_configs():
     assert LlamaConfig.from_dict(original) == LlamaConfig()
     with pytest.raises(ConfigError, match="mm_use_im_start_end = True"):
         LlamaConfig.from_dict(original | {"mm_use_im_start_end": True})
+
+
+@pytest.mark.parametrize(
+    "part, key, value",
+    [
+        ("vision_config", "hidden_size", "48"),
+        ("vision_config", "num_attention_heads", 0),
+        ("text_config", "num_key_value_heads", 0),
+        ("text_config", "rope_parameters", 5),
+        ("text_config", "tie_word_embeddings", "no"),
+        (None, "vision_feature_layer", [-2, -5]),
+    ],
+)
+def test_values_of_another_kind(path, part, key, value):
+    config = json.loads((path / "config.json").read_text())
+    (config[part] if part else config)[key] = value
+    (path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=key):
+        LLaVA.from_pretrained(path)
 
 
 def test_config_keys():

@@ -39,8 +39,8 @@ def read_problems(data: Path, split: str) -> dict[str, dict]:
                 "image": p["image"] and f"{p['split']}/{pid}/{p['image']}",
             }
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            where = f"{data / 'problems.json'}, problem {pid}"
-            raise UserError(f"{where}: {type(error).__name__} {error}") from None
+            told = f"problem {pid}: {type(error).__name__} {error}"
+            raise UserError(f"{data / 'problems.json'}, {told}") from None
     return found
 
 

@@ -48,6 +48,8 @@ def main() -> None:
             of_default = {"type": type(options["default"])} if "default" in options else {}
             command.add_argument(flag, **of_default, **options)
     args = parser.parse_args()
+    if vars(args).get("index", 0) < 0 or vars(args).get("size", 64) < 16:
+        raise UserError("--index: expected at least 0; --size: at least 16 pixels")
     args.function(args)
 
 

@@ -2,10 +2,9 @@
 
 import random
 
-import torch
-
-from ..conversation import IMAGE, encode, expand
-from ..image import ImageConfig, preprocess
+from ..conversation import IMAGE
+from ..generate import answer
+from ..image import ImageConfig
 from ..llava import LLaVA
 from ..tokenizer import Tokenizer
 from .draw import draw
@@ -20,18 +19,12 @@ def normal(text: str) -> str:
     return text.strip().lower().rstrip(".!?").strip()
 
 
-@torch.inference_mode()
 def ask(model: LLaVA, tokenizer, image: ImageConfig, asked: list[tuple[Scene, str]], new: int) -> list[str]:
     """Greedy answers to one question about one scene each, in batches."""
-    W, answers = model.multi_modal_projector.linear_1.weight, []
-    places = model.config.image_token_id, model.config.vision_config.num_patches
+    answers = []
     for part in (asked[i : i + 64] for i in range(0, len(asked), 64)):
-        turns = [{"from": "human", "value": f"{IMAGE}\n{question}"} for _, question in part]
-        rows = [torch.tensor(expand(*encode([turn], tokenizer), *places)[0]) for turn in turns]
-        pixels = torch.stack([preprocess(draw(scene, PICTURE), image) for scene, _ in part]).to(W)
-        lengths = torch.tensor([len(r) for r in rows], device=W.device)
-        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(W.device)
-        answers += map(tokenizer.decode, model.generate(ids, pixels, max_new_tokens=new, lengths=lengths))
+        pairs = [([draw(s, PICTURE)], [{"from": "human", "value": f"{IMAGE}\n{q}"}]) for s, q in part]
+        answers += answer(model, tokenizer, image, pairs, batch=64, max_new_tokens=new)
     return answers
 
 
@@ -40,8 +33,8 @@ def short_questions(model, tokenizer, image, pool: list[Scene], rng: random.Rand
     chosen = [(s, rng.choice(q)) for s in pool for q in questions(facts_told(s, rng), rng).values() if q]
     answers = ask(model, tokenizer, image, [(scene, qa.question) for scene, qa in chosen], 32)
     result: dict[str, list[bool]] = {}
-    for (_, qa), answer in zip(chosen, answers, strict=True):
-        result.setdefault(qa.type, []).append(normal(answer) == normal(qa.answer))
+    for (_, qa), said in zip(chosen, answers, strict=True):
+        result.setdefault(qa.type, []).append(normal(said) == normal(qa.answer))
     return result
 
 
