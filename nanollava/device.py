@@ -1,6 +1,7 @@
 """What every script needs before a model is there: device, dtype, and errors as one line. Imports nothing heavy."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -32,15 +33,15 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(141)
     except (UserError, OSError) as error:  # the second where a file cannot be read or written
         sys.stdout.flush()
-        _, of_a_reader, told = str(error).partition("Original Traceback")  # of a process that reads data
-        told = told.strip().splitlines()[-1].partition(": ")[2] if of_a_reader else str(error)
+        told = str(error).rpartition("DataError: ")[2]  # of a process that reads data: without its traceback
         print(f"error: {told}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         sys.exit(130)
     finally:
-        for child in active_children():  # readers of data, which heed no signal
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for child in active_children():  # readers of data, which heed no other signal
             child.kill()
 
 

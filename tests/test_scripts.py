@@ -141,10 +141,20 @@ def test_malformed_record(tmp_path):
     train = ["train_align.py", "--out", tmp_path / "out", "--device", "cpu", "--max-steps", "1", "--data"]
     bad, well = [*train, tmp_path / "bad.json", "--images"], [*train, tmp_path / "good.json", "--images"]
     odd = ["--batch", "3", "--micro-batch", "2"]
+    shutil.copy("cat.jpg", tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").write_text("no picture")
+    (tmp_path / "late.json").write_text(
+        json.dumps([records[0] | {"image": f"{name}.jpg"} for name in "aaaaaaab"])
+    )
+    late = [*train, tmp_path / "late.json", "--max-steps", "8", "--batch", "1", "--workers", "1"]
     all_refused(
         ([*bad, "."], "bad.json, record 1: turn 0: comes from 'gpt', expected 'human'"),
         ([*well, ".", *odd], "--batch 3 (global) is no multiple of"),
         ([*well, "nowhere"], "nowhere: neither a folder nor a zip or"),
+        (
+            late,
+            "late.json, record 7: " + f"{tmp_path / 'b.jpg'}: not a readable picture",
+        ),  # met by a reader process
         ([*well, tmp_path], f"good.json, record 0: cat.jpg: no such picture in {tmp_path}"),
     )
 

@@ -151,6 +151,18 @@ def test_two_ranks_equal_one_in_both_stages(world):
     assert not any(theirs.from_pretrained(world / "instruct1", output_loading_info=True)[1].values())
 
 
+def test_one_process_on_cuda_takes_the_first_device(monkeypatch):
+    """torch.cuda.set_device wants a device with its number, which a run without torchrun was not given."""
+    taken = []
+    for name in ("is_available", "device_count"):
+        monkeypatch.setattr(torch.cuda, name, lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: None)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *args, **options: None)
+    assert engine.start("cuda") == engine.start("auto") == torch.device("cuda", 0)
+    assert taken == [torch.device("cuda", 0)] * 2
+
+
 def test_batch_loss_is_the_mean_over_singles_weighted_by_labels(llava_dir):
     from conftest import batch
 

@@ -1,1 +1,0 @@
-"""What the paper's evaluations measure; the programs that ask models and judges are in `benchmarks/`."""
