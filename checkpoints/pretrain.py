@@ -141,13 +141,6 @@ def padded(rows: list[tuple[list[int], list[int]]]) -> tuple[torch.Tensor, torch
     return pad([ids for ids, _ in rows], 0), pad([labels for _, labels in rows], IGNORE_INDEX)
 
 
-def dialogue_batches(rng, batch: int, *source):
-    """Batches of like lengths without end: eight at a time are drawn together, cut by length and shuffled."""
-    while True:
-        rows = sorted(dialogues(rng, 8 * batch, *source), key=lambda row: len(row[0]))
-        yield from (padded(rows[i : i + batch]) for i in rng.sample(range(0, len(rows), batch), 8))
-
-
 def text_loss(model: Llama, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Mean cross-entropy of the labelled tokens; the head runs on their places alone."""
     trained = labels[:, 1:] != IGNORE_INDEX
@@ -170,13 +163,12 @@ def train_vicuna(phases, batch: int, seed: int, dtype, device):
         for kind in KINDS:
             one, many = (tokenizer.encode(f"a {word}")[-1] for word in (kind, plural(kind)))
             model.model.embed_tokens.weight[many] = model.model.embed_tokens.weight[one]
-    batches = dialogue_batches(rng, batch, tokenizer, pool)
     for phase, steps, lr in phases:
         optimizer = torch.optim.AdamW(model.parameters(), lr, (0.9, 0.98), weight_decay=0.01, fused=True)
 
         def losses(step: int, copying=phase == "copies"):
             copies = copy_batch(rng, 2 * batch, LLAMA.vocab_size) if copying else None
-            ids, labels = (x.to(device) for x in copies or next(batches))
+            ids, labels = (x.to(device) for x in copies or padded(dialogues(rng, batch, tokenizer, pool)))
             return text_loss(model, ids, labels), {}
 
         enough = 0.9 if phase == "copies" else None
@@ -408,8 +400,9 @@ def pretrain(args) -> None:
         cli.made_by(out / "toy-clip")
     if args.only in (None, "vicuna"):
         # Copying comes twice: the second time it is learnt in a few minutes, and dialogues profit from it.
-        phases = [("copies", 1500, 2e-3), ("dialogues", 2500, 2e-3)]
-        phases += [("copies", 700, 1.5e-3), ("dialogues", 6000, 1.5e-3)]
+        phases = [("copies", 1500, 2e-3), ("dialogues", 1300, 2e-3), ("dialogues", 1800, 1.5e-3)]
+        phases += [("copies", 700, 1.5e-3), ("dialogues", 800, 1.5e-3), ("dialogues", 1300, 1.5e-3)]
+        phases += [("dialogues", n, 1.5e-3) for n in (1500, 1000, 2000)] + [("dialogues", 1300, 1.2e-3)]
         phases = [(phase, max(1, round(steps * args.scale)), lr) for phase, steps, lr in phases]
         model, tokenizer = train_vicuna(phases, 32, seed, dtype, device)
         save_vicuna(model, tokenizer, out / "toy-vicuna")

@@ -151,11 +151,14 @@ def test_malformed_record(tmp_path):
         ([*bad, "."], "bad.json, record 1: turn 0: comes from 'gpt', expected 'human'"),
         ([*well, ".", *odd], "--batch 3 (global) is no multiple of"),
         ([*well, "nowhere"], "nowhere: neither a folder nor a zip or"),
-        (
-            late,
-            "late.json, record 7: " + f"{tmp_path / 'b.jpg'}: not a readable picture",
-        ),  # met by a reader process
         ([*well, tmp_path], f"good.json, record 0: cat.jpg: no such picture in {tmp_path}"),
+    )
+    # Met by a reader process in the middle of the training: it ends, and with it the program.
+    done = run(*late)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert (
+        f"error: {tmp_path / 'late.json'}, record 7: {tmp_path / 'b.jpg'}: not a readable picture"
+        in done.stderr
     )
 
 
