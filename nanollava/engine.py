@@ -52,10 +52,8 @@ def finish() -> None:
 
 
 def announce(settings: Settings, rows: list[str], samples: int, title: str) -> None:
-    """Rank 0 makes the output directory, writes the settings into training.json and prints them and what is trained."""
-    out, told = Path(settings.out), asdict(settings) | {"samples": samples, "ranks": dist.get_world_size()}
-    checkpoint.on_rank_0(lambda: out.mkdir(parents=True, exist_ok=True))
-    checkpoint.on_rank_0(lambda: write_json(out / "training.json", told))
+    """Rank 0 prints the settings and what is trained."""
+    told = asdict(settings) | {"samples": samples, "ranks": dist.get_world_size()}
     if dist.get_rank() == 0:
         print(title, *(f"{k}={v}" for k, v in told.items()))
         print("\n".join(rows), flush=True)
@@ -251,6 +249,10 @@ def train(
         raise SettingsError(f"--resume never, but {folder} holds checkpoints; remove them or change --out")
     told = checkpoint.load(folder, model, optimizer, run, say)
     begin, before = told.get("step", 0), told.get("seconds", 0.0)
+    full = {**asdict(settings), **run, "ranks": ranks}
+    checkpoint.on_rank_0(
+        lambda: (out.mkdir(parents=True, exist_ok=True), write_json(out / "training.json", full))
+    )
     log = Log(out, begin, settings.tensorboard) if rank == 0 else None
     received: list[int] = []
     handlers = {n: signal.signal(n, lambda number, frame: received.append(number)) for n in STOP}

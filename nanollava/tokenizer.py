@@ -92,17 +92,14 @@ class Tokenizer:
         """Writes tokenizer.json and the tokenizer_config.json that transformers needs beside it."""
         self.backend.save(str(Path(path) / "tokenizer.json"))
         names = dict(bos_token="<s>", eos_token="</s>", unk_token="<unk>", add_bos_token=True)
-        names |= {"image_token": "<image>"} if self.token_to_id("<image>") is not None else {}
+        names |= {"image_token": "<image>"} if self.backend.token_to_id("<image>") is not None else {}
         values = {"tokenizer_class": "LlamaTokenizerFast", "legacy": self.legacy, **names}
         write_json(Path(path) / "tokenizer_config.json", values)
-
-    def token_to_id(self, token: str) -> int | None:
-        return self.backend.token_to_id(token)
 
     @property
     def image_token_id(self) -> int:
         """That of `<image>`, which is the next free one where the vocabulary does not know it yet."""
-        known = self.token_to_id("<image>")
+        known = self.backend.token_to_id("<image>")
         return len(self) if known is None else known
 
     def with_image_token(self, index: int) -> "Tokenizer":

@@ -159,12 +159,14 @@ def test_a_full_disk_leaves_the_former_checkpoint(tmp_path, whole, capsys, monke
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     train(tmp_path)
+    settings = (tmp_path / "training.json").read_text()
     with pytest.raises(
         checkpoint.CheckpointError, match="step-00000011 was made with lr 0.05, now 0.1; give the same flags"
     ):
         train(tmp_path, lr=0.1)
     with pytest.raises(engine.SettingsError, match="--resume never, but .* holds checkpoints"):
         train(tmp_path, resume="never")
+    assert (tmp_path / "training.json").read_text() == settings and json.loads(settings)["lr"] == 0.05
     assert not FLAGS["lr"].get("free") and FLAGS["workers"]["free"]
 
 

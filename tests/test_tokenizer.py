@@ -124,7 +124,7 @@ def test_added_tokens(oracle, tmp_path):
     size = oracle[0].vocab_size()
     (tmp_path / "added_tokens.json").write_text(json.dumps({"<pad>": size, "<image>": size + 1}))
     tokenizer = Tokenizer.from_pretrained(tmp_path)
-    assert tokenizer.token_to_id("<image>") == size + 1 and len(tokenizer) == size + 2
+    assert tokenizer.backend.token_to_id("<image>") == size + 1 and len(tokenizer) == size + 2
     assert size not in tokenizer.encode("<pad>")
     (tmp_path / "added_tokens.json").write_text(json.dumps({"<pad>": size + 5}))
     with pytest.raises(ConfigError, match=r"'<pad>' becomes token 500, its files say 505"):
