@@ -297,6 +297,15 @@ def test_published_sizes_on_the_meta_device(width, layers, ffn, expected):
     assert sum(p.numel() for p in llava.parameters()) == expected + 303_507_456 + projector
 
 
+def widely(cls, config):
+    """As `randomise`, for many weights: drawn once, in float32."""
+    model, generator = cls(config).eval(), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.normal_(float(p.ndim == 1), p.shape[-1] ** -0.5 if p.ndim > 1 else 0.1, generator=generator)
+    return model
+
+
 @pytest.mark.slow
 def test_true_width_tower():
     """ViT-L/14 at 336 px, 24 layers, random weights: every hidden state."""
@@ -309,7 +318,7 @@ def test_true_width_tower():
         patch_size=14,
     )
     check_true_width(
-        randomise(transformers.CLIPVisionModel(config)), lambda m, x: m(x, output_hidden_states=True).hidden_states[1:],
+        widely(transformers.CLIPVisionModel, config), lambda m, x: m(x, output_hidden_states=True).hidden_states[1:],
         CLIPVisionTransformer, VisionConfig(image_size=336), weights.CLIP_VISION, lambda m, x: m.hidden_states(x)[1:],
         torch.randn(1, 3, 336, 336, generator=torch.Generator().manual_seed(0)),
     )  # fmt: skip
@@ -327,7 +336,7 @@ def test_true_width_decoder():
     )
     config = transformers.LlamaConfig(**values, rms_norm_eps=1e-5, max_position_embeddings=2048)
     check_true_width(
-        randomise(transformers.LlamaForCausalLM(config)), lambda m, x: [m.model(x).last_hidden_state, m(x).logits],
+        widely(transformers.LlamaForCausalLM, config), lambda m, x: [m.model(x).last_hidden_state, m(x).logits],
         Llama, LlamaConfig(**values), weights.LLAMA, lambda m, x: [m.model(m.model.embed_tokens(x)), m(x)],
         torch.randint(0, 1000, (1, 64), generator=torch.Generator().manual_seed(0)),
     )  # fmt: skip

@@ -3,6 +3,7 @@
 import json
 import tarfile
 import zipfile
+from functools import cache
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from checkpoints.pretrain import make_tokenizer
 from nanollava.data import DataError, InstructionData, collate
 from nanollava.image import ImageConfig
 
+TOKENIZER = cache(lambda: make_tokenizer(0))
 GOOD = {
     "id": "a",
     "image": "a.png",
@@ -32,7 +34,7 @@ def edited(**changes):
 
 
 def make(path, images=None, **options):
-    tokenizer = make_tokenizer(0).with_image_token(704)
+    tokenizer = TOKENIZER().with_image_token(704)
     return InstructionData(path, images or path.parent, tokenizer, ImageConfig(20), 704, 4, **options)
 
 
