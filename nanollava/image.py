@@ -51,7 +51,7 @@ class ImageConfig:
         crop = values.get("crop_size") or size
         values = values | {"crop_size": crop.get("height") if isinstance(crop, dict) else crop}
         only = dict(do_resize=True, do_rescale=True, do_normalize=True, resample=3, crop_size=size)
-        odd = [f"{key} {values[key]}" for key, one in only.items() if values.get(key, one) != one]
+        odd = [f"{key} {values[key]}" for key, one in only.items() if values.get(key) not in (None, one)]
         odd += [f"size {size}, but the tower takes {tower}"] if tower and tower != size else []
         if odd:
             raise UserError(f"{path}: pictures with {', '.join(odd)}: not computed here")
