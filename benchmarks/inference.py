@@ -271,11 +271,8 @@ def word(args) -> dict:
             first += [time.perf_counter() - start] * (r >= warm)
             process.stdout.read()
         start = time.perf_counter()
-        ready = [
-            sys.executable,
-            "-c",
-            "import torch; print(1, flush=True)",
-        ]  # until it is there, not until it has ended
+        # Until torch is there, not until the process has ended.
+        ready = [sys.executable, "-c", "import torch; print(1, flush=True)"]
         with subprocess.Popen(ready, stdout=subprocess.PIPE) as process:
             process.stdout.read(1)
             start_torch += [time.perf_counter() - start] * (r >= warm)

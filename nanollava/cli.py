@@ -76,6 +76,7 @@ def evaluation(args, model, held_out: InstructionData | None, device, toyland_sc
 
     def evaluate() -> dict:
         loss = {"validation_loss": mean_loss(model, held_out, collate, micro, device)} if held_out else {}
+        model.unshard()  # the score streams its answers, which is no forward pass that FSDP sees
         return loss | ({"toyland_score": toyland_score(args.toyland_scenes)} if args.toyland_scenes else {})
 
     return evaluate

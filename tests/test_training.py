@@ -117,10 +117,10 @@ def test_two_ranks_equal_one_in_both_stages(world):
         "1",
     ]
     more += ["--checkpoint-activations", "--offload-optimizer", "--check-images", "--tensorboard"]
-    stage2 = world, "train_instruct.py"
+    stage2, scored = (world, "train_instruct.py"), "--micro-batch 2 --eval-steps 5 --toyland-scenes 3".split()
     one = side_by_side.submit(launch, *stage2, "instruct1", *instruct)
     third = side_by_side.submit(launch, *stage2, "instruct3", *instruct, "--dtype", "bf16", *more)
-    once_more = side_by_side.submit(launch, *stage2, "instruct2", *instruct, "--micro-batch", "2", ranks=2)
+    once_more = side_by_side.submit(launch, *stage2, "instruct2", *instruct, *scored, ranks=2)
     again, before, one, two, third = again.result(), two, one.result(), once_more.result(), third.result()
 
     assert again[:3] == before[:3] and [m["step"] for m in again] == [0, 1, 2, 3, 4]
@@ -129,6 +129,7 @@ def test_two_ranks_equal_one_in_both_stages(world):
         assert abs(a["loss"] - b["loss"]) <= 1e-6 * a["loss"]
     m1, m2 = (load_file(world / out / "model.safetensors") for out in ("instruct1", "instruct2"))
     close(m1, m2)
+    assert "toyland_score" in two[-1]  # though no forward pass of FSDP's came before it
     assert [m["step"] for m in third if {"validation_loss", "toyland_score"} <= m.keys()] == [3]
     assert all(m["pictures"] == 8 and m["mfu"] > 0 and m["label_tokens"] < m["tokens"] for m in third)
     board = EventAccumulator(str(world / "instruct3/tensorboard")).Reload()
