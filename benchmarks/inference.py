@@ -164,8 +164,12 @@ def decode(args, name: str, dtype: str, compiled: bool, vision: dict | None = No
     pairs = zip(answers["ours"], answers["theirs"], strict=True)
     result["equal_ids"] = next((i for i, (a, b) in enumerate(pairs) if a != b), args.tokens)
     result["ratio"] = result["ours"]["tokens_s"] / result["theirs"]["tokens_s"]
-    body = ours.language_model
-    result["bytes_a_token"] = sum(p.nbytes for p in body.parameters()) - body.model.embed_tokens.weight.nbytes
+    # What must be read for a token, and computed for the prompt: attention's own part is left out.
+    body, tower = ours.language_model, ours.vision_tower
+    read = {k: t for k, t in body.state_dict().items() if "embed_tokens" not in k}
+    result["bytes_a_token"] = sum(t.nbytes for t in read.values())
+    result["prefill_flop"] = 2 * ids.shape[1] * sum(t.numel() for t in read.values())
+    result["prefill_flop"] += 2 * places * sum(p.numel() for p in tower.parameters()) if vision else 0
     return result
 
 
@@ -189,7 +193,7 @@ def batch(args) -> dict:
 
     found = take_turns({"batch": lambda: run(16), "singles": lambda: run(1)}, 1 if args.quick else 3)
     assert answers[16] == answers[1]
-    return {name: middle(values)[0] for name, values in found.items()}
+    return {name: dict(zip(("seconds", "spread"), middle(v), strict=True)) for name, v in found.items()}
 
 
 def context(args) -> dict:
@@ -280,11 +284,9 @@ def word(args) -> dict:
             "seconds"
         ]
         work += [seconds["load"] + seconds["vision"] + seconds["prefill"]] * (r >= warm)
-    result = {
-        "first_word_s": middle(first)[0],
-        "import_torch_s": middle(start_torch)[0],
-        "model_s": middle(work)[0],
-    }
+    measured = {"first_word_s": first, "import_torch_s": start_torch, "model_s": work}
+    result = {name: middle(values)[0] for name, values in measured.items()}
+    result["spread"] = {name: middle(values)[1] for name, values in measured.items()}
     return {**result, "over": result["first_word_s"] / (result["import_torch_s"] + result["model_s"]) - 1}
 
 
@@ -295,16 +297,16 @@ def loading(args, dtype: str) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder), 0.1 if args.quick else args.size)
         found = measure(folder, dtype, *((1, 0) if args.quick else (5, 1)))
-    result = {
-        side: {"seconds": middle(rows["seconds"])[0], "peak": middle(rows["peak"])[0]}
-        for side, rows in found.items()
-    }
-    ours, theirs = result["ours"], result["transformers"]
-    return {
-        **result,
-        "ratio": theirs["seconds"] / ours["seconds"],
-        "peak_ratio": ours["peak"] / theirs["peak"],
-    }
+    result: dict = {}
+    for state, sides in found.items():
+        for side, rows in sides.items():
+            seconds, spread = middle(rows["seconds"])
+            measured = {"seconds": seconds, "spread": spread, "peak_mb": middle(rows["peak"])[0] / 1e6}
+            result.setdefault(state, {})[side] = measured
+        ours, theirs = result[state]["ours"], result[state]["transformers"]
+        result[state]["ratio"] = theirs["seconds"] / ours["seconds"]
+        result[state]["peak_ratio"] = ours["peak_mb"] / theirs["peak_mb"]
+    return result
 
 
 def on_gpu(run, rounds: int = 5) -> float:
@@ -437,37 +439,52 @@ def child(args, row: str, variant: str) -> dict:
     ](args)
 
 
-def line(row: str, variant: str, found: dict, rates: dict) -> str:
-    """One line of the printed table."""
+def line(row: str, variant: str, found: dict, rates: dict, tokens: int) -> str:
+    """One line of the printed table; the limit is the prompt's products at the measured rate, then `tokens` readings of the
+    weights at the measured bandwidth."""
     name = f"{row} {variant}".strip()
     floor = FLOORS.get(row, {}).get(variant)
     if "tokens_s" in found.get("ours", {}):
         ours, theirs = (f"{found[s]['tokens_s']:8.1f} ({found[s]['spread']:.2f})" for s in ("ours", "theirs"))
         text = f"{ours} | {theirs} tokens/s | {found['ratio']:.2f}x" + (f", floor {floor}x" if floor else "")
         text += f" | ids equal to token {found['equal_ids']}"
-        if rates and row in ("decode", "bf16", "compile"):
-            limit = rates["read_gb_s"] * 1e9 / found["bytes_a_token"]
+        if rates:
+            kind = variant if row == "llava" else "bf16" if row == "bf16" else "fp32"
+            reading = tokens * found["bytes_a_token"] / rates["read_gb_s"] / 1e9
+            limit = tokens / (reading + found["prefill_flop"] / rates[f"matmul_gflop_s_{kind}"] / 1e9)
             text += f" | limit {limit:.0f}, share {found['ours']['tokens_s'] / limit:.0%}"
         return f"{name:14} | {text}" + (
             f" | compiled in {found['compile_s']:.0f} s" if "compile_s" in found else ""
         )
     if row in ("loading", "conversion"):
-        floors = ("4x", "0.75x") if row == "loading" else ("1x", "0.75x")
-        text = f"{found['ours']['seconds']:.3f} | {found['transformers']['seconds']:.3f} s | {found['ratio']:.2f}x faster, "
-        return (
-            f"{name:14} | {text}floor {floors[0]} | peak memory {found['peak_ratio']:.2f}x, floor {floors[1]}"
-        )
+        floor = "4x" if row == "loading" else "1x"
+        parts = [f"floor {floor}, peak memory 0.75x"]
+        for state in ("returned", "read"):
+            sides = [found[state][side] for side in ("ours", "transformers")]
+            text = " | ".join(
+                f"{f['seconds']:.3f} s ({f['spread']:.2f}) {f['peak_mb']:.0f} MB" for f in sides
+            )
+            ratios = f"{found[state]['ratio']:.2f}x faster, peak {found[state]['peak_ratio']:.2f}x"
+            parts.append(f"{state}: {text} | {ratios}")
+        return f"{name:14} | " + " | ".join(parts)
     if row == "cli":
-        text = f"{found['ours']['seconds']:.2f} | {found['theirs']['seconds']:.2f} s | {found['ratio']:.2f}x, floor 2x"
+        sides = (f"{found[s]['seconds']:.2f} ({found[s]['spread']:.2f})" for s in ("ours", "theirs"))
+        text = f"{' | '.join(sides)} s | {found['ratio']:.2f}x, floor 2x"
         return f"{name:14} | {text}"
     if row == "word":
-        text = (
-            f"first word {found['first_word_s']:.2f} s = import torch {found['import_torch_s']:.2f} + model "
+        first, start, model = (
+            f"{found[k]:.2f} s ({found['spread'][k]:.2f})"
+            for k in ("first_word_s", "import_torch_s", "model_s")
         )
-        return f"{name:14} | {text}{found['model_s']:.2f} s {found['over']:+.0%}, floor +10%"
+        text = f"first word {first} = import torch {start} + model {model}"
+        return f"{name:14} | {text} {found['over']:+.0%}, floor +10%"
+    if row == "batch":
+        text = " | ".join(f"{n} {f['seconds']:.2f} s ({f['spread']:.2f})" for n, f in found.items())
+        return f"{name:14} | {text}"
     if row == "context":
         return f"{name:14} | " + " | ".join(
-            f"{n}: {f['ms']:.2f} ms ({f['cache_mb']:.0f} MB)" for n, f in found.items()
+            f"{n}: {f['ms']:.2f} ms ({f['spread']:.2f}), cache {f['cache_mb']:.0f} MB"
+            for n, f in found.items()
         )
     return f"{name:14} | " + ", ".join(
         f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in found.items()
@@ -520,7 +537,7 @@ def main() -> None:
                 raise SystemExit(f"{row} {variant}: the measurement failed")
             found = json.loads(done.stdout.splitlines()[-1])
         figures["rows"][f"{row} {variant}".strip()] = {**found, "floor": FLOORS.get(row, {}).get(variant)}
-        print(line(row, variant, found, figures["rows"].get("machine", {})), flush=True)
+        print(line(row, variant, found, figures["rows"].get("machine", {}), args.tokens), flush=True)
         if args.json:  # after every row: what is measured is kept
             Path(args.json).write_text(json.dumps(figures, indent=2) + "\n")
 
