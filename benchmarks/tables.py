@@ -12,6 +12,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from benchmarks.endpoint import arguments, in_threads, run_jobs
 from checkpoints import pretrain
 from nanollava.config import UserError, read_json
 from nanollava.data import read_records
-from nanollava.device import pick_dtype, run
+from nanollava.device import run
 from nanollava.llama import Llama
 from nanollava.tokenizer import Tokenizer
 from nanollava.toyland import data as toyland
@@ -49,11 +50,13 @@ def smaller(path: Path, steps: int) -> None:
     model.load_state_dict({name: whole.state_dict()[name] for name in model.state_dict()})
     rng, pool = random.Random(0), list(scenes("train", 32 * steps))
 
-    def losses(step: int) -> tuple[torch.Tensor, dict]:
-        return pretrain.text_loss(model, *pretrain.padded(pretrain.dialogues(rng, 32, tokenizer, pool))), {}
+    def backward(step: int) -> tuple[torch.Tensor, dict]:
+        rows = pretrain.dialogues(rng, 32, tokenizer, pool)
+        return pretrain.text_backward(model, rows, threads, torch.float32, CPU), {}
 
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, (0.9, 0.98), weight_decay=0.01)
-    pretrain.fit(path.name, model, optimizer, steps, losses, 20, pick_dtype("auto", CPU), CPU)
+    with ThreadPoolExecutor(2) as threads:
+        pretrain.fit(path.name, model, optimizer, steps, backward, 20)
     pretrain.save_vicuna(model, tokenizer, path)
 
 

@@ -4,10 +4,13 @@ import json
 import random
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 import transformers
 
 from checkpoints import pretrain
@@ -75,12 +78,26 @@ def test_toy_vicuna_in_transformers():
 
 
 def test_copies_run_both_ways_and_only_the_second_is_trained():
-    ids, labels = pretrain.copy_batch(random.Random(0), 8, 100)
-    for i, (row, marks) in enumerate(zip(ids.tolist(), labels.tolist(), strict=True)):
-        row = [t for t in row if t != 0]
+    for i, (row, marks) in enumerate(pretrain.copies(random.Random(0), 8, 100)):
         words, second = row[1 : (len(row) + 1) // 2], row[(len(row) + 1) // 2 :]
         assert second == (words if i % 2 else words[::-1])
-        assert [m for m in marks if m != IGNORE_INDEX] == second[1:]
+        assert len(marks) == len(row) and [m for m in marks if m != IGNORE_INDEX] == second[1:]
+
+
+def test_two_threads_leave_the_gradient_of_the_plain_mean():
+    torch.manual_seed(0)
+    cpu, model = torch.device("cpu"), Llama(replace(pretrain.LLAMA, vocab_size=100, num_hidden_layers=2))
+    rows = pretrain.copies(random.Random(0), 9, 100)
+    with ThreadPoolExecutor(2) as threads:
+        loss = pretrain.text_backward(model, rows, threads, torch.float32, cpu)
+    found = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    ids, labels = (pretrain.pad([row[i] for row in rows], fill) for i, fill in ((0, 0), (1, IGNORE_INDEX)))
+    plain = F.cross_entropy(model(ids)[:, :-1].transpose(1, 2), labels[:, 1:], ignore_index=IGNORE_INDEX)
+    plain.backward()
+    torch.testing.assert_close(loss, plain, atol=0, rtol=1e-5)
+    for gradient, p in zip(found, model.parameters(), strict=True):
+        torch.testing.assert_close(gradient, p.grad, atol=1e-6, rtol=1e-4)
 
 
 def test_recipe_runs(tmp_path):
