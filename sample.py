@@ -42,24 +42,14 @@ def arguments() -> argparse.Namespace:
         "--model",
         default=toy,
         metavar="DIR",
-        help="llava-hf or original LLaVA directory (default: %(default)s)",
+        help="LLaVA directory, llava-hf's or the original's (%(default)s)",
     )
     add("--vision", metavar="DIR", help="CLIP directory, for an original LLaVA that only names its tower")
-    add(
-        "--template",
-        choices=tuple(SYSTEMS),
-        default="vicuna_v1",
-        help="prompt that the model was trained with",
-    )
+    add("--template", choices=tuple(SYSTEMS), default="vicuna_v1", help="prompt the model was trained with")
     add("--temperature", type=float, default=0.0, help="0 takes the most likely word (default)")
     add("--top-p", type=float, default=1.0, help="draw from the most likely tokens up to this probability")
     add("--top-k", type=int, default=0, help="draw from that many of the most likely tokens (default: all)")
-    add(
-        "--repetition-penalty",
-        type=float,
-        default=1.0,
-        help="above 1, what has been said becomes less likely",
-    )
+    add("--repetition-penalty", type=float, default=1.0, help="above 1, what was said becomes less likely")
     add("--max-new-tokens", type=int, default=256, help="longest answer (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the drawing at temperature above 0")
     add("--device", default="auto", help="auto (cuda, mps, cpu, the first there is), or one of them")
@@ -68,17 +58,11 @@ def arguments() -> argparse.Namespace:
     add("--compile", action="store_true", help="compile the one-token step: a slow start, then faster")
     add("--attention", metavar="OUT.png", help="draw where the model looked at each word of the answer")
     add("--json", action="store_true", help="one JSON object: answer, token count, end reason, seconds")
-    add(
-        "--chat",
-        action="store_true",
-        help="a dialogue: --prompt, if given, is its first question; /help tells more",
-    )
+    add("--chat", action="store_true", help="a dialogue, --prompt its first question; /help tells more")
     args = parser.parse_args()
     args.prompt = args.prompt and args.prompt.encode(errors="replace").decode()  # bytes that are no UTF-8
     if not args.image:
-        raise UserError(
-            "no picture: give one with --image PATH, for example python sample.py --image cat.jpg"
-        )
+        raise UserError("no picture: give one with --image PATH, as in python sample.py --image cat.jpg")
     if args.chat and (args.json or args.attention):
         raise UserError("--chat: --json and --attention tell of one answer; leave one of them out")
     return args
@@ -93,10 +77,8 @@ class Dialogue:
         dtype = DTYPES[args.dtype or ("fp32" if self.device.type == "cpu" else "fp16")]
         self.open(args.image)
         self.model = LLaVA.from_pretrained(args.model, self.device, dtype, args.vision, args.int8)
-        self.tokenizer, size = (
-            Tokenizer.from_pretrained(args.model),
-            self.model.config.vision_config.image_size,
-        )
+        self.tokenizer = Tokenizer.from_pretrained(args.model)
+        size = self.model.config.vision_config.image_size
         self.image_config = ImageConfig.from_pretrained(args.model, size=size)
         self.step = compile_step(self.model) if args.compile else None
         self.seconds = {"load": time.perf_counter() - start}
@@ -113,9 +95,10 @@ class Dialogue:
         turns = [*self.turns, {"from": "human", "value": opening + " ".join(question.split(IMAGE))}]
         self.ids = prompt(turns, model, self.tokenizer, args.template)
         embedding = model.language_model.model.embed_tokens.weight
-        pixels = torch.stack([preprocess(picture, self.image_config) for picture in self.pictures])
-        self.pixels = pixels.to(self.device, embedding.dtype)
-        self.cache = self.cache or KVCache(model.config.text_config, 1, self.device, embedding.dtype)
+        if self.cache is None:  # pictures that have not been looked at
+            pixels = torch.stack([preprocess(picture, self.image_config) for picture in self.pictures])
+            self.pixels = pixels.to(self.device, embedding.dtype)
+            self.cache = KVCache(model.config.text_config, 1, self.device, embedding.dtype)
         answer = Answer(self.tokenizer, STOP.get(args.template, ()))
         show = (lambda text: None) if args.json else (lambda text: print(text, end="", flush=True))
         try:
@@ -191,10 +174,9 @@ def main() -> None:
         sheet = show.draw(dialogue.pictures, dialogue.image_config, answer.ids, dialogue.tokenizer, maps)
         show.save(sheet, args.attention)
     if args.json:
-        found = dict(
-            answer=answer.text, tokens=len(answer.ids), prompt_tokens=len(dialogue.ids), end=answer.end
-        )
-        print(json.dumps({**found, "seconds": {k: round(v, 4) for k, v in dialogue.seconds.items()}}))
+        counts = dict(tokens=len(answer.ids), prompt_tokens=len(dialogue.ids))
+        seconds = {k: round(v, 4) for k, v in dialogue.seconds.items()}
+        print(json.dumps({"answer": answer.text, **counts, "end": answer.end, "seconds": seconds}))
 
 
 if __name__ == "__main__":

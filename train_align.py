@@ -39,9 +39,8 @@ def main() -> None:
         args.vision, args.llm, args.projector, tokenizer.image_token_id, vision_feature_layer=args.vision_layer, mapped=True
     )  # fmt: skip
     rows = engine.freeze(model, TRAINABLE)
-    image_config = ImageConfig.from_pretrained(
-        args.vision, args.image_mode, model.config.vision_config.image_size
-    )
+    size = model.config.vision_config.image_size
+    image_config = ImageConfig.from_pretrained(args.vision, args.image_mode, size)
     data, held_out = cli.datasets(args, tokenizer, image_config, model.config)
     engine.shard(model, model.language_model.model.layers, model.vision_tower, device, args)
     engine.announce(args, rows, len(data), "stage 1: align")

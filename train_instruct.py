@@ -22,10 +22,8 @@ from nanollava.toyland.score import score
 TRAINABLE = {"vision_tower.": False, "multi_modal_projector.": True, "language_model.": True}
 
 # Toyland's values; --recipe has the paper's and its heirs'.
-DEFAULTS = dict(
-    out="out/instruct", data="data/toyland/instruct.json", projector="out/align", template="vicuna_v1"
-)
-DEFAULTS |= dict(batch=32, lr=1.5e-3, max_steps=1100, max_length=1024)
+DEFAULTS = dict(out="out/instruct", data="data/toyland/instruct.json", projector="out/align")
+DEFAULTS |= dict(template="vicuna_v1", batch=32, lr=1.5e-3, max_steps=1100, max_length=1024)
 
 
 def main() -> None:
@@ -41,9 +39,8 @@ def main() -> None:
         args.vision, args.llm, args.projector, tokenizer.image_token_id, vision_feature_layer=args.vision_layer, mapped=True
     )  # fmt: skip
     rows = engine.freeze(model, TRAINABLE)
-    image_config = ImageConfig.from_pretrained(
-        args.vision, args.image_mode, model.config.vision_config.image_size
-    )
+    size = model.config.vision_config.image_size
+    image_config = ImageConfig.from_pretrained(args.vision, args.image_mode, size)
     data, held_out = cli.datasets(args, tokenizer, image_config, model.config)
     # Sharding casts the frozen tower to the compute dtype; what is saved is the tower as it came.
     tower = {f"vision_tower.{name}": tensor for name, tensor in model.vision_tower.state_dict().items()}

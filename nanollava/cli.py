@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from .checkpoint import gathered
-from .config import FLAGS, Settings, UserError, read_json
+from .config import FLAGS, Settings, UserError, micro_batch, read_json
 from .conversation import TEMPLATES
 from .data import InstructionData, collate
 from .device import DTYPES, run  # noqa: F401
@@ -72,7 +72,7 @@ def datasets(args, tokenizer, image_config, config) -> list[InstructionData | No
 
 def evaluation(args, model, held_out: InstructionData | None, device, toyland_score) -> Callable[[], dict]:
     """What is measured every `--eval-steps`: the loss of the validation split, Toyland's score."""
-    micro = args.micro_batch or max(1, args.batch // dist.get_world_size())
+    micro = micro_batch(args, dist.get_world_size())
 
     def evaluate() -> dict:
         loss = {"validation_loss": mean_loss(model, held_out, collate, micro, device)} if held_out else {}

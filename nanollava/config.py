@@ -20,6 +20,15 @@ class UserError(ValueError):
     """What the user gave cannot be used; scripts print its one line and exit with code 2."""
 
 
+def micro_batch(settings: Settings, ranks: int) -> int:
+    """Samples that one rank computes at once; over all ranks and rounds they must make up the global batch."""
+    micro = settings.micro_batch or max(1, settings.batch // ranks)
+    if settings.batch % (ranks * micro):
+        given = f"--batch {settings.batch} (global) is no multiple of {ranks} ranks x --micro-batch {micro}"
+        raise UserError(f"{given}; change either")
+    return micro
+
+
 class ConfigError(UserError):
     """A config.json that does not describe a model this package can build."""
 
@@ -189,4 +198,5 @@ def read_json(path: str | Path) -> dict:
 
 
 def write_json(path: str | Path, values: dict) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -42,10 +42,8 @@ def check(turns: list[dict]) -> list[tuple[str, str]]:
 
 
 def pieces(turns: list[tuple[str, str]], template: str):
-    """What the template writes: (text, trained) pairs, `<image>`, "</s>" for a trained end token and "<s>".
-
-    v0 is trained as it was released: with "###" and "### Assistant:" themselves.
-    """
+    """What the template writes: (text, trained) pairs, `<image>`, "</s>" for a trained end token and "<s>". v0 is trained
+    as it was released: with "###" and "### Assistant:" themselves."""
     if template not in TEMPLATES:
         raise ConversationError(f"unknown template {template!r}: expected one of {', '.join(TEMPLATES)}")
     told = [("start", SYSTEMS.get(template, ""))]
@@ -67,11 +65,9 @@ def pieces(turns: list[tuple[str, str]], template: str):
 
 
 def encode(turns: list[dict], tokenizer: Tokenizer, template="vicuna_v1") -> tuple[list[int], list[int]]:
-    """Token ids and labels of one conversation in the data set's form; -200 stands once for each picture.
-
-    Labels repeat the ids of the answers and their end tokens, and are -100 elsewhere. What ends with a human turn is a
-    prompt: it ends where the answer begins. Stretches of text are encoded once; a token belongs to where it begins.
-    """
+    """Token ids and labels of one conversation in the data set's form; -200 stands once for each picture. Labels repeat the
+    ids of the answers and their end tokens, and are -100 elsewhere. What ends with a human turn is a prompt: it ends where
+    the answer begins. Stretches of text are encoded once; a token belongs to where it begins."""
     special = {IMAGE: IMAGE_INDEX, "<s>": tokenizer.bos_token_id, "</s>": tokenizer.eos_token_id}
     ids, labels = [tokenizer.bos_token_id], [IGNORE_INDEX]
     text, trained = "", []  # the stretch so far, and which characters of it are trained

@@ -80,9 +80,8 @@ def main() -> None:
     tokenizer.with_image_token(model.config.image_token_id).save_pretrained(aside)
     pictures.save_pretrained(aside)
     processor = dict(processor_class="LlavaProcessor", image_token="<image>", num_additional_image_tokens=1)
-    processor |= dict(
-        vision_feature_select_strategy="default", patch_size=model.config.vision_config.patch_size
-    )
+    patch = model.config.vision_config.patch_size
+    processor |= dict(vision_feature_select_strategy="default", patch_size=patch)
     write_json(aside / "processor_config.json", processor)
     aside.rename(out)
     state = model.state_dict().values()

@@ -17,6 +17,11 @@ class Stopped(Exception):
     """A signal ended the training, after a checkpoint; holds the signal's number and what to tell."""
 
 
+# What helps against errors of torch's, by the name of their class.
+REMEDIES = {
+    "OutOfMemoryError": "train with a smaller --micro-batch or --checkpoint-activations; ask with --int8 or --device cpu",
+    "InductorError": "--compile needs a working C++ compiler, on a GPU Triton too; leave it out, or install them",
+}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -35,6 +40,11 @@ def run(main: Callable[[], None]) -> None:
         sys.stdout.flush()
         told = str(error).rpartition("DataError: ")[2]  # of a process that reads data: without its traceback
         print(f"error: {told}", file=sys.stderr)
+        sys.exit(2)
+    except RuntimeError as error:
+        if type(error).__name__ not in REMEDIES:
+            raise
+        print(f"error: {str(error).splitlines()[0]} ({REMEDIES[type(error).__name__]})", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)

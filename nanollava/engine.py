@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from . import checkpoint
-from .config import FLAGS, Settings, UserError, write_json
+from .config import FLAGS, Settings, UserError, micro_batch, write_json
 from .device import Stopped, pick_device, pick_dtype
 
 STOP = (signal.SIGTERM, signal.SIGINT)  # each ends the training after a checkpoint
@@ -230,10 +230,7 @@ def train(
     neither changes the result. `settings.batch` is global. `flops` counts the work on samples of these lengths with so
     many pictures and labels; what `evaluate` finds every `eval_steps` joins that step's metrics."""
     rank, ranks = dist.get_rank(), dist.get_world_size()
-    micro = settings.micro_batch or max(1, settings.batch // ranks)
-    if settings.batch % (ranks * micro):
-        given = f"--batch {settings.batch} (global) is no multiple of {ranks} ranks x --micro-batch {micro}"
-        raise SettingsError(f"{given}; change either")
+    micro = micro_batch(settings, ranks)
     per_epoch = -(-len(data) // settings.batch)
     steps = per_epoch * settings.epochs if settings.max_steps is None else settings.max_steps
     groups = data.groups() if settings.group else None
@@ -249,10 +246,9 @@ def train(
         raise SettingsError(f"--resume never, but {folder} holds checkpoints; remove them or change --out")
     told = checkpoint.load(folder, model, optimizer, run, say)
     begin, before = told.get("step", 0), told.get("seconds", 0.0)
+    kept = begin > 0 or settings.save_steps > 0  # a run that keeps checkpoints keeps its last step, too
     full = {**asdict(settings), **run, "ranks": ranks}
-    checkpoint.on_rank_0(
-        lambda: (out.mkdir(parents=True, exist_ok=True), write_json(out / "training.json", full))
-    )
+    checkpoint.on_rank_0(partial(write_json, out / "training.json", full))
     log = Log(out, begin, settings.tensorboard) if rank == 0 else None
     received: list[int] = []
     handlers = {n: signal.signal(n, lambda number, frame: received.append(number)) for n in STOP}
@@ -301,8 +297,9 @@ def train(
             bar.update()
         previous = now
         number = next((n for n, sent in zip(STOP, signals, strict=True) if sent and done < steps), None)
-        if number or late or (settings.save_steps and (done % settings.save_steps == 0 or done == steps)):
-            saved, told = time.perf_counter(), {**run, "seconds": before + now - start}
+        due = settings.save_steps and done % settings.save_steps == 0
+        if number or late or due or (kept and done == steps):
+            kept, saved, told = True, time.perf_counter(), {**run, "seconds": before + now - start}
             try:
                 path = checkpoint.save(folder, done, model, optimizer, told, settings.keep)
             except checkpoint.CheckpointError as error:

@@ -29,9 +29,7 @@ class ImageConfig:
     def __post_init__(self):
         numbers, known = (self.size, *self.mean, *self.std), self.mode in ("crop", "pad")
         if not known or [isinstance(n, int | float) for n in numbers] != [True] * 7 or self.size < 1:
-            raise UserError(
-                f"{self}: expected mode crop or pad, a size in pixels, mean and std of three colours"
-            )
+            raise UserError(f"{self}: expected mode crop or pad, a size in pixels, mean and std of 3 colours")
 
     @classmethod
     def from_pretrained(cls, path: str | Path, mode: str = "crop", size: int | None = None) -> "ImageConfig":
@@ -69,9 +67,7 @@ class ImageConfig:
 
 def open_image(path: str | Path) -> Image.Image:
     """Opens and fully decodes a picture, of an animation the first frame; what is missing or broken is an ImageError.
-
-    It is turned as EXIF says, as every viewer shows it; CLIP's processor and the original LLaVA leave it as stored.
-    """
+    It is turned as EXIF says, as every viewer shows it; CLIP's processor and the original LLaVA leave it as stored."""
     try:
         image = Image.open(path)
         image.load()
@@ -89,10 +85,8 @@ def normalize(pixels: torch.Tensor, config: ImageConfig) -> torch.Tensor:
 
 
 def fit(image: Image.Image, config: ImageConfig) -> Image.Image:
-    """The square that the model sees (size, size): RGB, (pad), bicubic resize, centre crop.
-
-    Transparency is laid on white, 16-bit values are cut at 255, both as transformers' CLIPImageProcessor does.
-    """
+    """The square that the model sees (size, size): RGB, (pad), bicubic resize, centre crop. Transparency is
+    laid on white, 16-bit values are cut at 255, both as transformers' CLIPImageProcessor does."""
     if "A" in image.getbands() or image.info.get("transparency") is not None:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -60,11 +60,9 @@ def rotate(x: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
 
 
 class KVCache:
-    """Keys and values of every layer, allocated before they are needed: `length` places of (B, K, S, E) are filled.
-
-    `ids` are those of row 0 at the filled places. With `place` (1,), a tensor on the device, one token is written there and
-    all S places are given back, filled or not: shapes that stay the same from step to step, as compilation wants them.
-    """
+    """Keys and values of every layer, allocated before they are needed: `length` places of (B, K, S, E) are filled. `ids` are
+    those of row 0 at the filled places. With `place` (1,), a tensor on the device, one token is written there and all S
+    places are given back, filled or not: shapes that stay the same from step to step, as compilation wants them."""
 
     def __init__(self, config: LlamaConfig, batch: int, device, dtype):
         shape = (batch, config.num_key_value_heads, 0, config.head_dim)

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import weights
-from .config import LlamaConfig, LlavaConfig, Settings, VisionConfig, read_json
+from .config import LlamaConfig, LlavaConfig, Settings, VisionConfig, micro_batch, read_json
 from .data import read_records
 from .tokenizer import Tokenizer
 
@@ -97,7 +97,7 @@ def of_run(args: Settings, trainable: dict) -> str:
     config = LlavaConfig(vision, text, kind, args.vision_layer, image_token_id=text.vocab_size - 1)
     given = args.max_steps and args.max_steps * args.batch
     samples = given or args.epochs * (args.samples or len(read_records(args.data)[0]))
-    micro, rate = args.micro_batch or max(1, args.batch // args.gpus), args.mfu * args.peak_tflops * 1e12
+    micro, rate = micro_batch(args, args.gpus), args.mfu * args.peak_tflops * 1e12
     given = config, trainable, args.gpus, args.batch, micro, args.tokens, samples, rate
     n, told = parameters(config), {True: "trained", False: "frozen"}
     rows = [f"{part.rstrip('.'):24} {n[part]:>20,} parameters, {told[trainable[part]]}" for part in PARTS]

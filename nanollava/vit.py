@@ -1,7 +1,5 @@
 """CLIP's vision transformer, the g of the paper: Z_v = g(X_v).
-
-B pictures, D width, P patches of a picture, L layers. Leaf modules carry the names that Hugging Face files use.
-"""
+B pictures, D width, P patches of a picture, L layers. Leaf modules carry the names that Hugging Face files use."""
 
 import math
 from pathlib import Path

@@ -1,9 +1,8 @@
-"""Weights in and out: safetensors (and, in, `.bin` pickles of tensors), one file or shards with an index, strict both ways.
-
-Every tensor of a file is matched through its layout's table or dropped by name; every parameter must be found.
-"""
+"""Weights in and out: safetensors (and, in, `.bin` pickles of tensors), one file or shards with an index, strict both ways:
+every tensor of a file is matched through its layout's table or dropped by name; every parameter must be found."""
 
 import pickle
+import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -195,6 +194,9 @@ def save(state: dict[str, torch.Tensor], path, layout: Layout, shard_bytes: int 
             groups.append({})
         groups[-1][name] = tensor
     weight_map, count = {}, len(groups)
+    free, need = shutil.disk_usage(path).free, sum(t.nbytes for t in tensors.values())
+    if free < need:
+        raise OSError(f"{path}: {free:,} bytes free, the weights take {need:,}")
     for i, group in enumerate(groups):
         file = "model.safetensors" if count == 1 else f"model-{i + 1:05d}-of-{count:05d}.safetensors"
         save_file(group, path / f"{file}.partial", metadata={"format": "pt"})
@@ -203,8 +205,7 @@ def save(state: dict[str, torch.Tensor], path, layout: Layout, shard_bytes: int 
         (path / f"{file}.partial").replace(path / file)
     names = ["model-?????-of-?????.safetensors", "model.safetensors", "model.safetensors.index.json"]
     if count > 1:
-        total = {"total_size": sum(t.nbytes for t in tensors.values())}
-        write_json(path / names.pop(), {"metadata": total, "weight_map": weight_map})
+        write_json(path / names.pop(), {"metadata": {"total_size": need}, "weight_map": weight_map})
     for old in (old for name in names for old in path.glob(name)):  # what an earlier saving left
         if old.name not in weight_map.values():
             old.unlink()

@@ -114,6 +114,13 @@ def test_a_signal_ends_in_a_checkpoint_from_which_the_run_goes_on(tmp_path, whol
         log.write('{"step": 6, "loss": 99.0}\n{"step": 7, "lo')
     equal(train(tmp_path, save_steps=0), whole[0])
     assert steps(tmp_path) == whole[1]
+    # A run that has kept something keeps its end: what comes after it may fail.
+    assert f"step-{STEPS:08d}" == checkpoint.found(tmp_path / "checkpoints")[0].name
+
+
+def test_a_short_run_keeps_nothing_unasked(tmp_path):
+    train(tmp_path, save_steps=0)
+    assert not checkpoint.found(tmp_path / "checkpoints")
 
 
 def test_the_last_few_stay_and_a_broken_one_gives_way_to_the_former(tmp_path, whole, capsys):

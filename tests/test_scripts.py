@@ -10,8 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
+from torch._inductor.exc import InductorError
 
+from nanollava import device
 from nanollava.config import UserError
 from nanollava.device import beside
 
@@ -127,6 +130,7 @@ def test_bad_flags_of_sample(flags, message):
         ("train_align.py", ["--frobnicate"], "unrecognized arguments: --frobnicate"),
         ("train_instruct.py", ["--projector", "none", "--data", "none.json"], "run train_align.py first"),
         ("train_instruct.py", ["--micro-batch", "0"], "--micro-batch 0: expected at least 1"),
+        ("train_align.py", ["--plan", "--batch", "12"], "--batch 12 (global) is no multiple of 8 ranks x"),
     ],
 )
 def test_bad_flags_of_training(script, flags, message, tmp_path):
@@ -244,3 +248,32 @@ def test_what_a_program_lacks_is_not_the_program(tmp_path, monkeypatch):
     for name in ("no_such_folder.program", "benchmarks.no_such_program"):
         with pytest.raises(UserError, match=f"{name} is not here"):
             beside(name)
+
+
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB\nmore"),
+            "Tried 2 GiB (train with a smaller --micro",
+        ),
+        (
+            InductorError(RuntimeError("No working C++ compiler found"), None),
+            "compiler found (--compile needs a working",
+        ),
+    ],
+)
+def test_errors_of_torch_that_the_user_can_mend(error, message, capsys):
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        device.run(fail)
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and message in told and told.count("\n") == 1
+
+    def bug() -> None:
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        device.run(bug)

@@ -181,3 +181,11 @@ def test_config_keys():
     old = LlamaConfig.from_dict({"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 4.0}})
     assert (old.rope_theta, old.rope_factor) == (5e5, 4.0)
     assert LlamaConfig.from_dict(old.to_dict()) == old
+
+
+def test_a_disk_too_full_is_told_before_anything_is_written(path, monkeypatch):
+    model, before = LLaVA.from_pretrained(path), {f.name: f.read_bytes() for f in path.iterdir()}
+    monkeypatch.setattr(weights.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(100, 99, 1))
+    with pytest.raises(OSError, match="1 bytes free, the weights take [0-9,]{5,}"):
+        model.save_pretrained(path)
+    assert {f.name: f.read_bytes() for f in path.iterdir()} == before

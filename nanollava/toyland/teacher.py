@@ -100,11 +100,8 @@ def reasons(facts: Scene, rng: random.Random) -> list[QA]:
     """Complex reasoning: of every question in reasons.json, the first answer of which all words hold here is true."""
     kinds = [t.kind for t in facts.things]
     holds = {facts.place, facts.weather, *kinds} | ({"people"} if kinds.count("person") > 1 else set())
-    true = {
-        wording: [answer for needed, answer in answers.items() if holds.issuperset(needed.split())]
-        for wording, answers in REASONS.items()
-    }
-    return [QA("reason", rng.choice(WORDINGS[w]), answers[0]) for w, answers in true.items() if answers]
+    true = {w: [said for need, said in by.items() if holds >= {*need.split()}] for w, by in REASONS.items()}
+    return [QA("reason", rng.choice(WORDINGS[w]), said[0]) for w, said in true.items() if said]
 
 
 def detail(facts: Scene) -> str:
