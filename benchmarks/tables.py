@@ -52,7 +52,7 @@ def smaller(path: Path, steps: int) -> None:
 
     def backward(step: int) -> tuple[torch.Tensor, dict]:
         rows = pretrain.dialogues(rng, 32, tokenizer, pool)
-        return pretrain.text_backward(model, rows, threads, torch.float32, CPU), {}
+        return pretrain.text_backward(model, rows, threads, torch.bfloat16, CPU), {}
 
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, (0.9, 0.98), weight_decay=0.01)
     with ThreadPoolExecutor(2) as threads:
@@ -123,7 +123,7 @@ def main() -> None:
     def train(stage: str, job: dict, place: str, *flags) -> None:
         shutil.rmtree(place, ignore_errors=True)
         own = [flag.format(out=out) for part in ("both", stage) for flag in job.get(part, ())]
-        size = ("--max-steps", steps[stage], "--batch", args.batch)
+        size = ("--max-steps", steps[stage], "--batch", args.batch, "--dtype", "bf16")
         flags = ("--images", data, "--seed", job["seed"], "--out", place, *size, *flags)
         call(f"train_{stage}.py", *flags, *own)
 

@@ -432,11 +432,6 @@ def pretrain(args) -> None:
         phases += [("copies", 700, 1.5e-3), ("dialogues", 800, 1.5e-3), ("dialogues", 1300, 1.5e-3)]
         phases += [("dialogues", n, 1.5e-3) for n in (1500, 1000, 2000)] + [("dialogues", 1300, 1.2e-3)]
         phases = [(phase, max(1, round(steps * args.scale)), lr) for phase, steps, lr in phases]
-        if (device.type, args.dtype) == (
-            "cpu",
-            "auto",
-        ):  # so narrow a model loses more by bf16's casts than it wins
-            dtype = torch.float32
         model, tokenizer = train_vicuna(phases, 32, seed, dtype, device)
         save_vicuna(model, tokenizer, out / "toy-vicuna")
         cli.made_by(out / "toy-vicuna")
