@@ -165,10 +165,11 @@ def decode(args, name: str, dtype: str, compiled: bool, vision: dict | None = No
     result["equal_ids"] = next((i for i, (a, b) in enumerate(pairs) if a != b), args.tokens)
     result["ratio"] = result["ours"]["tokens_s"] / result["theirs"]["tokens_s"]
     # What must be read for a token, and computed for the prompt: attention's own part is left out.
-    body, tower = ours.language_model, ours.vision_tower
+    body, tower = ours.language_model, ours.vision_tower.encoder.layers[:-1]  # the last block is not run
     read = {k: t for k, t in body.state_dict().items() if "embed_tokens" not in k}
     result["bytes_a_token"] = sum(t.nbytes for t in read.values())
-    result["prefill_flop"] = 2 * ids.shape[1] * sum(t.numel() for t in read.values())
+    blocks = sum(t.numel() for name, t in read.items() if "lm_head" not in name)
+    result["prefill_flop"] = 2 * (ids.shape[1] * blocks + body.lm_head.weight.numel())
     result["prefill_flop"] += 2 * places * sum(p.numel() for p in tower.parameters()) if vision else 0
     return result
 
@@ -440,8 +441,8 @@ def child(args, row: str, variant: str) -> dict:
 
 
 def line(row: str, variant: str, found: dict, rates: dict, tokens: int) -> str:
-    """One line of the printed table; the limit is the prompt's products at the measured rate, then `tokens` readings of the
-    weights at the measured bandwidth."""
+    """One line of the printed table; the limit is the prompt's products at the measured rate, then a reading of the
+    weights for each further token, at the measured bandwidth."""
     name = f"{row} {variant}".strip()
     floor = FLOORS.get(row, {}).get(variant)
     if "tokens_s" in found.get("ours", {}):
@@ -450,7 +451,7 @@ def line(row: str, variant: str, found: dict, rates: dict, tokens: int) -> str:
         text += f" | ids equal to token {found['equal_ids']}"
         if rates:
             kind = variant if row == "llava" else "bf16" if row == "bf16" else "fp32"
-            reading = tokens * found["bytes_a_token"] / rates["read_gb_s"] / 1e9
+            reading = (tokens - 1) * found["bytes_a_token"] / rates["read_gb_s"] / 1e9
             limit = tokens / (reading + found["prefill_flop"] / rates[f"matmul_gflop_s_{kind}"] / 1e9)
             text += f" | limit {limit:.0f}, share {found['ours']['tokens_s'] / limit:.0%}"
         return f"{name:14} | {text}" + (

@@ -151,7 +151,7 @@ def text_backward(model: Llama, rows, pool: ThreadPoolExecutor, dtype, device) -
     count = sum(label != IGNORE_INDEX for _, labels in rows for label in labels[1:])
 
     def half(mine: list) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        total, gradients, size = torch.zeros((), device=device), None, -(-len(mine) // groups)
+        total, gradients, size = torch.zeros((), device=device), None, max(1, -(-len(mine) // groups))
         for i in range(0, len(mine), size):
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 loss = text_loss(model, mine[i : i + size], device) / count

@@ -25,7 +25,7 @@ def micro_batch(settings: Settings, ranks: int) -> int:
     micro = settings.micro_batch or max(1, settings.batch // ranks)
     if settings.batch % (ranks * micro):
         given = f"--batch {settings.batch} (global) is no multiple of {ranks} ranks x --micro-batch {micro}"
-        raise UserError(f"{given}; change either")
+        raise UserError(f"{given}; change one of the three")
     return micro
 
 

@@ -17,8 +17,6 @@ from .conversation import IGNORE_INDEX, IMAGE, check, encode, expand
 from .image import ImageConfig, ImageError, open_image, preprocess
 from .tokenizer import Tokenizer
 
-SHOWN = 20  # wrong records that are told one by one
-
 
 class DataError(UserError):
     """A data file or record that cannot be trained on; names the file and the record's index."""
@@ -177,9 +175,9 @@ class InstructionData(torch.utils.data.Dataset):
         """Takes the wrong records out and lists them; without `skip_bad`, or if none remains, that is an error."""
         lines = [f"{self.path}, record {self.rows[i]}: {wrong[i]}" for i in sorted(wrong)]
         if len(lines) > 1:
-            more = [f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+            more = [f"... and {len(lines) - 20} more"] if len(lines) > 20 else []
             counts = f"{len(lines)} of {len(self)} records are wrong; --skip-bad goes on without them"
-            lines = [f"{self.path}: {counts}", *lines[:SHOWN], *more]
+            lines = [f"{self.path}: {counts}", *lines[:20], *more]
         if wrong and (not skip_bad or len(wrong) == len(self)):
             raise DataError("\n".join(lines))
         self.rows = [row for i, row in enumerate(self.rows) if i not in wrong]

@@ -17,11 +17,10 @@ class Stopped(Exception):
     """A signal ended the training, after a checkpoint; holds the signal's number and what to tell."""
 
 
-# What helps against errors of torch's, by the name of their class.
-REMEDIES = {
-    "OutOfMemoryError": "train with a smaller --micro-batch or --checkpoint-activations; ask with --int8 or --device cpu",
-    "InductorError": "--compile needs a working C++ compiler, on a GPU Triton too; leave it out, or install them",
-}
+# What helps against errors of torch's, by a name in their first line.
+_compiler = "--compile needs a working C++ compiler, on a GPU Triton; leave it out, or install them"
+REMEDIES = dict.fromkeys(("InvalidCxxCompiler", "CppCompileError", "TritonMissing"), _compiler)
+REMEDIES["OutOfMemoryError"] = "a smaller --micro-batch or --checkpoint-activations, --int8 or --device cpu"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -42,9 +41,11 @@ def run(main: Callable[[], None]) -> None:
         print(f"error: {told}", file=sys.stderr)
         sys.exit(2)
     except RuntimeError as error:
-        if type(error).__name__ not in REMEDIES:
+        first = f"{type(error).__name__}: {error}".splitlines()[0]
+        helps = [remedy for name, remedy in REMEDIES.items() if name in first]
+        if not helps:
             raise
-        print(f"error: {str(error).splitlines()[0]} ({REMEDIES[type(error).__name__]})", file=sys.stderr)
+        print(f"error: {first} (what helps: {helps[0]})", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)

@@ -240,7 +240,12 @@ def train(
     optimizer = torch.optim.AdamW(parameters, settings.lr, (0.9, 0.999), 1e-8, weight_decay=0.0, fused=True)
     out, folder = Path(settings.out), Path(settings.out) / "checkpoints"
     run = {k: v for k, v in asdict(settings).items() if not FLAGS[k].get("free")}
-    run |= {"samples": len(data), "crc32 of data": getattr(data, "crc32", None)}  # what the result depends on
+    dtype = pick_dtype(settings.dtype, device)
+    run |= {
+        "dtype": str(dtype),
+        "samples": len(data),
+        "crc32 of data": getattr(data, "crc32", None),
+    }  # what the result depends on
     say = partial(print, flush=True) if rank == 0 else lambda text: None
     if settings.resume == "never" and checkpoint.found(folder):
         raise SettingsError(f"--resume never, but {folder} holds checkpoints; remove them or change --out")
@@ -253,7 +258,7 @@ def train(
     received: list[int] = []
     handlers = {n: signal.signal(n, lambda number, frame: received.append(number)) for n in STOP}
     loader = Reader(data, collate, flops).batches(batches[begin:], micro, settings.workers)
-    peak = matmul_rate(device, pick_dtype(settings.dtype, device))
+    peak = matmul_rate(device, dtype)
     bar = tqdm(None, "train", steps, mininterval=0.5, disable=rank != 0, initial=begin, dynamic_ncols=True)
     model.train()
     number = None  # of the signal that came

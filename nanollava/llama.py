@@ -1,8 +1,6 @@
 """The LLaMA decoder (and so Vicuna): RMSNorm, rotary positions, grouped-query attention, SwiGLU, KV cache.
-
 B sequences, T tokens, S cached places, D width, H query heads, K key-value heads, E head width.
-Leaf modules carry the names that Hugging Face files use.
-"""
+Leaf modules carry the names that Hugging Face files use."""
 
 from pathlib import Path
 

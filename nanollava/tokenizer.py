@@ -1,9 +1,7 @@
 """A thin wrapper of `tokenizers`: plain text to ids and back. Special tokens are placed by the template, never by text.
-
 LLaMA's sentencepiece model is BPE over the whole text, blanks written as "▁", one of them before the text; unknown
 characters fall back to bytes. With `legacy`, as the first LLaMA tokenizers had it, every stretch of text after a
-special token gets this blank as well; without, only the beginning of a text.
-"""
+special token gets this blank as well; without, only the beginning of a text."""
 
 import io
 import json

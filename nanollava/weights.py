@@ -194,8 +194,10 @@ def save(state: dict[str, torch.Tensor], path, layout: Layout, shard_bytes: int 
             groups.append({})
         groups[-1][name] = tensor
     weight_map, count = {}, len(groups)
+    for old in path.glob("*.safetensors.partial"):  # of a saving that was cut off
+        old.unlink()
     free, need = shutil.disk_usage(path).free, sum(t.nbytes for t in tensors.values())
-    if free < need:
+    if 0 < free < need:  # some file systems say 0
         raise OSError(f"{path}: {free:,} bytes free, the weights take {need:,}")
     for i, group in enumerate(groups):
         file = "model.safetensors" if count == 1 else f"model-{i + 1:05d}-of-{count:05d}.safetensors"

@@ -171,6 +171,8 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         checkpoint.CheckpointError, match="step-00000011 was made with lr 0.05, now 0.1; give the same flags"
     ):
         train(tmp_path, lr=0.1)
+    with pytest.raises(checkpoint.CheckpointError, match="with dtype 'torch.float32', now 'torch.bfloat16'"):
+        train(tmp_path, dtype="bf16")
     with pytest.raises(engine.SettingsError, match="--resume never, but .* holds checkpoints"):
         train(tmp_path, resume="never")
     assert (tmp_path / "training.json").read_text() == settings and json.loads(settings)["lr"] == 0.05

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch._inductor.exc import InductorError
+from torch._inductor.exc import InductorError, InvalidCxxCompiler, TritonMissing
 
 from nanollava import device
 from nanollava.config import UserError
@@ -255,12 +255,11 @@ def test_what_a_program_lacks_is_not_the_program(tmp_path, monkeypatch):
     [
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB\nmore"),
-            "Tried 2 GiB (train with a smaller --micro",
+            "2 GiB (what helps: a smaller --micro",
         ),
-        (
-            InductorError(RuntimeError("No working C++ compiler found"), None),
-            "compiler found (--compile needs a working",
-        ),
+        (InductorError(InvalidCxxCompiler("nowhere/g++"), None), "what helps: --compile needs a working C++"),
+        (InductorError(torch.OutOfMemoryError("Tried 2 GiB"), None), "2 GiB (what helps: a smaller --micro"),
+        (TritonMissing(None), "what helps: --compile needs a working C++ compiler, on a GPU Triton"),
     ],
 )
 def test_errors_of_torch_that_the_user_can_mend(error, message, capsys):
@@ -272,8 +271,6 @@ def test_errors_of_torch_that_the_user_can_mend(error, message, capsys):
     told = capsys.readouterr().err
     assert ended.value.code == 2 and message in told and told.count("\n") == 1
 
-    def bug() -> None:
-        raise RuntimeError("shapes do not match")
-
+    error = RuntimeError("shapes do not match")
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        device.run(bug)
+        device.run(fail)

@@ -185,7 +185,10 @@ def test_config_keys():
 
 def test_a_disk_too_full_is_told_before_anything_is_written(path, monkeypatch):
     model, before = LLaVA.from_pretrained(path), {f.name: f.read_bytes() for f in path.iterdir()}
+    (path / "model.safetensors.partial").write_bytes(b"of a saving that was cut off")
     monkeypatch.setattr(weights.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(100, 99, 1))
     with pytest.raises(OSError, match="1 bytes free, the weights take [0-9,]{5,}"):
         model.save_pretrained(path)
     assert {f.name: f.read_bytes() for f in path.iterdir()} == before
+    monkeypatch.setattr(weights.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(0, 0, 0))
+    model.save_pretrained(path)  # where nothing is known of the disk
