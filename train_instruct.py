@@ -23,7 +23,7 @@ TRAINABLE = {"vision_tower.": False, "multi_modal_projector.": True, "language_m
 
 # Toyland's values; --recipe has the paper's and its heirs'.
 DEFAULTS = dict(out="out/instruct", data="data/toyland/instruct.json", projector="out/align")
-DEFAULTS |= dict(template="vicuna_v1", batch=32, lr=1.5e-3, max_steps=1100, max_length=1024)
+DEFAULTS |= dict(template="vicuna_v1", batch=24, lr=1.5e-3, max_steps=1200, max_length=1024)
 
 
 def main() -> None:
