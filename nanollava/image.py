@@ -29,7 +29,7 @@ class ImageConfig:
     def __post_init__(self):
         numbers, known = (self.size, *self.mean, *self.std), self.mode in ("crop", "pad")
         if not known or [isinstance(n, int | float) for n in numbers] != [True] * 7 or self.size < 1:
-            raise UserError(f"{self}: expected mode crop or pad, a size in pixels, mean and std of 3 colours")
+            raise UserError(f"{self}: expected mode crop or pad, size in px, mean and std of three colours")
 
     @classmethod
     def from_pretrained(cls, path: str | Path, mode: str = "crop", size: int | None = None) -> "ImageConfig":
