@@ -21,7 +21,7 @@ from nanollava.config import UserError
 from nanollava.conversation import IMAGE, STOP, SYSTEMS
 from nanollava.device import DTYPES, pick_device, run
 from nanollava.generate import Answer, compile_step, prompt, stream
-from nanollava.image import ImageConfig, open_image, preprocess
+from nanollava.image import ImageConfig, open_image, preprocess, save_image
 from nanollava.llama import KVCache
 from nanollava.tokenizer import Tokenizer
 
@@ -172,7 +172,7 @@ def main() -> None:
 
         maps = show.look(dialogue.model, dialogue.ids, answer.ids, dialogue.pixels)
         sheet = show.draw(dialogue.pictures, dialogue.image_config, answer.ids, dialogue.tokenizer, maps)
-        show.save(sheet, args.attention)
+        save_image(sheet, args.attention)
     if args.json:
         counts = dict(tokens=len(answer.ids), prompt_tokens=len(dialogue.ids))
         seconds = {k: round(v, 4) for k, v in dialogue.seconds.items()}

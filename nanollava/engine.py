@@ -27,15 +27,11 @@ from .device import Stopped, pick_device, pick_dtype
 STOP = (signal.SIGTERM, signal.SIGINT)  # each ends the training after a checkpoint
 
 
-class SettingsError(UserError):
-    """Flags that contradict each other or the machine."""
-
-
 def start(device: str) -> torch.device:
     """Joins the process group of torchrun, or makes one of this process alone; returns this rank's device."""
     chosen = pick_device("cpu" if device == "auto" and not torch.cuda.is_available() else device)
     if chosen.type == "mps":
-        raise SettingsError("--device mps: sharded training runs on cuda or cpu")
+        raise UserError("--device mps: sharded training runs on cuda or cpu")
     alone = {} if dist.is_torchelastic_launched() else dict(store=dist.HashStore(), rank=0, world_size=1)
     dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", **alone)
     if chosen.type == "cuda":
@@ -65,7 +61,7 @@ def freeze(model: nn.Module, trainable: dict[str, bool]) -> list[str]:
     for name, parameter in model.named_parameters():
         prefix = next((p for p in trainable if name.startswith(p)), None)
         if prefix is None:
-            raise SettingsError(f"parameter {name!r} is in no row of the table {list(trainable)}")
+            raise UserError(f"parameter {name!r} is in no row of the table {list(trainable)}")
         parameter.requires_grad_(trainable[prefix])
         counts[prefix] += parameter.numel()
     return [f"{p.rstrip('.'):24} {counts[p]:>14,}  {told[on]}" for p, on in trainable.items()]
@@ -208,7 +204,7 @@ class Log:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
-                raise SettingsError("--tensorboard: pip install tensorboard, or leave it out") from None
+                raise UserError("--tensorboard: pip install tensorboard, or leave it out") from None
             self.board = SummaryWriter(str(out / "tensorboard"), purge_step=begin)
 
     def write(self, entry: dict) -> None:
@@ -241,14 +237,11 @@ def train(
     out, folder = Path(settings.out), Path(settings.out) / "checkpoints"
     run = {k: v for k, v in asdict(settings).items() if not FLAGS[k].get("free")}
     dtype = pick_dtype(settings.dtype, device)
-    run |= {
-        "dtype": str(dtype),
-        "samples": len(data),
-        "crc32 of data": getattr(data, "crc32", None),
-    }  # what the result depends on
+    # What the result depends on.
+    run |= {"dtype": str(dtype), "samples": len(data), "crc32 of data": getattr(data, "crc32", None)}
     say = partial(print, flush=True) if rank == 0 else lambda text: None
     if settings.resume == "never" and checkpoint.found(folder):
-        raise SettingsError(f"--resume never, but {folder} holds checkpoints; remove them or change --out")
+        raise UserError(f"--resume never, but {folder} holds checkpoints; remove them or change --out")
     told = checkpoint.load(folder, model, optimizer, run, say)
     begin, before = told.get("step", 0), told.get("seconds", 0.0)
     kept = begin > 0 or settings.save_steps > 0  # a run that keeps checkpoints keeps its last step, too
@@ -284,7 +277,7 @@ def train(
         mean, done = total.item() / labelled, step + 1
         if not math.isfinite(mean + norm):  # before it reaches the weights
             told = f"step {step}: the loss is {mean}, its gradient's norm {norm}"
-            raise SettingsError(f"{told}; lower --lr {settings.lr} or try --dtype fp32")
+            raise UserError(f"{told}; lower --lr {settings.lr} or try --dtype fp32")
         optimizer.step()
         optimizer.zero_grad()
         measured = evaluate() if evaluate and settings.eval_steps and done % settings.eval_steps == 0 else {}

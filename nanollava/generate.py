@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 
 import torch
@@ -10,7 +11,7 @@ from PIL import Image
 from .config import UserError
 from .conversation import STOP, encode, expand
 from .image import ImageConfig, preprocess
-from .llama import KVCache
+from .llama import KVCache, Linear, Llama
 from .tokenizer import Tokenizer
 
 
@@ -24,6 +25,24 @@ def sample(logits: torch.Tensor, temperature: float, top_p: float, generator=Non
     probs[probs.cumsum(-1) - probs >= top_p] = 0  # the first token that reaches top_p stays
     choice = torch.multinomial(probs, 1, generator=generator)
     return order.gather(-1, choice).squeeze(-1)
+
+
+@contextmanager
+def quickest(llama: Llama, tries: int = 3) -> Iterator[None]:
+    """For a step of one token on a CPU. It is bound by products of a matrix and a vector, and which kernel reads the weights
+    fastest differs from CPU to CPU, up to threefold. So a model's first steps try each, and the others take the quickest."""
+    ways = (True, False), (False, False), (False, True)  # oneDNN's kernels, every matrix as two halves
+    tried, onednn = llama.seconds, torch.backends.mkldnn.enabled
+    way = min(ways, key=lambda way: (len(tried[way]) == tries, min(tried[way], default=0)))
+    for layer in llama.modules() if way != llama.way else ():
+        if isinstance(layer, Linear):
+            layer.halves = way[1]
+    llama.way, torch.backends.mkldnn.enabled, start = way, onednn and way[0], time.perf_counter()
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = onednn
+    tried[way] = [*tried[way], time.perf_counter() - start][:tries]
 
 
 @torch.inference_mode()
@@ -49,8 +68,7 @@ def stream(
     if (need := T + max_new_tokens) > room:
         raise UserError(f"{T} prompt tokens + {max_new_tokens} new ones: the model has room for {room}")
     times, seconds = [time.perf_counter()], {} if seconds is None else seconds
-    dtype = llama.model.embed_tokens.weight.dtype
-    cache = cache or KVCache(config.text_config, B, device, dtype)
+    cache = cache or KVCache(config.text_config, B, device, llama.model.embed_tokens.weight.dtype)
     known = cache.reuse(input_ids[0].tolist(), image_token, patches)
     if known and pixel_values is not None:  # the pictures that are not in the cache
         fresh = int((input_ids[:, known:] == image_token).sum()) // patches
@@ -72,9 +90,6 @@ def stream(
     generator = None if seed is None else torch.Generator(device).manual_seed(seed)
     times.append(time.perf_counter())
     logits = llama.lm_head(llama.model(embeds, mask, cache, start=-pad if padded else known)[:, -1])
-    # A matrix-vector product in bf16 is twice as fast on a CPU without oneDNN, a matrix product ten times slower.
-    onednn = torch.backends.mkldnn.enabled
-    slow = B == 1 and dtype == torch.bfloat16 and device.type == "cpu" and step is None
     ended = [False] * B
     for place in range(T, T + max_new_tokens):
         if repetition_penalty != 1:
@@ -94,12 +109,9 @@ def stream(
             logits = step(ids, cache, pad, real)
             continue
         step_mask = real[:, None, None, : place + 1] if padded else None
-        try:
-            torch.backends.mkldnn.enabled = onednn and not slow
+        with quickest(llama) if B == 1 and device.type == "cpu" else nullcontext():
             embeds, start = llama.model.embed_tokens(ids[:, None]), place - pad if padded else place
             logits = llama.lm_head(llama.model(embeds, step_mask, cache, start)[:, -1])
-        finally:
-            torch.backends.mkldnn.enabled = onednn
 
 
 def by_rows(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
@@ -159,8 +171,7 @@ class Answer:
 
     def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...] = ()):
         self.tokenizer, self.stops = tokenizer, stops
-        self.ids: list[int] = []
-        self.text = self.waiting = ""
+        self.ids, self.text, self.waiting = [], "", ""
         self.end: str | None = None  # "end token", "stop string" or "length", once it has ended
         self.begin = self.read = 0  # ids from `begin` on are decoded together; text before `read` is known
 

@@ -78,6 +78,13 @@ def open_image(path: str | Path) -> Image.Image:
         raise ImageError(f"{path}: not a readable picture ({error})") from None
 
 
+def save_image(image: Image.Image, path: str) -> None:
+    try:
+        image.save(path, quality=92)
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{path}: this picture cannot be written ({error})") from None
+
+
 def normalize(pixels: torch.Tensor, config: ImageConfig) -> torch.Tensor:
     """(x / 255 - mean) / std, pixels (..., 3, H, W) in 0..255."""
     mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (config.mean, config.std))

@@ -2,6 +2,7 @@
 B sequences, T tokens, S cached places, D width, H query heads, K key-value heads, E head width.
 Leaf modules carry the names that Hugging Face files use."""
 
+from collections import defaultdict
 from pathlib import Path
 
 import torch
@@ -25,16 +26,16 @@ class RMSNorm(nn.Module):
 
 
 class Linear(nn.Linear):
-    """y = x W^T, no bias. For one token on a CPU the time is that of reading W, which a product of two half matrices, each with the
-    same one column, does at the memory's full rate in fp32, and a product of one matrix with one row does not."""
+    """y = x W^T, no bias. For one token on a CPU the time is that of reading W. With `halves` a product of two half matrices, each
+    with the same one column, does it in fp32: on some CPUs twice as fast, on others half as fast (`generate.quickest`)."""
 
     def __init__(self, width: int, out: int):
         super().__init__(width, out, bias=False)
-        self.halves = out % 2 == 0 and width * out >= 2**16  # less is in the cache
+        self.halves, self.large = False, out % 2 == 0 and width * out >= 2**16  # less is in the cache
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        one = self.halves and x.numel() == self.in_features and x.is_cpu and x.dtype == torch.float32
-        if not one or torch.compiler.is_compiling():
+        one = self.halves and self.large and x.numel() == self.in_features
+        if not one or not x.is_cpu or x.dtype != torch.float32 or torch.compiler.is_compiling():
             return F.linear(x, self.weight)
         column = x.view(1, 1, -1).transpose(1, 2)  # with other strides it is slow
         y = torch.bmm(self.weight.view(2, -1, self.in_features), column.expand(2, -1, -1))
@@ -201,6 +202,7 @@ class Llama(nn.Module):
     def __init__(self, config: LlamaConfig):
         super().__init__()
         self.config = config
+        self.way, self.seconds = None, defaultdict(list)  # of one token's step: see `generate.quickest`
         self.model = LlamaModel(config)
         self.lm_head = Linear(config.hidden_size, config.vocab_size)
         if config.tie_word_embeddings:

@@ -15,7 +15,7 @@ from .config import UserError
 from .conversation import IGNORE_INDEX, IMAGE, IMAGE_INDEX, TEMPLATES, encode
 from .device import run
 from .generate import generate, prompt
-from .image import ImageConfig, fit, open_image, preprocess
+from .image import ImageConfig, fit, open_image, preprocess, save_image
 from .llama import rotate
 from .llava import LLaVA
 from .tokenizer import Tokenizer
@@ -82,13 +82,6 @@ def draw(pictures: list, config: ImageConfig, new: list[int], tokenizer: Tokeniz
     return sheet
 
 
-def save(sheet: Image.Image, path: str) -> None:
-    try:
-        sheet.save(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: the attention's picture cannot be written ({error})") from None
-
-
 def main() -> None:
     form = dict(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser = argparse.ArgumentParser("nanollava.show", description=__doc__, **form)
@@ -118,7 +111,7 @@ def main() -> None:
     ids = prompt(turns, model, tokenizer, args.template)
     pixel_values = torch.stack([preprocess(picture, config) for picture in pictures])
     new = generate(model, torch.tensor([ids]), pixel_values)[0]
-    save(draw(pictures, config, new, tokenizer, look(model, ids, new, pixel_values)), args.out)
+    save_image(draw(pictures, config, new, tokenizer, look(model, ids, new, pixel_values)), args.out)
     print(tokenizer.decode(new))
 
 

@@ -11,6 +11,8 @@ from torch import nn
 from . import weights
 from .config import VisionConfig, read_json
 
+HEAD_WIDTH = 64  # of every published CLIP ViT
+
 
 def quick_gelu(x: torch.Tensor) -> torch.Tensor:
     """x * sigmoid(1.702 x), the cheap GELU that OpenAI's CLIP was trained with."""
@@ -97,8 +99,7 @@ class CLIPVisionTransformer(nn.Module):
         self.embeddings = CLIPVisionEmbeddings(config)
         self.pre_layrnorm = nn.LayerNorm(D, eps)  # spelt so in every published file
         ffn, heads, depth = config.intermediate_size, config.num_attention_heads, config.num_hidden_layers
-        blocks = [CLIPBlock(D, ffn, heads, eps) for _ in range(depth)]
-        self.encoder = CLIPEncoder(blocks)
+        self.encoder = CLIPEncoder([CLIPBlock(D, ffn, heads, eps) for _ in range(depth)])
         self.post_layernorm = nn.LayerNorm(D, eps)
 
     def hidden_states(self, pixel_values: torch.Tensor, last: int | None = None) -> list[torch.Tensor]:
@@ -131,9 +132,6 @@ class CLIPVisionTransformer(nn.Module):
             tower = cls(config)
         weights.load(tower, path, weights.CLIP_VISION, device, dtype)
         return tower.eval()
-
-
-HEAD_WIDTH = 64  # of every published CLIP ViT
 
 
 def config_of(shapes: dict[str, tuple[int, ...]]) -> VisionConfig:

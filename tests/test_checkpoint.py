@@ -173,7 +173,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         train(tmp_path, lr=0.1)
     with pytest.raises(checkpoint.CheckpointError, match="with dtype 'torch.float32', now 'torch.bfloat16'"):
         train(tmp_path, dtype="bf16")
-    with pytest.raises(engine.SettingsError, match="--resume never, but .* holds checkpoints"):
+    with pytest.raises(engine.UserError, match="--resume never, but .* holds checkpoints"):
         train(tmp_path, resume="never")
     assert (tmp_path / "training.json").read_text() == settings and json.loads(settings)["lr"] == 0.05
     assert not FLAGS["lr"].get("free") and FLAGS["workers"]["free"]

@@ -164,9 +164,9 @@ def test_attention(tmp_path):
         (["--chat", "--json"], "--chat: --json and --attention tell of one answer"),
         (
             ["--attention", "nowhere/look.png", "--max-new-tokens", "1"],
-            "nowhere/look.png: the attention's picture cannot",
+            "nowhere/look.png: this picture cannot",
         ),
-        (["--attention", "look.none", "--max-new-tokens", "1"], "look.none: the attention's picture cannot"),
+        (["--attention", "look.none", "--max-new-tokens", "1"], "look.none: this picture cannot"),
     ],
 )
 def test_bad_flags(flags, message, monkeypatch, capsys):

@@ -198,7 +198,7 @@ def test_a_few_steps_overfit_four_samples(llava_dir):
 
 
 def test_freeze_needs_a_row_for_everything(llava_dir):
-    with pytest.raises(engine.SettingsError, match="is in no row of the table"):
+    with pytest.raises(engine.UserError, match="is in no row of the table"):
         engine.freeze(LLaVA.from_pretrained(llava_dir()), {"vision_tower.": False, "language_model.": True})
 
 

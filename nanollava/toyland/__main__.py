@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..config import UserError, read_json
 from ..device import DTYPES, beside, pick_device, run
-from ..image import ImageConfig
+from ..image import ImageConfig, save_image
 from ..llava import LLaVA
 from ..tokenizer import Tokenizer
 from . import data, score
@@ -26,10 +26,7 @@ def run_score(args: argparse.Namespace) -> None:
 
 def picture(args: argparse.Namespace) -> None:
     scene = list(scenes(args.split, args.index + 1, args.seed, unseen=False))[-1]
-    try:
-        draw(scene, args.size).save(args.out, quality=92)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--out {args.out}: cannot be written ({error})") from None
+    save_image(draw(scene, args.size), args.out)
     print(scene)
 
 
