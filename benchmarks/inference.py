@@ -27,6 +27,7 @@ ROWS = (
     "decode",
     "compile",
     "bf16",
+    "compile-bf16",
     "int8",
     "llava",
     "loading",
@@ -41,7 +42,7 @@ ROWS = (
 DECODERS = {"0.5M": (96, 256, 4, 4, 512), "29M": (512, 1376, 8, 8, 4096), "320M": (1024, 2816, 24, 16, 8000)}
 FLOORS = {
     "decode": {"0.5M": 2.0, "29M": 1.1, "320M": 1.0}, "compile": {"0.5M": 4.0, "29M": 1.8, "320M": 1.4},
-    "bf16": {"0.5M": 1.7, "29M": 1.7, "320M": 1.7}, "llava": {"fp32": 1.15, "bf16": 1.4},
+    "bf16": {"0.5M": 1.7, "29M": 1.7, "320M": 1.7}, "compile-bf16": {"0.5M": 1.7, "29M": 1.7, "320M": 1.7}, "llava": {"fp32": 1.15, "bf16": 1.4},
 }  # fmt: skip
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PROMPT = 32
@@ -412,12 +413,14 @@ VIT_B = dict(
 def cases(args) -> list[tuple[str, str]]:
     """(row, variant) in the order of the table."""
     sizes, small, dtypes = tuple(DECODERS), tuple(DECODERS)[:1], tuple(DTYPES)
-    variants = {"decode": sizes, "compile": sizes, "bf16": sizes, "int8": sizes[1:], "llava": dtypes}
+    variants = {"decode": sizes, "compile": sizes, "bf16": sizes, "compile-bf16": sizes}
+    variants |= {"int8": sizes[1:], "llava": dtypes}
     if args.quick:
         variants = {
             "decode": sizes[:2],
             "compile": small,
             "bf16": small,
+            "compile-bf16": (),
             "int8": (),
             "llava": dtypes[:1],
             "conversion": (),
@@ -427,8 +430,8 @@ def cases(args) -> list[tuple[str, str]]:
 
 def child(args, row: str, variant: str) -> dict:
     torch.set_num_threads(args.threads)
-    if row in ("decode", "compile", "bf16"):
-        return decode(args, variant, "bf16" if row == "bf16" else "fp32", row == "compile")
+    if row in ("decode", "compile", "bf16", "compile-bf16"):
+        return decode(args, variant, "bf16" if "bf16" in row else "fp32", "compile" in row)
     if row == "int8":
         return decode(args, variant, "fp32", True, rounded=True)
     if row == "llava":
@@ -450,11 +453,11 @@ def line(row: str, variant: str, found: dict, rates: dict, tokens: int) -> str:
         text = f"{ours} | {theirs} tokens/s | {found['ratio']:.2f}x" + (f", floor {floor}x" if floor else "")
         text += f" | ids equal to token {found['equal_ids']}"
         if rates:
-            kind = variant if row == "llava" else "bf16" if row == "bf16" else "fp32"
+            kind = variant if row == "llava" else "bf16" if "bf16" in row else "fp32"
             reading = (tokens - 1) * found["bytes_a_token"] / rates["read_gb_s"] / 1e9
             limit = tokens / (reading + found["prefill_flop"] / rates[f"matmul_gflop_s_{kind}"] / 1e9)
             text += f" | limit {limit:.0f}, share {found['ours']['tokens_s'] / limit:.0%}"
-        return f"{name:14} | {text}" + (
+        return f"{name:17} | {text}" + (
             f" | compiled in {found['compile_s']:.0f} s" if "compile_s" in found else ""
         )
     if row in ("loading", "conversion"):
@@ -467,27 +470,27 @@ def line(row: str, variant: str, found: dict, rates: dict, tokens: int) -> str:
             )
             ratios = f"{found[state]['ratio']:.2f}x faster, peak {found[state]['peak_ratio']:.2f}x"
             parts.append(f"{state}: {text} | {ratios}")
-        return f"{name:14} | " + " | ".join(parts)
+        return f"{name:17} | " + " | ".join(parts)
     if row == "cli":
         sides = (f"{found[s]['seconds']:.2f} ({found[s]['spread']:.2f})" for s in ("ours", "theirs"))
         text = f"{' | '.join(sides)} s | {found['ratio']:.2f}x, floor 2x"
-        return f"{name:14} | {text}"
+        return f"{name:17} | {text}"
     if row == "word":
         first, start, model = (
             f"{found[k]:.2f} s ({found['spread'][k]:.2f})"
             for k in ("first_word_s", "import_torch_s", "model_s")
         )
         text = f"first word {first} = import torch {start} + model {model}"
-        return f"{name:14} | {text} {found['over']:+.0%}, floor +10%"
+        return f"{name:17} | {text} {found['over']:+.0%}, floor +10%"
     if row == "batch":
         text = " | ".join(f"{n} {f['seconds']:.2f} s ({f['spread']:.2f})" for n, f in found.items())
-        return f"{name:14} | {text}"
+        return f"{name:17} | {text}"
     if row == "context":
-        return f"{name:14} | " + " | ".join(
+        return f"{name:17} | " + " | ".join(
             f"{n}: {f['ms']:.2f} ms ({f['spread']:.2f}), cache {f['cache_mb']:.0f} MB"
             for n, f in found.items()
         )
-    return f"{name:14} | " + ", ".join(
+    return f"{name:17} | " + ", ".join(
         f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in found.items()
     )
 
