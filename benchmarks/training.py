@@ -119,8 +119,9 @@ def seconds(steps: dict, inputs: dict, runs: int) -> tuple[dict, dict[str, list[
 def against_transformers(
     config, device, samples: int, runs: int, path: Path, recompute=False, dtypes=DTYPES
 ) -> list[dict]:
-    results, peak = [], engine.matmul_rate(device, torch.bfloat16)
+    results = []
     for dtype in dtypes:
+        peak = engine.matmul_rate(device, DTYPES[dtype])
         for stage in (1, 2):
             steps = {f.__name__: f(config, stage, dtype, device, recompute, path) for f in (ours, theirs)}
             inputs = batch(config, samples, device)
@@ -137,7 +138,7 @@ def against_transformers(
             results.append(row)
             print(f"{dtype} stage {stage}: ours {found['ours']:.4f} s, transformers {found['theirs']:.4f} s, "
                   f"ratio {row['ratio']:.2f}; {row['tokens']:,.0f} tokens/s, MFU {row['mfu']:.0%} of the measured "
-                  "bf16 matmul rate", flush=True)  # fmt: skip
+                  f"{dtype} matmul rate", flush=True)  # fmt: skip
     return results
 
 
