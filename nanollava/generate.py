@@ -29,14 +29,15 @@ def sample(logits: torch.Tensor, temperature: float, top_p: float, generator=Non
 
 @contextmanager
 def quickest(llama: Llama, tries: int = 3) -> Iterator[None]:
-    """For a step of one token on a CPU. It is bound by products of a matrix and a vector, and which kernel reads the weights
-    fastest differs from CPU to CPU, up to threefold. So a model's first steps try each, and the others take the quickest."""
-    ways = (True, False), (False, False), (False, True)  # oneDNN's kernels, every matrix as two halves
+    """A step of one token on a CPU reads all weights; what does so fastest in fp32 differs from CPU to CPU, up to threefold: the
+    first steps try each way, then the quickest stays. Other dtypes go without oneDNN: an answer would depend on the clock."""
+    ways = (False, False), (True, False), (False, True)  # oneDNN's kernels, every matrix as two halves
+    ways = ways[: 3 if llama.lm_head.weight.dtype == torch.float32 else 1]
     tried, onednn = llama.seconds, torch.backends.mkldnn.enabled
     way = min(ways, key=lambda way: (len(tried[way]) == tries, min(tried[way], default=0)))
     for layer in llama.modules() if way != llama.way else ():
         if isinstance(layer, Linear):
-            layer.halves = way[1]
+            layer.halves = way[1] and layer.large
     llama.way, torch.backends.mkldnn.enabled, start = way, onednn and way[0], time.perf_counter()
     try:
         yield

@@ -158,13 +158,17 @@ def test_steps_try_every_way_and_keep_the_quickest(llava_dir, way):
     assert new == slow_generate(model, ids, pixels, 12)
     assert [len(seconds) for seconds in llama.seconds.values()] == [3, 3, 3]
     assert min(map(min, llama.seconds.values())) > 0
-    llama.seconds = {other: [1.0 if other == way else 2.0] * 3 for other in llama.seconds}
+    llama.seconds.update({other: [1.0 if other == way else 2.0] * 3 for other in llama.seconds})
     seen = []
     llama.lm_head.register_forward_pre_hook(lambda *_: seen.append(torch.backends.mkldnn.enabled))
     list(stream(model, ids, pixels, max_new_tokens=3))
     assert seen == [True, way[0], way[0]] and torch.backends.mkldnn.enabled  # the prefill is not asked
-    assert llama.model.layers[0].mlp.up_proj.halves == way[1]
+    assert llama.model.layers[0].mlp.up_proj.halves == way[1]  # 256 x 384
+    assert not llama.model.layers[0].self_attn.k_proj.halves  # 256 x 128: too small to gain
     assert llama.seconds[way] == [1.0] * 3
+    llama.bfloat16().seconds.clear()
+    list(stream(model.bfloat16(), ids, pixels.bfloat16(), max_new_tokens=9))
+    assert [*llama.seconds] == [(False, False)]  # no choice: bf16 answers must not depend on the clock
 
 
 def test_dialogue_in_one_cache(toy):
