@@ -200,6 +200,7 @@ def batch(args) -> dict:
 
 def context(args) -> dict:
     """Milliseconds of one step at growing context (29M, fp32), and how many bytes of cache it reads."""
+    from nanollava.generate import quickest
     from nanollava.llama import KVCache
 
     _, ours, _ = pair("29M", torch.float32)
@@ -213,9 +214,10 @@ def context(args) -> dict:
 
             def step(cache=cache, length=length) -> None:
                 cache.length = length
-                body.lm_head(body.model(token, None, cache, length)[:, -1])
+                with quickest(body):
+                    body.lm_head(body.model(token, None, cache, length)[:, -1])
 
-            times = take_turns({"ours": step}, 10 if args.quick else 40)["ours"]
+            times = take_turns({"ours": step}, 10 if args.quick else 40, warm=10)["ours"]
             read = 2 * config.num_hidden_layers * config.hidden_size * length * 4
             result[str(length)] = {
                 "ms": 1000 * middle(times)[0],

@@ -28,22 +28,23 @@ def sample(logits: torch.Tensor, temperature: float, top_p: float, generator=Non
 
 
 @contextmanager
-def quickest(llama: Llama, tries: int = 3) -> Iterator[None]:
+def quickest(llama: Llama) -> Iterator[None]:
     """A step of one token on a CPU reads all weights; what does so fastest in fp32 differs from CPU to CPU, up to threefold: the
-    first steps try each way, then the quickest stays. Other dtypes go without oneDNN: an answer would depend on the clock."""
-    ways = (False, False), (True, False), (False, True)  # oneDNN's kernels, every matrix as two halves
-    ways = ways[: 3 if llama.lm_head.weight.dtype == torch.float32 else 1]
-    tried, onednn = llama.seconds, torch.backends.mkldnn.enabled
-    way = min(ways, key=lambda way: (len(tried[way]) == tries, min(tried[way], default=0)))
+    first steps try each way thrice, then the quickest stays. Other dtypes go without oneDNN: an answer would depend on the clock."""
+    kind, past, onednn = llama.lm_head.weight.dtype, llama.seconds, torch.backends.mkldnn.enabled
+    ways = (kind, False, False), (kind, True, False), (kind, False, True)  # oneDNN's kernels, halves
+    ways = ways if kind == torch.float32 else ways[:1]
+    way = min(ways, key=lambda way: (len(past[way]) == 3, min(past[way], default=0)))
     for layer in llama.modules() if way != llama.way else ():
         if isinstance(layer, Linear):
-            layer.halves = way[1] and layer.large
-    llama.way, torch.backends.mkldnn.enabled, start = way, onednn and way[0], time.perf_counter()
+            layer.halves = way[2] and layer.large
+    llama.way, start = way, time.perf_counter()
     try:
+        torch.backends.mkldnn.enabled = onednn and way[1]
         yield
     finally:
         torch.backends.mkldnn.enabled = onednn
-    tried[way] = [*tried[way], time.perf_counter() - start][:tries]
+    past[way] = [*past[way], time.perf_counter() - start][:3]
 
 
 @torch.inference_mode()
@@ -134,9 +135,8 @@ def compile_step(model, **options) -> Callable:
     options = {"max_autotune": True, "triton.cudagraphs": cuda, **kind, **options}
 
     def compiler(graph, inputs):
-        table = dict(select_decomp_table())
-        table |= {torch.ops.aten.mm.default: by_rows} if llama.lm_head.weight.is_cpu else {}
-        return compile_fx(graph, inputs, config_patches=options, decompositions=table)
+        mm = {torch.ops.aten.mm.default: by_rows} if llama.lm_head.weight.is_cpu else {}
+        return compile_fx(graph, inputs, config_patches=options, decompositions=select_decomp_table() | mm)
 
     def decode(ids, cache, pad, real):
         S = cache.keys[0].shape[2]

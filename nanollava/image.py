@@ -14,7 +14,7 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class ImageError(UserError):
-    """A picture that cannot be read."""
+    """A picture that cannot be read or written."""
 
 
 @dataclass(frozen=True)

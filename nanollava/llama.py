@@ -34,11 +34,11 @@ class Linear(nn.Linear):
         self.halves, self.large = False, out % 2 == 0 and width * out >= 2**16  # less is in the cache
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not (self.halves and x.numel() == self.in_features) or torch.compiler.is_compiling():
+        alone = not torch.compiler.is_compiling() and self.halves and x.numel() == self.in_features
+        if not (alone and x.is_cpu and x.dtype == torch.float32):
             return F.linear(x, self.weight)
-        column = x.view(1, 1, -1).transpose(1, 2)  # with other strides it is slow
-        y = torch.bmm(self.weight.view(2, -1, self.in_features), column.expand(2, -1, -1))
-        return y.view(*x.shape[:-1], -1)
+        halves, column = self.weight.view(2, -1, self.in_features), x.view(1, 1, -1).transpose(1, 2)
+        return torch.bmm(halves, column.expand(2, -1, -1)).view(*x.shape[:-1], -1)  # slow with other strides
 
 
 def rope_table(config: LlamaConfig, length: int) -> torch.Tensor:

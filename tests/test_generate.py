@@ -146,8 +146,8 @@ def test_product_by_rows(dtype):
     assert by_rows(x, w.T).dtype == dtype and by_rows(x.expand(2, -1), w.T) is NotImplemented
 
 
-@pytest.mark.parametrize("way", [(True, False), (False, False), (False, True)])
-def test_steps_try_every_way_and_keep_the_quickest(llava_dir, way):
+@pytest.mark.parametrize("onednn, halves", [(False, False), (True, False), (False, True)])
+def test_steps_try_every_way_and_keep_the_quickest(llava_dir, onednn, halves):
     """The ids are those of the obvious way while the ways are tried; then the quickest is taken, as the times say."""
     text = dict(hidden_size=256, intermediate_size=384, num_attention_heads=4)
     model = LLaVA.from_pretrained(llava_dir(**text), dtype=torch.float32)
@@ -158,17 +158,28 @@ def test_steps_try_every_way_and_keep_the_quickest(llava_dir, way):
     assert new == slow_generate(model, ids, pixels, 12)
     assert [len(seconds) for seconds in llama.seconds.values()] == [3, 3, 3]
     assert min(map(min, llama.seconds.values())) > 0
+    way, layer = (torch.float32, onednn, halves), llama.model.layers[0]
     llama.seconds.update({other: [1.0 if other == way else 2.0] * 3 for other in llama.seconds})
     seen = []
     llama.lm_head.register_forward_pre_hook(lambda *_: seen.append(torch.backends.mkldnn.enabled))
     list(stream(model, ids, pixels, max_new_tokens=3))
-    assert seen == [True, way[0], way[0]] and torch.backends.mkldnn.enabled  # the prefill is not asked
-    assert llama.model.layers[0].mlp.up_proj.halves == way[1]  # 256 x 384
-    assert not llama.model.layers[0].self_attn.k_proj.halves  # 256 x 128: too small to gain
+    assert seen == [True, onednn, onednn] and torch.backends.mkldnn.enabled  # the prefill is not asked
+    assert layer.mlp.up_proj.halves == halves  # 256 x 384
+    assert not layer.self_attn.k_proj.halves  # 256 x 128: too small to gain
     assert llama.seconds[way] == [1.0] * 3
-    llama.bfloat16().seconds.clear()
+    seen.clear()
     list(stream(model.bfloat16(), ids, pixels.bfloat16(), max_new_tokens=9))
-    assert [*llama.seconds] == [(False, False)]  # no choice: bf16 answers must not depend on the clock
+    assert seen == [True] + 8 * [False] and not layer.mlp.up_proj.halves  # bf16 does not depend on the clock
+
+    def fail(*_):
+        raise RuntimeError("in a step")
+
+    broken = stream(model, ids, pixels.bfloat16(), max_new_tokens=3)
+    next(broken)
+    layer.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="in a step"):
+        next(broken)
+    assert torch.backends.mkldnn.enabled
 
 
 def test_dialogue_in_one_cache(toy):
