@@ -29,7 +29,7 @@ def sample(logits: torch.Tensor, temperature: float, top_p: float, generator=Non
 
 @contextmanager
 def quickest(llama: Llama) -> Iterator[None]:
-    """A step of one token on a CPU reads all weights; what does so fastest in fp32 differs from CPU to CPU, up to threefold: the
+    """A step of one token on a CPU reads all weights; what does so fastest in fp32 differs from CPU to CPU, by a factor above 2: the
     first steps try each way thrice, then the quickest stays. Other dtypes go without oneDNN: an answer would depend on the clock."""
     kind, past, onednn = llama.lm_head.weight.dtype, llama.seconds, torch.backends.mkldnn.enabled
     ways = (kind, False, False), (kind, True, False), (kind, False, True)  # oneDNN's kernels, halves

@@ -27,7 +27,7 @@ class RMSNorm(nn.Module):
 
 class Linear(nn.Linear):
     """y = x W^T, no bias. For one token on a CPU the time is that of reading W. With `halves` a product of two half matrices, each
-    with the same one column, does it in fp32: on some CPUs twice as fast, on others half as fast (`generate.quickest`)."""
+    with the same one column, does it in fp32: on some CPUs the faster way, on others the slower (`generate.quickest`)."""
 
     def __init__(self, width: int, out: int):
         super().__init__(width, out, bias=False)
