@@ -1,7 +1,7 @@
-"""How toy-clip and toy-vicuna beside this file were made from nothing: `python -m nanollava.toyland pretrain`.
+"""toy-clip and toy-vicuna from nothing: `python -m nanollava.toyland pretrain`. Those beside this file: their MADE_BY.txt.
 
-First what both share, then the tiny Vicuna (copying, then text-only dialogues about scenes told in words), then the tiny
-CLIP (the package's ViT, a text tower, and the contrastive loss on pictures and captions).
+First what both share, then the tiny Vicuna (copying, looking facts up, then text-only dialogues about scenes told in
+words), then the tiny CLIP (the package's ViT, a text tower, and the contrastive loss on pictures and captions).
 """
 
 import json
@@ -129,8 +129,29 @@ def dialogues(rng, count: int, tokenizer, pool: list[Scene]) -> list[tuple[list[
     for scene in rng.choices(pool, weights=[len(s.things) for s in pool], k=count):
         facts = facts_told(scene, rng)
         kind = "conversation" if rng.random() < 0.9 else rng.choice(("complex", "detail"))
-        told = instructions(facts, rng, kind, inventory=0.6)
+        told = instructions(facts, rng, kind, inventory=0.4)
         rows.append(encode(dialogue(in_words(scene, rng), told), tokenizer))
+    return rows
+
+
+def fact_by_fact(scene: Scene, rng: random.Random) -> str:
+    """Every fact of every thing beside the thing's name: "in front cat, red cat, on the left cat, far away dog, ..."."""
+    told = [
+        [f"{words} {t.kind}" for words in (t.color, WORDS[t.side], WORDS[t.distance])] for t in scene.things
+    ]
+    return ", ".join(sum((rng.sample(facts, 3) for facts in told), [])) + "."
+
+
+def drills(rng, count: int, tokenizer, pool: list[Scene], types, describe=in_words, brief=False):
+    """Ids and labels of dialogues of up to twelve questions of one group of `types`, in which no answer tells the next.
+    `brief` answers are the last word alone: "left" is one look-up, "on the left" three words that hang on it."""
+    rows = []
+    for scene in rng.choices(pool, weights=[len(s.things) ** 2 for s in pool], k=count):
+        found = questions(facts_told(scene, rng), rng)
+        asked = sum((found[type] for type in rng.choice(types)), []) or found["weather"]
+        asked = rng.sample(asked, min(12, len(asked)))
+        asked = [replace(qa, answer=qa.answer.split()[-1]) for qa in asked] if brief else asked
+        rows.append(encode(dialogue(describe(scene, rng), asked), tokenizer))
     return rows
 
 
@@ -165,12 +186,20 @@ def text_backward(model: Llama, rows, pool: ThreadPoolExecutor, dtype, device) -
     return sum(totals)
 
 
-def train_vicuna(phases, batch: int, seed: int, dtype, device):
-    """Trains the decoder and returns it with its tokenizer. Phases are ("copies", most steps, learning rate), which
-    ends when copying is learnt, and ("dialogues", steps, peak)."""
+LOOK_UPS = ("color", "position", "distance")  # of a thing by its name
+# Looked up by something else, or put together.
+HARDER = (("what",), ("relation",), ("count",), ("reason",), ("count", "weather", "place"))
+
+
+def train_vicuna(scale: float, batch: int, seed: int, dtype, device):
+    """Trains the decoder and returns it with its tokenizer. For "where is the cat?" it must take up what is asked, find that name in
+    the description, and have gathered there what belongs to it. None of these helps without the others, and all at once
+    are not learnt in an hour. So they come one after another, each until it is learnt: copying; brief answers where every fact stands
+    beside the name; the same from sentences, of scenes that hold a kind once; by name or side in all scenes; then everything."""
     torch.manual_seed(seed)
     rng, tokenizer = random.Random(f"vicuna/{seed}"), make_tokenizer(seed)
     pool = list(scenes("train", 16000, seed))
+    alone = [scene for scene in pool if len({t.kind for t in scene.things}) == len(scene.things)]
     model = Llama(LLAMA).to(device)
     threads = ThreadPoolExecutor(
         2, initializer=torch.set_num_threads, initargs=[max(1, torch.get_num_threads() // 2)]
@@ -179,22 +208,38 @@ def train_vicuna(phases, batch: int, seed: int, dtype, device):
         if p.ndim == 2:
             out = name.endswith(("o_proj.weight", "down_proj.weight"))  # residual branches start smaller
             nn.init.normal_(p, std=0.02 / (math.sqrt(2 * LLAMA.num_hidden_layers) if out else 1.0))
-    with torch.no_grad():  # a plural begins as its singular's vector: the tokenizer sees no kinship in them
-        for kind in KINDS:
-            one, many = (tokenizer.encode(f"a {word}")[-1] for word in (kind, plural(kind)))
-            model.model.embed_tokens.weight[many] = model.model.embed_tokens.weight[one]
-    for phase, steps, lr in phases:
-        optimizer = torch.optim.AdamW(model.parameters(), lr, (0.9, 0.98), weight_decay=0.01, fused=True)
 
-        def backward(step: int, copying=phase == "copies"):
-            rows = (
-                copies(rng, 2 * batch, LLAMA.vocab_size)
-                if copying
-                else dialogues(rng, batch, tokenizer, pool)
-            )
-            return text_backward(model, rows, threads, dtype, device), {}
+    def brief(scenes, types, describe):
+        return drills(rng, batch * 3 // 4, tokenizer, scenes, types, describe, brief=True)
 
-        fit(f"vicuna, {phase}", model, optimizer, steps, backward, 50, 0.9 if phase == "copies" else None)
+    def either(scene: Scene, rng: random.Random) -> str:
+        return in_words(scene, rng) if rng.random() < 0.75 else fact_by_fact(scene, rng)
+
+    def everything():
+        drilled = drills(rng, batch // 2, tokenizer, pool, [LOOK_UPS, *HARDER])
+        return drilled + dialogues(rng, batch - batch // 2, tokenizer, pool)
+
+    phases = {  # rows of a step, most steps, and the share of right tokens that ends it
+        "copies": (lambda: copies(rng, 2 * batch, LLAMA.vocab_size), 1500, 0.98),
+        "facts one by one": (lambda: brief(alone, [LOOK_UPS], fact_by_fact), 1000, 0.98),
+        "facts in sentences": (lambda: brief(alone, [LOOK_UPS], either), 1500, 0.98),
+        "by name or side": (lambda: brief(pool, [LOOK_UPS, ("what",)], in_words), 1500, 0.98),
+        "dialogues": (everything, 2400, None),
+    }
+    words = [[tokenizer.encode(f"a {word}")[-1] for word in (kind, plural(kind))] for kind in KINDS]
+    for phase, (make, steps, enough) in phases.items():
+        if (
+            phase == "dialogues"
+        ):  # where numbers are asked for: "cats" begins as "cat", which no spelling tells it
+            embedding = model.model.embed_tokens.weight.data
+            for one, many in words:
+                embedding[many] = embedding[one]
+        optimizer = torch.optim.AdamW(model.parameters(), 2e-3, (0.9, 0.98), weight_decay=0.01, fused=True)
+
+        def backward(step: int, make=make):
+            return text_backward(model, make(), threads, dtype, device), {}
+
+        fit(f"vicuna, {phase}", model, optimizer, max(1, round(steps * scale)), backward, 50, enough)
     return model.cpu().eval(), tokenizer
 
 
@@ -427,11 +472,6 @@ def pretrain(args) -> None:
         save_clip(model, tokenizer, out / "toy-clip")
         cli.made_by(out / "toy-clip")
     if args.only in (None, "vicuna"):
-        # Copying comes twice: the second time it is learnt in a few minutes, and dialogues profit from it.
-        phases = [("copies", 1500, 2e-3), ("dialogues", 1300, 2e-3), ("dialogues", 1800, 1.5e-3)]
-        phases += [("copies", 700, 1.5e-3), ("dialogues", 800, 1.5e-3), ("dialogues", 1300, 1.5e-3)]
-        phases += [("dialogues", n, 1.5e-3) for n in (1500, 1000, 2000)] + [("dialogues", 1300, 1.2e-3)]
-        phases = [(phase, max(1, round(steps * args.scale)), lr) for phase, steps, lr in phases]
-        model, tokenizer = train_vicuna(phases, 32, seed, dtype, device)
+        model, tokenizer = train_vicuna(args.scale, 32, seed, dtype, device)
         save_vicuna(model, tokenizer, out / "toy-vicuna")
         cli.made_by(out / "toy-vicuna")

@@ -18,8 +18,8 @@ from checkpoints.pretrain import load_clip
 from nanollava.conversation import IGNORE_INDEX
 from nanollava.llama import Llama
 from nanollava.tokenizer import Tokenizer
-from nanollava.toyland.captions import captions
-from nanollava.toyland.scenes import scenes
+from nanollava.toyland.captions import WORDS, captions
+from nanollava.toyland.scenes import COLORS, DISTANCES, KINDS, SIDES, scenes
 
 
 def test_contrastive_loss_is_the_papers():
@@ -82,6 +82,33 @@ def test_copies_run_both_ways_and_only_the_second_is_trained():
         words, second = row[1 : (len(row) + 1) // 2], row[(len(row) + 1) // 2 :]
         assert second == (words if i % 2 else words[::-1])
         assert len(marks) == len(row) and [m for m in marks if m != IGNORE_INDEX] == second[1:]
+
+
+def test_first_descriptions_tell_every_fact_beside_its_name():
+    for scene in scenes("train", 20, 0):
+        told = pretrain.fact_by_fact(scene, random.Random(0)).rstrip(".").split(", ")
+        facts = [f"{w} {t.kind}" for t in scene.things for w in (t.color, WORDS[t.side], WORDS[t.distance])]
+        assert sorted(told) == sorted(facts)
+
+
+def test_a_drill_asks_one_group_of_types_and_a_brief_answer_is_one_word():
+    tokenizer = Tokenizer.from_pretrained("checkpoints/toy-vicuna")
+    pool = [s for s in scenes("train", 200, 0) if len(s.things) == 3]  # one of them alone on its side
+
+    def answered(brief: bool) -> list[set[str]]:
+        rows = pretrain.drills(
+            random.Random(0), 20, tokenizer, pool, [pretrain.LOOK_UPS, ("what",)], brief=brief
+        )
+        labelled = (
+            [i for i in marks if i not in (IGNORE_INDEX, tokenizer.eos_token_id)] for _, marks in rows
+        )
+        return [set(tokenizer.decode(ids).split()) for ids in labelled]
+
+    found = {*COLORS, *(WORDS[spot].split()[-1] for spot in (*SIDES, *DISTANCES))}
+    brief = answered(brief=True)
+    assert all(words <= found or words <= {*KINDS} for words in brief)
+    assert any(words <= found for words in brief) and any(words <= {*KINDS} for words in brief)
+    assert any("the" in words for words in answered(brief=False))
 
 
 def test_two_threads_leave_the_gradient_of_the_plain_mean():
