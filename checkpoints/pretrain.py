@@ -228,9 +228,7 @@ def train_vicuna(scale: float, batch: int, seed: int, dtype, device):
     }
     words = [[tokenizer.encode(f"a {word}")[-1] for word in (kind, plural(kind))] for kind in KINDS]
     for phase, (make, steps, enough) in phases.items():
-        if (
-            phase == "dialogues"
-        ):  # where numbers are asked for: "cats" begins as "cat", which no spelling tells it
+        if phase == "dialogues":  # which ask for numbers: "cats" begins as "cat", a kinship no spelling tells
             embedding = model.model.embed_tokens.weight.data
             for one, many in words:
                 embedding[many] = embedding[one]
