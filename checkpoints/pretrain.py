@@ -142,13 +142,13 @@ def fact_by_fact(scene: Scene, rng: random.Random) -> str:
     return ", ".join(sum((rng.sample(facts, 3) for facts in told), [])) + "."
 
 
-def drills(rng, count: int, tokenizer, pool: list[Scene], types, describe=in_words, brief=False):
-    """Ids and labels of dialogues of up to twelve questions of one group of `types`, in which no answer tells the next.
-    `brief` answers are the last word alone: "left" is one look-up, "on the left" three words that hang on it."""
+def drills(rng, count: int, tokenizer, pool: list[Scene], groups, describe=in_words, brief=False):
+    """Ids and labels of dialogues of up to twelve questions, all of one of the `groups` of types, so that hardly an answer
+    tells another. `brief` answers are the last word alone: "left" is one look-up, "on the left" three words that hang on it."""
     rows = []
     for scene in rng.choices(pool, weights=[len(s.things) ** 2 for s in pool], k=count):
         found = questions(facts_told(scene, rng), rng)
-        asked = sum((found[type] for type in rng.choice(types)), []) or found["weather"]
+        asked = sum((found[type] for type in rng.choice(groups)), []) or found["weather"]
         asked = rng.sample(asked, min(12, len(asked)))
         asked = [replace(qa, answer=qa.answer.split()[-1]) for qa in asked] if brief else asked
         rows.append(encode(dialogue(describe(scene, rng), asked), tokenizer))
@@ -209,8 +209,8 @@ def train_vicuna(scale: float, batch: int, seed: int, dtype, device):
             out = name.endswith(("o_proj.weight", "down_proj.weight"))  # residual branches start smaller
             nn.init.normal_(p, std=0.02 / (math.sqrt(2 * LLAMA.num_hidden_layers) if out else 1.0))
 
-    def brief(scenes, types, describe):
-        return drills(rng, batch * 3 // 4, tokenizer, scenes, types, describe, brief=True)
+    def brief(scenes, groups, describe):
+        return drills(rng, batch * 3 // 4, tokenizer, scenes, groups, describe, brief=True)
 
     def either(scene: Scene, rng: random.Random) -> str:
         return in_words(scene, rng) if rng.random() < 0.75 else fact_by_fact(scene, rng)
