@@ -172,16 +172,14 @@ class InstructionData(torch.utils.data.Dataset):
             return {i: told for i, told in zip(indices, pool.map(wrong, indices), strict=True) if told}
 
     def leave_out(self, wrong: dict[int, str], skip_bad: bool) -> str:
-        """Takes the wrong records out and lists them; without `skip_bad`, or if none remains, that is an error."""
+        """Takes the wrong records out and tells of the first; without `skip_bad`, or if none remains, that is an error
+        that lists all of them, their number last."""
         lines = [f"{self.path}, record {self.rows[i]}: {wrong[i]}" for i in sorted(wrong)]
-        if len(lines) > 1:
-            more = [f"... and {len(lines) - 20} more"] if len(lines) > 20 else []
-            counts = f"{len(lines)} of {len(self)} records are wrong; --skip-bad goes on without them"
-            lines = [f"{self.path}: {counts}", *lines[:20], *more]
+        counts, remedy = f"{len(wrong)} of {len(self)} records", "--skip-bad goes on without them"
         if wrong and (not skip_bad or len(wrong) == len(self)):
-            raise DataError("\n".join(lines))
+            raise DataError("\n".join([*lines, f"{self.path}: {counts} are wrong; {remedy}"]))
         self.rows = [row for i, row in enumerate(self.rows) if i not in wrong]
-        return "\n".join([f"left out {len(wrong)} records", *lines] if wrong else [])
+        return "\n".join([f"left out {counts}, the first:", *lines[:20]] if wrong else [])
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         record = self.record(index)

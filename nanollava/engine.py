@@ -74,6 +74,8 @@ def shard(model: nn.Module, blocks, frozen_tower: nn.Module, device, settings: S
     dtype = pick_dtype(settings.dtype, device)
     mesh = dist.device_mesh.init_device_mesh(device.type, (dist.get_world_size(),))
     policy = {"mesh": mesh, "ignored_params": set(frozen_tower.parameters())}
+    if device.type == "cpu" and dist.get_world_size() == 1:
+        policy["reshard_after_forward"] = False  # gathered once, for both passes
     if dtype != torch.float32:
         policy["mp_policy"] = fsdp.MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     if settings.offload_optimizer:  # so do the shards of weights and gradients: AdamW runs on the CPU

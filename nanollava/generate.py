@@ -88,17 +88,17 @@ def stream(
         own = torch.eye(T, dtype=torch.bool, device=device)  # padding sees itself: an empty row would be NaN
         mask = (causal & real[:, None, :T] | own)[:, None]  # (B, 1, T, T)
     said = torch.zeros(B, config.text_config.vocab_size, dtype=torch.bool, device=device)
-    said.scatter_(1, input_ids.masked_fill(~real[:, :T].flip(1), config.bos_token_id), True)
+    ids = input_ids.masked_fill(~real[:, :T].flip(1), config.bos_token_id)
     generator = None if seed is None else torch.Generator(device).manual_seed(seed)
     times.append(time.perf_counter())
     logits = llama.lm_head(llama.model(embeds, mask, cache, start=-pad if padded else known)[:, -1])
     ended = [False] * B
     for place in range(T, T + max_new_tokens):
         if repetition_penalty != 1:
+            said.scatter_(1, ids.view(B, -1), True)
             less = torch.where(logits < 0, logits * repetition_penalty, logits / repetition_penalty)
             logits = torch.where(said, less, logits)
         ids = sample(logits, temperature, top_p, generator, top_k)
-        said.scatter_(1, ids[:, None], True)
         new = ids.tolist()
         times[2:] = [times[2] if place > T else time.perf_counter(), time.perf_counter()]
         seconds |= zip(("vision", "prefill", "decode"), (b - a for a, b in pairwise(times)), strict=True)

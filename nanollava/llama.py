@@ -34,7 +34,7 @@ class Linear(nn.Linear):
         self.halves, self.large = False, out % 2 == 0 and width * out >= 2**16  # less is in the cache
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        alone = not torch.compiler.is_compiling() and self.halves and x.numel() == self.in_features
+        alone = self.halves and not torch.compiler.is_compiling() and x.numel() == self.in_features
         if not (alone and x.is_cpu and x.dtype == torch.float32):
             return F.linear(x, self.weight)
         halves, column = self.weight.view(2, -1, self.in_features), x.view(1, 1, -1).transpose(1, 2)
@@ -184,7 +184,7 @@ class LlamaModel(nn.Module):
         if inputs_embeds.shape[1] > self.config.max_position_embeddings:
             room = self.config.max_position_embeddings
             raise ValueError(f"{inputs_embeds.shape[1]} tokens: the model was built for {room}")
-        x, rope = inputs_embeds, self.positions(inputs_embeds, start)
+        x, rope = inputs_embeds, self.positions(inputs_embeds, start).unbind()
         if mask is None and cache is not None and cache.length and x.shape[1] > 1:
             shape = (x.shape[1], cache.length + x.shape[1])
             mask = torch.ones(shape, dtype=torch.bool, device=x.device).tril(cache.length)

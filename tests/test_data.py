@@ -106,18 +106,19 @@ BAD = {
 def test_every_wrong_record_is_told(tmp_path):
     """One file of them all: each by file and index, and what is wrong."""
     path = write(tmp_path, [GOOD, *BAD.values(), GOOD])
-    header, *lines = wrong(path, max_length=100)
+    *lines, counts = wrong(path, max_length=100)
     assert (
-        header == f"{path}: {len(BAD)} of {len(BAD) + 2} records are wrong; --skip-bad goes on without them"
+        counts == f"{path}: {len(BAD)} of {len(BAD) + 2} records are wrong; --skip-bad goes on without them"
     )
     expected = [f"{path}, record {i + 1}: {text.format(folder=tmp_path)}" for i, text in enumerate(BAD)]
     assert lines == expected
     data = make(path, max_length=100)
     told = data.leave_out(data.check(range(len(data)), True), skip_bad=True)
-    assert told.startswith(f"left out {len(BAD)} records") and len(data) == 2
+    assert told.splitlines() == [f"left out {len(BAD)} of {len(BAD) + 2} records, the first:", *expected[:20]]
+    assert len(data) == 2
     assert torch.equal(data[0]["input_ids"], data[1]["input_ids"])
-    assert wrong(write(tmp_path, [GOOD, 3])) == [f"{path}, record 1: expected an object, got int"]
-    assert wrong(write(tmp_path, [3] * 30))[-1] == "... and 10 more"
+    assert wrong(write(tmp_path, [GOOD, 3]))[0] == f"{path}, record 1: expected an object, got int"
+    assert len(wrong(write(tmp_path, [3] * 30))) == 31  # every one is listed
     data = make(write(tmp_path, [3]))
     with pytest.raises(DataError, match="record 0"):  # nothing would remain
         data.leave_out(data.check([0]), skip_bad=True)
