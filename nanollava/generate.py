@@ -151,7 +151,7 @@ def compile_step(model, **options) -> Callable:
         for tensor in (*cache.keys, *cache.values) if cuda else ():  # CUDA graphs would copy what may move
             torch._dynamo.mark_static_address(tensor)
         shapes = (cache.keys[0].shape, real.shape, torch.is_inference_mode_enabled())
-        cache.place = torch.tensor([cache.length], device=ids.device)
+        cache.place = ids.new_full((1,), cache.length)
         with torch.compiler.set_stance(skip_guard_eval_unsafe=shapes == checked):  # not checked again
             logits = compiled(ids, cache, pad, real)
         checked, cache.place, cache.length = shapes, None, cache.length + 1
