@@ -73,7 +73,7 @@ def save(folder: Path, step: int, model, optimizer, run: dict, keep: int) -> Pat
             shutil.rmtree(old)
         trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
         free, need = shutil.disk_usage(folder).free, int(3.1 * trained) + 2**20  # AdamW's moments, too
-        if free < need:
+        if 0 < free < need:  # some file systems say 0
             raise OSError(f"{folder}: {free:,} bytes free, a checkpoint takes {need:,}")
 
     def finish() -> None:

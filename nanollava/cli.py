@@ -42,8 +42,9 @@ def training_arguments(description: str, stage: int, **defaults) -> Settings:
             options |= {"type": TYPES[kind], "choices": choices.get(name, flag.get("choices"))}
         parser.add_argument(f"--{name.replace('_', '-')}", **options)
     parser.set_defaults(**defaults)
-    recipe = parser.parse_args().recipe
-    parser.set_defaults(**RECIPES[recipe][stage - 1] if recipe else {})
+    asked = parser.parse_args(namespace=argparse.Namespace(epochs=None))
+    parser.set_defaults(**{"max_steps": None} if asked.epochs else {})
+    parser.set_defaults(**RECIPES[asked.recipe][stage - 1] if asked.recipe else {})
     args = parser.parse_args()
     for name, flag in FLAGS.items():
         value, given = getattr(args, name), f"--{name.replace('_', '-')} {getattr(args, name)}"
@@ -51,6 +52,8 @@ def training_arguments(description: str, stage: int, **defaults) -> Settings:
             raise UserError(f"{given}: expected at least {flag['least']}")
         if value is not None and "above" in flag and not value > flag["above"]:
             raise UserError(f"{given}: expected more than {flag['above']}")
+    if (args.validation or args.toyland_scenes) and not args.eval_steps:
+        raise UserError("--validation or --toyland-scenes: give --eval-steps, too, else nothing is measured")
     return Settings(**vars(args))
 
 

@@ -65,8 +65,8 @@ def main() -> None:
         model = LLaVA.compose(sources["clip"], base, projector, tokenizer.image_token_id, dtype=dtype)
     else:
         model = LLaVA.from_pretrained(base, dtype=dtype, vision=sources.get("clip"))
-    size = model.config.vision_config.image_size
-    pictures = ImageConfig.from_pretrained(sources["clip"] if given == {"clip", "llama"} else base, size=size)
+    vision, tower = model.config.vision_config, sources["clip"] if given == {"clip", "llama"} else base
+    pictures = ImageConfig.from_pretrained(tower, size=vision.image_size)
     for kind, path in sources.items():
         names = list(weights.shapes(weights.projector_files(path) if kind == "projector" else path))
         layouts = LAYOUTS[kind][:2] if kind == "original" and "clip" in given else LAYOUTS[kind]
@@ -80,8 +80,7 @@ def main() -> None:
     tokenizer.with_image_token(model.config.image_token_id).save_pretrained(aside)
     pictures.save_pretrained(aside)
     processor = dict(processor_class="LlavaProcessor", image_token="<image>", num_additional_image_tokens=1)
-    patch = model.config.vision_config.patch_size
-    processor |= dict(vision_feature_select_strategy="default", patch_size=patch)
+    processor |= dict(vision_feature_select_strategy="default", patch_size=vision.patch_size)
     write_json(aside / "processor_config.json", processor)
     aside.rename(out)
     state = model.state_dict().values()

@@ -172,12 +172,12 @@ class InstructionData(torch.utils.data.Dataset):
             return {i: told for i, told in zip(indices, pool.map(wrong, indices), strict=True) if told}
 
     def leave_out(self, wrong: dict[int, str], skip_bad: bool) -> str:
-        """Takes the wrong records out and tells of the first; without `skip_bad`, or if none remains, that is an error
-        that lists all of them, their number last."""
+        """Takes the wrong records out; without `skip_bad`, or if none remains, that is an error that lists them all."""
         lines = [f"{self.path}, record {self.rows[i]}: {wrong[i]}" for i in sorted(wrong)]
-        counts, remedy = f"{len(wrong)} of {len(self)} records", "--skip-bad goes on without them"
+        counts = f"{len(wrong)} of {len(self)} records"
         if wrong and (not skip_bad or len(wrong) == len(self)):
-            raise DataError("\n".join([*lines, f"{self.path}: {counts} are wrong; {remedy}"]))
+            lines += [f"{self.path}: {counts} are wrong; --skip-bad goes on without them"] * (len(wrong) > 1)
+            raise DataError("\n".join(lines))
         self.rows = [row for i, row in enumerate(self.rows) if i not in wrong]
         return "\n".join([f"left out {counts}, the first:", *lines[:20]] if wrong else [])
 

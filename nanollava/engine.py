@@ -74,8 +74,8 @@ def shard(model: nn.Module, blocks, frozen_tower: nn.Module, device, settings: S
     dtype = pick_dtype(settings.dtype, device)
     mesh = dist.device_mesh.init_device_mesh(device.type, (dist.get_world_size(),))
     policy = {"mesh": mesh, "ignored_params": set(frozen_tower.parameters())}
-    if device.type == "cpu" and dist.get_world_size() == 1:
-        policy["reshard_after_forward"] = False  # gathered once, for both passes
+    if device.type == "cpu" and mesh.size() == 1:  # weights are gathered once for both passes
+        policy["reshard_after_forward"] = False
     if dtype != torch.float32:
         policy["mp_policy"] = fsdp.MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     if settings.offload_optimizer:  # so do the shards of weights and gradients: AdamW runs on the CPU
@@ -147,12 +147,12 @@ class Reader:
         return sample if key[1] else {**sample, "labels": torch.full_like(sample["labels"], -100)}
 
     def join(self, samples: list[dict]) -> tuple[dict, tuple]:
-        """A batch, and its labelled tokens (the first place is never predicted), tokens, pictures, FLOPs."""
+        """A batch, and what counts of it: labelled tokens (the first place is never predicted), tokens, pictures, FLOPs."""
         lengths = [len(s["labels"]) for s in samples]
         pictures = sum(len(s.get("pixel_values", ())) for s in samples)
         labelled = sum(int((s["labels"][1:] != -100).sum()) for s in samples)
         work = sum(self.flops(lengths, pictures, labelled).values()) if self.flops else 0.0
-        return self.collate(samples), (labelled, sum(lengths), pictures, work)
+        return self.collate(samples), (labelled, sum(lengths), pictures, work) if labelled else (0, 0, 0, 0.0)
 
     def batches(self, batches: list[list[int]], micro: int, workers: int = 0) -> Iterator:
         """This rank's micro-batches of all batches in turn, read ahead by processes that leave signals to this one."""
@@ -237,9 +237,8 @@ def train(
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, settings.lr, (0.9, 0.999), 1e-8, weight_decay=0.0, fused=True)
     out, folder = Path(settings.out), Path(settings.out) / "checkpoints"
-    run = {k: v for k, v in asdict(settings).items() if not FLAGS[k].get("free")}
     dtype = pick_dtype(settings.dtype, device)
-    # What the result depends on.
+    run = {k: v for k, v in asdict(settings).items() if not FLAGS[k].get("free")}  # what the result is of
     run |= {"dtype": str(dtype), "samples": len(data), "crc32 of data": getattr(data, "crc32", None)}
     say = partial(print, flush=True) if rank == 0 else lambda text: None
     if settings.resume == "never" and checkpoint.found(folder):
@@ -247,42 +246,43 @@ def train(
     told = checkpoint.load(folder, model, optimizer, run, say)
     begin, before = told.get("step", 0), told.get("seconds", 0.0)
     kept = begin > 0 or settings.save_steps > 0  # a run that keeps checkpoints keeps its last step, too
-    full = {**asdict(settings), **run, "ranks": ranks}
+    full = asdict(settings) | run | {"ranks": ranks}
     checkpoint.on_rank_0(partial(write_json, out / "training.json", full))
     log = Log(out, begin, settings.tensorboard) if rank == 0 else None
-    received: list[int] = []
+    received, number = [], None  # signals that came, the one that ends the run
     handlers = {n: signal.signal(n, lambda number, frame: received.append(number)) for n in STOP}
     loader = Reader(data, collate, flops).batches(batches[begin:], micro, settings.workers)
     peak = matmul_rate(device, dtype)
     bar = tqdm(None, "train", steps, mininterval=0.5, disable=rank != 0, initial=begin, dynamic_ncols=True)
     model.train()
-    number = None  # of the signal that came
     start = previous = saved = time.perf_counter()
     for step in range(begin, steps):
         lr = settings.lr * cosine(step, steps, settings.warmup)
         for group in optimizer.param_groups:
             group["lr"] = lr
         parts, counts = zip(*(next(loader) for _ in share(batches[step], micro)), strict=True)
-        # Over all ranks: labelled tokens, tokens, pictures, FLOPs, whether rank 0's clock asks for a checkpoint, signals.
-        late = rank == 0 and time.perf_counter() - saved >= 60 * settings.save_minutes > 0
-        totals = [*map(sum, zip(*counts, strict=True)), late, *(n in received for n in STOP)]
-        totals = torch.tensor(totals, dtype=torch.float64, device=device)
+        totals = torch.tensor([*map(sum, zip(*counts, strict=True))], dtype=torch.float64, device=device)
         dist.all_reduce(totals)
-        labelled, tokens, pictures, work, late, *signals = totals.tolist()
-        total = torch.zeros((), dtype=torch.float64, device=device)
+        labelled, tokens, pictures, work = totals.tolist()
+        ends = torch.zeros(2 + len(STOP), dtype=torch.float64, device=device)
         for part in parts:
             loss, _ = model.loss(**to(part, device))
             (loss * (ranks / labelled)).backward()  # FSDP takes the mean over ranks; the loss is a global sum
-            total += loss.detach()
+            ends[0] += loss.detach()
         norm = nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm).full_tensor().item()
-        dist.all_reduce(total)
-        mean, done = total.item() / labelled, step + 1
+        # Whether rank 0's clock asks for a checkpoint; the signals that any rank has got by now.
+        late = rank == 0 and time.perf_counter() - saved >= 60 * settings.save_minutes > 0
+        ends[1:] = torch.tensor([late, *(n in received for n in STOP)])
+        dist.all_reduce(ends)
+        loss_sum, late, *signals = ends.tolist()
+        mean, done = loss_sum / labelled, step + 1
         if not math.isfinite(mean + norm):  # before it reaches the weights
             told = f"step {step}: the loss is {mean}, its gradient's norm {norm}"
-            raise UserError(f"{told}; lower --lr {settings.lr} or try --dtype fp32")
+            raise UserError(f"{told}; begin anew with --lr below {settings.lr}, or --dtype fp32")
         optimizer.step()
         optimizer.zero_grad()
-        measured = evaluate() if evaluate and settings.eval_steps and done % settings.eval_steps == 0 else {}
+        due = evaluate and settings.eval_steps and done % settings.eval_steps == 0 and not any(signals)
+        measured = evaluate() if due else {}
         now = time.perf_counter()
         if log is not None:
             seconds, resident = now - previous, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

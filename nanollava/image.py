@@ -72,10 +72,9 @@ def open_image(path: str | Path) -> Image.Image:
         image = Image.open(path)
         image.load()
         return ImageOps.exif_transpose(image)
-    except FileNotFoundError:
-        raise ImageError(f"{path}: no such picture") from None
     except Exception as error:  # Pillow raises many types for broken files
-        raise ImageError(f"{path}: not a readable picture ({error})") from None
+        missing, broken = isinstance(error, FileNotFoundError), f"not a readable picture ({error})"
+        raise ImageError(f"{path}: {'no such picture' if missing else broken}") from None
 
 
 def save_image(image: Image.Image, path: str) -> None:

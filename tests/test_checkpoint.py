@@ -118,6 +118,28 @@ def test_a_signal_ends_in_a_checkpoint_from_which_the_run_goes_on(tmp_path, whol
     assert f"step-{STEPS:08d}" == checkpoint.found(tmp_path / "checkpoints")[0].name
 
 
+def test_a_signal_while_a_step_is_computed_ends_with_that_step(tmp_path, monkeypatch):
+    loss, calls = Line.loss, []
+
+    def killing(self, **batch):
+        calls.append(0)
+        if len(calls) == 5:  # the first of the third step's two micro-batches
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss(self, **batch)
+
+    monkeypatch.setattr(Line, "loss", killing)
+    with pytest.raises(engine.Stopped):
+        train(tmp_path, save_steps=0)
+    assert [p.name for p in checkpoint.found(tmp_path / "checkpoints")] == ["step-00000003"]
+
+
+def test_a_rank_without_a_sample_counts_nothing():
+    """It repeats one without labels, so that all ranks make the same calls."""
+    reader = engine.Reader(Samples(), collate, lambda lengths, pictures, labelled: {"all": 1.0})
+    assert reader.join([reader[0, True]])[1] == (5, 6, 0, 1.0)
+    assert reader.join([reader[0, False]])[1] == (0, 0, 0, 0.0)
+
+
 def test_a_short_run_keeps_nothing_unasked(tmp_path):
     train(tmp_path, save_steps=0)
     assert not checkpoint.found(tmp_path / "checkpoints")
@@ -151,6 +173,9 @@ def test_a_full_disk_leaves_the_former_checkpoint(tmp_path, whole, capsys, monke
         patch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 90, 10))
         equal(train(tmp_path, max_steps=STEPS), whole[0])  # goes on: what is trained is not thrown away
         assert "10 bytes free, a checkpoint takes" in capsys.readouterr().out
+        patch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 0))  # not known
+        train(tmp_path / "unknown", max_steps=2)
+        assert checkpoint.found(tmp_path / "unknown/checkpoints")
     assert [p.name for p in checkpoint.found(folder)] == ["step-00000006"]
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -117,7 +117,7 @@ def test_every_wrong_record_is_told(tmp_path):
     assert told.splitlines() == [f"left out {len(BAD)} of {len(BAD) + 2} records, the first:", *expected[:20]]
     assert len(data) == 2
     assert torch.equal(data[0]["input_ids"], data[1]["input_ids"])
-    assert wrong(write(tmp_path, [GOOD, 3]))[0] == f"{path}, record 1: expected an object, got int"
+    assert wrong(write(tmp_path, [GOOD, 3])) == [f"{path}, record 1: expected an object, got int"]
     assert len(wrong(write(tmp_path, [3] * 30))) == 31  # every one is listed
     data = make(write(tmp_path, [3]))
     with pytest.raises(DataError, match="record 0"):  # nothing would remain

@@ -196,8 +196,13 @@ def test_recipes(monkeypatch):
     assert values(parse(1, "--recipe", "v1")) == ("plain", "crop", False, 128, 2e-3, 1, 0.03, None)
     assert values(parse(2, "--recipe", "paper")) == ("v0", "crop", False, 32, 2e-5, 3, 0.03, None)
     assert values(parse(1, "--recipe", "paper")) == ("v0", "crop", False, 128, 2e-3, 1, 0.03, None)
+    assert values(parse(2, "--recipe", "v1")) == ("vicuna_v1", "crop", False, 32, 2e-5, 3, 0.03, None)
     assert parse(2, "--recipe", "v1.5", "--no-group").group is False
-    assert parse(1).max_steps == 600
+    assert parse(1).max_steps == 600 and parse(1, "--max-steps", "7", "--epochs", "2").max_steps == 7
+    whole = parse(1, "--epochs", "2")  # without a recipe: not the default's steps
+    assert (whole.epochs, whole.max_steps) == (2, None) and parse(1).epochs == 1
+    with pytest.raises(UserError, match="give --eval-steps"):
+        parse(1, "--validation", "held-out.json")
 
 
 @pytest.mark.parametrize(

@@ -107,9 +107,34 @@ def test_broken_files(path):
 
 
 def test_published_configs():
-    """The config.json of llava-1.5-7b-hf, of llava-v1.5-7b and of CLIP ViT-L/14-336, as far as they bear on the model."""
+    """The config.json of llava-1.5-7b-hf, of llava-v1.5-7b and of CLIP ViT-L/14-336, as far as they bear on the model; in
+    CLIP's, of an older transformers, every default stands, too."""
     vision = dict(hidden_size=1024, image_size=336, intermediate_size=4096, model_type="clip_vision_model",
                   num_attention_heads=16, num_hidden_layers=24, patch_size=14, projection_dim=768, vocab_size=32000)  # fmt: skip
+    off, on = (
+        "add_cross_attention do_sample early_stopping is_decoder is_encoder_decoder output_attentions".split(),
+        {},
+    )
+    off += (
+        "output_hidden_states output_scores remove_invalid_values return_dict_in_generate torchscript".split()
+    )
+    on |= dict(return_dict=True, tie_word_embeddings=True, top_k=50, max_length=20, id2label={"0": "LABEL_0"})
+    on |= dict(
+        layer_norm_eps=1e-05,
+        dropout=0.0,
+        num_beams=1,
+        pruned_heads={},
+        pad_token_id=None,
+        hidden_act="quick_gelu",
+    )
+    on |= dict(
+        initializer_factor=1.0,
+        chunk_size_feed_forward=0,
+        transformers_version="4.16.0.dev0",
+        bad_words_ids=None,
+    )
+    older = vision | on | dict.fromkeys([*off, "tie_encoder_decoder", "use_bfloat16"], False)
+    assert VisionConfig.from_dict(older) == VisionConfig(image_size=336)
     text = dict(
         max_position_embeddings=4096,
         model_type="llama",
