@@ -117,7 +117,8 @@ class Dialogue:
                 raise
             show(answer.finish("interrupted"))
         show("\n")
-        self.turns = [*turns, {"from": "gpt", "value": answer.text or "..."}]
+        said = " ".join(answer.text.split(IMAGE)).strip()  # a picture's mark is not the model's to write
+        self.turns = [*turns, {"from": "gpt", "value": said or "..."}]
         return answer
 
     def save(self, path: str) -> None:
@@ -125,13 +126,15 @@ class Dialogue:
         image = self.paths[0] if len(self.paths) == 1 else self.paths
         record = {"id": Path(path).stem, "image": image, "conversations": self.turns}
         try:
-            Path(path).write_text(json.dumps([record], indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        except OSError as error:
+            Path(path).write_bytes((json.dumps([record], indent=2, ensure_ascii=False) + "\n").encode())
+        except (OSError, ValueError) as error:  # the second where a name cannot be written or used
             raise UserError(f"/save {path}: cannot be written ({error})") from None
 
 
 def chat(dialogue: Dialogue, question: str | None) -> None:
     """Reads questions and commands until the input ends; what goes wrong with one is told, and the dialogue goes on."""
+    if sys.stdin is None:
+        raise UserError("--chat: there is no input to read")
     if sys.stdin.isatty():
         with suppress(ImportError):
             import readline  # noqa: F401 - gives input() line editing and history
@@ -139,7 +142,8 @@ def chat(dialogue: Dialogue, question: str | None) -> None:
         sys.stdin.reconfigure(errors="replace")  # bytes that are no UTF-8
     while True:
         try:
-            line = question or input("> " if sys.stdin.isatty() else "").strip()
+            line = question or input("> " if sys.stdin.isatty() else "")
+            line = line.encode(errors="replace").decode().strip()  # a terminal lets such bytes through
             command, _, path = (part.strip() for part in line.partition(" "))
             if command == "/image" and path:
                 dialogue.open([path])
@@ -167,16 +171,16 @@ def main() -> None:
     if args.chat:
         return chat(dialogue, args.prompt)
     answer = dialogue.ask(args.prompt or "Describe the picture in detail.")
-    if args.attention and answer.ids:
+    if args.json:
+        counts = dict(tokens=len(answer.ids), prompt_tokens=len(dialogue.ids))
+        seconds = {k: round(v, 4) for k, v in dialogue.seconds.items()}
+        print(json.dumps({"answer": answer.text, **counts, "end": answer.end, "seconds": seconds}))
+    if args.attention:
         from nanollava import show
 
         maps = show.look(dialogue.model, dialogue.ids, answer.ids, dialogue.pixels)
         sheet = show.draw(dialogue.pictures, dialogue.image_config, answer.ids, dialogue.tokenizer, maps)
         save_image(sheet, args.attention)
-    if args.json:
-        counts = dict(tokens=len(answer.ids), prompt_tokens=len(dialogue.ids))
-        seconds = {k: round(v, 4) for k, v in dialogue.seconds.items()}
-        print(json.dumps({"answer": answer.text, **counts, "end": answer.end, "seconds": seconds}))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def sample(logits: torch.Tensor, temperature: float, top_p: float, generator=Non
         return logits.argmax(-1)
     logits, order = (logits.float() / temperature).sort(-1, descending=True)
     probs = torch.softmax(logits[:, : top_k or None], dim=-1)
-    probs[probs.cumsum(-1) - probs >= top_p] = 0  # the first token that reaches top_p stays
+    probs[probs.cumsum(-1) - probs >= max(top_p, 1e-9)] = 0  # the first token that reaches top_p stays
     choice = torch.multinomial(probs, 1, generator=generator)
     return order.gather(-1, choice).squeeze(-1)
 
@@ -63,9 +63,9 @@ def stream(
     (B, T), device, image_token = input_ids.shape, input_ids.device, config.image_token_id
     room, patches = config.text_config.max_position_embeddings, config.vision_config.num_patches
     wrong = max_new_tokens < 1 or not (temperature == 0 or 1e-6 <= temperature <= 1e6) or not 0 < top_p <= 1
-    if wrong or top_k < 0 or not repetition_penalty > 0 or not -(2**63) <= (seed or 0) < 2**63:
+    if wrong or top_k < 0 or not 1e-3 <= repetition_penalty <= 1e3 or not -(2**63) <= (seed or 0) < 2**63:
         given = f"max_new_tokens {max_new_tokens}, temperature {temperature}, top_p {top_p}, top_k {top_k}, "
-        wanted = "expected at least 1, 0 or 1e-6 to 1e6, 0 < top_p <= 1, at least 0, above 0, 64 bits"
+        wanted = "expected at least 1, 0 or 1e-6 to 1e6, 0 < top_p <= 1, at least 0, 1e-3 to 1e3, 64 bits"
         raise UserError(f"{given}repetition_penalty {repetition_penalty}, seed {seed}: {wanted}")
     if (need := T + max_new_tokens) > room:
         raise UserError(f"{T} prompt tokens + {max_new_tokens} new ones: the model has room for {room}")
@@ -195,8 +195,9 @@ class Answer:
         return text[:keep]
 
     def finish(self, end: str = "length") -> str:
-        """Ends the answer, if it has not ended; returns what had been held back."""
-        rest = "" if self.end else (self.waiting + self.tokenizer.decode(self.ids[self.read :])).rstrip()
+        """Ends the answer, if it has not ended; returns what had been held back, but for half a character."""
+        more = self.tokenizer.decode(self.ids[self.read :]).rstrip("\ufffd")
+        rest = "" if self.end else (self.waiting + more).rstrip()
         self.text, self.end = self.text + rest, self.end or end
         return rest
 

@@ -39,6 +39,8 @@ def look(model: LLaVA, ids: list[int], new: list[int], pixel_values, layers=None
     """Where the model looked when it said each of `new` to the prompt `ids`: shares of the pictures' places that sum to
     one, (len(new), places), mean over heads and `layers`. SDPA keeps no weights: softmax(q k^T) is computed again here.
     By default the decoder's second quarter: on Toyland's validation scenes these layers fetch what is spoken of."""
+    if not new:
+        raise UserError("the answer is empty: there is no word to draw a panel for")
     inner, T = model.language_model.model, len(ids) + len(new) - 1
     new = [0 if token == model.config.image_token_id else token for token in new]  # drawn by chance
     layers = layers or range(len(inner.layers) // 4, len(inner.layers) // 2 + 1)
@@ -96,13 +98,12 @@ def main() -> None:
     args = parser.parse_args()
     tokenizer, opening = Tokenizer.from_pretrained(args.model), f"{IMAGE}\n" * max(1, len(args.image))
     texts, roles = args.texts if args.view == "mask" else [args.prompt], ("human", "gpt")
-    texts = [opening * (i == 0) + " ".join(text.split(IMAGE)) for i, text in enumerate(texts)]
-    turns = [{"from": roles[i % 2], "value": text} for i, text in enumerate(texts)]
+    texts = [" ".join(text.encode(errors="replace").decode().split(IMAGE)) for text in texts]
+    turns = [{"from": roles[i % 2], "value": opening * (i == 0) + text} for i, text in enumerate(texts)]
     if args.view == "mask":
         ids, labels = encode(turns, tokenizer, args.template)
         print(mask(ids, labels, tokenizer, sys.stdout.isatty()))
-        print(f"{sum(label != IGNORE_INDEX for label in labels)} of {len(ids)} tokens are trained")
-        return
+        return print(f"{sum(label != IGNORE_INDEX for label in labels)} of {len(ids)} tokens are trained")
     if not args.image:
         raise UserError("no picture: give one with --image PATH")
     pictures = [open_image(path) for path in args.image]

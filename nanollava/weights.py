@@ -142,8 +142,7 @@ def load(module: nn.Module, path, layout: Layout, device="cpu", dtype: torch.dty
     threads = ThreadPoolExecutor(4)
     for shard in shards(path):
         for name, shape, read in tensors(shard, device):
-            ours = layout.to_ours(name)
-            if ours is None:
+            if (ours := layout.to_ours(name)) is None:
                 continue
             if ours not in wanted and "linear_2" in ours.split(".") and layout in (LLAVA, PROJECTOR):
                 tensor = read().cpu().float()  # behind a linear W, written in the llava-hf layout

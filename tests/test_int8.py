@@ -25,6 +25,15 @@ def test_every_weight_is_off_by_half_a_step_at_most():
     torch.testing.assert_close(layer(x), x @ (rounded.float() * scale[:, None]).T)
 
 
+def test_fp16_does_not_overflow():
+    """A sum over Q's whole numbers passes 65504 long before the layer's result does."""
+    weight = torch.full((4, 1024), 0.02)
+    layer = Int8Linear(*quantise(weight)).half()
+    layer.weight.data = quantise(weight)[0]
+    x = torch.full((1, 1024), 3.0)
+    torch.testing.assert_close(layer(x.half()).float(), x @ weight.T, rtol=2e-3, atol=0)
+
+
 @pytest.mark.parametrize("act", ["gelu", "linear"])
 def test_loading_quantises_as_it_reads(llava_dir, act):
     path = llava_dir() if act == "gelu" else TOY

@@ -9,6 +9,7 @@ import transformers
 from PIL import Image
 
 from nanollava import LLaVA, show
+from nanollava.config import UserError
 from nanollava.conversation import IMAGE, encode
 from nanollava.generate import generate, prompt
 from nanollava.image import ImageConfig, open_image, preprocess
@@ -96,6 +97,8 @@ def test_what_was_drawn_by_chance_is_drawn(toy):
     maps = show.look(model, ids, new, preprocess(picture, config)[None])
     assert maps.sum(1).sub(1).abs().max() < 1e-5
     show.draw([picture], config, new, tokenizer, maps)
+    with pytest.raises(UserError, match="the answer is empty"):
+        show.look(model, ids, [], preprocess(picture, config)[None])
 
 
 def test_mask_view(toy):
@@ -112,8 +115,8 @@ def test_commands(tmp_path):
         command = [sys.executable, "-m", "nanollava.show", *map(str, args)]
         return subprocess.run(command, capture_output=True, text=True)
 
-    done = run("mask", "What is it?", "a cat")
-    assert done.returncode == 0 and "[ a][ cat][</s>]\n3 of " in done.stdout, done
+    done = run("mask", "What is it?", "a cat", "caf\udce9")  # bytes that are no UTF-8
+    assert done.returncode == 0 and "[ cat][</s>] USER: caf? ASSISTANT:\n3 of " in done.stdout, done
     done = run(
         "attention", "--image", "cat.jpg", "--prompt", "Where is the cat?", "--out", tmp_path / "a.png"
     )
