@@ -517,6 +517,9 @@ def main() -> None:
     if args.child:
         print(json.dumps(child(args, *args.child)))
         return
+    args.rows = {"machine", *args.rows}  # the limits are the machine's
+    if args.json and not Path(args.json).parent.is_dir():
+        sys.exit(f"--json {args.json}: its directory is not there")
     root = Path(__file__).resolve().parent.parent
     setting = {"OMP_NUM_THREADS": str(args.threads), "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(root)}
     hardware = (
