@@ -37,7 +37,7 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(141)
     except (UserError, OSError) as error:  # the second where a file cannot be read or written
         sys.stdout.flush()
-        print("error:", str(error).rpartition("DataError: ")[2], file=sys.stderr)  # a reader's, alone
+        print("error:", str(error).rpartition("DataError: ")[2], file=sys.stderr)  # no reader's traceback
         sys.exit(2)
     except RuntimeError as error:
         first = f"{type(error).__name__}: {error}".splitlines()[0]

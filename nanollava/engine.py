@@ -238,7 +238,7 @@ def train(
     optimizer = torch.optim.AdamW(parameters, settings.lr, (0.9, 0.999), 1e-8, weight_decay=0.0, fused=True)
     out, folder = Path(settings.out), Path(settings.out) / "checkpoints"
     dtype = pick_dtype(settings.dtype, device)
-    run = {k: v for k, v in asdict(settings).items() if not FLAGS[k].get("free")}  # what the result is of
+    run = {k: v for k, v in asdict(settings).items() if not FLAGS[k].get("free")}  # the result hangs on it
     run |= {"dtype": str(dtype), "samples": len(data), "crc32 of data": getattr(data, "crc32", None)}
     say = partial(print, flush=True) if rank == 0 else lambda text: None
     if settings.resume == "never" and checkpoint.found(folder):

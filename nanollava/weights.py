@@ -166,7 +166,7 @@ def load(module: nn.Module, path, layout: Layout, device="cpu", dtype: torch.dty
                 convert = dtype not in (None, tensor.dtype)
                 found[ours] = threads.submit(tensor.to, device, dtype) if convert else tensor.to(device)
     found = {name: t.result() if isinstance(t, Future) else t for name, t in found.items()}
-    first = {id(parameter): name for name, parameter in module.named_parameters()}  # counts, of tied ones
+    first = {id(parameter): name for name, parameter in module.named_parameters()}  # of tied ones the first
     found |= {name: found[first[id(p)]] for name, p in wanted.items() if first[id(p)] in found}
     missing = [layout.to_file(name) for name in wanted if name not in found]
     if missing:
