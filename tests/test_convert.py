@@ -13,7 +13,8 @@ import transformers
 from conftest import randomise, text_config, vision_config
 from safetensors.torch import load_file, save_file
 
-from nanollava import LLaVA, cli, convert, weights
+from checkpoints import convert
+from nanollava import LLaVA, cli, weights
 from nanollava.config import LlamaConfig, LlavaConfig, VisionConfig
 from nanollava.llama import Llama
 from nanollava.vit import CLIPVisionTransformer
