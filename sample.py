@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from nanollava import LLaVA
+from nanollava import LLaVA, cpu
 from nanollava.config import UserError
 from nanollava.conversation import IMAGE, STOP, SYSTEMS
 from nanollava.device import DTYPES, pick_device, run
@@ -77,6 +77,7 @@ class Dialogue:
         dtype = DTYPES[args.dtype or ("fp32" if self.device.type == "cpu" else "fp16")]
         self.open(args.image)
         self.model = LLaVA.from_pretrained(args.model, self.device, dtype, args.vision, args.int8)
+        cpu.convert(self.model)
         self.tokenizer = Tokenizer.from_pretrained(args.model)
         size = self.model.config.vision_config.image_size
         self.image_config = ImageConfig.from_pretrained(args.model, size=size)

@@ -128,10 +128,11 @@ def pair(name: str, dtype: torch.dtype, vision: dict | None = None):
 def decode(args, name: str, dtype: str, compiled: bool, vision: dict | None = None, rounded=False) -> dict:
     """Tokens a second of both sides, greedy, from a short prompt (and a picture, if there is a tower); `rounded` makes our
     layers int8."""
-    from nanollava import int8
+    from nanollava import cpu, int8
     from nanollava.generate import compile_step, generate
 
     theirs, ours, places = pair(name, DTYPES[dtype], vision)
+    cpu.convert(ours)
     if rounded:
         int8.convert(ours.language_model.model.layers)
     ids = torch.randint(5, 500, (1, PROMPT), generator=torch.Generator().manual_seed(1))
@@ -200,7 +201,7 @@ def batch(args) -> dict:
 
 def context(args) -> dict:
     """Milliseconds of one step at growing context (29M, fp32), and how many bytes of cache it reads."""
-    from nanollava.generate import quickest
+    from nanollava.cpu import quickest
     from nanollava.llama import KVCache
 
     _, ours, _ = pair("29M", torch.float32)

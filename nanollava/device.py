@@ -3,7 +3,9 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from multiprocessing import active_children
 from types import ModuleType
@@ -82,3 +84,14 @@ def pick_device(name: str) -> torch.device:
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """ "auto" is bf16 on CUDA, else fp32: the narrow models that a CPU trains lose more by bf16's casts than they win."""
     return DTYPES["bf16" if device.type == "cuda" else "fp32"] if name == "auto" else DTYPES[name]
+
+
+@cache
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Measured FLOP/s of one large matrix product on this device: MFU is the share of it."""
+    a, seconds = torch.ones(2 * (8192 if device.type == "cuda" else 1024,), device=device, dtype=dtype), []
+    for _ in range(4):
+        begin = time.perf_counter()
+        (a @ a)[0, 0].item()  # waits for the device
+        seconds.append(time.perf_counter() - begin)
+    return 2 * len(a) ** 3 / min(seconds)

@@ -20,9 +20,9 @@ from torch.utils.checkpoint import checkpoint as recompute
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from . import checkpoint
+from . import checkpoint, cpu
 from .config import FLAGS, Settings, UserError, micro_batch, write_json
-from .device import Stopped, pick_device, pick_dtype
+from .device import Stopped, matmul_rate, pick_device, pick_dtype
 
 STOP = (signal.SIGTERM, signal.SIGINT)  # each ends the training after a checkpoint
 
@@ -80,6 +80,7 @@ def shard(model: nn.Module, blocks, frozen_tower: nn.Module, device, settings: S
         policy["mp_policy"] = fsdp.MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     if settings.offload_optimizer:  # so do the shards of weights and gradients: AdamW runs on the CPU
         policy["offload_policy"] = fsdp.CPUOffloadPolicy(pin_memory=device.type == "cuda")
+    cpu.products(model, device, dtype)
     frozen_tower.to(device, dtype)
     for block in blocks:
         block.forward = torch.compile(block.forward) if settings.compile else block.forward
@@ -170,16 +171,6 @@ def to(part: dict, device: torch.device) -> dict:
     return {k: v if v is None else v.to(device, non_blocking=True) for k, v in part.items()}
 
 
-def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Measured FLOP/s of one large matrix product on this device: MFU is the share of it."""
-    a, seconds = torch.ones(2 * (8192 if device.type == "cuda" else 1024,), device=device, dtype=dtype), []
-    for _ in range(6):
-        begin = time.perf_counter()
-        (a @ a)[0, 0].item()  # waits for the device
-        seconds.append(time.perf_counter() - begin)
-    return 2 * len(a) ** 3 / min(seconds)
-
-
 @torch.no_grad()
 def mean_loss(model, data, collate, micro: int, device) -> float:
     """Loss over labelled tokens of a whole data set; all ranks share the work."""
@@ -252,7 +243,7 @@ def train(
     received, number = [], None  # signals that came, the one that ends the run
     handlers = {n: signal.signal(n, lambda number, frame: received.append(number)) for n in STOP}
     loader = Reader(data, collate, flops).batches(batches[begin:], micro, settings.workers)
-    peak = matmul_rate(device, dtype)
+    peak = max(matmul_rate(device, kind) for kind in {dtype, torch.float32})  # a CPU takes the quicker way
     bar = tqdm(None, "train", steps, mininterval=0.5, disable=rank != 0, initial=begin, dynamic_ncols=True)
     model.train()
     start = previous = saved = time.perf_counter()

@@ -2,16 +2,16 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from itertools import pairwise
+from contextlib import nullcontext
 
 import torch
 from PIL import Image
 
 from .config import UserError
 from .conversation import STOP, encode, expand
+from .cpu import quickest
 from .image import ImageConfig, preprocess
-from .llama import KVCache, Linear, Llama
+from .llama import KVCache
 from .tokenizer import Tokenizer
 
 
@@ -25,26 +25,6 @@ def sample(logits: torch.Tensor, temperature: float, top_p: float, generator=Non
     probs[probs.cumsum(-1) - probs >= max(top_p, 1e-9)] = 0  # the first token that reaches top_p stays
     choice = torch.multinomial(probs, 1, generator=generator)
     return order.gather(-1, choice).squeeze(-1)
-
-
-@contextmanager
-def quickest(llama: Llama) -> Iterator[None]:
-    """A step of one token on a CPU reads all weights; what does so fastest in fp32 differs from CPU to CPU, by a factor above 2: the
-    first steps try each way thrice, then the quickest stays. Other dtypes go without oneDNN: an answer would depend on the clock."""
-    kind, past, onednn = llama.lm_head.weight.dtype, llama.seconds, torch.backends.mkldnn.enabled
-    ways = (kind, False, False), (kind, True, False), (kind, False, True)  # oneDNN's kernels, halves
-    ways = ways if kind == torch.float32 else ways[:1]
-    way = min(ways, key=lambda way: (len(past[way]) == 3, min(past[way], default=0)))
-    for layer in llama.modules() if way != llama.way else ():
-        if isinstance(layer, Linear):
-            layer.halves = way[2] and layer.large
-    llama.way, start = way, time.perf_counter()
-    try:
-        torch.backends.mkldnn.enabled = onednn and way[1]
-        yield
-    finally:
-        torch.backends.mkldnn.enabled = onednn
-    past[way] = [*past[way], time.perf_counter() - start][:3]
 
 
 @torch.inference_mode()
@@ -69,7 +49,7 @@ def stream(
         raise UserError(f"{given}repetition_penalty {repetition_penalty}, seed {seed}: {wanted}")
     if (need := T + max_new_tokens) > room:
         raise UserError(f"{T} prompt tokens + {max_new_tokens} new ones: the model has room for {room}")
-    times, seconds = [time.perf_counter()], {} if seconds is None else seconds
+    begin, seconds = time.perf_counter(), {} if seconds is None else seconds
     cache = cache or KVCache(config.text_config, B, device, llama.model.embed_tokens.weight.dtype)
     known = cache.reuse(input_ids[0].tolist(), image_token, patches)
     if known and pixel_values is not None:  # the pictures that are not in the cache
@@ -90,7 +70,7 @@ def stream(
     said = torch.zeros(B, config.text_config.vocab_size, dtype=torch.bool, device=device)
     ids = input_ids.masked_fill(~real[:, :T].flip(1), config.bos_token_id)
     generator = None if seed is None else torch.Generator(device).manual_seed(seed)
-    times.append(time.perf_counter())
+    seconds["vision"], begin = time.perf_counter() - begin, time.perf_counter()
     logits = llama.lm_head(llama.model(embeds, mask, cache, start=-pad if padded else known)[:, -1])
     ended = [False] * B
     for place in range(T, T + max_new_tokens):
@@ -100,8 +80,9 @@ def stream(
             logits = torch.where(said, less, logits)
         ids = sample(logits, temperature, top_p, generator, top_k)
         new = ids.tolist()
-        times[2:] = [times[2] if place > T else time.perf_counter(), time.perf_counter()]
-        seconds |= zip(("vision", "prefill", "decode"), (b - a for a, b in pairwise(times)), strict=True)
+        if place == T:
+            seconds["prefill"], begin = time.perf_counter() - begin, time.perf_counter()
+        seconds["decode"] = time.perf_counter() - begin
         ended = [end or token == config.eos_token_id for end, token in zip(ended, new, strict=True)]
         yield [-1 if end else token for end, token in zip(ended, new, strict=True)]
         if all(ended) or place == T + max_new_tokens - 1:

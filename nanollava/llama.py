@@ -13,32 +13,8 @@ from . import int8, weights
 from .config import LlamaConfig, read_json
 
 
-class RMSNorm(nn.Module):
+class RMSNorm(nn.RMSNorm):
     """x / sqrt(mean(x^2) + eps) * weight, the mean taken in float32 (in float64 for float64)."""
-
-    def __init__(self, width: int, eps: float):
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
-
-
-class Linear(nn.Linear):
-    """y = x W^T, no bias. For one token on a CPU the time is that of reading W. With `halves` a product of two half matrices, each
-    with the same one column, does it in fp32: on some CPUs the faster way, on others the slower (`generate.quickest`)."""
-
-    def __init__(self, width: int, out: int):
-        super().__init__(width, out, bias=False)
-        self.halves, self.large = False, out % 2 == 0 and width * out >= 2**16  # less is in the cache
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        alone = self.halves and not torch.compiler.is_compiling() and x.numel() == self.in_features
-        if not (alone and x.is_cpu and x.dtype == torch.float32):
-            return F.linear(x, self.weight)
-        halves, column = self.weight.view(2, -1, self.in_features), x.view(1, 1, -1).transpose(1, 2)
-        return torch.bmm(halves, column.expand(2, -1, -1)).view(*x.shape[:-1], -1)  # slow with other strides
 
 
 def rope_table(config: LlamaConfig, length: int) -> torch.Tensor:
@@ -104,16 +80,18 @@ class LlamaAttention(nn.Module):
         D, E = config.hidden_size, config.head_dim
         H, K = config.num_attention_heads, config.num_key_value_heads
         self.grouped = H != K
-        self.q_proj = Linear(D, H * E)
-        self.k_proj = Linear(D, K * E)
-        self.v_proj = Linear(D, K * E)
-        self.o_proj = Linear(H * E, D)
+        self.q_proj = nn.Linear(D, H * E, bias=False)
+        self.k_proj = nn.Linear(D, K * E, bias=False)
+        self.v_proj = nn.Linear(D, K * E, bias=False)
+        self.o_proj = nn.Linear(H * E, D, bias=False)
 
     def forward(self, x, rope, mask=None, cache: KVCache | None = None) -> torch.Tensor:
         B, T, _ = x.shape
-        projections = self.q_proj, self.k_proj, self.v_proj  # each to (B, H or K, T, E)
-        q, k, v = (proj(x).view(B, T, -1, self.head_dim).transpose(1, 2) for proj in projections)
-        q, k = rotate(q, rope), rotate(k, rope)
+        both, v = torch.cat([self.q_proj(x), self.k_proj(x)], dim=-1), self.v_proj(x)
+        both, v = (
+            y.view(B, T, -1, self.head_dim).transpose(1, 2) for y in (both, v)
+        )  # (B, H + K or K, T, E)
+        q, k = rotate(both, rope).split([both.shape[1] - v.shape[1], v.shape[1]], dim=1)
         if cache is not None:
             k, v = cache.update(self.layer, k, v)  # (B, K, S, E)
         elif x.is_cpu and x.dtype == torch.bfloat16:  # whose backward pass is slower than fp32's there
@@ -128,9 +106,9 @@ class LlamaMLP(nn.Module):
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
-        self.gate_proj = Linear(width, hidden)
-        self.up_proj = Linear(width, hidden)
-        self.down_proj = Linear(hidden, width)
+        self.gate_proj = nn.Linear(width, hidden, bias=False)
+        self.up_proj = nn.Linear(width, hidden, bias=False)
+        self.down_proj = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -163,8 +141,7 @@ class LlamaModel(nn.Module):
 
     def hidden_states(self, inputs_embeds: torch.Tensor) -> list[torch.Tensor]:
         """The embeddings, the output of every block, and in the last place that of the final norm, each (B, T, D)."""
-        rope = self.positions(inputs_embeds)
-        states = [inputs_embeds]
+        rope, states = self.positions(inputs_embeds), [inputs_embeds]
         for block in self.layers:
             states.append(block(states[-1], rope))
         states[-1] = self.norm(states[-1])
@@ -201,9 +178,13 @@ class Llama(nn.Module):
     def __init__(self, config: LlamaConfig):
         super().__init__()
         self.config = config
-        self.way, self.seconds = None, defaultdict(list)  # of one token's step: see `generate.quickest`
+        self.way, self.settled, self.seconds = (
+            None,
+            None,
+            defaultdict(list),
+        )  # one token's step: see `cpu.quickest`
         self.model = LlamaModel(config)
-        self.lm_head = Linear(config.hidden_size, config.vocab_size)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 

@@ -104,11 +104,9 @@ class CLIPVisionTransformer(nn.Module):
 
     def hidden_states(self, pixel_values: torch.Tensor, last: int | None = None) -> list[torch.Tensor]:
         """The normed embeddings and the output of every block up to number `last` (default: all), each (B, 1 + P, D)."""
-        x = self.pre_layrnorm(self.embeddings(pixel_values))
-        states = [x]
+        states = [self.pre_layrnorm(self.embeddings(pixel_values))]
         for block in self.encoder.layers[:last]:
-            x = block(x)
-            states.append(x)
+            states.append(block(states[-1]))
         return states
 
     def features(self, pixel_values: torch.Tensor, layer: int = -2) -> torch.Tensor:

@@ -146,42 +146,6 @@ def test_product_by_rows(dtype):
     assert by_rows(x, w.T).dtype == dtype and by_rows(x.expand(2, -1), w.T) is NotImplemented
 
 
-@pytest.mark.parametrize("onednn, halves", [(False, False), (True, False), (False, True)])
-def test_steps_try_every_way_and_keep_the_quickest(llava_dir, onednn, halves):
-    """The ids are those of the obvious way while the ways are tried; then the quickest is taken, as the times say."""
-    text = dict(hidden_size=256, intermediate_size=384, num_attention_heads=4)
-    model = LLaVA.from_pretrained(llava_dir(**text), dtype=torch.float32)
-    model.config = replace(model.config, eos_token_id=-1)
-    (ids, _, mask, pixels), llama = batch(), model.language_model
-    ids, pixels = row(ids, mask, pixels, 0)
-    new = [token for (token,) in stream(model, ids, pixels, max_new_tokens=12)]
-    assert new == slow_generate(model, ids, pixels, 12)
-    assert [len(seconds) for seconds in llama.seconds.values()] == [3, 3, 3]
-    assert min(map(min, llama.seconds.values())) > 0
-    way, layer = (torch.float32, onednn, halves), llama.model.layers[0]
-    llama.seconds.update({other: [1.0 if other == way else 2.0] * 3 for other in llama.seconds})
-    seen = []
-    llama.lm_head.register_forward_pre_hook(lambda *_: seen.append(torch.backends.mkldnn.enabled))
-    list(stream(model, ids, pixels, max_new_tokens=3))
-    assert seen == [True, onednn, onednn] and torch.backends.mkldnn.enabled  # the prefill is not asked
-    assert layer.mlp.up_proj.halves == halves  # 256 x 384
-    assert not layer.self_attn.k_proj.halves  # 256 x 128: too small to gain
-    assert llama.seconds[way] == [1.0] * 3
-    seen.clear()
-    list(stream(model.bfloat16(), ids, pixels.bfloat16(), max_new_tokens=9))
-    assert seen == [True] + 8 * [False] and not layer.mlp.up_proj.halves  # bf16 does not depend on the clock
-
-    def fail(*_):
-        raise RuntimeError("in a step")
-
-    broken = stream(model, ids, pixels.bfloat16(), max_new_tokens=3)
-    next(broken)
-    layer.register_forward_pre_hook(fail)
-    with pytest.raises(RuntimeError, match="in a step"):
-        next(broken)
-    assert torch.backends.mkldnn.enabled
-
-
 def test_dialogue_in_one_cache(toy):
     """What --chat does: turn by turn on one cache, the same ids as a fresh prefill of the dialogue so far."""
     model, tokenizer, config = toy

@@ -6,7 +6,7 @@ import transformers
 from conftest import TOLERANCE, randomise, text_config
 
 from nanollava.config import LlamaConfig
-from nanollava.llama import KVCache, Linear, Llama, rope_table, rotate
+from nanollava.llama import KVCache, Llama, rope_table, rotate
 
 VARIANTS = {
     "grouped": {},
@@ -95,12 +95,3 @@ def test_too_long():
     model = Llama(LlamaConfig.from_dict(text_config(max_position_embeddings=16).to_dict()))
     with pytest.raises(ValueError, match="17 tokens: the model was built for 16"):
         model(torch.zeros(1, 17, dtype=torch.long))
-
-
-@pytest.mark.parametrize("out", [220, 221])
-@pytest.mark.parametrize("shape", [(1, 1, 300), (1, 300), (300,), (1, 3, 300)])
-def test_linear_of_one_token(dtype, out, shape):
-    """The halves of one token's product, an odd width that has none, and several tokens: all as `F.linear`."""
-    linear, x = Linear(300, out).to(dtype), torch.randn(shape, dtype=dtype)
-    linear.halves = linear.large
-    torch.testing.assert_close(linear(x), torch.nn.functional.linear(x, linear.weight), rtol=1e-5, atol=1e-5)
