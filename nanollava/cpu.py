@@ -38,32 +38,33 @@ def products(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None
             layer.forward = partial(product, layer)
 
 
-# The rows that an embedding bag sums for each block, from four places of memory by turns; one tensor for all layers alike.
+# The rows that an embedding bag sums for each block, those of inputs 0, 1, 2 ...; one tensor for all layers alike.
 rows = cache(lambda blocks, width: torch.arange(blocks * width).int().view(blocks, 4, -1).mT.flatten())
 
 
 class Blocks(nn.Module):
     """y = x W^T in half precision, for answering alone. One token's y is the sum of W's columns weighted by x: an embedding bag (mode
     0), and torch's reads half precision about as fast as memory gives it, which its linear layer does not. W lies as (blocks,
-    in, BLOCK), the last block filled up with zeros, so that a thread reads a block from its begin to its end."""
+    in, BLOCK), the last block filled up with zeros and its inputs i in the order of i % 4, to be read from four places by turns."""
 
     def __init__(self, layer: nn.Linear):
         super().__init__()
-        W = F.pad(layer.weight.detach(), (0, 0, 0, -len(layer.weight) % BLOCK))
-        W = W.view(-1, BLOCK, layer.in_features).transpose(1, 2).contiguous()  # (blocks, in, BLOCK)
+        W = F.pad(layer.weight.detach(), (0, 0, 0, -layer.out_features % BLOCK))
+        W = (
+            W.view(-1, BLOCK, layer.in_features // 4, 4).permute(0, 3, 2, 1).flatten(1, 2)
+        )  # (blocks, in, BLOCK)
         self.weight, self.out_features = nn.Parameter(W, requires_grad=False), layer.out_features
         self.rows, self.starts = rows(*W.shape[:2]), torch.arange(0, W[..., 0].numel(), W.shape[1]).int()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         W, shape = self.weight, x.shape
         if x.numel() == shape[-1]:
-            weights = (
-                x.reshape(4, -1).T.reshape(-1).expand(len(W), -1).reshape(-1)
-            )  # x in the order of the rows
+            weights = x.reshape(1, -1).expand(len(W), -1).reshape(-1)
             y = torch.embedding_bag(W.view(-1, BLOCK), self.rows, self.starts, False, 0, False, weights)[0]
         else:
-            x, wide = x.reshape(-1, shape[-1]), x.numel() >= 16 * shape[-1] and by_float32(x.device, x.dtype)
-            x, W32 = x.float() if wide else x, torch.empty(W.shape[1:])
+            x = x.reshape(-1, shape[-1] // 4, 4).mT.flatten(1)  # (tokens, in), in W's order
+            wide, W32 = len(x) >= 16 and by_float32(x.device, x.dtype), torch.empty(W.shape[1:])
+            x = x.float() if wide else x
             y = torch.cat([(x @ (W32.copy_(block) if wide else block)).to(W.dtype) for block in W], dim=-1)
         return y.view(*shape[:-1], -1)[..., : self.out_features]
 

@@ -79,7 +79,7 @@ class LlamaAttention(nn.Module):
         self.layer, self.head_dim = layer, config.head_dim
         D, E = config.hidden_size, config.head_dim
         H, K = config.num_attention_heads, config.num_key_value_heads
-        self.grouped = H != K
+        self.heads, self.grouped = (H, K), H != K
         self.q_proj = nn.Linear(D, H * E, bias=False)
         self.k_proj = nn.Linear(D, K * E, bias=False)
         self.v_proj = nn.Linear(D, K * E, bias=False)
@@ -87,11 +87,9 @@ class LlamaAttention(nn.Module):
 
     def forward(self, x, rope, mask=None, cache: KVCache | None = None) -> torch.Tensor:
         B, T, _ = x.shape
-        both, v = torch.cat([self.q_proj(x), self.k_proj(x)], dim=-1), self.v_proj(x)
-        both, v = (
-            y.view(B, T, -1, self.head_dim).transpose(1, 2) for y in (both, v)
-        )  # (B, H + K or K, T, E)
-        q, k = rotate(both, rope).split([both.shape[1] - v.shape[1], v.shape[1]], dim=1)
+        both = torch.cat([self.q_proj(x), self.k_proj(x)], dim=-1)
+        both, v = (y.view(B, T, -1, self.head_dim).transpose(1, 2) for y in (both, self.v_proj(x)))
+        q, k = rotate(both, rope).split(self.heads, dim=1)  # (B, H or K, T, E)
         if cache is not None:
             k, v = cache.update(self.layer, k, v)  # (B, K, S, E)
         elif x.is_cpu and x.dtype == torch.bfloat16:  # whose backward pass is slower than fp32's there
@@ -151,7 +149,7 @@ class LlamaModel(nn.Module):
         """The rotary table's rows for T tokens from `start`, one number or one a sequence (B,), in x's dtype:
         (2, B or 1, 1, T, E)."""
         if isinstance(start, int):
-            return self.rope[:, None, None, start : start + x.shape[1]].to(x.dtype)
+            return self.rope.narrow(1, start, x.shape[1])[:, None, None].to(x.dtype)
         index = start.view(-1, 1) + torch.arange(x.shape[1], device=x.device)  # (B, T)
         return self.rope[:, index.clamp(min=0)].unsqueeze(2).to(x.dtype)  # below 0 lies padding
 
