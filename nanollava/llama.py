@@ -146,8 +146,7 @@ class LlamaModel(nn.Module):
         return states
 
     def positions(self, x: torch.Tensor, start: torch.Tensor | int = 0) -> torch.Tensor:
-        """The rotary table's rows for T tokens from `start`, one number or one a sequence (B,), in x's dtype:
-        (2, B or 1, 1, T, E)."""
+        """The rotary table's rows for T tokens from `start`, one number or one a sequence (B,): (2, B or 1, 1, T, E) in x's dtype."""
         if isinstance(start, int):
             return self.rope.narrow(1, start, x.shape[1])[:, None, None].to(x.dtype)
         index = start.view(-1, 1) + torch.arange(x.shape[1], device=x.device)  # (B, T)
@@ -163,8 +162,10 @@ class LlamaModel(nn.Module):
         if mask is None and cache is not None and cache.length and x.shape[1] > 1:
             shape = (x.shape[1], cache.length + x.shape[1])
             mask = torch.ones(shape, dtype=torch.bool, device=x.device).tril(cache.length)
-        for block in self.layers:
-            x = block(x, rope, mask, cache, keep if block is self.layers[-1] else None)
+        *before, last = self.layers
+        for block in before:
+            x = block(x, rope, mask, cache)
+        x = last(x, rope, mask, cache, keep)
         if cache is not None and cache.place is None:
             cache.length += x.shape[1]
         return self.norm(x)
