@@ -50,9 +50,8 @@ class Blocks(nn.Module):
     def __init__(self, layer: nn.Linear):
         super().__init__()
         W = F.pad(layer.weight.detach(), (0, 0, 0, -layer.out_features % BLOCK))
-        W = (
-            W.view(-1, BLOCK, layer.in_features // 4, 4).permute(0, 3, 2, 1).flatten(1, 2)
-        )  # (blocks, in, BLOCK)
+        W = W.view(-1, BLOCK, layer.in_features // 4, 4).permute(0, 3, 2, 1)
+        W = W.flatten(1, 2)  # (blocks, in, BLOCK)
         self.weight, self.out_features = nn.Parameter(W, requires_grad=False), layer.out_features
         self.rows, self.starts = rows(*W.shape[:2]), torch.arange(0, W[..., 0].numel(), W.shape[1]).int()
 

@@ -177,11 +177,8 @@ class Llama(nn.Module):
     def __init__(self, config: LlamaConfig):
         super().__init__()
         self.config = config
-        self.way, self.settled, self.seconds = (
-            None,
-            None,
-            defaultdict(list),
-        )  # one token's step: see `cpu.quickest`
+        self.way = self.settled = None  # of one token's step, as are the seconds: see `cpu.quickest`
+        self.seconds = defaultdict(list)
         self.model = LlamaModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
