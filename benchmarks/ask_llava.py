@@ -24,7 +24,9 @@ def ask_llava(args, picture):
     """Asks jobs as `endpoint.run_jobs` wants it, greedily; `picture` opens what a job calls "image", unless it is None."""
 
     def ask(jobs: dict):
-        model = LLaVA.from_pretrained(args.model, pick_device(args.device), DTYPES[args.dtype], args.vision)
+        model = LLaVA.from_pretrained(
+            args.model, pick_device(args.device), DTYPES[args.dtype], args.vision
+        )
         tokenizer = Tokenizer.from_pretrained(args.model)
         config = ImageConfig.from_pretrained(args.model, size=model.config.vision_config.image_size)
         options = dict(template=args.template, max_new_tokens=args.max_new_tokens)
@@ -34,7 +36,9 @@ def ask_llava(args, picture):
                 seen = [picture(jobs[name]["image"])] if jobs[name]["image"] else []
                 question = f"{IMAGE}\n" * len(seen) + jobs[name]["prompt"].replace(IMAGE, "")
                 asked.append((seen, [{"from": "human", "value": question}]))
-            for name, text in zip(part, answer(model, tokenizer, config, asked, **options), strict=True):
+            for name, text in zip(
+                part, answer(model, tokenizer, config, asked, **options), strict=True
+            ):
                 yield name, text, [0, 0]
 
     return ask

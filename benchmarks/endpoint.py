@@ -23,7 +23,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from nanollava.config import UserError, read_json
+from nanollava.errors import UserError
+from nanollava.files import read_json
 
 FLAGS = read_json(Path(__file__).parent / "flags.json")
 BROKEN = (OSError, http.client.HTTPException, LookupError, TypeError, ValueError, AttributeError)
@@ -40,7 +41,9 @@ def arguments(doc: str, *groups: str) -> argparse.Namespace:
     spec = sys.modules["__main__"].__spec__  # None, if it was not started by `python -m`
     program = spec and f"python -m {spec.name}"  # as it was typed
     parser = argparse.ArgumentParser(program, description=doc.split("\n")[0], **form)
-    for flag, (default, help, *choices) in (item for group in groups for item in FLAGS[group].items()):
+    for flag, (default, help, *choices) in (
+        item for group in groups for item in FLAGS[group].items()
+    ):
         several = isinstance(default, list)
         kind = str if default is None else type(default[0] if several else default)
         count = len(default) if several and kind is not str else "+" if several else None
@@ -55,7 +58,9 @@ def request(args, model: str, name: str, **values: str) -> dict:
     text = (Path(__file__).parent / "prompts" / f"{name}.md").read_text(encoding="utf-8")
     _, *parts = re.split(r"^# (system|user|assistant)\n", text, flags=re.M)
     told = [part.strip().format(**values) for part in parts[1::2]]
-    messages = [{"role": role, "content": text} for role, text in zip(parts[::2], told, strict=True)]
+    messages = [
+        {"role": role, "content": text} for role, text in zip(parts[::2], told, strict=True)
+    ]
     sampling = {} if args.temperature < 0 else {"temperature": args.temperature}
     return {"request": {"model": model, "messages": messages, **sampling}}
 
@@ -76,14 +81,22 @@ class Endpoint:
     def __init__(self, args):
         key = os.environ.get("OPENAI_API_KEY")
         if not key:
-            raise UserError("OPENAI_API_KEY is not set; for a server that needs no key set it to any word")
+            raise UserError(
+                "OPENAI_API_KEY is not set; for a server that needs no key set it to any word"
+            )
         if not re.match(r"https?://[^/]", args.base_url):
             raise UserError(f"--base-url {args.base_url}: expected http://... or https://...")
         if min(args.threads, args.tries, args.per_minute, args.timeout, args.wait) <= 0:
-            raise UserError("--threads, --tries, --per-minute, --timeout, --wait: expected more than 0")
+            raise UserError(
+                "--threads, --tries, --per-minute, --timeout, --wait: expected more than 0"
+            )
         self.url, self.args = f"{args.base_url.rstrip('/')}/chat/completions", args
         self.headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-        self.lock, self.free_at, self.failures = threading.Lock(), 0.0, 0  # failures: since the last answer
+        self.lock, self.free_at, self.failures = (
+            threading.Lock(),
+            0.0,
+            0,
+        )  # failures: since the last answer
 
     def __call__(self, jobs: dict):
         """Yields (name, text or Rejected, [tokens asked, answered]); a job's "request" is what to send."""
@@ -103,7 +116,11 @@ class Endpoint:
             except urllib.error.HTTPError as error:  # a reply as well
                 reply = error
             with reply:
-                status, after, text = reply.status, reply.headers.get("Retry-After") or "", reply.read()
+                status, after, text = (
+                    reply.status,
+                    reply.headers.get("Retry-After") or "",
+                    reply.read(),
+                )
             problem = f"HTTP {status}: {' '.join(text.decode(errors='replace').split())[:300]}"
             if status == 200:
                 answer = json.loads(text)
@@ -168,13 +185,19 @@ def read_pictures(paths: list[str]) -> dict[str, dict]:
                 image["boxes"].append((names[row["category_id"]], box))
         for row in rows.values():
             name = row["image"] if len(paths) == 1 else row["file_name"]
-            boxes = row.get("boxes") or [(i["category"], i["bbox"]) for i in row.get("instances", ())]
-            texts = [text for text in row.get("captions") or [row.get("caption") or ""] if text.strip()]
+            boxes = row.get("boxes") or [
+                (i["category"], i["bbox"]) for i in row.get("instances", ())
+            ]
+            texts = [
+                text for text in row.get("captions") or [row.get("caption") or ""] if text.strip()
+            ]
             if not texts or Path(name).stem in found:
                 raise ValueError("no captions, or a second picture of one name")
             for _, (x1, y1, x2, y2) in boxes:
                 if not (0 <= x1 <= x2 <= 1 and 0 <= y1 <= y2 <= 1):
-                    raise ValueError(f"a box {x1, y1, x2, y2}, expected 0 <= x1 <= x2 <= 1 and the same of y")
+                    raise ValueError(
+                        f"a box {x1, y1, x2, y2}, expected 0 <= x1 <= x2 <= 1 and the same of y"
+                    )
             found[Path(name).stem] = {"image": name, "captions": texts, "boxes": boxes}
     except UserError:
         raise
@@ -197,28 +220,39 @@ def open_rows(path: Path):
         file = path.open("a+b")
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written, or another run is writing it ({error})") from None
+        raise UserError(
+            f"{path}: cannot be written, or another run is writing it ({error})"
+        ) from None
     file.seek(0)
     file.truncate(file.read().rfind(b"\n") + 1)
     return file
 
 
-def run_jobs(path: Path, key: str, jobs: dict, ask, parse=None, tries=1, price=(0, 0)) -> dict[str, dict]:
+def run_jobs(
+    path: Path, key: str, jobs: dict, ask, parse=None, tries=1, price=(0, 0)
+) -> dict[str, dict]:
     """Asks for every job (name -> JSON object) that the JSONL file `path` has no row of; returns the rows by name.
 
     `ask(jobs)` yields (name, text, tokens) as `Endpoint` does, `parse(job, text)` makes the row (by default the text itself)
     or raises Rejected: then the text goes to *.rejects.jsonl, and the job is asked again. What stays missing is named.
     """
-    marks = {name: hashlib.sha256(json.dumps(job).encode()).hexdigest()[:16] for name, job in jobs.items()}
+    marks = {
+        name: hashlib.sha256(json.dumps(job).encode()).hexdigest()[:16]
+        for name, job in jobs.items()
+    }
     with open_rows(path) as file, open_rows(path.with_suffix(".rejects.jsonl")) as aside:
         rows = read_rows(path, key)
         for name, row in rows.items():
             if name not in jobs or row.get("of", marks[name]) != marks[name]:
                 what = "was asked otherwise than now" if name in jobs else "is not asked for here"
-                raise UserError(f"{path}: {key} {name} {what}; remove the file or choose another place")
+                raise UserError(
+                    f"{path}: {key} {name} {what}; remove the file or choose another place"
+                )
         for _ in range(max(1, tries)):
             missing, why = {name: job for name, job in jobs.items() if name not in rows}, {}
-            for name, text, tokens in tqdm(ask(missing), path.stem, len(missing)) if missing else ():
+            for name, text, tokens in (
+                tqdm(ask(missing), path.stem, len(missing)) if missing else ()
+            ):
                 if isinstance(text, Rejected):
                     why[name] = str(text)
                     continue
@@ -233,8 +267,15 @@ def run_jobs(path: Path, key: str, jobs: dict, ask, parse=None, tries=1, price=(
                 kept.flush()
         aside.seek(0)
         rejects = [json.loads(line) for line in aside]
-    asked, said = (sum(row.get("tokens", (0, 0))[i] for row in [*rows.values(), *rejects]) for i in (0, 1))
+    asked, said = (
+        sum(row.get("tokens", (0, 0))[i] for row in [*rows.values(), *rejects]) for i in (0, 1)
+    )
     cost = f"{asked} + {said} tokens, ${(asked * price[0] + said * price[1]) / 1e6:.2f}"
     told = f"{path}: {len(rows)} of {len(jobs)}, {len(rejects)} unusable answers; {cost}"
-    print(told, *(f"missing: {name} ({reason})" for name, reason in why.items()), sep="\n", file=sys.stderr)
+    print(
+        told,
+        *(f"missing: {name} ({reason})" for name, reason in why.items()),
+        sep="\n",
+        file=sys.stderr,
+    )
     return {name: rows[name] for name in jobs if name in rows}

@@ -20,30 +20,34 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from nanollava.hf import files as hf_files
+from nanollava.hf import names as hf_names
+
 SMALL = dict(hidden_size=64, intermediate_size=112, num_hidden_layers=2, num_attention_heads=4)
 
 
 def world(path: Path) -> None:
     """A tiny random CLIP, a tiny random Llama with Toyland's tokenizer, and a little data."""
-    from checkpoints.pretrain import make_tokenizer
-    from nanollava import weights
-    from nanollava.config import LlamaConfig, VisionConfig, write_json
+    from nanollava.config import LlamaConfig, VisionConfig
+    from nanollava.files import write_json
+    from nanollava.hf.config import llama_config_json, vision_config_json
     from nanollava.image import ImageConfig
     from nanollava.llama import Llama
     from nanollava.toyland import data
+    from nanollava.toyland.pretrain import make_tokenizer
     from nanollava.vit import CLIPVisionTransformer
 
     torch.manual_seed(0)
     tokenizer = make_tokenizer(0)
     vision = VisionConfig(**SMALL, image_size=40, patch_size=10)
     text = LlamaConfig(len(tokenizer), **SMALL, max_position_embeddings=512)
-    for name, module, layout in (
-        ("clip", CLIPVisionTransformer(vision), weights.CLIP_VISION),
-        ("llama", Llama(text), weights.LLAMA),
+    for name, module, layout, values in (
+        ("clip", CLIPVisionTransformer(vision), hf_names.CLIP_VISION, vision_config_json(vision)),
+        ("llama", Llama(text), hf_names.LLAMA, llama_config_json(text)),
     ):
         (path / name).mkdir(parents=True)
-        write_json(path / name / "config.json", module.config.to_dict())
-        weights.save(module.state_dict(), path / name, layout)
+        write_json(path / name / "config.json", values)
+        hf_files.save(module.state_dict(), path / name, layout)
     ImageConfig(40).save_pretrained(path / "clip")
     tokenizer.save_pretrained(path / "llama")
     data.write(path / "data", train=60, validation=4, size=64)
@@ -51,14 +55,35 @@ def world(path: Path) -> None:
 
 def command(path: Path, stage: str, out: Path, ranks: int, steps: int, *flags: str) -> list[str]:
     torchrun = (
-        ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)] if ranks > 1 else []
+        ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
+        if ranks > 1
+        else []
     )
     projector = ["--projector", path / "out-align-whole"] if stage == "instruct" else []
     given = [
-        "--vision", path / "clip", "--llm", path / "llama", "--data", path / f"data/{stage}.json", "--out", out,
-        "--batch", 4, "--lr", 1e-3, "--max-steps", steps, "--device", "cpu", "--save-dtype", "fp32", "--save-steps", 3,
-        "--max-length", 512,
-    ]  # fmt: skip
+        "--vision",
+        path / "clip",
+        "--llm",
+        path / "llama",
+        "--data",
+        path / f"data/{stage}.json",
+        "--out",
+        out,
+        "--batch",
+        4,
+        "--lr",
+        1e-3,
+        "--max-steps",
+        steps,
+        "--device",
+        "cpu",
+        "--save-dtype",
+        "fp32",
+        "--save-steps",
+        3,
+        "--max-length",
+        512,
+    ]
     return [sys.executable, *torchrun, f"train_{stage}.py", *map(str, [*given, *projector, *flags])]
 
 
@@ -69,7 +94,9 @@ def run(command: list[str]) -> None:
 
 def kill(job: subprocess.Popen) -> None:
     """kill -9 of a run: of torchrun, if it is one, and of its workers, each of which has a session of its own."""
-    found = subprocess.run(["pgrep", "-P", str(job.pid)], capture_output=True, text=True).stdout.split()
+    found = subprocess.run(
+        ["pgrep", "-P", str(job.pid)], capture_output=True, text=True
+    ).stdout.split()
     for process in (job.pid, *map(int, found)):
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
@@ -106,19 +133,28 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
         world(path)
-        for stage, file in (("align", "mm_projector.safetensors"), ("instruct", "model.safetensors")):
+        for stage, file in (
+            ("align", "mm_projector.safetensors"),
+            ("instruct", "model.safetensors"),
+        ):
             whole, broken = path / f"out-{stage}-whole", path / f"out-{stage}-broken"
             begin = time.perf_counter()
             run(command(path, stage, whole, args.ranks, args.steps))
             undisturbed = time.perf_counter() - begin
             seconds = json.loads((whole / "metrics.jsonl").read_text().splitlines()[-1])["seconds"]
-            where, finished, kinds = [], 0, dict.fromkeys(("starting", "training", "writing a checkpoint"), 0)
+            where, finished, kinds = (
+                [],
+                0,
+                dict.fromkeys(("starting", "training", "writing a checkpoint"), 0),
+            )
             while len(where) < args.kills:
                 since = time.time()
                 job = subprocess.Popen(
-                    command(path, stage, broken, args.ranks, args.steps), start_new_session=True,
-                    stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                )  # fmt: skip
+                    command(path, stage, broken, args.ranks, args.steps),
+                    start_new_session=True,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                )
                 # A moment at random: while it starts or loads, or some steps on, within or after a step or a save.
                 metrics = broken / "metrics.jsonl"
                 begin, target = inode(metrics), rng.randint(-1, 2 + args.steps // args.kills)
@@ -141,7 +177,9 @@ def main() -> None:
                 if job.returncode == -signal.SIGKILL:
                     where.append(lines(metrics))
                     started, *later = kinds
-                    kinds[started if inode(metrics) == begin else later[writing(broken, since)]] += 1
+                    kinds[
+                        started if inode(metrics) == begin else later[writing(broken, since)]
+                    ] += 1
                 else:  # it was done first: all is taken away, and it begins anew
                     assert job.returncode == 0, errors
                     finished += 1
@@ -149,15 +187,24 @@ def main() -> None:
             run(command(path, stage, broken, args.ranks, args.steps))
             one, other = load_file(whole / file), load_file(broken / file)
             same = one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
-            steps = [json.loads(line)["step"] for line in (broken / "metrics.jsonl").read_text().splitlines()]
+            steps = [
+                json.loads(line)["step"]
+                for line in (broken / "metrics.jsonl").read_text().splitlines()
+            ]
             losses = [
-                [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+                [
+                    json.loads(line)["loss"]
+                    for line in (run / "metrics.jsonl").read_text().splitlines()
+                ]
                 for run in (whole, broken)
             ]
             once = steps == list(range(args.steps)) and losses[0] == losses[1]
-            print(f"{stage}: {len(where)} kills {kinds}, after steps {where}; {finished} runs finished before; weights "
-                  f"{'bit-identical' if same else 'DIFFERENT'}, every step {'once' if once else 'NOT ONCE'} in metrics.jsonl "
-                  f"with the same loss; the undisturbed run took {undisturbed:.1f} s", flush=True)  # fmt: skip
+            print(
+                f"{stage}: {len(where)} kills {kinds}, after steps {where}; {finished} runs finished before; weights "
+                f"{'bit-identical' if same else 'DIFFERENT'}, every step {'once' if once else 'NOT ONCE'} in metrics.jsonl "
+                f"with the same loss; the undisturbed run took {undisturbed:.1f} s",
+                flush=True,
+            )
             if not (same and once):
                 sys.exit(1)
 

@@ -22,6 +22,8 @@ from pathlib import Path
 
 import torch
 
+from nanollava.hf import load as hf_load
+
 ROWS = (
     "machine",
     "decode",
@@ -39,14 +41,23 @@ ROWS = (
     "gpu",
 )
 # hidden_size, intermediate_size, layers, heads, vocabulary
-DECODERS = {"0.5M": (96, 256, 4, 4, 512), "29M": (512, 1376, 8, 8, 4096), "320M": (1024, 2816, 24, 16, 8000)}
+DECODERS = {
+    "0.5M": (96, 256, 4, 4, 512),
+    "29M": (512, 1376, 8, 8, 4096),
+    "320M": (1024, 2816, 24, 16, 8000),
+}
 FLOORS = {
-    "decode": {"0.5M": 2.0, "29M": 1.1, "320M": 1.0}, "compile": {"0.5M": 4.0, "29M": 1.8, "320M": 1.4},
-    "bf16": {"0.5M": 1.7, "29M": 1.7, "320M": 1.7}, "compile-bf16": {"0.5M": 1.7, "29M": 1.7, "320M": 1.7}, "llava": {"fp32": 1.15, "bf16": 1.4},
-}  # fmt: skip
+    "decode": {"0.5M": 2.0, "29M": 1.1, "320M": 1.0},
+    "compile": {"0.5M": 4.0, "29M": 1.8, "320M": 1.4},
+    "bf16": {"0.5M": 1.7, "29M": 1.7, "320M": 1.7},
+    "compile-bf16": {"0.5M": 1.7, "29M": 1.7, "320M": 1.7},
+    "llava": {"fp32": 1.15, "bf16": 1.4},
+}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PROMPT = 32
-STUB = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=1, image_size=32)
+STUB = dict(
+    hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=1, image_size=32
+)
 TOY = "checkpoints/toy-llava"
 
 
@@ -99,9 +110,14 @@ def pair(name: str, dtype: torch.dtype, vision: dict | None = None):
 
     D, hidden, layers, heads, vocab = DECODERS[name]
     text = transformers.LlamaConfig(
-        hidden_size=D, intermediate_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
-        num_key_value_heads=heads, vocab_size=vocab, max_position_embeddings=4096,
-    )  # fmt: skip
+        hidden_size=D,
+        intermediate_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        vocab_size=vocab,
+        max_position_embeddings=4096,
+    )
     tower = transformers.CLIPVisionConfig(**{"patch_size": 16, **(vision or STUB)})
     places = (tower.image_size // 16) ** 2
     config = transformers.LlavaConfig(
@@ -120,12 +136,18 @@ def pair(name: str, dtype: torch.dtype, vision: dict | None = None):
         sum(p.flatten()[0].item() for p in ours.parameters())
     if vision is None:  # without a picture, transformers' plain decoder is the faster of its two
         decoder = transformers.LlamaForCausalLM(text).eval()
-        decoder.model, decoder.lm_head, theirs = theirs.model.language_model, theirs.lm_head, decoder
+        decoder.model, decoder.lm_head, theirs = (
+            theirs.model.language_model,
+            theirs.lm_head,
+            decoder,
+        )
     ours.config = replace(ours.config, eos_token_id=-1)  # neither side ends early
     return theirs, ours, places
 
 
-def decode(args, name: str, dtype: str, compiled: bool, vision: dict | None = None, rounded=False) -> dict:
+def decode(
+    args, name: str, dtype: str, compiled: bool, vision: dict | None = None, rounded=False
+) -> dict:
     """Tokens a second of both sides, greedy, from a short prompt (and a picture, if there is a tower); `rounded` makes our
     layers int8."""
     from nanollava import cpu, int8
@@ -138,9 +160,13 @@ def decode(args, name: str, dtype: str, compiled: bool, vision: dict | None = No
     ids = torch.randint(5, 500, (1, PROMPT), generator=torch.Generator().manual_seed(1))
     pixels = None
     if vision:
-        ids = torch.cat([ids[:, :8], torch.full((1, places), ours.config.image_token_id), ids[:, 8:]], 1)
+        ids = torch.cat(
+            [ids[:, :8], torch.full((1, places), ours.config.image_token_id), ids[:, 8:]], 1
+        )
         size = vision["image_size"]
-        pixels = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(2)).to(DTYPES[dtype])
+        pixels = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(2)).to(
+            DTYPES[dtype]
+        )
     step = compile_step(ours, max_autotune=not args.quick) if compiled else None
     result: dict = {}
     if compiled:
@@ -153,7 +179,9 @@ def decode(args, name: str, dtype: str, compiled: bool, vision: dict | None = No
         answers["ours"] = generate(ours, ids, pixels, max_new_tokens=args.tokens, step=step)[0]
 
     def them():
-        options = dict(max_new_tokens=args.tokens, do_sample=False, eos_token_id=None, pad_token_id=0)
+        options = dict(
+            max_new_tokens=args.tokens, do_sample=False, eos_token_id=None, pad_token_id=0
+        )
         options |= {"pixel_values": pixels} if vision else {}
         out = theirs.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **options)
         answers["theirs"] = out[0, ids.shape[1] :].tolist()
@@ -167,12 +195,17 @@ def decode(args, name: str, dtype: str, compiled: bool, vision: dict | None = No
     result["equal_ids"] = next((i for i, (a, b) in enumerate(pairs) if a != b), args.tokens)
     result["ratio"] = result["ours"]["tokens_s"] / result["theirs"]["tokens_s"]
     # What must be read for a token, and computed for the prompt: attention's own part is left out.
-    body, tower = ours.language_model, ours.vision_tower.encoder.layers[:-1]  # the last block is not run
+    body, tower = (
+        ours.language_model,
+        ours.vision_tower.encoder.layers[:-1],
+    )  # the last block is not run
     read = {k: t for k, t in body.state_dict().items() if "embed_tokens" not in k}
     result["bytes_a_token"] = sum(t.nbytes for t in read.values())
     blocks = sum(t.numel() for name, t in read.items() if "lm_head" not in name)
     result["prefill_flop"] = 2 * (ids.shape[1] * blocks + body.lm_head.weight.numel())
-    result["prefill_flop"] += 2 * places * sum(p.numel() for p in tower.parameters()) if vision else 0
+    result["prefill_flop"] += (
+        2 * places * sum(p.numel() for p in tower.parameters()) if vision else 0
+    )
     return result
 
 
@@ -194,9 +227,13 @@ def batch(args) -> dict:
     def run(size: int) -> None:
         answers[size] = answer(*common, asked, batch=size, max_new_tokens=32 if args.quick else 96)
 
-    found = take_turns({"batch": lambda: run(16), "singles": lambda: run(1)}, 1 if args.quick else 3)
+    found = take_turns(
+        {"batch": lambda: run(16), "singles": lambda: run(1)}, 1 if args.quick else 3
+    )
     assert answers[16] == answers[1]
-    return {name: dict(zip(("seconds", "spread"), middle(v), strict=True)) for name, v in found.items()}
+    return {
+        name: dict(zip(("seconds", "spread"), middle(v), strict=True)) for name, v in found.items()
+    }
 
 
 def context(args) -> dict:
@@ -256,14 +293,17 @@ def cli(args) -> dict:
     said = {}
 
     def run(side: str) -> None:
-        done = subprocess.run([sys.executable, *commands[side]], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, *commands[side]], capture_output=True, text=True, check=True
+        )
         said[side] = done.stdout.strip()
 
     sides = {side: lambda side=side: run(side) for side in commands}
     found = take_turns(sides, *((1, 0) if args.quick else (5, 1)))
     assert said["ours"] == said["theirs"], said
     result = {
-        side: dict(zip(("seconds", "spread"), middle(values), strict=True)) for side, values in found.items()
+        side: dict(zip(("seconds", "spread"), middle(values), strict=True))
+        for side, values in found.items()
     }
     return {**result, "ratio": result["theirs"]["seconds"] / result["ours"]["seconds"]}
 
@@ -285,14 +325,17 @@ def word(args) -> dict:
         with subprocess.Popen(ready, stdout=subprocess.PIPE) as process:
             process.stdout.read(1)
             start_torch += [time.perf_counter() - start] * (r >= warm)
-        seconds = json.loads(subprocess.run([*command, "--json"], capture_output=True, check=True).stdout)[
-            "seconds"
-        ]
+        seconds = json.loads(
+            subprocess.run([*command, "--json"], capture_output=True, check=True).stdout
+        )["seconds"]
         work += [seconds["load"] + seconds["vision"] + seconds["prefill"]] * (r >= warm)
     measured = {"first_word_s": first, "import_torch_s": start_torch, "model_s": work}
     result = {name: middle(values)[0] for name, values in measured.items()}
     result["spread"] = {name: middle(values)[1] for name, values in measured.items()}
-    return {**result, "over": result["first_word_s"] / (result["import_torch_s"] + result["model_s"]) - 1}
+    return {
+        **result,
+        "over": result["first_word_s"] / (result["import_torch_s"] + result["model_s"]) - 1,
+    }
 
 
 def loading(args, dtype: str) -> dict:
@@ -306,7 +349,11 @@ def loading(args, dtype: str) -> dict:
     for state, sides in found.items():
         for side, rows in sides.items():
             seconds, spread = middle(rows["seconds"])
-            measured = {"seconds": seconds, "spread": spread, "peak_mb": middle(rows["peak"])[0] / 1e6}
+            measured = {
+                "seconds": seconds,
+                "spread": spread,
+                "peak_mb": middle(rows["peak"])[0] / 1e6,
+            }
             result.setdefault(state, {})[side] = measured
         ours, theirs = result[state]["ours"], result[state]["transformers"]
         result[state]["ratio"] = theirs["seconds"] / ours["seconds"]
@@ -338,7 +385,7 @@ def gpu(args) -> dict:
         return {"not measured": "no CUDA device here"}
     import transformers
 
-    from nanollava import LLaVA, int8, weights
+    from nanollava import LLaVA, int8
     from nanollava.config import LlamaConfig, LlavaConfig, VisionConfig
     from nanollava.generate import compile_step, generate
 
@@ -346,10 +393,11 @@ def gpu(args) -> dict:
 
     bandwidth, rate = gpu_limits()
     vision = VisionConfig(336, 14, 1024, 4096, 24, 16)
-    with weights.uninitialised():
+    with hf_load.uninitialized():
         ours = LLaVA(LlavaConfig(vision, LlamaConfig(), image_token_id=31999, eos_token_id=-1))
     state = {
-        name: torch.randn(p.shape, device=device, dtype=dtype) * (p.shape[-1] ** -0.5 if p.ndim > 1 else 1)
+        name: torch.randn(p.shape, device=device, dtype=dtype)
+        * (p.shape[-1] ** -0.5 if p.ndim > 1 else 1)
         for name, p in ours.named_parameters()
     }
     ours.load_state_dict(state, strict=False, assign=True)
@@ -377,12 +425,17 @@ def gpu(args) -> dict:
     cache = 2 * text.num_hidden_layers * text.hidden_size * 2 * (640 + new / 2)
     S, L, D = 640, text.num_hidden_layers, text.hidden_size
     result = {
-        "device": torch.cuda.get_device_name(), "bandwidth_tb_s": bandwidth / 1e12, "matmul_tflop_s": rate / 1e12,
-        "decode_tokens_s": 1 / token, "decode_limit_tokens_s": bandwidth / (2 * N + cache),
-        "decode_share": (2 * N + cache) / bandwidth / token, "compile_s": first,
-        "prefill_ms": 1000 * prefill, "prefill_share": (2 * N * S + 2 * L * D * S**2 + 0.38e12) / rate / prefill,
+        "device": torch.cuda.get_device_name(),
+        "bandwidth_tb_s": bandwidth / 1e12,
+        "matmul_tflop_s": rate / 1e12,
+        "decode_tokens_s": 1 / token,
+        "decode_limit_tokens_s": bandwidth / (2 * N + cache),
+        "decode_share": (2 * N + cache) / bandwidth / token,
+        "compile_s": first,
+        "prefill_ms": 1000 * prefill,
+        "prefill_share": (2 * N * S + 2 * L * D * S**2 + 0.38e12) / rate / prefill,
         "decode_eager_tokens_s": 1 / ours_per_token(None)[0],
-    }  # fmt: skip
+    }
     options = text.to_dict()
     torch.set_default_dtype(dtype)
     with device:
@@ -396,11 +449,15 @@ def gpu(args) -> dict:
     }.items():
 
         def run(count: int, how=how) -> None:
-            asked = dict(max_new_tokens=count, do_sample=False, eos_token_id=None, pad_token_id=0, **how)
+            asked = dict(
+                max_new_tokens=count, do_sample=False, eos_token_id=None, pad_token_id=0, **how
+            )
             theirs.generate(input_ids=words, attention_mask=torch.ones_like(words), **asked)
 
         run(new), run(new)
-        result[f"{name}_tokens_s"] = (new - 1) / (on_gpu(lambda: run(new), 3) - on_gpu(lambda: run(1), 3))
+        result[f"{name}_tokens_s"] = (new - 1) / (
+            on_gpu(lambda: run(new), 3) - on_gpu(lambda: run(1), 3)
+        )
     theirs = state = None
     int8.convert(body.model.layers)
     result["int8_tokens_s"] = 1 / ours_per_token(compile_step(ours))[0]
@@ -409,7 +466,11 @@ def gpu(args) -> dict:
 
 
 VIT_B = dict(
-    hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, image_size=224
+    hidden_size=768,
+    intermediate_size=3072,
+    num_hidden_layers=12,
+    num_attention_heads=12,
+    image_size=224,
 )
 
 
@@ -428,7 +489,9 @@ def cases(args) -> list[tuple[str, str]]:
             "llava": dtypes[:1],
             "conversion": (),
         }
-    return [(row, variant) for row in ROWS if row in args.rows for variant in variants.get(row, ("",))]
+    return [
+        (row, variant) for row in ROWS if row in args.rows for variant in variants.get(row, ("",))
+    ]
 
 
 def child(args, row: str, variant: str) -> dict:
@@ -441,9 +504,14 @@ def child(args, row: str, variant: str) -> dict:
         return decode(args, "29M", variant, False, VIT_B)
     if row in ("loading", "conversion"):
         return loading(args, "float16" if row == "loading" else "float32")
-    return {"machine": machine, "cli": cli, "word": word, "batch": batch, "context": context, "gpu": gpu}[
-        row
-    ](args)
+    return {
+        "machine": machine,
+        "cli": cli,
+        "word": word,
+        "batch": batch,
+        "context": context,
+        "gpu": gpu,
+    }[row](args)
 
 
 def line(row: str, variant: str, found: dict, rates: dict, tokens: int) -> str:
@@ -452,13 +520,19 @@ def line(row: str, variant: str, found: dict, rates: dict, tokens: int) -> str:
     name = f"{row} {variant}".strip()
     floor = FLOORS.get(row, {}).get(variant)
     if "tokens_s" in found.get("ours", {}):
-        ours, theirs = (f"{found[s]['tokens_s']:8.1f} ({found[s]['spread']:.2f})" for s in ("ours", "theirs"))
-        text = f"{ours} | {theirs} tokens/s | {found['ratio']:.2f}x" + (f", floor {floor}x" if floor else "")
+        ours, theirs = (
+            f"{found[s]['tokens_s']:8.1f} ({found[s]['spread']:.2f})" for s in ("ours", "theirs")
+        )
+        text = f"{ours} | {theirs} tokens/s | {found['ratio']:.2f}x" + (
+            f", floor {floor}x" if floor else ""
+        )
         text += f" | ids equal to token {found['equal_ids']}"
         if rates:
             kind = variant if row == "llava" else "bf16" if "bf16" in row else "fp32"
             reading = (tokens - 1) * found["bytes_a_token"] / rates["read_gb_s"] / 1e9
-            limit = tokens / (reading + found["prefill_flop"] / rates[f"matmul_gflop_s_{kind}"] / 1e9)
+            limit = tokens / (
+                reading + found["prefill_flop"] / rates[f"matmul_gflop_s_{kind}"] / 1e9
+            )
             text += f" | limit {limit:.0f}, share {found['ours']['tokens_s'] / limit:.0%}"
         return f"{name:17} | {text}" + (
             f" | compiled in {found['compile_s']:.0f} s" if "compile_s" in found else ""
@@ -475,7 +549,9 @@ def line(row: str, variant: str, found: dict, rates: dict, tokens: int) -> str:
             parts.append(f"{state}: {text} | {ratios}")
         return f"{name:17} | " + " | ".join(parts)
     if row == "cli":
-        sides = (f"{found[s]['seconds']:.2f} ({found[s]['spread']:.2f})" for s in ("ours", "theirs"))
+        sides = (
+            f"{found[s]['seconds']:.2f} ({found[s]['spread']:.2f})" for s in ("ours", "theirs")
+        )
         text = f"{' | '.join(sides)} s | {found['ratio']:.2f}x, floor 2x"
         return f"{name:17} | {text}"
     if row == "word":
@@ -508,9 +584,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=None, help="default: 5; with --quick 2")
     parser.add_argument(
-        "--tokens", type=int, default=None, help="new tokens of an answer; default: 64; with --quick 16"
+        "--tokens",
+        type=int,
+        default=None,
+        help="new tokens of an answer; default: 64; with --quick 16",
     )
-    parser.add_argument("--size", type=float, default=1.0, help="gigabytes of the loading rows' checkpoint")
+    parser.add_argument(
+        "--size", type=float, default=1.0, help="gigabytes of the loading rows' checkpoint"
+    )
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.rounds = args.rounds or (2 if args.quick else 5)
@@ -522,10 +603,12 @@ def main() -> None:
     if args.json and not Path(args.json).parent.is_dir():
         sys.exit(f"--json {args.json}: its directory is not there")
     root = Path(__file__).resolve().parent.parent
-    setting = {"OMP_NUM_THREADS": str(args.threads), "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(root)}
-    hardware = (
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
-    )
+    setting = {
+        "OMP_NUM_THREADS": str(args.threads),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "PYTHONPATH": str(root),
+    }
+    hardware = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
     print(
         f"{time.strftime('%Y-%m-%d')}, {hardware}, {args.threads} thread(s); ours | transformers, spread in brackets"
     )
@@ -546,8 +629,13 @@ def main() -> None:
                 print(done.stderr, file=sys.stderr)
                 raise SystemExit(f"{row} {variant}: the measurement failed")
             found = json.loads(done.stdout.splitlines()[-1])
-        figures["rows"][f"{row} {variant}".strip()] = {**found, "floor": FLOORS.get(row, {}).get(variant)}
-        print(line(row, variant, found, figures["rows"].get("machine", {}), args.tokens), flush=True)
+        figures["rows"][f"{row} {variant}".strip()] = {
+            **found,
+            "floor": FLOORS.get(row, {}).get(variant),
+        }
+        print(
+            line(row, variant, found, figures["rows"].get("machine", {}), args.tokens), flush=True
+        )
         if args.json:  # after every row: what is measured is kept
             Path(args.json).write_text(json.dumps(figures, indent=2) + "\n")
 

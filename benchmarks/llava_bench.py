@@ -18,9 +18,9 @@ from benchmarks.endpoint import (
     run_jobs,
     told,
 )
-from nanollava.config import UserError, write_json
-from nanollava.device import run
+from nanollava.errors import UserError, run
 from nanollava.evals.llava_bench import parse_scores, relative_scores
+from nanollava.files import write_json
 from nanollava.image import open_image
 from nanollava.toyland.captions import boxes, captions
 from nanollava.toyland.draw import draw
@@ -42,7 +42,11 @@ def exact(jobs: dict):
     for name, job in jobs.items():
         true, said = (claims(job["category"], job[key]) for key in ("reference", "answer"))
         score = 1 + 18 * len(true & said) / (len(true) + len(said))
-        yield name, f"10 {score:.4g}\ntrue: {sorted(true & said)}, wrong: {sorted(said - true)}", [0, 0]
+        yield (
+            name,
+            f"10 {score:.4g}\ntrue: {sorted(true & said)}, wrong: {sorted(said - true)}",
+            [0, 0],
+        )
 
 
 def toyland(count: int, seed: int) -> tuple[dict[str, dict], dict]:
@@ -53,14 +57,23 @@ def toyland(count: int, seed: int) -> tuple[dict[str, dict], dict]:
         texts, found = captions(scene, rng), boxes(scene)
         for category, kind in CATEGORIES.items():
             qa = rng.choice(instructions(read(texts, found), rng, kind))
-            row = {"image": str(i), "text": qa.question, "category": category, "reference": qa.answer}
-            questions[f"{i}-{category}"] = row | {"context": told({"captions": texts, "boxes": found})}
+            row = {
+                "image": str(i),
+                "text": qa.question,
+                "category": category,
+                "reference": qa.answer,
+            }
+            questions[f"{i}-{category}"] = row | {
+                "context": told({"captions": texts, "boxes": found})
+            }
     return questions, pool
 
 
 def real(args) -> dict[str, dict]:
     """Questions from LLaVA's files, each with its reference answer and what is told of its picture."""
-    questions, references = (read_rows(path, "question_id") for path in (args.questions, args.references))
+    questions, references = (
+        read_rows(path, "question_id") for path in (args.questions, args.references)
+    )
     if odd := questions.keys() ^ references.keys():
         where = f"{args.references}: question {min(odd)}"
         raise UserError(f"{where} has no answer, or is none of {args.questions}")
@@ -71,7 +84,9 @@ def real(args) -> dict[str, dict]:
             context = told(pictures[Path(row["image"]).stem])
             questions[name] = kept | {"context": context, "reference": references[name]["text"]}
         except KeyError as error:
-            raise UserError(f"question {name}: no {error} in {args.questions} or {args.context}") from None
+            raise UserError(
+                f"question {name}: no {error} in {args.questions} or {args.context}"
+            ) from None
     return questions
 
 
@@ -79,7 +94,9 @@ def main() -> None:
     args = arguments(__doc__, "llava_bench", "model", "endpoint")
     given = [args.questions, args.references, args.context, args.images]
     if any(given) and not all([*given, args.judge]):
-        raise UserError("real questions need --questions, --references, --context, --images and --judge")
+        raise UserError(
+            "real questions need --questions, --references, --context, --images and --judge"
+        )
     questions, pool = (real(args), {}) if any(given) else toyland(args.count, args.seed)
 
     def look(image: str):
@@ -97,7 +114,9 @@ def main() -> None:
         jobs[name] = q | {"answer": answers[name]["text"]}
         if args.judge:
             jobs[name] |= request(args, args.judge, "judge", **jobs[name])
-    reviews = run_jobs(out / "reviews.jsonl", "question_id", jobs, ask, review, args.tries, args.price)
+    reviews = run_jobs(
+        out / "reviews.jsonl", "question_id", jobs, ask, review, args.tries, args.price
+    )
     result = relative_scores(list(reviews.values()))
     write_json(out / "score.json", result)
     for category, (score, low, high) in result.items():

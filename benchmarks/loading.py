@@ -16,30 +16,43 @@ from pathlib import Path
 
 import torch
 
+from nanollava.hf import files as hf_files
+from nanollava.hf import load as hf_load
+from nanollava.hf import names as hf_names
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def make(path: Path, gigabytes: float) -> int:
     """A Llama of about this size in fp16, random, in shards; returns its bytes."""
-    from nanollava import weights
-    from nanollava.config import LlamaConfig, write_json
+    from nanollava.config import LlamaConfig
+    from nanollava.files import write_json
+    from nanollava.hf.config import llama_config_json
     from nanollava.llama import Llama
 
-    layers = max(1, round((gigabytes * 2**30 - 2 * 2 * 8000 * 2048) / (2 * (4 * 2048**2 + 3 * 2048 * 5504))))
+    layers = max(
+        1, round((gigabytes * 2**30 - 2 * 2 * 8000 * 2048) / (2 * (4 * 2048**2 + 3 * 2048 * 5504)))
+    )
     config = LlamaConfig(8000, 2048, 5504, layers, 16)
-    with weights.uninitialised():
+    with hf_load.uninitialized():
         model = Llama(config)
     generator = torch.Generator().manual_seed(0)
-    state = {n: torch.randn(p.shape, generator=generator).half() for n, p in model.named_parameters()}
-    write_json(path / "config.json", {"architectures": ["LlamaForCausalLM"], **config.to_dict()})
-    weights.save(state, path, weights.LLAMA, shard_bytes=2**28)
+    state = {
+        n: torch.randn(p.shape, generator=generator).half() for n, p in model.named_parameters()
+    }
+    write_json(
+        path / "config.json", {"architectures": ["LlamaForCausalLM"], **llama_config_json(config)}
+    )
+    hf_files.save(state, path, hf_names.LLAMA, shard_bytes=2**28)
     return sum(t.nbytes for t in state.values())
 
 
 def peak_bytes() -> int:
     """The largest resident memory of this process so far (Linux)."""
     status = Path("/proc/self/status").read_text()
-    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+    return 1024 * next(
+        int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")
+    )
 
 
 def child(who: str, path: str, dtype: torch.dtype) -> None:
@@ -50,7 +63,9 @@ def child(who: str, path: str, dtype: torch.dtype) -> None:
     start = time.perf_counter()
     model = cls.from_pretrained(path, dtype=dtype)
     returned = {"seconds": time.perf_counter() - start, "peak": peak_bytes()}
-    total = sum(p.flatten()[::1024].float().sum().item() for p in model.parameters())  # every page is read
+    total = sum(
+        p.flatten()[::1024].float().sum().item() for p in model.parameters()
+    )  # every page is read
     read = {"seconds": time.perf_counter() - start, "peak": peak_bytes()}
     print(json.dumps({"returned": returned, "read": read, "sum": total}))
 
@@ -64,7 +79,9 @@ def measure(
     for run in range(runs + warm):
         for who, results in found.items():
             command = [sys.executable, "-m", "benchmarks.loading", "--child", who, folder, dtype]
-            out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+            out = subprocess.run(
+                command, cwd=ROOT, capture_output=True, text=True, check=True
+            ).stdout
             results += [json.loads(out.splitlines()[-1])] * (run >= warm)
     assert len({r["sum"] for results in found.values() for r in results}) == 1, "different weights"
     return {
@@ -92,7 +109,10 @@ def main() -> None:
             for state, sides in measure(folder, dtype, args.runs).items():
                 for who, rows in sides.items():
                     spread = max(rows["seconds"]) - min(rows["seconds"])
-                    seconds, peak = statistics.median(rows["seconds"]), statistics.median(rows["peak"])
+                    seconds, peak = (
+                        statistics.median(rows["seconds"]),
+                        statistics.median(rows["peak"]),
+                    )
                     text = f"{seconds:6.3f} s (spread {spread:.3f}), peak {peak / 2**30:.2f} GiB"
                     print(f"fp16 -> {dtype}, {state:8}: {who:13} {text}")
 

@@ -7,8 +7,7 @@ import argparse
 import json
 from pathlib import Path
 
-from nanollava.config import UserError
-from nanollava.device import run
+from nanollava.errors import UserError, run
 
 
 def read(run: Path, key: str) -> tuple[list[int], list[float]]:
@@ -18,17 +17,25 @@ def read(run: Path, key: str) -> tuple[list[int], list[float]]:
         entries = [e for e in map(json.loads, (x for x in lines if x.endswith("}"))) if key in e]
         return [e["step"] for e in entries], [e[key] for e in entries]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{run}: no metrics of a training ({error!r}); give its --out directory") from None
+        raise UserError(
+            f"{run}: no metrics of a training ({error!r}); give its --out directory"
+        ) from None
 
 
 def running_mean(values: list[float], window: int) -> list[float]:
     """The mean over the last `window` values, of fewer at the beginning."""
-    return [sum(last := values[max(0, i - window + 1) : i + 1]) / len(last) for i in range(len(values))]
+    return [
+        sum(last := values[max(0, i - window + 1) : i + 1]) / len(last) for i in range(len(values))
+    ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser("nanollava.plot", None, __doc__.split("\n")[0], allow_abbrev=False)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output directory of a training")
+    parser = argparse.ArgumentParser(
+        "nanollava.plot", None, __doc__.split("\n")[0], allow_abbrev=False
+    )
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="output directory of a training"
+    )
     parser.add_argument("--out", default="loss.png", help="picture to write")
     args = parser.parse_args()
     try:
@@ -41,7 +48,9 @@ def main() -> None:
         if not steps:
             raise UserError(f"{path}: no step is in its metrics.jsonl")
         axes.plot(steps, values, color=color, alpha=0.3, linewidth=0.8)
-        axes.plot(steps, running_mean(values, max(1, len(values) // 40)), color=color, label=str(path))
+        axes.plot(
+            steps, running_mean(values, max(1, len(values) // 40)), color=color, label=str(path)
+        )
         axes.plot(*checks, "o", color=color, markeredgecolor="white")
     axes.set(xlabel="step", ylabel="loss")
     axes.grid(axis="y", alpha=0.3)

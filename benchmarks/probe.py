@@ -14,7 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from checkpoints.pretrain import (
+from nanollava.conversation import IGNORE_INDEX, encode
+from nanollava.errors import run
+from nanollava.llama import Llama
+from nanollava.tokenizer import Tokenizer
+from nanollava.toyland.captions import captions
+from nanollava.toyland.pretrain import (
     CLIP,
     LAYER,
     encode_captions,
@@ -26,18 +31,15 @@ from checkpoints.pretrain import (
     to_pixel_values,
     under_box,
 )
-from nanollava.cli import run
-from nanollava.conversation import IGNORE_INDEX, encode
-from nanollava.llama import Llama
-from nanollava.tokenizer import Tokenizer
-from nanollava.toyland.captions import captions
 from nanollava.toyland.scenes import FACTS, SKIES, Scene, scenes
 from nanollava.toyland.teacher import dialogue, facts_told, questions, shares
 from nanollava.vit import CLIPVisionTransformer
 
 
 @torch.no_grad()
-def retrieval(model: CLIP, tokenizer: Tokenizer, trials: int = 16, count: int = 128, seed: int = 0) -> float:
+def retrieval(
+    model: CLIP, tokenizer: Tokenizer, trials: int = 16, count: int = 128, seed: int = 0
+) -> float:
     """Share of held-out pictures whose own caption ranks first among `count` that share place and weather."""
     rng, right = random.Random(f"retrieval/{seed}"), []
     for place, weather in SKIES[:trials]:
@@ -81,10 +83,14 @@ def linear_readout(train_x, train_y, test_x, test_y, classes: int, steps: int = 
     return linear(test_x).argmax(1).eq(test_y).float().mean().item()
 
 
-def readout(tower: CLIPVisionTransformer, layer: int = LAYER, train=3000, test=600, seed: int = 0) -> dict:
+def readout(
+    tower: CLIPVisionTransformer, layer: int = LAYER, train=3000, test=600, seed: int = 0
+) -> dict:
     """How well kind, colour, side and distance of a thing can be read off the patches under its box, held-out scenes."""
     pools = list(scenes("train", train, seed + 1)), list(scenes("test", test, seed, unseen=False))
-    (x, fitted), (y, held) = ((under_boxes(tower, p, layer), [t for s in p for t in s.things]) for p in pools)
+    (x, fitted), (y, held) = (
+        (under_boxes(tower, p, layer), [t for s in p for t in s.things]) for p in pools
+    )
     return {
         fact: linear_readout(x, labels(fitted, fact), y, labels(held, fact), len(values))
         for fact, values in FACTS.items()
@@ -92,7 +98,9 @@ def readout(tower: CLIPVisionTransformer, layer: int = LAYER, train=3000, test=6
 
 
 @torch.no_grad()
-def text_accuracy(model: Llama, tokenizer: Tokenizer, count: int = 300, seed: int = 0) -> dict[str, float]:
+def text_accuracy(
+    model: Llama, tokenizer: Tokenizer, count: int = 300, seed: int = 0
+) -> dict[str, float]:
     """Share of questions about held-out descriptions whose whole answer is the most likely one, by type.
 
     That is the same as greedy generation giving exactly this answer and its end token.
@@ -101,7 +109,9 @@ def text_accuracy(model: Llama, tokenizer: Tokenizer, count: int = 300, seed: in
     right: dict[str, list[bool]] = {}
     for scene in scenes("test", count, seed, unseen=False):
         description = in_words(scene, rng)
-        chosen = [rng.choice(found) for found in questions(facts_told(scene, rng), rng).values() if found]
+        chosen = [
+            rng.choice(found) for found in questions(facts_told(scene, rng), rng).values() if found
+        ]
         rows = [encode(dialogue(description, [qa]), tokenizer) for qa in chosen]
         ids, labels = pad([r[0] for r in rows], 0), pad([r[1] for r in rows], IGNORE_INDEX)[:, 1:]
         exact = ((model(ids)[:, :-1].argmax(-1) == labels) | (labels == IGNORE_INDEX)).all(1)

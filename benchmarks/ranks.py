@@ -18,7 +18,10 @@ def main() -> None:
         path = Path(folder)
         world(path)
         print("| stage | ranks | accumulation | loss | weights |\n|---|---|---|---|---|")
-        for stage, file in (("align", "mm_projector.safetensors"), ("instruct", "model.safetensors")):
+        for stage, file in (
+            ("align", "mm_projector.safetensors"),
+            ("instruct", "model.safetensors"),
+        ):
             records = json.loads((path / f"data/{stage}.json").read_text())
             text = [
                 {"conversations": [{"from": "human", "value": "Say it."}, r["conversations"][1]]}
@@ -40,12 +43,14 @@ def main() -> None:
                 ]
                 run([*map(str, command(path, stage, out, ranks, 20, *flags)), "--lr", "1e-4"])
                 one, other = (
-                    [json.loads(x)["loss"] for x in (p / "metrics.jsonl").open()] for p in (whole, out)
+                    [json.loads(x)["loss"] for x in (p / "metrics.jsonl").open()]
+                    for p in (whole, out)
                 )
                 loss = max(abs(a - b) / a for a, b in zip(one, other, strict=True))
                 one, other = load_file(whole / file), load_file(out / file)
                 weights = max(
-                    ((one[k] - other[k]).norm() / one[k].norm().clamp(min=1e-12)).item() for k in one
+                    ((one[k] - other[k]).norm() / one[k].norm().clamp(min=1e-12)).item()
+                    for k in one
                 )
                 print(f"| {stage} | {ranks} | {rounds} | {loss:.1e} | {weights:.1e} |", flush=True)
                 assert max(loss, weights) <= 1e-6, "not equal"

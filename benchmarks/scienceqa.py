@@ -9,10 +9,10 @@ from pathlib import Path
 
 from benchmarks.ask_llava import ask_llava, llava_job
 from benchmarks.endpoint import Endpoint, arguments, request, run_jobs
-from nanollava.config import UserError, write_json
 from nanollava.conversation import IMAGE
-from nanollava.device import run
+from nanollava.errors import UserError, run
 from nanollava.evals.scienceqa import accuracy, parse_answer, read_problems
+from nanollava.files import write_json
 from nanollava.image import open_image
 
 
@@ -25,10 +25,14 @@ def make(args) -> None:
         told.insert(0 if args.answer_first else len(told), f"The answer is {p['letter']}.")
         turns = [("human", f"{IMAGE}\n" * bool(p["image"]) + p["prompt"]), ("gpt", "\n".join(told))]
         turns = [{"from": role, "value": text} for role, text in turns]
-        records.append({"id": pid, **({"image": p["image"]} if p["image"] else {}), "conversations": turns})
+        records.append(
+            {"id": pid, **({"image": p["image"]} if p["image"] else {}), "conversations": turns}
+        )
     Path(args.make).parent.mkdir(parents=True, exist_ok=True)
     write_json(args.make, records)
-    print(f"{len(records)} records; next: train_instruct.py --data {args.make} --images {args.images}")
+    print(
+        f"{len(records)} records; next: train_instruct.py --data {args.make} --images {args.images}"
+    )
 
 
 def score(args) -> None:
@@ -39,16 +43,25 @@ def score(args) -> None:
         path = Path(args.out) / f"{name}.jsonl"
         rows = run_jobs(path, "question_id", jobs, ask, tries=args.tries, price=args.price)
         if len(rows) < len(jobs):
-            raise UserError(f"{path}: {len(jobs) - len(rows)} questions have no answer; run it again")
+            raise UserError(
+                f"{path}: {len(jobs) - len(rows)} questions have no answer; run it again"
+            )
         texts = {n: row["text"] for n, row in rows.items()}
-        return texts, {n: parse_answer(text, len(problems[n]["choices"])) for n, text in texts.items()}
+        return texts, {
+            n: parse_answer(text, len(problems[n]["choices"])) for n, text in texts.items()
+        }
 
     jobs = {n: llava_job(args, p["prompt"], p["image"]) for n, p in problems.items()}
-    ours, mine = run("answers", jobs, ask_llava(args, lambda image: open_image(Path(args.images) / image)))
+    ours, mine = run(
+        "answers", jobs, ask_llava(args, lambda image: open_image(Path(args.images) / image))
+    )
     table = {"LLaVA": mine}
     if args.judge:
         ask = Endpoint(args)
-        jobs = {n: request(args, args.judge, "scienceqa", question=p["prompt"]) for n, p in problems.items()}
+        jobs = {
+            n: request(args, args.judge, "scienceqa", question=p["prompt"])
+            for n, p in problems.items()
+        }
         theirs, other = run("gpt4", jobs, ask)
         jobs = {}
         for n in (n for n in problems if mine[n] != other[n]):
@@ -56,7 +69,9 @@ def score(args) -> None:
             jobs[n] = request(args, args.judge, "scienceqa_judge", **texts)
         final = other | run("judge", jobs, ask)[1]
         table |= {args.judge: other, "judge": final}
-        table["complement"] = {n: mine[n] if option is None else option for n, option in other.items()}
+        table["complement"] = {
+            n: mine[n] if option is None else option for n, option in other.items()
+        }
     result = {name: accuracy(problems, answers) for name, answers in table.items()}
     for name, answers in table.items():
         result[name]["unreadable"] = sum(option is None for option in answers.values())

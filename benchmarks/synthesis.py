@@ -30,10 +30,19 @@ class Endpoint(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(
-        self, failing: float = 0.0, answer=lambda messages: ANSWER, seed: int = 0, seconds: float = 0.0
+        self,
+        failing: float = 0.0,
+        answer=lambda messages: ANSWER,
+        seed: int = 0,
+        seconds: float = 0.0,
     ):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.failing, self.answer, self.seconds, self.rng = failing, answer, seconds, random.Random(seed)
+        self.failing, self.answer, self.seconds, self.rng = (
+            failing,
+            answer,
+            seconds,
+            random.Random(seed),
+        )
         self.lock, self.log, self.asked = threading.Lock(), collections.Counter(), []
         self.times: list[float] = []
         self.finish = "stop"
@@ -72,7 +81,9 @@ class Handler(BaseHTTPRequestHandler):
         text = server.answer(request["messages"]) if way != "empty" else ""
         message = {"role": "assistant", "content": text}
         body = {"choices": [{"index": 0, "message": message, "finish_reason": server.finish}]}
-        body = json.dumps(body | {"usage": {"prompt_tokens": 100, "completion_tokens": 10}}).encode()
+        body = json.dumps(
+            body | {"usage": {"prompt_tokens": 100, "completion_tokens": 10}}
+        ).encode()
         if way == "429":
             self.reply(429, b'{"error": {"message": "slow down"}}', Retry_After="0.05")
         elif way == "500":
@@ -90,7 +101,10 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def pictures(path: Path, count: int) -> None:
-    rows = ({"image": f"{i:06d}.jpg", "captions": [f"A cat, number {i}."], "boxes": []} for i in range(count))
+    rows = (
+        {"image": f"{i:06d}.jpg", "captions": [f"A cat, number {i}."], "boxes": []}
+        for i in range(count)
+    )
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 

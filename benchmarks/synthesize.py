@@ -9,10 +9,18 @@ import random
 import re
 from pathlib import Path
 
-from benchmarks.endpoint import Endpoint, Rejected, arguments, read_pictures, request, run_jobs, told
-from nanollava.config import UserError, read_json
+from benchmarks.endpoint import (
+    Endpoint,
+    Rejected,
+    arguments,
+    read_pictures,
+    request,
+    run_jobs,
+    told,
+)
 from nanollava.conversation import ConversationError, check
-from nanollava.device import run
+from nanollava.errors import UserError, run
+from nanollava.files import read_json
 from nanollava.toyland.data import record
 from nanollava.toyland.teacher import QA, instructions, read
 
@@ -21,7 +29,9 @@ RULES = read_json(Path(__file__).parent / "prompts" / "rules.json")
 
 def parse(job: dict, text: str) -> dict:
     """The record of an answer: "Question: ... === Answer: ... ===", or, for a detailed description, the answer alone."""
-    blocks = [block.strip() for block in re.split(r"^\s*={3,}\s*$", text, flags=re.M) if block.strip()]
+    blocks = [
+        block.strip() for block in re.split(r"^\s*={3,}\s*$", text, flags=re.M) if block.strip()
+    ]
     if job["kind"] == "detail" and len(blocks) == 1:
         blocks = [f"Question: {job['question']}", f"Answer: {blocks[0]}"]
     turns = []
@@ -69,7 +79,10 @@ def main() -> None:
             jobs[job["id"]] = job | (asked if args.model else picture)
             if args.dry_run:
                 print(f"##### {job['id']}")
-                print(*(f"[{m['role']}]\n{m['content']}\n" for m in asked["request"]["messages"]), sep="\n")
+                print(
+                    *(f"[{m['role']}]\n{m['content']}\n" for m in asked["request"]["messages"]),
+                    sep="\n",
+                )
     if args.dry_run:
         return
     ask = Endpoint(args) if args.model else toyland
@@ -78,7 +91,9 @@ def main() -> None:
     (out / "instruct.json").write_text(json.dumps(records, indent=1), encoding="utf-8")
     print(f"{len(records)} records in {out / 'instruct.json'}")
     if len(rows) < len(jobs):
-        raise UserError(f"{len(jobs) - len(rows)} records are missing; the same command asks for them again")
+        raise UserError(
+            f"{len(jobs) - len(rows)} records are missing; the same command asks for them again"
+        )
 
 
 if __name__ == "__main__":

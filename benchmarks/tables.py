@@ -19,13 +19,13 @@ from pathlib import Path
 import torch
 
 from benchmarks.endpoint import arguments, in_threads, run_jobs
-from checkpoints import pretrain
-from nanollava.config import UserError, read_json
 from nanollava.data import read_records
-from nanollava.device import run
+from nanollava.errors import UserError, run
+from nanollava.files import read_json
 from nanollava.llama import Llama
 from nanollava.tokenizer import Tokenizer
 from nanollava.toyland import data as toyland
+from nanollava.toyland import pretrain
 from nanollava.toyland.scenes import scenes
 
 HERE, LLM, CPU = Path(__file__).parent, "checkpoints/toy-vicuna", torch.device("cpu")
@@ -37,7 +37,9 @@ COLUMNS = ("conv", "detail", "complex", "all", "exact")
 def call(*command) -> str:
     """Runs `python COMMAND` on one thread and returns what it prints."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, env=env)
+    done = subprocess.run(
+        [sys.executable, *map(str, command)], capture_output=True, text=True, env=env
+    )
     if done.returncode:
         raise UserError(f"{' '.join(map(str, command))}: {done.stderr.strip()[-500:]}")
     return done.stdout
@@ -45,7 +47,10 @@ def call(*command) -> str:
 
 def smaller(path: Path, steps: int) -> None:
     """Writes toy-vicuna's first 3 layers, trained on for `steps` batches of its own dialogues."""
-    whole, tokenizer = Llama.from_pretrained(LLM, dtype=torch.float32), Tokenizer.from_pretrained(LLM)
+    whole, tokenizer = (
+        Llama.from_pretrained(LLM, dtype=torch.float32),
+        Tokenizer.from_pretrained(LLM),
+    )
     model = Llama(replace(whole.config, num_hidden_layers=3))
     model.load_state_dict({name: whole.state_dict()[name] for name in model.state_dict()})
     rng, pool = random.Random(0), list(scenes("train", 32 * steps))
@@ -63,8 +68,12 @@ def smaller(path: Path, steps: int) -> None:
 def mixture(data: Path, path: Path, cell: dict, seed: int) -> None:
     """Writes the part of the instruction data that a cell trains on, reasons before answers where it asks for that."""
     rng, records = random.Random(seed), read_records(data / "instruct.json")[0]
-    records = [r for r in records if rng.random() < cell.get("share", {}).get(r["id"].split("_")[2], 1)]
-    for turn in (turn for r in records for turn in r["conversations"] if cell.get("reasoning first")):
+    records = [
+        r for r in records if rng.random() < cell.get("share", {}).get(r["id"].split("_")[2], 1)
+    ]
+    for turn in (
+        turn for r in records for turn in r["conversations"] if cell.get("reasoning first")
+    ):
         turn["value"] = re.sub(r"^([^.]*), because (.*)\.$", r"because \2, \1.", turn["value"])
     path.write_text(json.dumps(records), encoding="utf-8")
 
@@ -85,14 +94,24 @@ def tables(spec: dict, result: dict[str, dict], seeds: range) -> list[str]:
     for table in spec["tables"]:
         measure, (first, *_, paper_first) = table["measure"], table["rows"][0]
         heads = " | ".join(f"**{c}**" if c == measure else c for c in COLUMNS)
-        lines += ["", f"## {table['title']}", "", f"| row | paper: {table['paper']} | {heads} | shown? |"]
+        lines += [
+            "",
+            f"## {table['title']}",
+            "",
+            f"| row | paper: {table['paper']} | {heads} | shown? |",
+        ]
         lines.append("|---" * (len(COLUMNS) + 3) + "|")
         for cell, name, told, paper in table["rows"]:
-            scores, cells = {c: [result[f"{cell}-{seed}"][c] for seed in seeds] for c in COLUMNS}, []
+            scores, cells = (
+                {c: [result[f"{cell}-{seed}"][c] for seed in seeds] for c in COLUMNS},
+                [],
+            )
             for values in scores.values():
                 spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
                 cells.append(f"{statistics.mean(values):.1f}{spread}")
-            change = [result[f"{cell}-{s}"][measure] - result[f"{first}-{s}"][measure] for s in seeds]
+            change = [
+                result[f"{cell}-{s}"][measure] - result[f"{first}-{s}"][measure] for s in seeds
+            ]
             word = "" if cell == first else shown(change, paper and paper - paper_first)
             lines.append(f"| {' | '.join([name, told, *cells, word])} |")
     return lines
@@ -135,11 +154,23 @@ def main() -> None:
         place = Path(job["place"])
         place.parent.mkdir(parents=True, exist_ok=True)
         mixture(data, place.with_suffix(".json"), job, job["seed"])
-        train("instruct", job, place, "--data", place.with_suffix(".json"), "--projector", job["start"])
-        exact = call("-m", "nanollava.toyland", "score", "--model", place, "--count", args.scenes, "--json")
+        train(
+            "instruct",
+            job,
+            place,
+            "--data",
+            place.with_suffix(".json"),
+            "--projector",
+            job["start"],
+        )
+        exact = call(
+            "-m", "nanollava.toyland", "score", "--model", place, "--count", args.scenes, "--json"
+        )
         bench = ("--model", place, "--count", args.pictures, "--out", place / "bench")
         call("-m", "nanollava.evals.llava_bench", *bench)
-        scores = {column: score[0] for column, score in read_json(place / "bench" / "score.json").items()}
+        scores = {
+            column: score[0] for column, score in read_json(place / "bench" / "score.json").items()
+        }
         return json.dumps({**scores, "exact": 100 * json.loads(exact)["overall"]}), [0, 0]
 
     def run(file: str, do, jobs: dict) -> dict:

@@ -19,18 +19,22 @@ import torch
 from torch import nn
 
 from benchmarks.faults import command, run, world
-from nanollava import engine, plan
-from nanollava.config import LlamaConfig, LlavaConfig, Settings, VisionConfig
+from nanollava.config import LlamaConfig, LlavaConfig, VisionConfig
 from nanollava.device import matmul_rate
 from nanollava.llava import LLaVA
+from nanollava.training import loop, plan
+from nanollava.training.settings import Settings
 
 STAGES = [
-    {"vision_tower.": False, "multi_modal_projector.": True, "language_model.": on} for on in (False, True)
+    {"vision_tower.": False, "multi_modal_projector.": True, "language_model.": on}
+    for on in (False, True)
 ]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TOY = LlavaConfig(
-    VisionConfig(100, 10, 160, 640, 6, 2), LlamaConfig(768, 128, 384, 5, 4, max_position_embeddings=1024), image_token_id=705
-)  # fmt: skip
+    VisionConfig(100, 10, 160, 640, 6, 2),
+    LlamaConfig(768, 128, 384, 5, 4, max_position_embeddings=1024),
+    image_token_id=705,
+)
 
 
 def batch(config: LlavaConfig, samples: int, device) -> dict[str, torch.Tensor]:
@@ -54,11 +58,11 @@ def batch(config: LlavaConfig, samples: int, device) -> dict[str, torch.Tensor]:
 
 
 def ours(config: LlavaConfig, stage: int, dtype: str, device, recompute: bool, path: Path):
-    """A step of engine.train, without its reader and log."""
+    """A step of loop.train, without its reader and log."""
     model = LLaVA.from_pretrained(path, dtype=torch.float32)
-    engine.freeze(model, STAGES[stage - 1])
+    loop.freeze(model, STAGES[stage - 1])
     settings = Settings(dtype=dtype, checkpoint_activations=recompute)
-    engine.shard(model, model.language_model.model.layers, model.vision_tower, device, settings)
+    loop.shard(model, model.language_model.model.layers, model.vision_tower, device, settings)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, 1e-5, weight_decay=0.0, fused=True)
 
@@ -76,7 +80,9 @@ def ours(config: LlavaConfig, stage: int, dtype: str, device, recompute: bool, p
 def theirs(config: LlavaConfig, stage: int, dtype: str, device, recompute: bool, path: Path):
     from transformers import LlavaForConditionalGeneration
 
-    model = LlavaForConditionalGeneration.from_pretrained(path, dtype=torch.float32).to(device).train()
+    model = (
+        LlavaForConditionalGeneration.from_pretrained(path, dtype=torch.float32).to(device).train()
+    )
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(
             "multi_modal_projector" in name or ("vision_tower" not in name and stage == 2)
@@ -124,7 +130,9 @@ def against_transformers(
     for dtype in dtypes:
         peak = max(matmul_rate(device, kind) for kind in {DTYPES[dtype], torch.float32})
         for stage in (1, 2):
-            steps = {f.__name__: f(config, stage, dtype, device, recompute, path) for f in (ours, theirs)}
+            steps = {
+                f.__name__: f(config, stage, dtype, device, recompute, path) for f in (ours, theirs)
+            }
             inputs = batch(config, samples, device)
             found, losses, ratio = seconds(steps, inputs, runs)
             gap = abs(losses["ours"][0] - losses["theirs"][0]) / losses["theirs"][0]
@@ -133,13 +141,18 @@ def against_transformers(
                 (inputs["labels"][:, 1:] != -100).sum().item(),
                 (inputs["input_ids"] != 0).sum(1).tolist(),
             )
-            work = sum(plan.flops(config, STAGES[stage - 1], lengths[1], samples, lengths[0]).values())
+            work = sum(
+                plan.flops(config, STAGES[stage - 1], lengths[1], samples, lengths[0]).values()
+            )
             row = dict(dtype=dtype, stage=stage, **found, ratio=ratio)
             row |= dict(tokens=sum(lengths[1]) / found["ours"], mfu=work / found["ours"] / peak)
             results.append(row)
-            print(f"{dtype} stage {stage}: ours {found['ours']:.4f} s, transformers {found['theirs']:.4f} s, "
-                  f"ratio {row['ratio']:.2f}; {row['tokens']:,.0f} tokens/s, MFU {row['mfu']:.0%} of the measured "
-                  f"{dtype} matmul rate", flush=True)  # fmt: skip
+            print(
+                f"{dtype} stage {stage}: ours {found['ours']:.4f} s, transformers {found['theirs']:.4f} s, "
+                f"ratio {row['ratio']:.2f}; {row['tokens']:,.0f} tokens/s, MFU {row['mfu']:.0%} of the measured "
+                f"{dtype} matmul rate",
+                flush=True,
+            )
     return results
 
 
@@ -166,11 +179,19 @@ def against_ranks(steps: int) -> list[dict]:
         for stage in ("align", "instruct"):
             for ranks in (1, 2, 4):
                 out = path / (f"out-{stage}-whole" if ranks == 1 else f"{stage}-{ranks}")
-                run([*command(path, stage, out, ranks, steps), "--batch", "16", "--save-steps", "0"])
-                times = [json.loads(x)["seconds"] for x in (out / "metrics.jsonl").read_text().splitlines()]
+                run(
+                    [*command(path, stage, out, ranks, steps), "--batch", "16", "--save-steps", "0"]
+                )
+                times = [
+                    json.loads(x)["seconds"]
+                    for x in (out / "metrics.jsonl").read_text().splitlines()
+                ]
                 found = statistics.median(b - a for a, b in zip(times, times[1:], strict=False))
                 results.append(dict(stage=stage, ranks=ranks, seconds=found))
-                print(f"{stage}, {ranks} ranks on {os.cpu_count()} cores: {found:.4f} s a step", flush=True)
+                print(
+                    f"{stage}, {ranks} ranks on {os.cpu_count()} cores: {found:.4f} s a step",
+                    flush=True,
+                )
     return results
 
 
@@ -188,7 +209,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="few runs: whether it works, not how fast")
+    parser.add_argument(
+        "--quick", action="store_true", help="few runs: whether it works, not how fast"
+    )
     parser.add_argument(
         "--gpu", action="store_true", help="7B geometry on one CUDA device, in place of the rest"
     )
@@ -205,14 +228,16 @@ def main() -> None:
     runs = 2 if args.quick else 15
     if args.gpu and not torch.cuda.is_available():
         sys.exit("--gpu: torch finds no CUDA device here; not measured")
-    device = engine.start("cuda" if args.gpu else "cpu")
+    device = loop.start("cuda" if args.gpu else "cpu")
     with tempfile.TemporaryDirectory() as folder:
         if args.gpu:
             config = LlavaConfig(
                 VisionConfig(336), LlamaConfig(32064, num_hidden_layers=args.layers), "mlp2x_gelu"
             )
             make(config, Path(folder))
-            result = {"gpu": against_transformers(config, device, 8, runs, Path(folder), True, ("bf16",))}
+            result = {
+                "gpu": against_transformers(config, device, 8, runs, Path(folder), True, ("bf16",))
+            }
         else:
             make(TOY, Path(folder))
             result = {"transformers": against_transformers(TOY, device, 8, runs, Path(folder))}
@@ -220,7 +245,7 @@ def main() -> None:
             result["ranks"] = against_ranks(4 if args.quick else 20)
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n")
-    engine.finish()
+    loop.finish()
 
 
 if __name__ == "__main__":

@@ -43,7 +43,9 @@ def main() -> None:
         if len(asked) < len(KINDS) and len(scene.things) >= 3 and found[KINDS[len(asked)]]:
             asked.append((scene, rng.choice(found[KINDS[len(asked)]])))
     pairs = [(scene, qa.question) for scene, qa in asked]
-    answers = ask(model, Tokenizer.from_pretrained(path), ImageConfig.from_pretrained(path), pairs, 32)
+    answers = ask(
+        model, Tokenizer.from_pretrained(path), ImageConfig.from_pretrained(path), pairs, 32
+    )
     rows = len(asked) // COLUMNS
     sheet = Image.new("RGB", (COLUMNS * SIZE, rows * (SIZE + BAND)), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=17)

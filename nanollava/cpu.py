@@ -39,7 +39,9 @@ def products(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None
 
 
 # The rows that an embedding bag sums for each block, those of inputs 0, 1, 2 ...; one tensor for all layers alike.
-rows = cache(lambda blocks, width: torch.arange(blocks * width).int().view(blocks, 4, -1).mT.flatten())
+rows = cache(
+    lambda blocks, width: torch.arange(blocks * width).int().view(blocks, 4, -1).mT.flatten()
+)
 
 
 class Blocks(nn.Module):
@@ -53,18 +55,25 @@ class Blocks(nn.Module):
         W = W.view(-1, BLOCK, layer.in_features // 4, 4).permute(0, 3, 2, 1)
         W = W.flatten(1, 2)  # (blocks, in, BLOCK)
         self.weight, self.out_features = nn.Parameter(W, requires_grad=False), layer.out_features
-        self.rows, self.starts = rows(*W.shape[:2]), torch.arange(0, W[..., 0].numel(), W.shape[1]).int()
+        self.rows, self.starts = (
+            rows(*W.shape[:2]),
+            torch.arange(0, W[..., 0].numel(), W.shape[1]).int(),
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         W, shape = self.weight, x.shape
         if x.numel() == shape[-1]:
             weights = x.reshape(1, -1).expand(len(W), -1).reshape(-1)
-            y = torch.embedding_bag(W.view(-1, BLOCK), self.rows, self.starts, False, 0, False, weights)[0]
+            y = torch.embedding_bag(
+                W.view(-1, BLOCK), self.rows, self.starts, False, 0, False, weights
+            )[0]
         else:
             x = x.reshape(-1, shape[-1] // 4, 4).mT.flatten(1)  # (tokens, in), in W's order
             wide, W32 = len(x) >= 16 and by_float32(x.device, x.dtype), torch.empty(W.shape[1:])
             x = x.float() if wide else x
-            y = torch.cat([(x @ (W32.copy_(block) if wide else block)).to(W.dtype) for block in W], dim=-1)
+            y = torch.cat(
+                [(x @ (W32.copy_(block) if wide else block)).to(W.dtype) for block in W], dim=-1
+            )
         return y.view(*shape[:-1], -1)[..., : self.out_features]
 
 
@@ -74,7 +83,11 @@ def convert(model: nn.Module) -> None:
     products(model, W.device, W.dtype)
     inside = [(module, *pair) for module in llama.modules() for pair in module.named_children()]
     for module, name, child in inside if W.is_cpu and W.dtype.itemsize == 2 else ():
-        if isinstance(child, nn.Linear) and child.in_features % 4 == 0 and child.weight.numel() >= CACHED:
+        if (
+            isinstance(child, nn.Linear)
+            and child.in_features % 4 == 0
+            and child.weight.numel() >= CACHED
+        ):
             setattr(module, name, Blocks(child))
 
 
@@ -84,7 +97,9 @@ def halves(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
     if not alone or torch.compiler.is_compiling():
         return F.linear(x, layer.weight)
     both, column = layer.weight.view(2, -1, layer.in_features), x.view(1, 1, -1).transpose(1, 2)
-    return torch.bmm(both, column.expand(2, -1, -1)).view(*x.shape[:-1], -1)  # slow with other strides
+    return torch.bmm(both, column.expand(2, -1, -1)).view(
+        *x.shape[:-1], -1
+    )  # slow with other strides
 
 
 def norm(layer: RMSNorm, eps: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -103,7 +118,11 @@ def quickest(llama: Llama) -> Iterator[None]:
     steps try each way thrice, the quickest stays. Other dtypes go without oneDNN: an answer would depend on the clock."""
     kind, past, onednn = llama.lm_head.weight.dtype, llama.seconds, torch.backends.mkldnn.enabled
     if trying := llama.settled != kind:
-        ways = (kind, False, False), (kind, True, False), (kind, False, True)  # oneDNN's kernels, halves
+        ways = (
+            (kind, False, False),
+            (kind, True, False),
+            (kind, False, True),
+        )  # oneDNN's kernels, halves
         ways = ways if kind == torch.float32 else ways[:1]
         llama.way = min(ways, key=lambda way: (len(past[way]) == 3, min(past[way], default=0)))
         llama.settled = kind if len(past[llama.way]) == 3 else None

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from .config import UserError
 from .conversation import IGNORE_INDEX, IMAGE, check, encode, expand
+from .errors import UserError
 from .image import ImageConfig, ImageError, open_image, preprocess
 from .tokenizer import Tokenizer
 
@@ -83,7 +83,10 @@ class Pictures:
         files = (folder / name for folder in self.folders if (folder / name).is_file())
         place = self.index.get(name) or next(files, None)
         if place is None:
-            where = [*map(str, self.folders), *sorted({str(place[0]) for place in self.index.values()})]
+            where = [
+                *map(str, self.folders),
+                *sorted({str(place[0]) for place in self.index.values()}),
+            ]
             raise ImageError(f"{name}: no such picture in {', '.join(where)}")
         return place
 
@@ -96,10 +99,14 @@ class Pictures:
         try:
             with open(archive, "rb") as file:
                 file.seek(offset)
-                if compression is not None:  # behind the entry's own header, whose names' lengths stand at 26
+                if (
+                    compression is not None
+                ):  # behind the entry's own header, whose names' lengths stand at 26
                     file.seek(sum(struct.unpack("<HH", file.read(30)[26:])), 1)
                 content = file.read(size)
-            content = zlib.decompress(content, -15) if compression == zipfile.ZIP_DEFLATED else content
+            content = (
+                zlib.decompress(content, -15) if compression == zipfile.ZIP_DEFLATED else content
+            )
             return open_image(io.BytesIO(content))
         except (OSError, struct.error, zlib.error, ImageError):
             raise ImageError(f"{archive}, {name}: not a readable picture") from None
@@ -110,9 +117,16 @@ class InstructionData(torch.utils.data.Dataset):
     archive, or a list of them. Call `check` and `leave_out` before the first step."""
 
     def __init__(
-        self, path: str | Path, images, tokenizer: Tokenizer, image_config: ImageConfig,
-        image_token_id: int, num_patches: int, template: str = "vicuna_v1", max_length: int = 2048,
-    ):  # fmt: skip
+        self,
+        path: str | Path,
+        images,
+        tokenizer: Tokenizer,
+        image_config: ImageConfig,
+        image_token_id: int,
+        num_patches: int,
+        template: str = "vicuna_v1",
+        max_length: int = 2048,
+    ):
         self.path, (records, self.crc32) = Path(path), read_records(path)
         self.pictures = Pictures([images] if isinstance(images, str | Path) else images)
         self.rows = list(range(len(records)))  # the records in use
@@ -120,7 +134,11 @@ class InstructionData(torch.utils.data.Dataset):
         lines = [json.dumps(record).encode() for record in records]
         self.ends, self.lines = torch.tensor([0, *map(len, lines)]).cumsum(0), b"".join(lines)
         self.tokenizer, self.image_config, self.template = tokenizer, image_config, template
-        self.image_token_id, self.num_patches, self.max_length = image_token_id, num_patches, max_length
+        self.image_token_id, self.num_patches, self.max_length = (
+            image_token_id,
+            num_patches,
+            max_length,
+        )
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -137,7 +155,9 @@ class InstructionData(torch.utils.data.Dataset):
 
     def groups(self) -> list[tuple[bool, int]]:
         """Whether a sample has pictures, and its length, not exactly: what batches are grouped by."""
-        return [(n > 0, bound) for n, bound in (self.size(self.record(i)) for i in range(len(self)))]
+        return [
+            (n > 0, bound) for n, bound in (self.size(self.record(i)) for i in range(len(self)))
+        ]
 
     def tokens(self, record: dict) -> tuple[list[int], list[int]]:
         """Ids and labels, cut at the end; a picture is never cut, and something is labelled."""
@@ -150,7 +170,9 @@ class InstructionData(torch.utils.data.Dataset):
             raise DataError(f"no answer begins within max length {self.max_length}; raise it")
         return ids, labels
 
-    def check(self, indices: Iterable[int], open_pictures: bool = False, threads: int = 0) -> dict[int, str]:
+    def check(
+        self, indices: Iterable[int], open_pictures: bool = False, threads: int = 0
+    ) -> dict[int, str]:
         """What is wrong with which of these records: turns, pictures that are missing (or, opened, are none), length."""
 
         def wrong(index: int) -> str | None:
@@ -169,14 +191,18 @@ class InstructionData(torch.utils.data.Dataset):
                 return str(error)
 
         with ThreadPoolExecutor(max(1, threads)) as pool:
-            return {i: told for i, told in zip(indices, pool.map(wrong, indices), strict=True) if told}
+            return {
+                i: told for i, told in zip(indices, pool.map(wrong, indices), strict=True) if told
+            }
 
     def leave_out(self, wrong: dict[int, str], skip_bad: bool) -> str:
         """Takes the wrong records out; without `skip_bad`, or if none remains, that is an error that lists them all."""
         lines = [f"{self.path}, record {self.rows[i]}: {wrong[i]}" for i in sorted(wrong)]
         counts = f"{len(wrong)} of {len(self)} records"
         if wrong and (not skip_bad or len(wrong) == len(self)):
-            lines += [f"{self.path}: {counts} are wrong; --skip-bad goes on without them"] * (len(wrong) > 1)
+            lines += [f"{self.path}: {counts} are wrong; --skip-bad goes on without them"] * (
+                len(wrong) > 1
+            )
             raise DataError("\n".join(lines))
         self.rows = [row for i, row in enumerate(self.rows) if i not in wrong]
         return "\n".join([f"left out {counts}, the first:", *lines[:20]] if wrong else [])
@@ -185,7 +211,10 @@ class InstructionData(torch.utils.data.Dataset):
         record = self.record(index)
         try:
             ids, labels = self.tokens(record)
-            pixels = [preprocess(self.pictures.open(name), self.image_config) for name in pictures_of(record)]
+            pixels = [
+                preprocess(self.pictures.open(name), self.image_config)
+                for name in pictures_of(record)
+            ]
         except UserError as error:
             raise DataError(f"{self.path}, record {self.rows[index]}: {error}") from None
         sample = {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}

@@ -7,33 +7,46 @@ from contextlib import nullcontext
 import torch
 from PIL import Image
 
-from .config import UserError
 from .conversation import STOP, encode, expand
 from .cpu import quickest
+from .errors import UserError
 from .image import ImageConfig, preprocess
 from .llama import KVCache
 from .tokenizer import Tokenizer
 
 
-def sample(logits: torch.Tensor, temperature: float, top_p: float, generator=None, top_k=0) -> torch.Tensor:
+def sample(
+    logits: torch.Tensor, temperature: float, top_p: float, generator=None, top_k=0
+) -> torch.Tensor:
     """Next ids (B,) from logits (B, vocab): the most likely at temperature 0, else drawn from the `top_k` likeliest
     tokens (0: all), and of these from the smallest set whose probability reaches `top_p`."""
     if temperature == 0:
         return logits.argmax(-1)
     logits, order = (logits.float() / temperature).sort(-1, descending=True)
     probs = torch.softmax(logits[:, : top_k or None], dim=-1)
-    probs[probs.cumsum(-1) - probs >= max(top_p, 1e-9)] = 0  # the first token that reaches top_p stays
+    probs[probs.cumsum(-1) - probs >= max(top_p, 1e-9)] = (
+        0  # the first token that reaches top_p stays
+    )
     choice = torch.multinomial(probs, 1, generator=generator)
     return order.gather(-1, choice).squeeze(-1)
 
 
 @torch.inference_mode()
 def stream(
-    model, input_ids: torch.Tensor, pixel_values: torch.Tensor | None = None, max_new_tokens: int = 256,
-    temperature: float = 0.0, top_p: float = 1.0, top_k: int = 0, repetition_penalty: float = 1.0,
-    seed: int | None = None, lengths: torch.Tensor | None = None, cache: KVCache | None = None,
-    step: Callable | None = None, seconds: dict[str, float] | None = None,
-) -> Iterator[list[int]]:  # fmt: skip
+    model,
+    input_ids: torch.Tensor,
+    pixel_values: torch.Tensor | None = None,
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    repetition_penalty: float = 1.0,
+    seed: int | None = None,
+    lengths: torch.Tensor | None = None,
+    cache: KVCache | None = None,
+    step: Callable | None = None,
+    seconds: dict[str, float] | None = None,
+) -> Iterator[list[int]]:
     """Continues prompts `input_ids` (B, T), right-padded to `lengths` (B,): yields the new id of every row, step by step.
     A row ends with the end token and yields -1 from there on. Rows do not influence each other: inside, they are
     shifted to end together, and the padding before them is masked. Of a `cache` of an earlier run (one row) the ids it
@@ -42,13 +55,24 @@ def stream(
     config, llama = model.config, model.language_model
     (B, T), device, image_token = input_ids.shape, input_ids.device, config.image_token_id
     room, patches = config.text_config.max_position_embeddings, config.vision_config.num_patches
-    wrong = max_new_tokens < 1 or not (temperature == 0 or 1e-6 <= temperature <= 1e6) or not 0 < top_p <= 1
-    if wrong or top_k < 0 or not 1e-3 <= repetition_penalty <= 1e3 or not -(2**63) <= (seed or 0) < 2**63:
+    wrong = (
+        max_new_tokens < 1
+        or not (temperature == 0 or 1e-6 <= temperature <= 1e6)
+        or not 0 < top_p <= 1
+    )
+    if (
+        wrong
+        or top_k < 0
+        or not 1e-3 <= repetition_penalty <= 1e3
+        or not -(2**63) <= (seed or 0) < 2**63
+    ):
         given = f"max_new_tokens {max_new_tokens}, temperature {temperature}, top_p {top_p}, top_k {top_k}, "
         wanted = "expected at least 1, 0 or 1e-6 to 1e6, 0 < top_p <= 1, at least 0, 1e-3 to 1e3, 64 bits"
         raise UserError(f"{given}repetition_penalty {repetition_penalty}, seed {seed}: {wanted}")
     if (need := T + max_new_tokens) > room:
-        raise UserError(f"{T} prompt tokens + {max_new_tokens} new ones: the model has room for {room}")
+        raise UserError(
+            f"{T} prompt tokens + {max_new_tokens} new ones: the model has room for {room}"
+        )
     begin, seconds = time.perf_counter(), {} if seconds is None else seconds
     cache = cache or KVCache(config.text_config, B, device, llama.model.embed_tokens.weight.dtype)
     known = cache.reuse(input_ids[0].tolist(), image_token, patches)
@@ -63,9 +87,13 @@ def stream(
     real, padded = torch.arange(room, device=device) >= pad[:, None], bool(pad.any())  # (B, room)
     if padded:
         index = (torch.arange(T, device=device) - pad[:, None]) % T
-        embeds = embeds.gather(1, index.unsqueeze(-1).expand_as(embeds))  # right padding becomes left padding
+        embeds = embeds.gather(
+            1, index.unsqueeze(-1).expand_as(embeds)
+        )  # right padding becomes left padding
         causal = torch.ones(T, T, dtype=torch.bool, device=device).tril()
-        own = torch.eye(T, dtype=torch.bool, device=device)  # padding sees itself: an empty row would be NaN
+        own = torch.eye(
+            T, dtype=torch.bool, device=device
+        )  # padding sees itself: an empty row would be NaN
         mask = (causal & real[:, None, :T] | own)[:, None]  # (B, 1, T, T)
     said = torch.zeros(B, config.text_config.vocab_size, dtype=torch.bool, device=device)
     ids = input_ids.masked_fill(~real[:, :T].flip(1), config.bos_token_id)
@@ -117,23 +145,33 @@ def compile_step(model, **options) -> Callable:
 
     def compiler(graph, inputs):
         mm = {torch.ops.aten.mm.default: by_rows} if llama.lm_head.weight.is_cpu else {}
-        return compile_fx(graph, inputs, config_patches=options, decompositions=select_decomp_table() | mm)
+        return compile_fx(
+            graph, inputs, config_patches=options, decompositions=select_decomp_table() | mm
+        )
 
     def decode(ids, cache, pad, real):
         S = cache.keys[0].shape[2]
         mask = (real[:, :S] & (torch.arange(S, device=ids.device) <= cache.place))[:, None, None]
-        states = llama.model(llama.model.embed_tokens(ids[:, None]), mask, cache, start=cache.place - pad)
+        states = llama.model(
+            llama.model.embed_tokens(ids[:, None]), mask, cache, start=cache.place - pad
+        )
         return llama.lm_head(states[:, -1])
 
     compiled = torch.compile(decode, dynamic=False, fullgraph=True, backend=compiler)
 
-    def step(ids: torch.Tensor, cache: KVCache, pad: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    def step(
+        ids: torch.Tensor, cache: KVCache, pad: torch.Tensor, real: torch.Tensor
+    ) -> torch.Tensor:
         nonlocal checked
-        for tensor in (*cache.keys, *cache.values) if cuda else ():  # CUDA graphs would copy what may move
+        for tensor in (
+            (*cache.keys, *cache.values) if cuda else ()
+        ):  # CUDA graphs would copy what may move
             torch._dynamo.mark_static_address(tensor)
         shapes = (cache.keys[0].shape, real.shape, torch.is_inference_mode_enabled())
         cache.place = ids.new_full((1,), cache.length)
-        with torch.compiler.set_stance(skip_guard_eval_unsafe=shapes == checked):  # not checked again
+        with torch.compiler.set_stance(
+            skip_guard_eval_unsafe=shapes == checked
+        ):  # not checked again
             logits = compiled(ids, cache, pad, real)
         checked, cache.place, cache.length = shapes, None, cache.length + 1
         return logits
@@ -155,14 +193,18 @@ class Answer:
         self.tokenizer, self.stops = tokenizer, stops
         self.ids, self.text, self.waiting = [], "", ""
         self.end: str | None = None  # "end token", "stop string" or "length", once it has ended
-        self.begin = self.read = 0  # ids from `begin` on are decoded together; text before `read` is known
+        self.begin = self.read = (
+            0  # ids from `begin` on are decoded together; text before `read` is known
+        )
 
     def add(self, token: int) -> str:
         """Takes the next id, -1 for the end token; returns the text that is certain now and was not before."""
         if self.end is not None or token < 0:
             return self.finish("end token")
         self.ids.append(token)
-        known, text = (self.tokenizer.decode(self.ids[self.begin : end]) for end in (self.read, None))
+        known, text = (
+            self.tokenizer.decode(self.ids[self.begin : end]) for end in (self.read, None)
+        )
         if text.endswith("\ufffd"):
             return ""
         self.begin, self.read = self.read if text != known else self.begin, len(self.ids)
@@ -170,7 +212,12 @@ class Answer:
         found = [at for at in map(text.find, self.stops) if at >= 0]
         self.end = "stop string" if found else None
         text = text[: min(found)] if found else text
-        begun = [len(text) - n for stop in self.stops for n in range(1, len(stop)) if text.endswith(stop[:n])]
+        begun = [
+            len(text) - n
+            for stop in self.stops
+            for n in range(1, len(stop))
+            if text.endswith(stop[:n])
+        ]
         keep = len(text[: min(begun, default=None)].rstrip()) if not found else len(text.rstrip())
         self.text, self.waiting = self.text + text[:keep], text[keep:]
         return text[:keep]
@@ -183,16 +230,23 @@ class Answer:
         return rest
 
 
-def prompt(turns: list[dict], model, tokenizer: Tokenizer, template: str = "vicuna_v1") -> list[int]:
+def prompt(
+    turns: list[dict], model, tokenizer: Tokenizer, template: str = "vicuna_v1"
+) -> list[int]:
     """The ids that ask for the next answer, every picture expanded to its places."""
     places = model.config.vision_config.num_patches
     return expand(*encode(turns, tokenizer, template), model.config.image_token_id, places)[0]
 
 
 def answer(
-    model, tokenizer: Tokenizer, image_config: ImageConfig, asked: list[tuple[list[Image.Image], list[dict]]],
-    template: str = "vicuna_v1", batch: int = 16, **options,
-) -> list[str]:  # fmt: skip
+    model,
+    tokenizer: Tokenizer,
+    image_config: ImageConfig,
+    asked: list[tuple[list[Image.Image], list[dict]]],
+    template: str = "vicuna_v1",
+    batch: int = 16,
+    **options,
+) -> list[str]:
     """The model's answers to (pictures, turns) pairs, turns in the data set's form ending with a question; `options` as
     for `stream`. Prompts of similar length share a batch."""
     W = model.multi_modal_projector.linear_1.weight
@@ -203,7 +257,9 @@ def answer(
         pictures = [preprocess(picture, image_config) for i in group for picture in asked[i][0]]
         pixel_values = torch.stack(pictures).to(W.device, W.dtype) if pictures else None
         lengths = torch.tensor([len(rows[i]) for i in group], device=W.device)
-        ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(rows[i]) for i in group], True).to(W.device)
+        ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(rows[i]) for i in group], True).to(
+            W.device
+        )
         for new in stream(model, ids, pixel_values, lengths=lengths, **options):
             for i, token in zip(group, new, strict=True):
                 answers[i].add(token)

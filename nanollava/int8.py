@@ -25,7 +25,7 @@ class Int8Linear(nn.Module):
 
 
 def convert(layers: nn.Module) -> None:
-    """Replaces every linear layer inside; where the weights have yet to be loaded, `weights.load` quantises each as it comes."""
+    """Replaces every linear layer inside; where the weights have yet to be loaded, `hf_load.load` quantises each as it comes."""
     for module in list(layers.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.Linear):

@@ -9,8 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import int8, weights
-from .config import LlamaConfig, read_json
+from . import int8
+from .config import LlamaConfig
+from .files import read_json
+from .hf import load as hf_load
+from .hf import names as hf_names
+from .hf.config import parse_llama_config
 
 
 class RMSNorm(nn.RMSNorm):
@@ -41,7 +45,10 @@ class KVCache:
     def __init__(self, config: LlamaConfig, batch: int, device, dtype):
         shape = (batch, config.num_key_value_heads, 0, config.head_dim)
         empty = torch.zeros(shape, device=device, dtype=dtype)  # no place yet: see `reserve`
-        self.keys, self.values = [empty] * config.num_hidden_layers, [empty] * config.num_hidden_layers
+        self.keys, self.values = (
+            [empty] * config.num_hidden_layers,
+            [empty] * config.num_hidden_layers,
+        )
         self.length, self.ids, self.place = 0, [], None
 
     def reserve(self, length: int) -> None:
@@ -54,13 +61,17 @@ class KVCache:
     def reuse(self, ids: list[int], image_token_id: int, patches: int) -> int:
         """Keeps the places that hold the beginning of `ids` (whole pictures, not all of it), and returns their number."""
         pairs = zip(self.ids[: self.length], ids[:-1], strict=False)
-        same = next((i for i, (old, new) in enumerate(pairs) if old != new), min(self.length, len(ids) - 1))
+        same = next(
+            (i for i, (old, new) in enumerate(pairs) if old != new), min(self.length, len(ids) - 1)
+        )
         while ids[:same].count(image_token_id) % patches:
             same -= 1
         self.length, self.ids, self.place = same, list(ids), None
         return same
 
-    def update(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(
+        self, layer: int, k: torch.Tensor, v: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Writes k, v (B, K, T, E) behind the filled places and gives back everything written; `length` stays."""
         keys, values = self.keys[layer], self.values[layer]
         if self.place is not None:
@@ -92,10 +103,14 @@ class LlamaAttention(nn.Module):
         q, k = rotate(both, rope).split(self.heads, dim=1)  # (B, H or K, T, E)
         if cache is not None:
             k, v = cache.update(self.layer, k, v)  # (B, K, S, E)
-        elif x.is_cpu and x.dtype == torch.bfloat16:  # whose backward pass is slower than fp32's there
+        elif (
+            x.is_cpu and x.dtype == torch.bfloat16
+        ):  # whose backward pass is slower than fp32's there
             q, k, v = q.float(), k.float(), v.float()
         causal = mask is None and T > 1
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=self.grouped)
+        y = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=self.grouped
+        )
         return self.o_proj(y.transpose(1, 2).reshape(B, T, -1).to(x.dtype))
 
 
@@ -135,7 +150,9 @@ class LlamaModel(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(LlamaBlock(config, i) for i in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.register_buffer("rope", rope_table(config, config.max_position_embeddings), persistent=False)
+        self.register_buffer(
+            "rope", rope_table(config, config.max_position_embeddings), persistent=False
+        )
 
     def hidden_states(self, inputs_embeds: torch.Tensor) -> list[torch.Tensor]:
         """The embeddings, the output of every block, and in the last place that of the final norm, each (B, T, D)."""
@@ -177,7 +194,9 @@ class Llama(nn.Module):
     def __init__(self, config: LlamaConfig):
         super().__init__()
         self.config = config
-        self.way = self.settled = None  # of one token's step, as are the seconds: see `cpu.quickest`
+        self.way = self.settled = (
+            None  # of one token's step, as are the seconds: see `cpu.quickest`
+        )
         self.seconds = defaultdict(list)
         self.model = LlamaModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -189,11 +208,15 @@ class Llama(nn.Module):
         return self.lm_head(self.model(self.model.embed_tokens(input_ids)))
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, device="cpu", dtype=None, quantised: bool = False) -> "Llama":
+    def from_pretrained(
+        cls, path: str | Path, device="cpu", dtype=None, quantised: bool = False
+    ) -> "Llama":
         """Loads a Hugging Face Llama directory; `dtype` None keeps that of the files, `quantised` makes the layers int8."""
-        with weights.uninitialised():
-            model = cls(LlamaConfig.from_dict(read_json(Path(path) / "config.json"), f"{path}/config.json"))
+        with hf_load.uninitialized():
+            model = cls(
+                parse_llama_config(read_json(Path(path) / "config.json"), f"{path}/config.json")
+            )
         if quantised:
             int8.convert(model.model.layers)
-        weights.load(model, path, weights.LLAMA, device, dtype)
+        hf_load.load(model, path, hf_names.LLAMA, device, dtype)
         return model.eval()

@@ -7,15 +7,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import int8, weights
-from .config import LlavaConfig, read_json, write_json
+from . import int8
+from .config import LlavaConfig
 from .conversation import IGNORE_INDEX
+from .files import read_json, write_json
 from .generate import generate
+from .hf import files as hf_files
+from .hf import load as hf_load
+from .hf import names as hf_names
+from .hf.config import llava_config_json, parse_llava_config
 from .llama import Llama
 from .projector import Projector
 from .vit import CLIPVisionTransformer
 
-PROJECTOR_FILE = weights.PROJECTOR_FILES[0]  # what stage 1 writes
+PROJECTOR_FILE = hf_files.PROJECTOR_FILES[0]  # what stage 1 writes
 
 
 class LLaVA(nn.Module):
@@ -26,7 +31,9 @@ class LLaVA(nn.Module):
         self.config = config
         vision, text = config.vision_config, config.text_config
         self.vision_tower = CLIPVisionTransformer(vision)
-        self.multi_modal_projector = Projector(vision.hidden_size, text.hidden_size, config.projector)
+        self.multi_modal_projector = Projector(
+            vision.hidden_size, text.hidden_size, config.projector
+        )
         self.language_model = Llama(text)
 
     def encode_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -34,7 +41,9 @@ class LLaVA(nn.Module):
         features = self.vision_tower.features(pixel_values, self.config.vision_feature_layer)
         return self.multi_modal_projector(features)
 
-    def embed(self, input_ids: torch.Tensor, pixel_values: torch.Tensor | None = None) -> torch.Tensor:
+    def embed(
+        self, input_ids: torch.Tensor, pixel_values: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Word vectors (B, T, D) of ids (B, T), the image places filled with H_v in reading order."""
         embeds = self.language_model.model.embed_tokens(input_ids)
         places = input_ids == self.config.image_token_id
@@ -47,17 +56,23 @@ class LLaVA(nn.Module):
         images = self.encode_images(pixel_values.to(embeds.dtype))
         return embeds.masked_scatter(places.unsqueeze(-1), images.to(embeds.dtype))
 
-    def forward(self, input_ids: torch.Tensor, pixel_values: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, input_ids: torch.Tensor, pixel_values: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Logits (B, T, vocab). `input_ids` (B, T) hold `config.image_token_id` once per image feature;
         `pixel_values` is (pictures, 3, H, W). Right padding needs no mask: attention is causal."""
-        return self.language_model.lm_head(self.language_model.model(self.embed(input_ids, pixel_values)))
+        return self.language_model.lm_head(
+            self.language_model.model(self.embed(input_ids, pixel_values))
+        )
 
     def loss(self, input_ids, labels, pixel_values=None) -> tuple[torch.Tensor, torch.Tensor]:
         """L = - sum over labelled t of log p(x_t | x_<t) (paper, equation 3) and the number of labelled tokens. `labels`
         (B, T) repeat the id where it is trained and are -100 elsewhere; the first place is never predicted."""
         trained = F.pad(labels[:, 1:] != IGNORE_INDEX, (0, 1))  # places whose next id is labelled
         embeds = self.embed(input_ids, pixel_values)
-        if pixel_values is None:  # W takes part in every step: all ranks must run the same backward pass
+        if (
+            pixel_values is None
+        ):  # W takes part in every step: all ranks must run the same backward pass
             embeds = embeds + 0.0 * sum(p.sum() for p in self.multi_modal_projector.parameters())
         states = self.language_model.model(embeds, keep=trained)
         logits = self.language_model.lm_head(states).float()  # (labelled tokens, vocab)
@@ -68,10 +83,17 @@ class LLaVA(nn.Module):
 
     @classmethod
     def compose(
-        cls, vision: str | Path, llm: str | Path, projector: str | Path = "linear", image_token_id: int | None = None,
-        device="cpu", dtype: torch.dtype | None = torch.float32, vision_feature_layer: int = -2,
-        quantised: bool = False, mapped: bool = False,
-    ) -> "LLaVA":  # fmt: skip
+        cls,
+        vision: str | Path,
+        llm: str | Path,
+        projector: str | Path = "linear",
+        image_token_id: int | None = None,
+        device="cpu",
+        dtype: torch.dtype | None = torch.float32,
+        vision_feature_layer: int = -2,
+        quantised: bool = False,
+        mapped: bool = False,
+    ) -> "LLaVA":
         """Joins a CLIP directory and a Llama directory, as both stages begin. `projector` is "linear" or "mlp2x_gelu" for a
         new W, or the result of stage 1 (directory or file). Without an `image_token_id` in the vocabulary, one row for it
         is added, and the vocabulary padded to a multiple of 64. `dtype` None keeps that of the files; `mapped` keeps it
@@ -79,27 +101,37 @@ class LLaVA(nn.Module):
         known = str(projector) in ("linear", "mlp2x_gelu")
         if not known and not Path(projector).exists():
             known = f"'linear', 'mlp2x_gelu' or a directory with {PROJECTOR_FILE}; run train_align.py first"
-            raise weights.WeightsError(f"--projector {projector}: expected {known}")
-        files = [] if known else weights.projector_files(projector)
-        kind = str(projector) if known else weights.projector_kind(files)
+            raise hf_names.WeightsError(f"--projector {projector}: expected {known}")
+        files = [] if known else hf_files.projector_files(projector)
+        kind = str(projector) if known else hf_files.projector_kind(files)
         tower = CLIPVisionTransformer.from_pretrained(vision, device, None if mapped else dtype)
         llama = Llama.from_pretrained(llm, device, None if mapped else dtype, quantised)
         text = llama.config
         image_token_id = text.vocab_size if image_token_id is None else image_token_id
         if image_token_id > text.vocab_size:
             sizes = f"{image_token_id} tokens, its embedding only {text.vocab_size} rows"
-            raise weights.WeightsError(f"{llm}: its tokenizer has {sizes}")
+            raise hf_names.WeightsError(f"{llm}: its tokenizer has {sizes}")
         if image_token_id == text.vocab_size:
             text = replace(text, vocab_size=(image_token_id // 64 + 1) * 64)
-        config = LlavaConfig(tower.config, text, kind, vision_feature_layer, image_token_id=image_token_id)
-        with weights.uninitialised():
+        config = LlavaConfig(
+            tower.config, text, kind, vision_feature_layer, image_token_id=image_token_id
+        )
+        with hf_load.uninitialized():
             model = cls(config)
         model.vision_tower, joined = tower, model.language_model
-        pairs = ((joined.model.embed_tokens, llama.model.embed_tokens), (joined.lm_head, llama.lm_head))
+        pairs = (
+            (joined.model.embed_tokens, llama.model.embed_tokens),
+            (joined.lm_head, llama.lm_head),
+        )
         for layer, source in pairs:
             old = source.weight.detach().to(dtype or source.weight.dtype)
             # New rows are the mean of the old: neither likely nor large.
-            rows = old.float().mean(0, keepdim=True).expand(text.vocab_size - len(old), -1).to(old.dtype)
+            rows = (
+                old.float()
+                .mean(0, keepdim=True)
+                .expand(text.vocab_size - len(old), -1)
+                .to(old.dtype)
+            )
             layer.weight = nn.Parameter(torch.cat([old, rows]))
         llama.model.embed_tokens, llama.model.config = joined.model.embed_tokens, text
         joined.model = llama.model
@@ -109,33 +141,44 @@ class LLaVA(nn.Module):
             W = Projector(tower.config.hidden_size, text.hidden_size, kind)
             model.multi_modal_projector = W.to(device, dtype or old.dtype)
         else:
-            weights.load(model.multi_modal_projector, files, weights.PROJECTOR, device, dtype)
+            hf_load.load(model.multi_modal_projector, files, hf_names.PROJECTOR, device, dtype)
         return model
 
     @classmethod
-    def from_pretrained(cls, path, device="cpu", dtype=None, vision=None, quantised: bool = False) -> "LLaVA":
+    def from_pretrained(
+        cls, path, device="cpu", dtype=None, vision=None, quantised: bool = False
+    ) -> "LLaVA":
         """Loads a llava-hf directory, or an original LLaVA one; `dtype` None keeps that of the files, `quantised` makes
         the language model's layers int8 as they are read. The original names its vision tower: it is taken from
         `vision`, from the directory named, or from the checkpoint itself if it holds the tower too."""
         values = read_json(Path(path) / "config.json")
         if "mm_vision_tower" in values:
-            tower, layer = vision or values["mm_vision_tower"], values.get("mm_vision_select_layer", -2)
+            tower, layer = (
+                vision or values["mm_vision_tower"],
+                values.get("mm_vision_select_layer", -2),
+            )
             if not (Path(tower) / "config.json").is_file():
-                if vision or not any(name.startswith("model.vision_tower.") for name in weights.shapes(path)):
+                if vision or not any(
+                    name.startswith("model.vision_tower.") for name in hf_files.shapes(path)
+                ):
                     missing = f"its vision tower {str(tower)!r} is not a directory here"
-                    raise weights.WeightsError(f"{path}: {missing}; give CLIP's directory with --vision")
+                    raise hf_names.WeightsError(
+                        f"{path}: {missing}; give CLIP's directory with --vision"
+                    )
                 tower = path
             return cls.compose(tower, path, path, None, device, dtype, layer, quantised).eval()
-        with weights.uninitialised():
-            model = cls(LlavaConfig.from_dict(values, f"{path}/config.json"))
+        with hf_load.uninitialized():
+            model = cls(parse_llava_config(values, f"{path}/config.json"))
         if quantised:
             int8.convert(model.language_model.model.layers)
-        weights.load(model, path, weights.LLAVA, device, dtype)
+        hf_load.load(model, path, hf_names.LLAVA, device, dtype)
         return model.eval()
 
-    def save_pretrained(self, path: str | Path, state: dict[str, torch.Tensor] | None = None) -> None:
+    def save_pretrained(
+        self, path: str | Path, state: dict[str, torch.Tensor] | None = None
+    ) -> None:
         """Writes config.json and safetensors that `transformers.LlavaForConditionalGeneration` loads unmodified. `state`
         stands for the module's own state dict, where that one is sharded or of another dtype."""
         Path(path).mkdir(parents=True, exist_ok=True)
-        weights.save(state or self.state_dict(), path, weights.LLAVA)
-        write_json(Path(path) / "config.json", self.config.to_dict())
+        hf_files.save(state or self.state_dict(), path, hf_names.LLAVA)
+        write_json(Path(path) / "config.json", llava_config_json(self.config))

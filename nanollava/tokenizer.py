@@ -11,12 +11,18 @@ from pathlib import Path
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
-from .config import ConfigError, read_json, write_json
+from .errors import ConfigError
+from .files import read_json, write_json
 
 BARE = normalizers.Replace(" ", "▁")
 BLANKS = normalizers.Sequence([normalizers.Prepend("▁"), BARE])
 # Bytes to characters, "▁" to blanks, and the one before the text left out.
-_steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+_steps = [
+    decoders.Replace("▁", " "),
+    decoders.ByteFallback(),
+    decoders.Fuse(),
+    decoders.Strip(" ", 1, 0),
+]
 DECODER = decoders.Sequence(_steps)
 NORMAL, UNKNOWN, CONTROL = 1, 2, 3  # kinds of sentencepiece's pieces; 6 is a byte
 
@@ -51,7 +57,9 @@ class Tokenizer:
         if not file.is_file() and (path / "tokenizer.model").is_file():
             return cls.from_sentencepiece(path / "tokenizer.model")
         if not file.is_file():
-            raise ConfigError(f"{file}: neither it nor tokenizer.model is there; a model needs its tokenizer")
+            raise ConfigError(
+                f"{file}: neither it nor tokenizer.model is there; a model needs its tokenizer"
+            )
         try:
             return cls(Backend.from_file(str(file)))
         except Exception as error:  # the library raises bare Exception for broken files
@@ -69,17 +77,26 @@ class Tokenizer:
         normal = {text: score for text, score, kind in pieces if kind == NORMAL}
         merges = [
             (-score, vocab[text[:i]], vocab[text[i:]], text[:i], text[i:])
-            for text, score in normal.items() for i in range(1, len(text)) if text[:i] in normal and text[i:] in normal
-        ]  # fmt: skip
+            for text, score in normal.items()
+            for i in range(1, len(text))
+            if text[:i] in normal and text[i:] in normal
+        ]
         merges = [merge[3:] for merge in sorted(merges)]
-        backend = Backend(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-        if options.get("legacy") in (None, True):  # transformers takes a missing or null value for true
+        backend = Backend(
+            models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+        )
+        if options.get("legacy") in (
+            None,
+            True,
+        ):  # transformers takes a missing or null value for true
             backend.normalizer = BLANKS
         else:
             backend.pre_tokenizer = pre_tokenizers.Metaspace("▁", "first", split=False)
         backend.decoder = DECODER
         extra = {text: vocab[text] for text, _, kind in pieces if kind in (UNKNOWN, CONTROL)}
-        extra |= {t["content"]: int(i) for i, t in options.get("added_tokens_decoder", {}).items()} | added
+        extra |= {
+            t["content"]: int(i) for i, t in options.get("added_tokens_decoder", {}).items()
+        } | added
         for text, index in sorted(extra.items(), key=lambda item: item[1]):
             backend.add_special_tokens([AddedToken(text, special=True, normalized=False)])
             if (found := backend.token_to_id(text)) != index:
@@ -90,7 +107,9 @@ class Tokenizer:
         """Writes tokenizer.json and the tokenizer_config.json that transformers needs beside it."""
         self.backend.save(str(Path(path) / "tokenizer.json"))
         names = dict(bos_token="<s>", eos_token="</s>", unk_token="<unk>", add_bos_token=True)
-        names |= {"image_token": "<image>"} if self.backend.token_to_id("<image>") is not None else {}
+        names |= (
+            {"image_token": "<image>"} if self.backend.token_to_id("<image>") is not None else {}
+        )
         values = {"tokenizer_class": "LlamaTokenizerFast", "legacy": self.legacy, **names}
         write_json(Path(path) / "tokenizer_config.json", values)
 
@@ -112,7 +131,9 @@ class Tokenizer:
         """The ids of the text: no BOS, no EOS, and what looks like a special token is text."""
         return self.plain.encode(text, add_special_tokens=False).ids
 
-    def encode_with_starts(self, text: str, after_special: bool = False) -> tuple[list[int], list[int]]:
+    def encode_with_starts(
+        self, text: str, after_special: bool = False
+    ) -> tuple[list[int], list[int]]:
         """As `encode`, with the character of `text` at which each token begins; `legacy` matters after a special token."""
         backend = self.bare if after_special and not self.legacy else self.plain
         encoding = backend.encode(text, add_special_tokens=False)
@@ -149,10 +170,15 @@ def read_sentencepiece(file: Path) -> list[tuple[str, float, int]]:
     try:
         fields = list(protobuf(file.read_bytes()))
         pieces = [dict(protobuf(value)) for number, value in fields if number == 1]
-        pieces = [(p[1].decode(), *struct.unpack("<f", p.get(2, bytes(4))), p.get(3, NORMAL)) for p in pieces]
+        pieces = [
+            (p[1].decode(), *struct.unpack("<f", p.get(2, bytes(4))), p.get(3, NORMAL))
+            for p in pieces
+        ]
         trainer, normalizer = (dict(protobuf(dict(fields).get(number, b""))) for number in (2, 3))
     except (IndexError, KeyError, TypeError, AttributeError, UnicodeDecodeError, struct.error):
         raise ConfigError(f"{file}: not a whole sentencepiece model; download it again") from None
     if trainer.get(3) != 2 or normalizer.get(2) or normalizer.get(4, 1) or not normalizer.get(3, 1):
-        raise ConfigError(f"{file}: expected LLaMA's BPE without normalization, with a blank before the text")
+        raise ConfigError(
+            f"{file}: expected LLaMA's BPE without normalization, with a blank before the text"
+        )
     return pieces

@@ -8,8 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import weights
-from .config import VisionConfig, read_json
+from .config import VisionConfig
+from .files import read_json
+from .hf import files as hf_files
+from .hf import load as hf_load
+from .hf import names as hf_names
+from .hf.config import parse_vision_config
 
 HEAD_WIDTH = 64  # of every published CLIP ViT
 
@@ -75,9 +79,15 @@ class CLIPVisionEmbeddings(nn.Module):
         self.position_embedding = nn.Embedding(config.num_patches + 1, D)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        if pixel_values.ndim != 4 or pixel_values.shape[1:] != (3, self.image_size, self.image_size):
+        if pixel_values.ndim != 4 or pixel_values.shape[1:] != (
+            3,
+            self.image_size,
+            self.image_size,
+        ):
             shape, size = tuple(pixel_values.shape), self.image_size
-            raise ValueError(f"pixel_values of shape {shape}: this tower takes (pictures, 3, {size}, {size})")
+            raise ValueError(
+                f"pixel_values of shape {shape}: this tower takes (pictures, 3, {size}, {size})"
+            )
         patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)  # (B, P, D)
         cls = self.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
         return torch.cat([cls, patches], dim=1) + self.position_embedding.weight  # (B, 1 + P, D)
@@ -98,11 +108,17 @@ class CLIPVisionTransformer(nn.Module):
         D, eps = config.hidden_size, config.layer_norm_eps
         self.embeddings = CLIPVisionEmbeddings(config)
         self.pre_layrnorm = nn.LayerNorm(D, eps)  # spelt so in every published file
-        ffn, heads, depth = config.intermediate_size, config.num_attention_heads, config.num_hidden_layers
+        ffn, heads, depth = (
+            config.intermediate_size,
+            config.num_attention_heads,
+            config.num_hidden_layers,
+        )
         self.encoder = CLIPEncoder([CLIPBlock(D, ffn, heads, eps) for _ in range(depth)])
         self.post_layernorm = nn.LayerNorm(D, eps)
 
-    def hidden_states(self, pixel_values: torch.Tensor, last: int | None = None) -> list[torch.Tensor]:
+    def hidden_states(
+        self, pixel_values: torch.Tensor, last: int | None = None
+    ) -> list[torch.Tensor]:
         """The normed embeddings and the output of every block up to number `last` (default: all), each (B, 1 + P, D)."""
         states = [self.pre_layrnorm(self.embeddings(pixel_values))]
         for block in self.encoder.layers[:last]:
@@ -119,24 +135,34 @@ class CLIPVisionTransformer(nn.Module):
         return self.post_layernorm(self.hidden_states(pixel_values)[-1][:, 0])
 
     @classmethod
-    def from_pretrained(cls, path, device="cpu", dtype: torch.dtype | None = None) -> "CLIPVisionTransformer":
+    def from_pretrained(
+        cls, path, device="cpu", dtype: torch.dtype | None = None
+    ) -> "CLIPVisionTransformer":
         """Loads the vision tower of a Hugging Face CLIP directory, of the whole model or of the tower alone."""
         values = read_json(Path(path) / "config.json")
-        if "mm_vision_tower" in values:  # an original LLaVA tells the tower's shapes by its tensors alone
-            config = config_of(weights.shapes(path))
+        if (
+            "mm_vision_tower" in values
+        ):  # an original LLaVA tells the tower's shapes by its tensors alone
+            config = config_of(hf_files.shapes(path))
         else:
-            config = VisionConfig.from_dict(values.get("vision_config", values), f"{path}/config.json")
-        with weights.uninitialised():
+            config = parse_vision_config(values.get("vision_config", values), f"{path}/config.json")
+        with hf_load.uninitialized():
             tower = cls(config)
-        weights.load(tower, path, weights.CLIP_VISION, device, dtype)
+        hf_load.load(tower, path, hf_names.CLIP_VISION, device, dtype)
         return tower.eval()
 
 
 def config_of(shapes: dict[str, tuple[int, ...]]) -> VisionConfig:
     """The config that a tower's tensors tell."""
-    shapes = {ours: shape for name, shape in shapes.items() if (ours := weights.CLIP_VISION.to_ours(name))}
+    shapes = {
+        ours: shape
+        for name, shape in shapes.items()
+        if (ours := hf_names.CLIP_VISION.to_ours(name))
+    }
     width, _, patch, _ = shapes["embeddings.patch_embedding.weight"]
     side = math.isqrt(shapes["embeddings.position_embedding.weight"][0] - 1)
-    depth = 1 + max(int(name.split(".")[2]) for name in shapes if name.startswith("encoder.layers."))
+    depth = 1 + max(
+        int(name.split(".")[2]) for name in shapes if name.startswith("encoder.layers.")
+    )
     ffn = shapes["encoder.layers.0.mlp.fc1.weight"][0]
     return VisionConfig(side * patch, patch, width, ffn, depth, width // HEAD_WIDTH)

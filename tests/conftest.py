@@ -23,7 +23,11 @@ def vision_config(**changes) -> transformers.CLIPVisionConfig:
 
 def text_config(**changes) -> transformers.LlamaConfig:
     values = dict(
-        hidden_size=64, intermediate_size=112, num_hidden_layers=3, num_attention_heads=4, vocab_size=96
+        hidden_size=64,
+        intermediate_size=112,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        vocab_size=96,
     )
     values |= dict(num_key_value_heads=2, max_position_embeddings=128, rms_norm_eps=1e-5)
     return transformers.LlamaConfig(**{**values, **changes})
@@ -35,7 +39,9 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     with torch.no_grad():
         for parameter in model.parameters():
             scale = parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 0.1
-            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * scale)
+            parameter.copy_(
+                torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * scale
+            )
             if parameter.ndim == 1:
                 parameter.add_(1.0)
     return model.eval()
@@ -47,7 +53,11 @@ def dtype(request, monkeypatch):
     if request.param == torch.float64:
 
         def forward(self, x):
-            return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+            return (
+                self.weight
+                * x
+                * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+            )
 
         monkeypatch.setattr(LlamaRMSNorm, "forward", forward)
     return request.param
@@ -60,9 +70,12 @@ def llava_dir(tmp_path_factory):
     def make(act: str = "gelu", **text) -> str:
         path = tmp_path_factory.mktemp("llava")
         config = transformers.LlavaConfig(
-            vision_config=vision_config(), text_config=text_config(**text), projector_hidden_act=act,
-            image_token_index=IMAGE_TOKEN, image_seq_length=16,
-        )  # fmt: skip
+            vision_config=vision_config(),
+            text_config=text_config(**text),
+            projector_hidden_act=act,
+            image_token_index=IMAGE_TOKEN,
+            image_seq_length=16,
+        )
         randomise(transformers.LlavaForConditionalGeneration(config)).save_pretrained(path)
         return str(path)
 
@@ -81,5 +94,7 @@ def batch(seed: int = 0, rows: int = 3, dtype=torch.float32):
         ids[row, : len(values)] = torch.tensor(values)
         mask[row, : len(values)] = 1
         labels[row, len(values) - 4 : len(values)] = ids[row, len(values) - 4 : len(values)]
-    pixels = torch.randn(rows, 3, 32, 32, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    pixels = torch.randn(
+        rows, 3, 32, 32, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
     return ids, labels, mask, pixels.to(dtype)

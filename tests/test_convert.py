@@ -13,12 +13,13 @@ import transformers
 from conftest import randomise, text_config, vision_config
 from safetensors.torch import load_file, save_file
 
-from checkpoints import convert
-from nanollava import LLaVA, cli, weights
+from nanollava import LLaVA, convert
 from nanollava.config import LlamaConfig, LlavaConfig, VisionConfig
+from nanollava.hf import load as hf_load
+from nanollava.hf import names as hf_names
+from nanollava.hf.names import WeightsError
 from nanollava.llama import Llama
 from nanollava.vit import CLIPVisionTransformer
-from nanollava.weights import WeightsError
 
 IMAGE, WORDS = 704, 704  # toy-vicuna's vocabulary; the picture's row is the next
 
@@ -27,9 +28,12 @@ IMAGE, WORDS = 704, 704  # toy-vicuna's vocabulary; the picture's row is the nex
 def reference(request):
     """transformers' LLaVA; its rows behind the tokenizer's are the mean of the others, as composition makes them."""
     config = transformers.LlavaConfig(
-        vision_config=vision_config(), text_config=text_config(vocab_size=768, max_position_embeddings=256),
-        projector_hidden_act=request.param, image_token_index=IMAGE, image_seq_length=16,
-    )  # fmt: skip
+        vision_config=vision_config(),
+        text_config=text_config(vocab_size=768, max_position_embeddings=256),
+        projector_hidden_act=request.param,
+        image_token_index=IMAGE,
+        image_seq_length=16,
+    )
     model = randomise(transformers.LlavaForConditionalGeneration(config))
     with torch.no_grad():
         for rows in (model.model.language_model.embed_tokens.weight, model.lm_head.weight):
@@ -54,7 +58,9 @@ def parts(model) -> dict[str, dict[str, torch.Tensor]]:
             found["projector"][name.removeprefix("model.multi_modal_projector.")] = tensor
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         found["llama"][name] = found["llama"][name][:WORDS].clone()
-    found["llama"]["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(8)  # as old files have it
+    found["llama"]["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(
+        8
+    )  # as old files have it
     return found
 
 
@@ -100,7 +106,9 @@ def sources(layout: str, model, folder: Path) -> list[Path]:
         "linear_2.bias": "2.bias",
     }
     old = old if both else {"linear_1.weight": "weight", "linear_1.bias": "bias"}
-    inside = {f"model.mm_projector.{theirs}": found["projector"][ours] for ours, theirs in old.items()}
+    inside = {
+        f"model.mm_projector.{theirs}": found["projector"][ours] for ours, theirs in old.items()
+    }
     clip = {f"vision_model.{name}": tensor for name, tensor in found["tower"].items()}
     whole = clip | {
         "logit_scale": torch.ones(()),
@@ -120,18 +128,36 @@ def sources(layout: str, model, folder: Path) -> list[Path]:
         old_names |= {f"vision_tower.vision_model.{n}": t for n, t in found["tower"].items()}
         old_names |= {f"multi_modal_projector.{n}": t for n, t in found["projector"].items()}
         paths = [
-            write(folder / "hf", old_names, json.loads(model.config.to_json_string()), "model-.safetensors")
+            write(
+                folder / "hf",
+                old_names,
+                json.loads(model.config.to_json_string()),
+                "model-.safetensors",
+            )
         ]
     elif layout == "original, tower inside":
-        tower = {f"model.vision_tower.vision_tower.vision_model.{n}": t for n, t in found["tower"].items()}
+        tower = {
+            f"model.vision_tower.vision_tower.vision_model.{n}": t
+            for n, t in found["tower"].items()
+        }
         paths = [
-            write(folder / "original", {**found["llama"], **inside, **tower}, original, "pytorch_model-.bin")
+            write(
+                folder / "original",
+                {**found["llama"], **inside, **tower},
+                original,
+                "pytorch_model-.bin",
+            )
         ]
     elif layout == "original, tower apart":
-        paths = [write(folder / "original", {**found["llama"], **inside}, original, "pytorch_model.bin")]
+        paths = [
+            write(folder / "original", {**found["llama"], **inside}, original, "pytorch_model.bin")
+        ]
         paths.append(
             write(
-                folder / "clip", whole, {"model_type": "clip", "vision_config": vision}, "pytorch_model.bin"
+                folder / "clip",
+                whole,
+                {"model_type": "clip", "vision_config": vision},
+                "pytorch_model.bin",
             )
         )
     else:  # "CLIP, Llama, projector"
@@ -144,13 +170,19 @@ def sources(layout: str, model, folder: Path) -> list[Path]:
     for path in paths[:2]:
         if path.is_dir():
             shutil.copy("checkpoints/toy-vicuna/tokenizer.json", path)
-            (path / "preprocessor_config.json").write_text(json.dumps({"size": {"shortest_edge": 32}}))
+            (path / "preprocessor_config.json").write_text(
+                json.dumps({"size": {"shortest_edge": 32}})
+            )
     return paths
 
 
 LAYOUTS = (
-    "llava-hf", "llava-hf of transformers 4", "original, tower inside", "original, tower apart", "CLIP, Llama, projector",
-)  # fmt: skip
+    "llava-hf",
+    "llava-hf of transformers 4",
+    "original, tower inside",
+    "original, tower apart",
+    "CLIP, Llama, projector",
+)
 
 
 def prompts(count: int = 4):
@@ -162,7 +194,9 @@ def prompts(count: int = 4):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_gives_transformers_greedy_text(layout, reference, tmp_path, monkeypatch, capsys):
+def test_every_layout_gives_transformers_greedy_text(
+    layout, reference, tmp_path, monkeypatch, capsys
+):
     if (
         layout == "original, tower inside"
     ):  # its tensors do not tell the heads; published towers have 64 wide ones
@@ -172,20 +206,27 @@ def test_every_layout_gives_transformers_greedy_text(layout, reference, tmp_path
     convert.main()
     assert "read " in capsys.readouterr().out
     model = LLaVA.from_pretrained(out)
-    theirs, report = transformers.LlavaForConditionalGeneration.from_pretrained(out, output_loading_info=True)
-    assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    assert (json.loads((out / "preprocessor_config.json").read_text())["do_pad"]) == layout.startswith(
-        "original"
+    theirs, report = transformers.LlavaForConditionalGeneration.from_pretrained(
+        out, output_loading_info=True
     )
+    assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert (
+        json.loads((out / "preprocessor_config.json").read_text())["do_pad"]
+    ) == layout.startswith("original")
     for ids, pixels in prompts():
         with torch.no_grad():
             expected = reference(input_ids=ids, pixel_values=pixels).logits
             assert torch.equal(theirs.eval()(input_ids=ids, pixel_values=pixels).logits, expected)
             assert (model(ids, pixels) - expected).abs().max() < 1e-5
         text = reference.generate(
-            input_ids=ids, pixel_values=pixels, attention_mask=torch.ones_like(ids), max_new_tokens=64, do_sample=False,
-            eos_token_id=2, pad_token_id=0,
-        )  # fmt: skip
+            input_ids=ids,
+            pixel_values=pixels,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=64,
+            do_sample=False,
+            eos_token_id=2,
+            pad_token_id=0,
+        )
         ours = model.generate(ids, pixels, max_new_tokens=64)
         new = text[0, ids.shape[1] :].tolist()
         assert ours[0] == (new[: new.index(2)] if 2 in new else new)
@@ -202,13 +243,15 @@ def test_an_original_is_loaded_where_it_lies(reference, tmp_path):
     again = LLaVA.from_pretrained(original, vision=clip)
     ids, pixels = next(prompts())
     with torch.no_grad():
-        assert (again(ids, pixels) - reference(input_ids=ids, pixel_values=pixels).logits).abs().max() < 1e-5
+        assert (
+            again(ids, pixels) - reference(input_ids=ids, pixel_values=pixels).logits
+        ).abs().max() < 1e-5
 
 
 def run(monkeypatch, capsys, *arguments) -> str:
     monkeypatch.setattr(sys, "argv", ["convert", *map(str, arguments)])
     with pytest.raises(SystemExit) as stopped:
-        cli.run(convert.main)
+        errors.run(convert.main)
     assert stopped.value.code == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and error.startswith("error: ")
@@ -232,18 +275,25 @@ def test_bad_sources(reference, tmp_path, monkeypatch, capsys):
     assert "no such directory or file" in run(monkeypatch, capsys, tmp_path / "nowhere", out)
     assert "exists already" in run(monkeypatch, capsys, clip, llama, tmp_path)
     projector.write_bytes(pickle.dumps({"mm_projector.weight": Trap(tmp_path / "trap")}))
-    assert "refused, for it holds more than tensors" in run(monkeypatch, capsys, clip, llama, projector, out)
+    assert "refused, for it holds more than tensors" in run(
+        monkeypatch, capsys, clip, llama, projector, out
+    )
     assert not (tmp_path / "trap").exists()
     torch.save({"x": torch.ones(2)}, projector)
     assert "tensor 'x' has no place in the projector layout" in run(
         monkeypatch, capsys, clip, llama, projector, out
     )
     torch.save(
-        {"mm_projector.weight": torch.ones(64, 48, dtype=torch.int32), "mm_projector.bias": torch.ones(64)},
+        {
+            "mm_projector.weight": torch.ones(64, 48, dtype=torch.int32),
+            "mm_projector.bias": torch.ones(64),
+        },
         projector,
     )
     assert "is torch.int32; expected fp32" in run(monkeypatch, capsys, clip, llama, projector, out)
-    torch.save({"mm_projector.weight": torch.ones(64, 9), "mm_projector.bias": torch.ones(64)}, projector)
+    torch.save(
+        {"mm_projector.weight": torch.ones(64, 9), "mm_projector.bias": torch.ones(64)}, projector
+    )
     assert "has shape (64, 9), the config says (64, 48)" in run(
         monkeypatch, capsys, clip, llama, projector, out
     )
@@ -274,19 +324,30 @@ def test_tokenizer_and_embedding_of_different_sizes(reference, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    "width, layers, ffn, expected", [(4096, 32, 11008, 6_738_415_616), (5120, 40, 13824, 13_015_864_320)]
+    "width, layers, ffn, expected",
+    [(4096, 32, 11008, 6_738_415_616), (5120, 40, 13824, 13_015_864_320)],
 )
 def test_published_sizes_on_the_meta_device(width, layers, ffn, expected):
     """7B and 13B: parameter counts, names and shapes, by the rule that the published files follow."""
     config = LlamaConfig(32000, width, ffn, layers, width // 128)
-    with weights.uninitialised():
+    with hf_load.uninitialized():
         llama = Llama(config)
         tower = CLIPVisionTransformer(VisionConfig(image_size=336))
-        llava = LLaVA(LlavaConfig(VisionConfig(image_size=336), config, "mlp2x_gelu", image_token_id=31999))
-    shapes = {"model.embed_tokens": (32000, width), "lm_head": (32000, width), "model.norm": (width,)}
+        llava = LLaVA(
+            LlavaConfig(VisionConfig(image_size=336), config, "mlp2x_gelu", image_token_id=31999)
+        )
+    shapes = {
+        "model.embed_tokens": (32000, width),
+        "lm_head": (32000, width),
+        "model.norm": (width,),
+    }
     for n in range(layers):
         block = {f"self_attn.{x}_proj": (width, width) for x in "qkvo"}
-        block |= {"mlp.gate_proj": (ffn, width), "mlp.up_proj": (ffn, width), "mlp.down_proj": (width, ffn)}
+        block |= {
+            "mlp.gate_proj": (ffn, width),
+            "mlp.up_proj": (ffn, width),
+            "mlp.down_proj": (width, ffn),
+        }
         block |= {"input_layernorm": (width,), "post_attention_layernorm": (width,)}
         shapes |= {f"model.layers.{n}.{name}": shape for name, shape in block.items()}
     assert {n: tuple(p.shape) for n, p in llama.named_parameters()} == {
@@ -303,7 +364,9 @@ def widely(cls, config):
     model, generator = cls(config).eval(), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in model.parameters():
-            p.normal_(float(p.ndim == 1), p.shape[-1] ** -0.5 if p.ndim > 1 else 0.1, generator=generator)
+            p.normal_(
+                float(p.ndim == 1), p.shape[-1] ** -0.5 if p.ndim > 1 else 0.1, generator=generator
+            )
     return model
 
 
@@ -319,10 +382,14 @@ def test_true_width_tower():
         patch_size=14,
     )
     check_true_width(
-        widely(transformers.CLIPVisionModel, config), lambda m, x: m(x, output_hidden_states=True).hidden_states[1:],
-        CLIPVisionTransformer, VisionConfig(image_size=336), weights.CLIP_VISION, lambda m, x: m.hidden_states(x)[1:],
+        widely(transformers.CLIPVisionModel, config),
+        lambda m, x: m(x, output_hidden_states=True).hidden_states[1:],
+        CLIPVisionTransformer,
+        VisionConfig(image_size=336),
+        hf_names.CLIP_VISION,
+        lambda m, x: m.hidden_states(x)[1:],
         torch.randn(1, 3, 336, 336, generator=torch.Generator().manual_seed(0)),
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.slow
@@ -337,29 +404,38 @@ def test_true_width_decoder():
     )
     config = transformers.LlamaConfig(**values, rms_norm_eps=1e-5, max_position_embeddings=2048)
     check_true_width(
-        widely(transformers.LlamaForCausalLM, config), lambda m, x: [m.model(x).last_hidden_state, m(x).logits],
-        Llama, LlamaConfig(**values), weights.LLAMA, lambda m, x: [m.model(m.model.embed_tokens(x)), m(x)],
+        widely(transformers.LlamaForCausalLM, config),
+        lambda m, x: [m.model(x).last_hidden_state, m(x).logits],
+        Llama,
+        LlamaConfig(**values),
+        hf_names.LLAMA,
+        lambda m, x: [m.model(m.model.embed_tokens(x)), m(x)],
         torch.randint(0, 1000, (1, 64), generator=torch.Generator().manual_seed(0)),
-    )  # fmt: skip
+    )
 
 
 @torch.no_grad()
 def check_true_width(theirs, states, cls, config, layout, our_states, x):
     """fp32 equal to 1e-4 of each state's own maximum; bf16 no farther from float64 than transformers' bf16."""
-    with weights.uninitialised():
+    with hf_load.uninitialized():
         ours = cls(config)
     drop = {n: p for n, p in theirs.state_dict().items() if "position_ids" not in n}
     ours.load_state_dict({layout.to_ours(n): p.clone() for n, p in drop.items()}, assign=True)
     for a, b in zip(states(theirs, x), our_states(ours, x), strict=True):
         assert (a - b).abs().max() <= 1e-4 * a.abs().max()
-    exact = [s.clone() for s in our_states(ours.double(), x.double() if x.is_floating_point() else x)]
+    exact = [
+        s.clone() for s in our_states(ours.double(), x.double() if x.is_floating_point() else x)
+    ]
     low = x.bfloat16() if x.is_floating_point() else x
     del ours
-    far = [(s.double() - e).norm() for s, e in zip(states(theirs.bfloat16(), low), exact, strict=True)]
-    with weights.uninitialised():
+    far = [
+        (s.double() - e).norm() for s, e in zip(states(theirs.bfloat16(), low), exact, strict=True)
+    ]
+    with hf_load.uninitialized():
         ours = cls(config)
     ours.load_state_dict(
-        {layout.to_ours(n): p for n, p in theirs.state_dict().items() if "position_ids" not in n}, assign=True
+        {layout.to_ours(n): p for n, p in theirs.state_dict().items() if "position_ids" not in n},
+        assign=True,
     )
     near = [(s.double() - e).norm() for s, e in zip(our_states(ours, low), exact, strict=True)]
     assert sum(near) <= 1.05 * sum(far), (sum(near), sum(far))

@@ -9,17 +9,20 @@ from conftest import batch
 from test_generate import row, slow_generate
 from torch import nn
 
-from nanollava import LLaVA, cpu, engine
-from nanollava.config import Settings
+from nanollava import LLaVA, cpu
 from nanollava.generate import stream
 from nanollava.llama import RMSNorm
+from nanollava.training import loop
+from nanollava.training.settings import Settings
 
 HALF = [torch.bfloat16, torch.float16]
 
 
 @pytest.fixture(params=[True, False], ids=["by way of fp32", "as it is"])
 def way(request, monkeypatch):
-    monkeypatch.setattr(cpu, "by_float32", lambda device, dtype: request.param and dtype.itemsize == 2)
+    monkeypatch.setattr(
+        cpu, "by_float32", lambda device, dtype: request.param and dtype.itemsize == 2
+    )
     return request.param
 
 
@@ -37,7 +40,10 @@ def test_products_and_their_gradients(tokens, dtype, bias):
     linear, x = nn.Linear(48, 30, bias).to(dtype), torch.randn(*tokens, 48, dtype=dtype)
     near(cpu.product(linear, x), x, linear.weight, linear.bias)
     dy, found = torch.randn(*tokens, 30, dtype=dtype), []
-    for forward in (lambda x: cpu.product(linear, x), lambda x: F.linear(x, linear.weight, linear.bias)):
+    for forward in (
+        lambda x: cpu.product(linear, x),
+        lambda x: F.linear(x, linear.weight, linear.bias),
+    ):
         leaf = x.clone().requires_grad_()
         found.append(torch.autograd.grad(forward(leaf), [leaf, *linear.parameters()], dy))
     for got, expected in zip(*found, strict=True):
@@ -61,16 +67,18 @@ def test_sharded_training_takes_them(way, llava_dir, monkeypatch):
     (ids, labels, _, pixels), path, called = batch(), llava_dir(), []
     plain = LLaVA.from_pretrained(path, dtype=torch.float32)
     parts = {"vision_tower.": False, "multi_modal_projector.": True, "language_model.": True}
-    engine.freeze(plain, parts)
+    loop.freeze(plain, parts)
     expected, count = plain.loss(ids, labels, pixels)
     (expected / count).backward()
-    monkeypatch.setattr(cpu, "product", lambda *args, old=cpu.product: called.append(1) or old(*args))
-    device = engine.start("cpu")
+    monkeypatch.setattr(
+        cpu, "product", lambda *args, old=cpu.product: called.append(1) or old(*args)
+    )
+    device = loop.start("cpu")
     try:
         model = LLaVA.from_pretrained(path, dtype=torch.float32)
-        engine.freeze(model, parts)
+        loop.freeze(model, parts)
         blocks = model.language_model.model.layers
-        engine.shard(model, blocks, model.vision_tower, device, Settings(dtype="bf16"))
+        loop.shard(model, blocks, model.vision_tower, device, Settings(dtype="bf16"))
         loss, count = model.loss(ids, labels, pixels)
         (loss / count).backward()
         assert bool(called) == way
@@ -78,9 +86,11 @@ def test_sharded_training_takes_them(way, llava_dir, monkeypatch):
         for (name, p), q in zip(model.named_parameters(), plain.parameters(), strict=True):
             if p.requires_grad:
                 got = p.grad.full_tensor()
-                assert (got - q.grad).norm() < 0.1 * q.grad.norm() and got.dtype == torch.float32, name
+                assert (got - q.grad).norm() < 0.1 * q.grad.norm() and got.dtype == torch.float32, (
+                    name
+                )
     finally:
-        engine.finish()
+        loop.finish()
 
 
 @pytest.mark.parametrize("rates, expected", [((5, 4), False), ((6, 4), True), ((2, 4), False)])
@@ -104,7 +114,9 @@ def test_blocks(way, dtype, out, shape):
 
 def test_a_bag_sums_every_row_of_its_block():
     rows = cpu.rows(3, 8)
-    assert [sorted(part.tolist()) for part in rows.split(8)] == [list(range(n, n + 8)) for n in (0, 8, 16)]
+    assert [sorted(part.tolist()) for part in rows.split(8)] == [
+        list(range(n, n + 8)) for n in (0, 8, 16)
+    ]
     assert rows[:8].tolist() == [0, 2, 4, 6, 1, 3, 5, 7] and rows.dtype == torch.int32
 
 
@@ -116,8 +128,12 @@ def test_a_converted_model_answers_alike(way, llava_dir):
     plain, quick = (LLaVA.from_pretrained(path, dtype=torch.bfloat16) for _ in range(2))
     cpu.convert(quick)
     layer, states = quick.language_model.model.layers[0], []
-    assert isinstance(layer.mlp.up_proj, cpu.Blocks) and isinstance(quick.language_model.lm_head, cpu.Blocks)
-    assert isinstance(layer.self_attn.k_proj, nn.Linear) and isinstance(layer.self_attn.q_proj, cpu.Blocks)
+    assert isinstance(layer.mlp.up_proj, cpu.Blocks) and isinstance(
+        quick.language_model.lm_head, cpu.Blocks
+    )
+    assert isinstance(layer.self_attn.k_proj, nn.Linear) and isinstance(
+        layer.self_attn.q_proj, cpu.Blocks
+    )
     for model in (plain, quick):
         model.config = replace(model.config, eos_token_id=-1)
         found = []
@@ -126,11 +142,15 @@ def test_a_converted_model_answers_alike(way, llava_dir):
         )
         new = [token for (token,) in stream(model, ids, pixels.bfloat16(), max_new_tokens=12)]
         states.append((new, torch.cat(found)))
-    same = next((i for i, (a, b) in enumerate(zip(states[0][0], states[1][0], strict=True)) if a != b), 12)
+    same = next(
+        (i for i, (a, b) in enumerate(zip(states[0][0], states[1][0], strict=True)) if a != b), 12
+    )
     logits = [part[: same + 1] for _, part in states]
     assert len(logits[0]) > 1 and (logits[0] - logits[1]).abs().max() < 0.05 * logits[0].abs().max()
     cpu.convert(single := LLaVA.from_pretrained(path, dtype=torch.float32))
-    assert not any(isinstance(layer, cpu.Blocks) or "forward" in vars(layer) for layer in single.modules())
+    assert not any(
+        isinstance(layer, cpu.Blocks) or "forward" in vars(layer) for layer in single.modules()
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -138,7 +158,9 @@ def test_a_converted_model_answers_alike(way, llava_dir):
 def test_halves(dtype, shape):
     """One token's product and several tokens', which are not halved, as `F.linear`."""
     linear, x = nn.Linear(300, 220, bias=False).to(dtype), torch.randn(shape, dtype=dtype)
-    torch.testing.assert_close(cpu.halves(linear, x), F.linear(x, linear.weight), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        cpu.halves(linear, x), F.linear(x, linear.weight), rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, *HALF])
@@ -172,13 +194,18 @@ def test_steps_try_every_way_and_keep_the_quickest(llava_dir, onednn, halves):
     seen = []
     llama.lm_head.register_forward_pre_hook(lambda *_: seen.append(torch.backends.mkldnn.enabled))
     list(stream(model, ids, pixels, max_new_tokens=3))
-    assert seen == [True, onednn, onednn] and torch.backends.mkldnn.enabled  # the prefill is not asked
+    assert (
+        seen == [True, onednn, onednn] and torch.backends.mkldnn.enabled
+    )  # the prefill is not asked
     assert (layer.mlp.up_proj.forward.func is cpu.halves) == halves  # 256 x 384
     assert llama.lm_head.forward.func is nn.Linear.forward  # 301 has no half
     assert "forward" not in vars(layer.self_attn.k_proj)  # 256 x 128: too small to gain
     assert llama.seconds[way] == [1.0] * 3
     llama(ids[:, :1]).sum().backward()  # a model that has answered can be trained
-    assert layer.input_layernorm.weight.grad.abs().sum() > 0 and layer.mlp.up_proj.weight.grad.abs().sum() > 0
+    assert (
+        layer.input_layernorm.weight.grad.abs().sum() > 0
+        and layer.mlp.up_proj.weight.grad.abs().sum() > 0
+    )
     seen.clear()
     list(stream(model.bfloat16(), ids, pixels.bfloat16(), max_new_tokens=9))
     assert seen == [True] + 8 * [False]  # bf16 does not depend on the clock

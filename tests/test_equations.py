@@ -6,7 +6,8 @@ import torch
 from conftest import IMAGE_TOKEN, batch, randomise, text_config, vision_config
 
 from nanollava import LLaVA
-from nanollava.config import LlamaConfig, LlavaConfig, VisionConfig
+from nanollava.config import LlavaConfig
+from nanollava.hf.config import parse_llama_config, parse_vision_config
 
 
 def softmax(x):
@@ -27,7 +28,10 @@ def clip_vit(W, picture, heads, patch, last):
         for y in range(grid)
         for x in range(grid)
     ]
-    x = np.stack([W["embeddings.class_embedding"], *cut]) + W["embeddings.position_embedding.weight"]
+    x = (
+        np.stack([W["embeddings.class_embedding"], *cut])
+        + W["embeddings.position_embedding.weight"]
+    )
     x = layer_norm(x, W["pre_layrnorm.weight"], W["pre_layrnorm.bias"])
     for i in range(last):
         P = {
@@ -36,13 +40,19 @@ def clip_vit(W, picture, heads, patch, last):
             if k.startswith(f"encoder.layers.{i}.")
         }
         y = layer_norm(x, P["layer_norm1.weight"], P["layer_norm1.bias"])
-        q, k, v = (y @ P[f"self_attn.{n}_proj.weight"].T + P[f"self_attn.{n}_proj.bias"] for n in "qkv")
+        q, k, v = (
+            y @ P[f"self_attn.{n}_proj.weight"].T + P[f"self_attn.{n}_proj.bias"] for n in "qkv"
+        )
         size = q.shape[1] // heads
         parts = []
         for h in range(heads):
             s = slice(h * size, (h + 1) * size)
             parts.append(softmax(q[:, s] @ k[:, s].T / np.sqrt(size)) @ v[:, s])
-        x = x + np.concatenate(parts, 1) @ P["self_attn.out_proj.weight"].T + P["self_attn.out_proj.bias"]
+        x = (
+            x
+            + np.concatenate(parts, 1) @ P["self_attn.out_proj.weight"].T
+            + P["self_attn.out_proj.bias"]
+        )
         y = layer_norm(x, P["layer_norm2.weight"], P["layer_norm2.bias"])
         y = y @ P["mlp.fc1.weight"].T + P["mlp.fc1.bias"]
         y = y / (1 + np.exp(-1.702 * y))
@@ -95,9 +105,11 @@ def llama(W, x, config):
 
 @pytest.mark.parametrize("projector", ["linear", "mlp2x_gelu"])
 def test_forward_and_loss(projector):
-    vision = VisionConfig.from_dict(vision_config().to_dict())
-    text = LlamaConfig.from_dict(text_config().to_dict())
-    model = randomise(LLaVA(LlavaConfig(vision, text, projector, image_token_id=IMAGE_TOKEN)).double())
+    vision = parse_vision_config(vision_config().to_dict())
+    text = parse_llama_config(text_config().to_dict())
+    model = randomise(
+        LLaVA(LlavaConfig(vision, text, projector, image_token_id=IMAGE_TOKEN)).double()
+    )
     ids, labels, mask, pixels = batch(dtype=torch.float64)
     state = {name: tensor.double().numpy() for name, tensor in model.state_dict().items()}
 

@@ -9,15 +9,20 @@ from conftest import batch
 from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 from nanollava import LLaVA
-from nanollava.config import UserError
 from nanollava.conversation import IMAGE
+from nanollava.errors import UserError
 from nanollava.generate import Answer, answer, by_rows, compile_step, prompt, sample, stream
 from nanollava.image import ImageConfig, open_image, preprocess
 from nanollava.llama import KVCache
 from nanollava.tokenizer import Tokenizer
 
 TOY = "checkpoints/toy-llava"
-QUESTIONS = ("What color is the cat?", "Where is the cat?", "Is there a dog?", "How is the weather?")
+QUESTIONS = (
+    "What color is the cat?",
+    "Where is the cat?",
+    "Is there a dog?",
+    "How is the weather?",
+)
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +71,13 @@ def test_equals_transformers(llava_dir, penalty):
     ids, _, mask, pixels = batch(rows=1)
     ids = ids[:, : mask.sum()]
     expected = theirs.generate(
-        input_ids=ids, pixel_values=pixels, max_new_tokens=16, do_sample=False, eos_token_id=2,
+        input_ids=ids,
+        pixel_values=pixels,
+        max_new_tokens=16,
+        do_sample=False,
+        eos_token_id=2,
         logits_processor=LogitsProcessorList([RepetitionPenaltyLogitsProcessor(penalty)]),
-    )  # fmt: skip
+    )
     expected = expected[0, ids.shape[1] :].tolist()
     found = ours.generate(ids, pixels, max_new_tokens=16, repetition_penalty=penalty)[0]
     assert found == (expected[:-1] if expected[-1] == 2 else expected)
@@ -79,9 +88,13 @@ def test_repetition_penalty_of_a_padded_row(model):
     ids, _, mask, pixels = batch(dtype=torch.float64)
     options = dict(max_new_tokens=12, repetition_penalty=1.5)
     singles = [model.generate(*row(ids, mask, pixels, i), **options)[0] for i in range(3)]
-    assert singles != [model.generate(*row(ids, mask, pixels, i), max_new_tokens=12)[0] for i in range(3)]
+    assert singles != [
+        model.generate(*row(ids, mask, pixels, i), max_new_tokens=12)[0] for i in range(3)
+    ]
     first = torch.tensor([single[:1] for single in singles])
-    ids = torch.where(mask.bool(), ids, first)  # padding that would change the answer, were it counted
+    ids = torch.where(
+        mask.bool(), ids, first
+    )  # padding that would change the answer, were it counted
     assert model.generate(ids, pixels, lengths=mask.sum(1), **options) == singles
 
 
@@ -107,7 +120,9 @@ def test_a_reused_cache_equals_a_fresh_one(model):
     first, picture = row(ids, mask, pixels, 0)
     said = torch.tensor(model.generate(first, picture, max_new_tokens=5))
     more = torch.cat([first, said, torch.tensor([[7, 8, 9]])], 1)
-    two = torch.cat([more, torch.full((1, 16), model.config.image_token_id), torch.tensor([[4]])], 1)
+    two = torch.cat(
+        [more, torch.full((1, 16), model.config.image_token_id), torch.tensor([[4]])], 1
+    )
     other = torch.cat([first[:, :-2], torch.tensor([[11, 12, 13]])], 1)
     fed = said.shape[1] - (said.shape[1] == 5)  # of five new ids the last was never fed
     cases = [(first, picture, 0), (more, picture, first.shape[1] + fed)]
@@ -117,9 +132,13 @@ def test_a_reused_cache_equals_a_fresh_one(model):
     handle = inner.register_forward_pre_hook(lambda _, args: computed.append(args[0].shape[1]))
     for prompt_ids, pictures, known in cases:
         computed.clear()
-        found = [new[0] for new in stream(model, prompt_ids, pictures, max_new_tokens=5, cache=cache)]
+        found = [
+            new[0] for new in stream(model, prompt_ids, pictures, max_new_tokens=5, cache=cache)
+        ]
         assert prompt_ids.shape[1] - computed[0] == known
-        assert [t for t in found if t >= 0] == model.generate(prompt_ids, pictures, max_new_tokens=5)[0]
+        assert [t for t in found if t >= 0] == model.generate(
+            prompt_ids, pictures, max_new_tokens=5
+        )[0]
     handle.remove()
 
 
@@ -130,7 +149,9 @@ def test_compiled_equals_eager(llava_dir, rows):
     ids, _, mask, pixels = batch(rows=rows)
     options = dict(lengths=mask.sum(1), max_new_tokens=10)
     step = compile_step(model, max_autotune=False, cpp_cache_precompile_headers=False)
-    assert model.generate(ids, pixels, step=step, **options) == model.generate(ids, pixels, **options)
+    assert model.generate(ids, pixels, step=step, **options) == model.generate(
+        ids, pixels, **options
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -173,9 +194,13 @@ def test_answers_in_batches(toy):
     """Batches, unequal prompts, a row without a picture and one with two; the same as one by one."""
     model, tokenizer, config = toy
     cat = open_image("cat.jpg")
-    asked = [([cat], [{"from": "human", "value": f"{IMAGE}\n{question}"}]) for question in QUESTIONS]
+    asked = [
+        ([cat], [{"from": "human", "value": f"{IMAGE}\n{question}"}]) for question in QUESTIONS
+    ]
     asked += [([], [{"from": "human", "value": "Is it sunny?"}])]
-    asked += [([cat, cat], [{"from": "human", "value": f"{IMAGE}\n{IMAGE}\nWhat color is the cat?"}])]
+    asked += [
+        ([cat, cat], [{"from": "human", "value": f"{IMAGE}\n{IMAGE}\nWhat color is the cat?"}])
+    ]
     found = answer(model, tokenizer, config, asked, batch=4, max_new_tokens=24)
     assert found[:3] == ["purple", "on the left", "no"]
     assert found == answer(model, tokenizer, config, asked, batch=1, max_new_tokens=24)
@@ -206,7 +231,9 @@ def test_sampling_matches_the_distribution():
         chi_square(only(2), temperature=1.0, top_p=0.7, top_k=4) < 15.1
     )  # shares of what top_k leaves: 0.44, 0.28
     assert chi_square(probs, temperature=0.8, top_p=1.0) > 100  # the test can fail
-    assert sample(probs.log()[None], 1.0, 1e-300).item() == probs.argmax()  # one token is always left
+    assert (
+        sample(probs.log()[None], 1.0, 1e-300).item() == probs.argmax()
+    )  # one token is always left
 
 
 def test_seeds_reproduce(model):
@@ -235,7 +262,9 @@ def test_a_compiled_step_meets_few_sizes(llava_dir):
 
 def test_bad_requests(model):
     ids, _, _, pixels = batch(dtype=torch.float64)
-    with pytest.raises(UserError, match="40 prompt tokens \\+ 100 new ones: the model has room for 128"):
+    with pytest.raises(
+        UserError, match="40 prompt tokens \\+ 100 new ones: the model has room for 128"
+    ):
         model.generate(ids, pixels, max_new_tokens=100)
     wrong = dict(max_new_tokens=0, temperature=-1.0, top_p=0.0, top_k=-1, repetition_penalty=0.0)
     again = dict(temperature=float("nan"), repetition_penalty=float("nan"), seed=2**70)
@@ -244,7 +273,9 @@ def test_bad_requests(model):
             model.generate(ids, pixels, **{"max_new_tokens": 5, name: value})
 
 
-def told(tokenizer: Tokenizer, ids: list[int], stops: tuple[str, ...] = ()) -> tuple[list[str], Answer]:
+def told(
+    tokenizer: Tokenizer, ids: list[int], stops: tuple[str, ...] = ()
+) -> tuple[list[str], Answer]:
     text = Answer(tokenizer, stops)
     return [*map(text.add, ids), text.finish()], text
 
@@ -252,7 +283,14 @@ def told(tokenizer: Tokenizer, ids: list[int], stops: tuple[str, ...] = ()) -> t
 def test_utf8_pieces(toy):
     """Characters that come as bytes are shown whole, and what was shown together is the text of all ids."""
     tokenizer = toy[1]
-    for line in ("a 猫 sat", "😀😀 two", "naïve café — 3 €", "in  two   blanks", "end with 猫", "猫"):
+    for line in (
+        "a 猫 sat",
+        "😀😀 two",
+        "naïve café — 3 €",
+        "in  two   blanks",
+        "end with 猫",
+        "猫",
+    ):
         ids = tokenizer.encode(line)
         shown, text = told(tokenizer, ids)
         assert "".join(shown) == text.text == line == tokenizer.decode(ids)
@@ -275,7 +313,9 @@ def test_stop_strings_across_token_borders(toy, stop, before):
     shown, text = told(tokenizer, tokenizer.encode("a red cat\n### and so on"), (stop, "never"))
     assert "".join(shown) == text.text == before and text.end == "stop string"
     line = f"a red cat{stop[:-1]}!"
-    shown, text = told(tokenizer, tokenizer.encode(line), (stop + stop,))  # begins like a stop and is none
+    shown, text = told(
+        tokenizer, tokenizer.encode(line), (stop + stop,)
+    )  # begins like a stop and is none
     assert "".join(shown) == line and text.end == "length"
 
 

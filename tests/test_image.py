@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessorPil
 
-from nanollava.config import UserError
+from nanollava.errors import UserError
 from nanollava.image import ImageConfig, ImageError, open_image, preprocess
 
 
@@ -39,7 +39,8 @@ def deep(dtype, top: float):
 
 
 MODES = {
-    mode: lambda w, h, mode=mode: picture(w, h, mode) for mode in "RGB L P LA RGBA CMYK 1 YCbCr HSV".split()
+    mode: lambda w, h, mode=mode: picture(w, h, mode)
+    for mode in "RGB L P LA RGBA CMYK 1 YCbCr HSV".split()
 }
 MODES |= {"PA": lambda w, h: picture(w, h, "P").convert("PA"), "I;16": deep(np.uint16, 65535)}
 MODES |= {"I": deep(np.int32, 70000), "F": deep(np.float32, 300)}
@@ -47,7 +48,9 @@ MODES |= {"I": deep(np.int32, 70000), "F": deep(np.float32, 300)}
 
 @pytest.mark.parametrize("mode", MODES)
 def test_crop(mode):
-    processor = CLIPImageProcessorPil(size={"shortest_edge": 100}, crop_size={"height": 100, "width": 100})
+    processor = CLIPImageProcessorPil(
+        size={"shortest_edge": 100}, crop_size={"height": 100, "width": 100}
+    )
     for size in SIZES:
         image = MODES[mode](*size)
         if mode in ("LA", "RGBA"):

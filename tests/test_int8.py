@@ -37,22 +37,32 @@ def test_fp16_does_not_overflow():
 @pytest.mark.parametrize("act", ["gelu", "linear"])
 def test_loading_quantises_as_it_reads(llava_dir, act):
     path = llava_dir() if act == "gelu" else TOY
-    loaded, whole = (LLaVA.from_pretrained(path, dtype=torch.float32, quantised=q) for q in (True, False))
+    loaded, whole = (
+        LLaVA.from_pretrained(path, dtype=torch.float32, quantised=q) for q in (True, False)
+    )
     convert(whole.language_model.model.layers)
     state, expected = loaded.state_dict(), whole.state_dict()
-    assert state.keys() == expected.keys() and all(torch.equal(state[name], expected[name]) for name in state)
+    assert state.keys() == expected.keys() and all(
+        torch.equal(state[name], expected[name]) for name in state
+    )
     kinds = {
-        name: tensor.dtype for name, tensor in state.items() if "_proj.weight" in name and "layers" in name
+        name: tensor.dtype
+        for name, tensor in state.items()
+        if "_proj.weight" in name and "layers" in name
     }
     assert {kinds[name] for name in kinds if name.startswith("language_model")} == {torch.int8}
-    assert {kinds[name] for name in kinds if not name.startswith("language_model")} == {torch.float32}
+    assert {kinds[name] for name in kinds if not name.startswith("language_model")} == {
+        torch.float32
+    }
 
 
 def test_logits_stay_near(llava_dir):
     """Rounding to 1 / 254 of a row's range moves the logits of a random model by under 3% of their spread."""
     path = llava_dir()
     ids, _, mask, pixels = batch()
-    whole, small = (LLaVA.from_pretrained(path, quantised=q)(ids, pixels)[mask.bool()] for q in (False, True))
+    whole, small = (
+        LLaVA.from_pretrained(path, quantised=q)(ids, pixels)[mask.bool()] for q in (False, True)
+    )
     error = (small - whole).std() / whole.std()
     assert 1e-4 < error < 0.03, error
 
@@ -61,7 +71,11 @@ def test_toyland_score_falls_by_under_a_point():
     tokenizer, image = Tokenizer.from_pretrained(TOY), ImageConfig.from_pretrained(TOY)
     results = [
         score.score(
-            LLaVA.from_pretrained(TOY, dtype=torch.float32, quantised=q), tokenizer, image, count=20, seed=7
+            LLaVA.from_pretrained(TOY, dtype=torch.float32, quantised=q),
+            tokenizer,
+            image,
+            count=20,
+            seed=7,
         )
         for q in (False, True)
     ]

@@ -6,6 +6,7 @@ import transformers
 from conftest import TOLERANCE, randomise, text_config
 
 from nanollava.config import LlamaConfig
+from nanollava.hf.config import parse_llama_config
 from nanollava.llama import KVCache, Llama, rope_table, rotate
 
 VARIANTS = {
@@ -38,7 +39,9 @@ def test_rotation_is_the_complex_one():
     config = LlamaConfig(hidden_size=32, num_attention_heads=4, intermediate_size=8, vocab_size=9)
     x = torch.randn(1, 2, 7, 8, dtype=torch.float64)
     pairs = torch.complex(x[..., :4], x[..., 4:])
-    angle = torch.arange(7.0, dtype=torch.float64)[:, None] * 10000.0 ** (-torch.arange(0, 8, 2).double() / 8)
+    angle = torch.arange(7.0, dtype=torch.float64)[:, None] * 10000.0 ** (
+        -torch.arange(0, 8, 2).double() / 8
+    )
     turned = pairs * torch.polar(torch.ones_like(angle), angle)
     expected = torch.cat([turned.real, turned.imag], dim=-1)
     rope = rope_table(config, 7)[:, None, None].double()  # (2, 1, 1, T, E)
@@ -46,7 +49,7 @@ def test_rotation_is_the_complex_one():
 
 
 def test_cache_equals_recomputation():
-    config = LlamaConfig.from_dict(text_config().to_dict())
+    config = parse_llama_config(text_config().to_dict())
     model = randomise(Llama(config)).double()
     ids = torch.randint(0, 96, (2, 24))
     whole = model(ids)
@@ -54,7 +57,9 @@ def test_cache_equals_recomputation():
     cache.reserve(24)
     states = [model.model(model.model.embed_tokens(ids[:, :10]), None, cache)]
     for t in range(10, 24):
-        states.append(model.model(model.model.embed_tokens(ids[:, t : t + 1]), None, cache, start=t))
+        states.append(
+            model.model(model.model.embed_tokens(ids[:, t : t + 1]), None, cache, start=t)
+        )
     assert cache.length == 24
     torch.testing.assert_close(model.lm_head(torch.cat(states, 1)), whole, atol=1e-10, rtol=0)
     with pytest.raises(ValueError, match="KV cache is full: 65 tokens, room for 64"):
@@ -64,19 +69,21 @@ def test_cache_equals_recomputation():
 
 def test_chunks_and_growth_of_the_cache():
     """Several tokens behind a filled cache see all of it and each other causally; room grows and keeps what is there."""
-    config = LlamaConfig.from_dict(text_config().to_dict())
+    config = parse_llama_config(text_config().to_dict())
     model = randomise(Llama(config)).double()
     ids = torch.randint(0, 96, (1, 90))
     cache, states = KVCache(config, 1, "cpu", torch.float64), []
     for begin, end in ((0, 7), (7, 8), (8, 60), (60, 90)):
         cache.reserve(end)
-        states.append(model.model(model.model.embed_tokens(ids[:, begin:end]), None, cache, start=begin))
+        states.append(
+            model.model(model.model.embed_tokens(ids[:, begin:end]), None, cache, start=begin)
+        )
     assert cache.keys[0].shape[2] == 128
     torch.testing.assert_close(model.lm_head(torch.cat(states, 1)), model(ids), atol=1e-10, rtol=0)
 
 
 def test_reuse_keeps_what_is_equal():
-    config = LlamaConfig.from_dict(text_config().to_dict())
+    config = parse_llama_config(text_config().to_dict())
     cache = KVCache(config, 1, "cpu", torch.float32)
     assert cache.reuse([1, 95, 95, 5, 6], 95, 2) == 0
     cache.length = 5
@@ -92,6 +99,6 @@ def test_reuse_keeps_what_is_equal():
 
 
 def test_too_long():
-    model = Llama(LlamaConfig.from_dict(text_config(max_position_embeddings=16).to_dict()))
+    model = Llama(parse_llama_config(text_config(max_position_embeddings=16).to_dict()))
     with pytest.raises(ValueError, match="17 tokens: the model was built for 16"):
         model(torch.zeros(1, 17, dtype=torch.long))

@@ -9,7 +9,7 @@ from conftest import IMAGE_TOKEN, TOLERANCE, batch, randomise, text_config, visi
 from safetensors import safe_open
 
 from nanollava import LLaVA
-from nanollava.weights import WeightsError
+from nanollava.hf.names import WeightsError
 
 THEIRS = transformers.LlavaForConditionalGeneration
 
@@ -24,14 +24,19 @@ def test_logits_and_loss(llava_dir, dtype, act, text):
             model.model.multi_modal_projector.linear_2.weight.copy_(torch.eye(64))
             model.model.multi_modal_projector.linear_2.bias.zero_()
         model.save_pretrained(path)
-    theirs, ours = THEIRS.from_pretrained(path, dtype=dtype), LLaVA.from_pretrained(path, dtype=dtype)
+    theirs, ours = (
+        THEIRS.from_pretrained(path, dtype=dtype),
+        LLaVA.from_pretrained(path, dtype=dtype),
+    )
     ids, labels, mask, pixels = batch(dtype=dtype)
     expected = theirs.eval()(input_ids=ids, attention_mask=mask, pixel_values=pixels, labels=labels)
     logits = ours(ids, pixels)
     assert ((logits - expected.logits).abs() * mask[..., None]).max() <= TOLERANCE[dtype]
     loss, count = ours.loss(ids, labels, pixels)
     assert count == 12
-    assert abs(loss.item() / 12 - expected.loss.item()) <= 1e-6  # both take the cross-entropy in float32
+    assert (
+        abs(loss.item() / 12 - expected.loss.item()) <= 1e-6
+    )  # both take the cross-entropy in float32
 
 
 def test_gradients(llava_dir):
@@ -67,7 +72,9 @@ def test_text_only(llava_dir):
     assert (ours(ids) - expected).abs().max() <= 1e-5
     loss, _ = ours.loss(ids, ids)
     loss.backward()
-    assert ours.multi_modal_projector.linear_1.weight.grad is not None  # ranks without pictures reduce it too
+    assert (
+        ours.multi_modal_projector.linear_1.weight.grad is not None
+    )  # ranks without pictures reduce it too
     # and, in stage 1, run the backward pass of every block, for which FSDP gathers its weights on all ranks
     ours.language_model.requires_grad_(False)
     seen = []
@@ -125,7 +132,9 @@ def test_compose(parts):
     old = theirs.lm_head.weight
     torch.testing.assert_close(model.language_model.lm_head.weight[96:], old.mean(0).expand(32, -1))
     model.save_pretrained(parts / "out")
-    assert THEIRS.from_pretrained(parts / "out", output_loading_info=True)[1]["missing_keys"] == set()
+    assert (
+        THEIRS.from_pretrained(parts / "out", output_loading_info=True)[1]["missing_keys"] == set()
+    )
     with pytest.raises(WeightsError, match="run train_align.py first"):
         LLaVA.compose(parts / "clip", parts / "llama", parts / "nowhere")
 
@@ -135,4 +144,6 @@ def test_linear_w_is_written_with_an_identity(parts):
     model.save_pretrained(parts / "out")
     with safe_open(parts / "out" / "model.safetensors", "pt") as file:
         assert torch.equal(file.get_tensor("multi_modal_projector.linear_2.weight"), torch.eye(64))
-    assert json.loads((parts / "out" / "config.json").read_text())["projector_hidden_act"] == "linear"
+    assert (
+        json.loads((parts / "out" / "config.json").read_text())["projector_hidden_act"] == "linear"
+    )

@@ -8,7 +8,7 @@ from PIL import Image
 
 from benchmarks import llava_bench
 from benchmarks.llava_bench import claims, exact, parse_scores, relative_scores
-from nanollava.config import UserError
+from nanollava.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -37,8 +37,10 @@ def test_relative_score_of_a_hand_made_review_file():
     rows = [("conv", [8, 6]), ("conv", [10, 9]), ("detail", [10, 5])]
     found = relative_scores([{"category": category, "score": score} for category, score in rows])
     assert {name: values[0] for name, values in found.items()} == {
-        "conv": 100 * 15 / 18, "detail": 50.0, "all": 100 * 20 / 28,
-    }  # fmt: skip
+        "conv": 100 * 15 / 18,
+        "detail": 50.0,
+        "all": 100 * 20 / 28,
+    }
     assert found["detail"] == [50.0, 50.0, 50.0]
     assert found["conv"][1:] == [75.0, 90.0]  # two questions: each alone, or both
     assert found["all"][1] == 50.0 and found["all"][2] == 90.0
@@ -51,7 +53,9 @@ def test_bootstrap_interval_covers_the_truth():
     rng, held = np.random.default_rng(1), 0
     for _ in range(200):
         scores = np.stack([np.full(50, 10.0), rng.uniform(4, 9, 50)], 1)
-        _, low, high = relative_scores([{"category": "conv", "score": row} for row in scores])["all"]
+        _, low, high = relative_scores([{"category": "conv", "score": row} for row in scores])[
+            "all"
+        ]
         held += low <= 65 <= high
     assert 180 <= held <= 199
 
@@ -64,8 +68,14 @@ def test_toylands_judge():
 
     assert judged("conv", "a red cat", "A red cat.") == (10, 10)
     assert judged("conv", "a red cat", "a blue cat") == (10, 1)
-    assert judged("complex", "yes, because it is raining.", "because it is raining, yes.") == (10, 10)
-    assert judged("complex", "yes, because it is raining.", "no, because it is raining.") == (10, 5.5)
+    assert judged("complex", "yes, because it is raining.", "because it is raining, yes.") == (
+        10,
+        10,
+    )
+    assert judged("complex", "yes, because it is raining.", "no, because it is raining.") == (
+        10,
+        5.5,
+    )
     whole = "This picture was taken in the park on a sunny day. There is one thing. In front on the left there is a red cat."
     assert judged("detail", whole, whole) == (10, 10)
     assert len(claims("detail", whole)) == 5
@@ -102,7 +112,10 @@ def files(tmp_path, monkeypatch):
     write(tmp_path / "q.jsonl", *QUESTIONS)
     write(tmp_path / "r.jsonl", *({"question_id": i, "text": f"That {i}."} for i in range(3)))
     boxes = [{"category": "dog", "bbox": [0.1, 0.2, 0.3, 0.4]}]
-    write(tmp_path / "c.jsonl", {"id": "a", "image": "a.jpg", "captions": ["A dog."], "instances": boxes})
+    write(
+        tmp_path / "c.jsonl",
+        {"id": "a", "image": "a.jpg", "captions": ["A dog."], "instances": boxes},
+    )
     Image.new("RGB", (40, 30), "red").save(tmp_path / "a.jpg")
     said = lambda *_: lambda jobs: ((n, f"This {n}.", [0, 0]) for n in jobs)  # noqa: E731
     monkeypatch.setattr(llava_bench, "ask_llava", said)
@@ -124,16 +137,27 @@ def test_coco_with_a_judge(tmp_path, server, call, files):  # noqa: F811
         seen.append(messages[-1]["content"])
         if "What 0?" in seen[-1]:
             return "8 6\nWell."
-        return "10 5\nYes." if "What 1?" in seen[-1] and len(seen) > 3 else "Assistant 1 is better: 9 to 8."
+        return (
+            "10 5\nYes."
+            if "What 1?" in seen[-1] and len(seen) > 3
+            else "Assistant 1 is better: 9 to 8."
+        )
 
     one = server(answer=judge)
-    with pytest.raises(UserError, match="1 questions have no review that obeys, and do not count above"):
-        call(llava_bench, *files, "--judge", "teacher", *arguments(one), "--tries", 3, "--threads", 1)
+    with pytest.raises(
+        UserError, match="1 questions have no review that obeys, and do not count above"
+    ):
+        call(
+            llava_bench, *files, "--judge", "teacher", *arguments(one), "--tries", 3, "--threads", 1
+        )
     wanted = "[Picture]\nA dog.\n\ndog: [0.1, 0.2, 0.3, 0.4]\n\n[Question]\nWhat 0?\n\n[Assistant 1]\nThat 0."
     assert seen[0] == f"{wanted}\n\n[Assistant 2]\nThis 0."
-    assert {row["question_id"]: row["score"] for row in rows_of(tmp_path / "out" / "reviews.jsonl")} == {
-        "0": [8.0, 6.0], "1": [10.0, 5.0],
-    }  # fmt: skip
+    assert {
+        row["question_id"]: row["score"] for row in rows_of(tmp_path / "out" / "reviews.jsonl")
+    } == {
+        "0": [8.0, 6.0],
+        "1": [10.0, 5.0],
+    }
     assert json.loads((tmp_path / "out" / "score.json").read_text())["all"][0] == 100 * 11 / 18
     rejects = rows_of(tmp_path / "out" / "reviews.rejects.jsonl")
     assert [row["question_id"] for row in rejects].count("2") == 3

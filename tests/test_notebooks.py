@@ -71,7 +71,9 @@ def test_exercises_have_folded_solutions_that_assert(path):
 def test_outputs(path):
     assert path.stat().st_size < 1e6
     code = [c for c in cells(path) if c["cell_type"] == "code" and "exercise" not in tags(c)]
-    assert [c["execution_count"] for c in code] == list(range(1, len(code) + 1)), "run notebooks/execute.py"
+    assert [c["execution_count"] for c in code] == list(range(1, len(code) + 1)), (
+        "run notebooks/execute.py"
+    )
     outputs = [output for c in code for output in c["outputs"]]
     assert not [o for o in outputs if o["output_type"] == "error" or o.get("name") == "stderr"]
     assert any("image/png" in o.get("data", {}) for o in outputs)
@@ -79,7 +81,9 @@ def test_outputs(path):
 
 def test_every_notebook_is_listed():
     listed = re.findall(
-        r"^\| \[\d\d [^]]+\]\((\S+)\)", (HERE / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+        r"^\| \[\d\d [^]]+\]\((\S+)\)",
+        (HERE / "README.md").read_text(encoding="utf-8"),
+        re.MULTILINE,
     )
     assert listed == [path.name for path in NOTEBOOKS]
     assert {ROW.fullmatch(row)[1] for row in ROWS} <= set(listed)
@@ -99,7 +103,9 @@ def test_comparison_of_texts():
     same = execute.same_text
     assert same("loss 1.234, layer 3", "loss 1.235, layer 3") and same("a  0.5\n", "a 0.5")
     assert not same("loss 1.234", "loss 1.237")
-    assert not same("layer 3", "layer 4") and not same("a cat", "a dog") and not same("0.5", "0.5 0.5")
+    assert (
+        not same("layer 3", "layer 4") and not same("a cat", "a dog") and not same("0.5", "0.5 0.5")
+    )
     old = {
         "id": "a",
         "cell_type": "code",

@@ -4,15 +4,17 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from nanollava import engine, plan
-from nanollava.config import LlamaConfig, LlavaConfig, Settings, VisionConfig
+from nanollava.config import LlamaConfig, LlavaConfig, VisionConfig
 from nanollava.llama import LlamaBlock, rope_table
 from nanollava.llava import LLaVA
+from nanollava.training import loop, plan
+from nanollava.training.settings import Settings
 
 VISION = VisionConfig(32, 8, 48, 96, 4, 4)
 TEXT = LlamaConfig(96, 64, 112, 3, 4, 2, max_position_embeddings=128)
 STAGES = [
-    {"vision_tower.": False, "multi_modal_projector.": True, "language_model.": on} for on in (False, True)
+    {"vision_tower.": False, "multi_modal_projector.": True, "language_model.": on}
+    for on in (False, True)
 ]
 
 
@@ -20,7 +22,10 @@ STAGES = [
 @pytest.mark.parametrize("tied", [False, True])
 def test_parameters(projector, tied):
     config = LlavaConfig(
-        VISION, LlamaConfig(96, 64, 112, 3, 4, 2, tie_word_embeddings=tied), projector, image_token_id=95
+        VISION,
+        LlamaConfig(96, 64, 112, 3, 4, 2, tie_word_embeddings=tied),
+        projector,
+        image_token_id=95,
     )
     model, n = LLaVA(config), plan.parameters(config)
     for part in plan.PARTS:
@@ -52,7 +57,9 @@ def test_activations_are_those_that_autograd_saves(trainable):
 
     def pack(tensor):
         if tensor.untyped_storage().data_ptr() not in weights:
-            saved[tensor.untyped_storage().data_ptr()] = tensor  # kept, so that no place is used twice
+            saved[tensor.untyped_storage().data_ptr()] = (
+                tensor  # kept, so that no place is used twice
+            )
         return tensor
 
     x = torch.randn(2, 40, 64, dtype=torch.bfloat16, requires_grad=True)
@@ -71,19 +78,29 @@ def test_activations_are_those_that_autograd_saves(trainable):
 def test_memory_of_a_sharded_model(trainable):
     """Bytes of weights, gradients and moments of one rank after a step."""
     config = LlavaConfig(VISION, TEXT, image_token_id=95)
-    model, device = LLaVA(config), engine.start("cpu")
-    engine.freeze(model, trainable)
-    engine.shard(model, model.language_model.model.layers, model.vision_tower, device, Settings(dtype="bf16"))
+    model, device = LLaVA(config), loop.start("cpu")
+    loop.freeze(model, trainable)
+    loop.shard(
+        model, model.language_model.model.layers, model.vision_tower, device, Settings(dtype="bf16")
+    )
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, fused=True)
     ids = torch.tensor([[1] + [95] * 16 + [5, 6, 7]])
     model.loss(ids, ids, torch.zeros(1, 3, 32, 32))[0].backward()
     gradients = sum(p.grad.to_local().nbytes for p in parameters)
     optimizer.step()
-    moments = sum(t.to_local().nbytes for s in optimizer.state.values() for k, t in s.items() if k != "step")
-    weights = sum((p.to_local() if isinstance(p, engine.DTensor) else p).nbytes for p in model.parameters())
+    moments = sum(
+        t.to_local().nbytes for s in optimizer.state.values() for k, t in s.items() if k != "step"
+    )
+    weights = sum(
+        (p.to_local() if isinstance(p, loop.DTensor) else p).nbytes for p in model.parameters()
+    )
     found = plan.memory(config, trainable, 1, 1, 20, 3, checkpointing=False)
-    assert (weights, gradients, moments) == (found["weights"], found["gradients"], found["optimizer"])
+    assert (weights, gradients, moments) == (
+        found["weights"],
+        found["gradients"],
+        found["optimizer"],
+    )
     assert plan.memory(config, trainable, 8, 1, 20, 3, False)["optimizer"] == moments / 8
     dist.destroy_process_group()
 
@@ -96,7 +113,7 @@ def test_flops_are_what_torch_counts():
     ids = torch.tensor([[1] + [95] * 16 + list(range(5, 25))])
     for trainable in STAGES:
         model = LLaVA(config)
-        engine.freeze(model, trainable)
+        loop.freeze(model, trainable)
         with FlopCounterMode(display=False) as counter:
             model.loss(ids, ids.where(ids != 95, -100), torch.zeros(1, 3, 32, 32))[0].backward()
         ours = sum(plan.flops(config, trainable, [37], 1, 20).values())
@@ -104,7 +121,9 @@ def test_flops_are_what_torch_counts():
         decoder = (
             3 * 2 * TEXT.num_hidden_layers * 64 * 37**2
         )  # forwards and twice backwards, half of the pairs
-        assert counter.get_total_flops() == pytest.approx(ours - tower - decoder, rel=0.005), trainable
+        assert counter.get_total_flops() == pytest.approx(ours - tower - decoder, rel=0.005), (
+            trainable
+        )
 
 
 def test_traffic_and_hours():

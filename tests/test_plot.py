@@ -23,7 +23,9 @@ def test_picture(tmp_path):
             for i in range(9)
         ]
         text = "".join(json.dumps(e) + "\n" for e in entries)
-        (tmp_path / name / "metrics.jsonl").write_text(text + '{"step": 9, "lo')  # as a killed run leaves it
+        (tmp_path / name / "metrics.jsonl").write_text(
+            text + '{"step": 9, "lo'
+        )  # as a killed run leaves it
     command = [
         sys.executable,
         "-m",
@@ -38,4 +40,8 @@ def test_picture(tmp_path):
     colors = {c[:3] for _, c in Image.open(tmp_path / "loss.png").getcolors(1 << 20)}
     assert {(31, 119, 180), (255, 127, 14)} <= colors  # both curves
     done = subprocess.run([*command[:3], tmp_path / "none"], capture_output=True, text=True)
-    assert done.returncode == 2 and "no metrics of a training" in done.stderr and done.stderr.count("\n") == 1
+    assert (
+        done.returncode == 2
+        and "no metrics of a training" in done.stderr
+        and done.stderr.count("\n") == 1
+    )

@@ -13,25 +13,29 @@ import torch
 import torch.nn.functional as F
 import transformers
 
-from checkpoints import pretrain
-from checkpoints.pretrain import load_clip
 from nanollava.conversation import IGNORE_INDEX
 from nanollava.llama import Llama
 from nanollava.tokenizer import Tokenizer
+from nanollava.toyland import pretrain
 from nanollava.toyland.captions import WORDS, captions
+from nanollava.toyland.pretrain import load_clip
 from nanollava.toyland.scenes import COLORS, DISTANCES, KINDS, SIDES, scenes
 
 
 def test_contrastive_loss_is_the_papers():
     """CLIP, figure 3: cross-entropy over rows and over columns of the scaled cosines, written out."""
-    image, text = (torch.nn.functional.normalize(torch.randn(5, 8).double(), dim=-1) for _ in range(2))
+    image, text = (
+        torch.nn.functional.normalize(torch.randn(5, 8).double(), dim=-1) for _ in range(2)
+    )
     rows = columns = 0.0
     for i in range(5):
         cosines = [[7.0 * (image[a] @ text[b]).item() for b in range(5)] for a in range(5)]
         row, column = torch.tensor(cosines[i]), torch.tensor([cosines[a][i] for a in range(5)])
         rows -= torch.log(row.exp()[i] / row.exp().sum()).item() / 5
         columns -= torch.log(column.exp()[i] / column.exp().sum()).item() / 5
-    assert pretrain.contrastive_loss(image, text, 7.0).item() == pytest.approx((rows + columns) / 2, abs=1e-6)
+    assert pretrain.contrastive_loss(image, text, 7.0).item() == pytest.approx(
+        (rows + columns) / 2, abs=1e-6
+    )
 
 
 def test_variants_differ_in_one_fact():
@@ -68,13 +72,19 @@ def test_toy_clip_in_transformers():
 
 def test_toy_vicuna_in_transformers():
     ours = Llama.from_pretrained("checkpoints/toy-vicuna", dtype=torch.float32)
-    theirs = transformers.LlamaForCausalLM.from_pretrained("checkpoints/toy-vicuna", dtype=torch.float32)
+    theirs = transformers.LlamaForCausalLM.from_pretrained(
+        "checkpoints/toy-vicuna", dtype=torch.float32
+    )
     text = "Where is the dog? on the left 新"
     ids = Tokenizer.from_pretrained("checkpoints/toy-vicuna").encode(text)
-    fast = transformers.PreTrainedTokenizerFast(tokenizer_file="checkpoints/toy-vicuna/tokenizer.json")
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_file="checkpoints/toy-vicuna/tokenizer.json"
+    )
     assert fast(text, add_special_tokens=False)["input_ids"] == ids and fast.decode(ids) == text
     ids = torch.tensor([ids])
-    assert (ours(ids) - theirs(ids).logits).abs().max() <= 1e-4  # logits reach tens: 1e-5 of their size
+    assert (
+        ours(ids) - theirs(ids).logits
+    ).abs().max() <= 1e-4  # logits reach tens: 1e-5 of their size
 
 
 def test_copies_run_both_ways_and_only_the_second_is_trained():
@@ -87,20 +97,27 @@ def test_copies_run_both_ways_and_only_the_second_is_trained():
 def test_first_descriptions_tell_every_fact_beside_its_name():
     for scene in scenes("train", 20, 0):
         told = pretrain.fact_by_fact(scene, random.Random(0)).rstrip(".").split(", ")
-        facts = [f"{w} {t.kind}" for t in scene.things for w in (t.color, WORDS[t.side], WORDS[t.distance])]
+        facts = [
+            f"{w} {t.kind}"
+            for t in scene.things
+            for w in (t.color, WORDS[t.side], WORDS[t.distance])
+        ]
         assert sorted(told) == sorted(facts)
 
 
 def test_a_drill_asks_one_group_of_types_and_a_brief_answer_is_one_word():
     tokenizer = Tokenizer.from_pretrained("checkpoints/toy-vicuna")
-    pool = [s for s in scenes("train", 200, 0) if len(s.things) == 3]  # one of them alone on its side
+    pool = [
+        s for s in scenes("train", 200, 0) if len(s.things) == 3
+    ]  # one of them alone on its side
 
     def answered(brief: bool) -> list[set[str]]:
         rows = pretrain.drills(
             random.Random(0), 20, tokenizer, pool, [pretrain.LOOK_UPS, ("what",)], brief=brief
         )
         labelled = (
-            [i for i in marks if i not in (IGNORE_INDEX, tokenizer.eos_token_id)] for _, marks in rows
+            [i for i in marks if i not in (IGNORE_INDEX, tokenizer.eos_token_id)]
+            for _, marks in rows
         )
         return [set(tokenizer.decode(ids).split()) for ids in labelled]
 
@@ -113,14 +130,21 @@ def test_a_drill_asks_one_group_of_types_and_a_brief_answer_is_one_word():
 
 def test_two_threads_leave_the_gradient_of_the_plain_mean():
     torch.manual_seed(0)
-    cpu, model = torch.device("cpu"), Llama(replace(pretrain.LLAMA, vocab_size=100, num_hidden_layers=2))
+    cpu, model = (
+        torch.device("cpu"),
+        Llama(replace(pretrain.LLAMA, vocab_size=100, num_hidden_layers=2)),
+    )
     rows = pretrain.copies(random.Random(0), 9, 100)
     with ThreadPoolExecutor(2) as threads:
         loss = pretrain.text_backward(model, rows, threads, torch.float32, cpu)
     found = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
-    ids, labels = (pretrain.pad([row[i] for row in rows], fill) for i, fill in ((0, 0), (1, IGNORE_INDEX)))
-    plain = F.cross_entropy(model(ids)[:, :-1].transpose(1, 2), labels[:, 1:], ignore_index=IGNORE_INDEX)
+    ids, labels = (
+        pretrain.pad([row[i] for row in rows], fill) for i, fill in ((0, 0), (1, IGNORE_INDEX))
+    )
+    plain = F.cross_entropy(
+        model(ids)[:, :-1].transpose(1, 2), labels[:, 1:], ignore_index=IGNORE_INDEX
+    )
     plain.backward()
     torch.testing.assert_close(loss, plain, atol=0, rtol=1e-5)
     for gradient, p in zip(found, model.parameters(), strict=True):
@@ -143,6 +167,9 @@ def test_recipe_runs(tmp_path):
     assert done.returncode == 0, done.stderr
     for name in ("toy-clip", "toy-vicuna"):
         assert "--scale 0.001" in (tmp_path / name / "MADE_BY.txt").read_text()
-        assert json.loads((tmp_path / name / "config.json").read_text())["model_type"] in ("clip", "llama")
+        assert json.loads((tmp_path / name / "config.json").read_text())["model_type"] in (
+            "clip",
+            "llama",
+        )
     load_clip(tmp_path / "toy-clip")
     Llama.from_pretrained(tmp_path / "toy-vicuna")

@@ -29,7 +29,9 @@ def sections(text: str) -> list[dict]:
             fenced ^= line.startswith("```")
             found[-1]["code"].append(line)
         elif heading := re.match(r"#+ ", line):
-            found.append({"level": len(heading[0]) - 1, "code": [], "rows": [], "prose": line + "\n"})
+            found.append(
+                {"level": len(heading[0]) - 1, "code": [], "rows": [], "prose": line + "\n"}
+            )
         elif line.startswith("|"):
             found[-1]["rows"].append(line.strip("|").split("|"))
         else:
@@ -49,7 +51,9 @@ def figures(text: str) -> Counter:
 
 
 def links(text: str) -> Counter:
-    return Counter(link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("README"))
+    return Counter(
+        link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("README")
+    )
 
 
 def differences(one: str, other: str) -> list[str]:
@@ -74,7 +78,9 @@ def differences(one: str, other: str) -> list[str]:
         ):
             compare(f"{here}, {name}", of(a["prose"]), of(b["prose"]))
         compare(
-            f"{here}, cells of each row", [len(row) for row in a["rows"]], [len(row) for row in b["rows"]]
+            f"{here}, cells of each row",
+            [len(row) for row in a["rows"]],
+            [len(row) for row in b["rows"]],
         )
         for x, y in zip(sum(a["rows"], []), sum(b["rows"], []), strict=False):
             compare(f"{here}, cell {x.strip()!r}, code", Counter(inline(x)), Counter(inline(y)))
@@ -84,7 +90,11 @@ def differences(one: str, other: str) -> list[str]:
 
 def commands(text: str) -> list[list[str]]:
     """Every command of code blocks and of inline code, in words, without comments."""
-    lines = [code for s in sections(text) for code in "\n".join(s["code"]).replace("\\\n", " ").splitlines()]
+    lines = [
+        code
+        for s in sections(text)
+        for code in "\n".join(s["code"]).replace("\\\n", " ").splitlines()
+    ]
     prose = "\n".join(s["prose"] + "\n".join(map("|".join, s["rows"])) for s in sections(text))
     start = re.compile(r"\s*(?:[A-Z_]+=\S+ )*(?:time )?(?:python|torchrun|pip|cat|find) ")
     lines = [line for line in lines + inline(prose) if start.match(line)]
@@ -146,13 +156,20 @@ def unknown(text: str) -> list[str]:
     whole = [s["prose"] + "\n".join(map("|".join, s["rows"])) for s in sections(text)]
     codes = inline("\n".join(whole))
     told += [
-        flag for code in codes for flag in re.findall(r"(?:^| )(--[a-z][\w-]*)", code) if flag not in known
+        flag
+        for code in codes
+        for flag in re.findall(r"(?:^| )(--[a-z][\w-]*)", code)
+        if flag not in known
     ]
 
     block = "\n".join(line for s in sections(text) for line in s["code"])
     tree = re.search(r"^nanollava/\n.*?```", block, re.S | re.M)[0]
-    listed = [("nanollava/" if line[0] == " " else "") + name for line in tree.splitlines()[:-1]
-              for name in re.findall(r"^ *(\S+)(?: (\S+\.py))?", line)[0] if name]  # fmt: skip
+    listed = [
+        ("nanollava/" if line[0] == " " else "") + name
+        for line in tree.splitlines()[:-1]
+        for name in re.findall(r"^ *(\S+)(?: (\S+\.py))?", line)[0]
+        if name
+    ]
     named = re.findall(
         rf"(?<![\w/.-])(?:{'|'.join(OURS)})/[\w./*-]+", block + "\n" + "\n".join([*codes, *whole])
     )
@@ -166,7 +183,9 @@ def unknown(text: str) -> list[str]:
         path = next((p for p in (Path(name), Path("nanollava", name)) if p.is_file()), None)
         source = path.read_text(encoding="utf-8") if path else ""
         parts = symbol.split(".")
-        if not all(re.search(rf"^\s*(?:(?:def|class) {part}\b|{part} = )", source, re.M) for part in parts):
+        if not all(
+            re.search(rf"^\s*(?:(?:def|class) {part}\b|{part} = )", source, re.M) for part in parts
+        ):
             told.append(f"{name} has no {symbol}")
     return told
 
@@ -201,20 +220,45 @@ tests/             one file a module
 """
 
 
-@pytest.mark.parametrize("old, new", [
-    ("4 s", "5 s"), ("4 s", "4 h"), ("2.0x", "2.0"), ("2.0x", ""), ("92.6", "92.5"), ("cat.jpg", "dog.jpg"), ("9 s", "8 s"),
-    ("1,024", "1024"), ("## b", "### b"), ("## b", "## b 2"), ("| x | y |", "| x |"), ("|---|---|\n", ""), ("`vit.py`", "vit"), ("3  #", "4  #"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("4 s", "5 s"),
+        ("4 s", "4 h"),
+        ("2.0x", "2.0"),
+        ("2.0x", ""),
+        ("92.6", "92.5"),
+        ("cat.jpg", "dog.jpg"),
+        ("9 s", "8 s"),
+        ("1,024", "1024"),
+        ("## b", "### b"),
+        ("## b", "## b 2"),
+        ("| x | y |", "| x |"),
+        ("|---|---|\n", ""),
+        ("`vit.py`", "vit"),
+        ("3  #", "4  #"),
+    ],
+)
 def test_a_change_in_one_language_is_seen(old, new):
     translated = SMALL.replace("Takes 4 s and 2.0x of `vit.py`", "`vit.py` 的 2.0x，用 4 s")
     assert differences(SMALL, translated) == []
     assert old in translated and differences(SMALL, translated.replace(old, new, 1)), (old, new)
 
 
-@pytest.mark.parametrize("old, new", [
-    ("sample.py", "samples.py"), ("--image", "--picture"), ("nanollava.toyland", "nanollava.toylands"), ("--count", "--counts"),
-    ("`vit.py`", "`vits.py`"), ("--int8", "--int9"), ("LLaVA.loss", "LLaVA.lose"), ("show.py", "shown.py"), ("tests/", "test/"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("sample.py", "samples.py"),
+        ("--image", "--picture"),
+        ("nanollava.toyland", "nanollava.toylands"),
+        ("--count", "--counts"),
+        ("`vit.py`", "`vits.py`"),
+        ("--int8", "--int9"),
+        ("LLaVA.loss", "LLaVA.lose"),
+        ("show.py", "shown.py"),
+        ("tests/", "test/"),
+    ],
+)
 def test_what_is_not_there_is_seen(old, new):
     assert unknown(SMALL) == []
     assert unknown(SMALL.replace(old, new)), (old, new)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageOps
 from test_scripts import refused, run
 
-from nanollava.config import UserError
+from nanollava.errors import UserError
 
 FACTS = json.loads(open("tests/cat.json").read())
 ASK = ["sample.py", "--image", "cat.jpg", "--prompt", "What color is the cat?"]
@@ -30,8 +30,15 @@ def test_json(monkeypatch, capsys):
     names["main"]()
     found = json.loads(capsys.readouterr().out)
     assert set(found.pop("seconds")) == {"load", "vision", "prefill", "decode"}
-    assert found == {"answer": "This picture was", "tokens": 3, "prompt_tokens": 147, "end": "length"}
-    names = script(monkeypatch, "--json", "--prompt", "What color is the cat?", "--int8", "--top-k", "5")
+    assert found == {
+        "answer": "This picture was",
+        "tokens": 3,
+        "prompt_tokens": 147,
+        "end": "length",
+    }
+    names = script(
+        monkeypatch, "--json", "--prompt", "What color is the cat?", "--int8", "--top-k", "5"
+    )
     names["main"]()
     found = json.loads(capsys.readouterr().out)
     assert found["answer"] == FACTS["color"] and found["end"] == "end token"
@@ -112,7 +119,10 @@ def test_what_a_dialogue_keeps(tmp_path, monkeypatch):
     space["stream"] = lambda *args, **options: ([token] for token in said)
     assert dialogue.ask("What is there?").text == "a <image> cat"
     space["stream"] = real
-    assert dialogue.ask("What color is the cat?").text and dialogue.turns[1]["value"].split() == ["a", "cat"]
+    assert dialogue.ask("What color is the cat?").text and dialogue.turns[1]["value"].split() == [
+        "a",
+        "cat",
+    ]
     dialogue.paths = ["caf\udce9.jpg"]  # as a shell gives a name that is no UTF-8
     for name in (tmp_path / "talk.json", f"{tmp_path}/a\0b"):
         with pytest.raises(UserError, match="cannot be written"):
@@ -129,7 +139,11 @@ def test_a_dialogue_longer_than_the_context(monkeypatch, capsys):
     )
     names["main"]()
     out, err = capsys.readouterr()
-    assert out.strip() == FACTS["color"] and "the model has room for 1024" in err and err.count("\n") == 1
+    assert (
+        out.strip() == FACTS["color"]
+        and "the model has room for 1024" in err
+        and err.count("\n") == 1
+    )
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a terminal")
@@ -157,7 +171,9 @@ def test_ctrl_c_in_a_terminal():
 
     wait_for(b"> ")
     seen = b""
-    while b"\n> " not in seen:  # the next prompt; readline loses a signal that comes while it draws the first
+    while (
+        b"\n> " not in seen
+    ):  # the next prompt; readline loses a signal that comes while it draws the first
         chat.send_signal(signal.SIGINT)
         while select.select([ours], [], [], 0.5)[0]:
             seen += os.read(ours, 1000)
@@ -201,7 +217,12 @@ def test_bad_flags(flags, message, monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
         names["run"](names["main"])
     err = capsys.readouterr().err
-    assert end.value.code == 2 and message in err and err.startswith("error: ") and err.count("\n") == 1
+    assert (
+        end.value.code == 2
+        and message in err
+        and err.startswith("error: ")
+        and err.count("\n") == 1
+    )
 
 
 def test_bad_flags_from_outside():
@@ -212,7 +233,9 @@ def test_bad_flags_from_outside():
 
 def test_nothing_heavy_is_imported():
     """What `import torch` has not brought and sample.py does not need stays away."""
-    code = "import sys, torch; before = set(sys.modules); import runpy; runpy.run_path('sample.py')\n"
+    code = (
+        "import sys, torch; before = set(sys.modules); import runpy; runpy.run_path('sample.py')\n"
+    )
     code += "print(*sorted({name.split('.')[0] for name in set(sys.modules) - before}), file=sys.stderr)\n"
     code += "print(*(name for name in set(sys.modules) - before if name.startswith('torch.')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -7,8 +7,8 @@ from local_endpoint import arguments, call, rows_of, server, write  # noqa: F401
 from PIL import Image
 
 from benchmarks import scienceqa
-from nanollava.config import UserError
 from nanollava.data import read_records
+from nanollava.errors import UserError
 from nanollava.evals.scienceqa import parse_answer
 
 
@@ -38,7 +38,9 @@ def test_parse_answer(text, options, index):
     assert parse_answer(text, options) == index
 
 
-def problem(answer: int, subject: str, grade: int, hint: str = "", image: str | None = None, **more) -> dict:
+def problem(
+    answer: int, subject: str, grade: int, hint: str = "", image: str | None = None, **more
+) -> dict:
     found = {
         "question": "Which?",
         "choices": ["one", "two", "three"],
@@ -84,7 +86,8 @@ def test_training_file(data, call):  # noqa: F811
     human, gpt = (turn["value"] for turn in records["1"]["conversations"])
     assert human == "<image>\nContext: N/A\nQuestion: Which?\nOptions: (A) one (B) two (C) three"
     assert (
-        gpt == "LECTURE: L.\nSOLUTION: S.\nThe answer is A." and records["1"]["image"] == "test/1/image.png"
+        gpt == "LECTURE: L.\nSOLUTION: S.\nThe answer is A."
+        and records["1"]["image"] == "test/1/image.png"
     )
     human, gpt = (turn["value"] for turn in records["2"]["conversations"])
     assert human.startswith("Context: It rains.\n") and "image" not in records["2"]
@@ -105,13 +108,27 @@ def test_accuracy_by_group(data):
 def test_complement_and_judge(data, server, call, monkeypatch):  # noqa: F811
     """Ours: A B A - B; GPT-4: none A C A B. It is asked again about 1 to 4; what names no option is wrong."""
     out, again = data / "out", []
-    said = ["The answer is A.", "The answer is B.", "The answer is A.", "Perhaps.", "The answer is B."]
+    said = [
+        "The answer is A.",
+        "The answer is B.",
+        "The answer is A.",
+        "Perhaps.",
+        "The answer is B.",
+    ]
     monkeypatch.setattr(scienceqa, "llava_job", lambda args, prompt, image: {"prompt": prompt})
     monkeypatch.setattr(
-        scienceqa, "ask_llava", lambda *_: lambda jobs: ((n, said[int(n) - 1], [0, 0]) for n in jobs)
+        scienceqa,
+        "ask_llava",
+        lambda *_: lambda jobs: ((n, said[int(n) - 1], [0, 0]) for n in jobs),
     )
     alone = iter(
-        ["I cannot answer.", "The answer is A.", "The answer is C.", "The answer is A.", "The answer is B."]
+        [
+            "I cannot answer.",
+            "The answer is A.",
+            "The answer is C.",
+            "The answer is A.",
+            "The answer is B.",
+        ]
     )
 
     def answer(messages):
@@ -149,7 +166,17 @@ def test_complement_and_judge(data, server, call, monkeypatch):  # noqa: F811
 
 
 def test_the_toy_model_answers(data, call):  # noqa: F811
-    call(scienceqa, "--data", data, "--images", data / "images", "--out", data / "out", "--max-new-tokens", 4)
+    call(
+        scienceqa,
+        "--data",
+        data,
+        "--images",
+        data / "images",
+        "--out",
+        data / "out",
+        "--max-new-tokens",
+        4,
+    )
     assert [row["question_id"] for row in rows_of(data / "out" / "answers.jsonl")] == list(PROBLEMS)
     assert json.loads((data / "out" / "score.json").read_text())["LLaVA"]["Average"] >= 0
 
@@ -163,10 +190,16 @@ def test_bad_input(data, call):  # noqa: F811
     write(data / "out" / "answers.jsonl", {"question_id": "99", "text": "A"})
     with pytest.raises(UserError, match="question_id 99 is not asked for here"):
         call(scienceqa, *common)
-    write(data / "out" / "answers.jsonl", {"question_id": 1, "text": "A"}, {"question_id": "1", "text": "B"})
+    write(
+        data / "out" / "answers.jsonl",
+        {"question_id": 1, "text": "A"},
+        {"question_id": "1", "text": "B"},
+    )
     with pytest.raises(UserError, match="2 rows for question_id 1"):
         call(scienceqa, *common)
-    (data / "problems.json").write_text(json.dumps({**PROBLEMS, "5": {**PROBLEMS["5"], "answer": 7}}))
+    (data / "problems.json").write_text(
+        json.dumps({**PROBLEMS, "5": {**PROBLEMS["5"], "answer": 7}})
+    )
     with pytest.raises(UserError, match="problem 5: IndexError"):
         call(scienceqa, *common)
     with pytest.raises(UserError, match="no such file"):

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch._inductor.exc import InductorError, InvalidCxxCompiler, TritonMissing
 
-from nanollava import device
-from nanollava.config import UserError
+from nanollava import errors
 from nanollava.device import beside
+from nanollava.errors import UserError
 
 TOY = "checkpoints/toy-llava"
 
@@ -24,7 +24,12 @@ TOY = "checkpoints/toy-llava"
 def run(*args, stdin: str | None = None) -> subprocess.CompletedProcess:
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, *map(str, args)], capture_output=True, text=True, input=stdin, env=env, timeout=120
+        [sys.executable, *map(str, args)],
+        capture_output=True,
+        text=True,
+        input=stdin,
+        env=env,
+        timeout=120,
     )
 
 
@@ -38,7 +43,9 @@ def refused(done: subprocess.CompletedProcess, message: str) -> None:
 def all_refused(*cases: tuple[list, str]) -> None:
     """Commands, two at a time, each with what must be told."""
     with ThreadPoolExecutor(2) as pool:
-        for done, (_, message) in zip(pool.map(lambda case: run(*case[0]), cases), cases, strict=True):
+        for done, (_, message) in zip(
+            pool.map(lambda case: run(*case[0]), cases), cases, strict=True
+        ):
             refused(done, message)
 
 
@@ -50,7 +57,11 @@ def test_sample_answers():
 
 def test_chat_through_a_pipe():
     done = run(
-        "sample.py", "--image", "cat.jpg", "--chat", stdin="What color is the cat?\nWhere is the cat?\n"
+        "sample.py",
+        "--image",
+        "cat.jpg",
+        "--chat",
+        stdin="What color is the cat?\nWhere is the cat?\n",
     )
     facts = json.loads(Path("tests/cat.json").read_text())
     assert done.returncode == 0, done.stderr
@@ -59,7 +70,10 @@ def test_chat_through_a_pipe():
 
 def test_output_cut_by_a_pipe_is_no_traceback():
     done = subprocess.run(
-        f"{sys.executable} sample.py --image cat.jpg | head -c 20", shell=True, capture_output=True, text=True
+        f"{sys.executable} sample.py --image cat.jpg | head -c 20",
+        shell=True,
+        capture_output=True,
+        text=True,
     )
     assert done.stdout == "This picture was tak" and done.stderr == ""
 
@@ -77,22 +91,31 @@ def test_broken_checkpoints(tmp_path):
         if name == "missing":
             tensors.pop("language_model.model.norm.weight")
         if name == "surplus":
-            tensors["language_model.model.extra.weight"] = tensors["language_model.model.norm.weight"].clone()
-        if name == "shape":
-            tensors["language_model.model.norm.weight"] = tensors["language_model.model.norm.weight"][
-                :5
+            tensors["language_model.model.extra.weight"] = tensors[
+                "language_model.model.norm.weight"
             ].clone()
+        if name == "shape":
+            tensors["language_model.model.norm.weight"] = tensors[
+                "language_model.model.norm.weight"
+            ][:5].clone()
         save_file(tensors, path / "model.safetensors")
         if name == "cut":
-            (path / "model.safetensors").write_bytes((path / "model.safetensors").read_bytes()[:1000])
+            (path / "model.safetensors").write_bytes(
+                (path / "model.safetensors").read_bytes()[:1000]
+            )
         if name == "config":
             (path / "config.json").write_text("{}")
         cases[name] = path
     cases["none"] = tmp_path / "none"
     told = dict(
-        missing="1 of ", surplus="is not part of this model", config="no vision_config", none="no such file"
+        missing="1 of ",
+        surplus="is not part of this model",
+        config="no vision_config",
+        none="no such file",
     )
-    told |= dict(shape="has shape (5,), the config says (128,)", cut="not a readable safetensors file")
+    told |= dict(
+        shape="has shape (5,), the config says (128,)", cut="not a readable safetensors file"
+    )
     ask = ["sample.py", "--image", "cat.jpg", "--model"]
     all_refused(*(([*ask, path], told[name]) for name, path in cases.items()))
 
@@ -103,8 +126,14 @@ def test_broken_checkpoints(tmp_path):
         (["--image", "none.jpg"], "none.jpg: no such picture"),
         (["--image", "README.md"], "README.md: not a readable picture"),
         (["--image", "cat.jpg", "--device", "tpu"], "--device tpu: expected auto, cpu, cuda"),
-        (["--image", "cat.jpg", "--device", "meta"], "--device meta: torch finds no meta device here"),
-        (["--image", "cat.jpg", "--device", "cpu:3"], "--device cpu:3: torch finds no cpu:3 device here"),
+        (
+            ["--image", "cat.jpg", "--device", "meta"],
+            "--device meta: torch finds no meta device here",
+        ),
+        (
+            ["--image", "cat.jpg", "--device", "cpu:3"],
+            "--device cpu:3: torch finds no cpu:3 device here",
+        ),
         (["--image", "cat.jpg", "--temprature", "1"], "unrecognized arguments: --temprature 1"),
         (["--image", "cat.jpg", "--max-new-tokens", "0"], "max_new_tokens 0"),
         (["--image", "cat.jpg", "--max-new-tokens", "100000"], "the model has room for 1024"),
@@ -121,16 +150,28 @@ def test_bad_flags_of_sample(flags, message):
         ("train_align.py", ["--lr", "0"], "--lr 0.0: expected more than 0"),
         ("train_align.py", ["--batch", "none"], "argument --batch: invalid int value: 'none'"),
         ("train_align.py", ["--data", "none.json"], "none.json: no such data file"),
-        ("train_align.py", ["--vision", "none", "--data", "none.json"], "none/config.json: no such file"),
+        (
+            "train_align.py",
+            ["--vision", "none", "--data", "none.json"],
+            "none/config.json: no such file",
+        ),
         (
             "train_align.py",
             ["--group=False"],
             "argument --group/--no-group: ignored explicit argument 'False'",
         ),
         ("train_align.py", ["--frobnicate"], "unrecognized arguments: --frobnicate"),
-        ("train_instruct.py", ["--projector", "none", "--data", "none.json"], "run train_align.py first"),
+        (
+            "train_instruct.py",
+            ["--projector", "none", "--data", "none.json"],
+            "run train_align.py first",
+        ),
         ("train_instruct.py", ["--micro-batch", "0"], "--micro-batch 0: expected at least 1"),
-        ("train_align.py", ["--plan", "--batch", "12"], "--batch 12 (global) is no multiple of 8 ranks x"),
+        (
+            "train_align.py",
+            ["--plan", "--batch", "12"],
+            "--batch 12 (global) is no multiple of 8 ranks x",
+        ),
     ],
 )
 def test_bad_flags_of_training(script, flags, message, tmp_path):
@@ -139,11 +180,26 @@ def test_bad_flags_of_training(script, flags, message, tmp_path):
 
 def test_malformed_record(tmp_path):
     good = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "a cat"}]
-    records = [{"image": "cat.jpg", "conversations": good}, {"image": "cat.jpg", "conversations": good[::-1]}]
+    records = [
+        {"image": "cat.jpg", "conversations": good},
+        {"image": "cat.jpg", "conversations": good[::-1]},
+    ]
     (tmp_path / "bad.json").write_text(json.dumps(records))
     (tmp_path / "good.json").write_text(json.dumps(records[:1]))
-    train = ["train_align.py", "--out", tmp_path / "out", "--device", "cpu", "--max-steps", "1", "--data"]
-    bad, well = [*train, tmp_path / "bad.json", "--images"], [*train, tmp_path / "good.json", "--images"]
+    train = [
+        "train_align.py",
+        "--out",
+        tmp_path / "out",
+        "--device",
+        "cpu",
+        "--max-steps",
+        "1",
+        "--data",
+    ]
+    bad, well = (
+        [*train, tmp_path / "bad.json", "--images"],
+        [*train, tmp_path / "good.json", "--images"],
+    )
     odd = ["--batch", "3", "--micro-batch", "2"]
     shutil.copy("cat.jpg", tmp_path / "a.jpg")
     (tmp_path / "b.jpg").write_text("no picture")
@@ -168,7 +224,7 @@ def test_malformed_record(tmp_path):
 
 def test_recipes(monkeypatch):
     """A recipe sets template, projector, picture shape and rates together; a flag given beside it wins."""
-    from nanollava.cli import training_arguments
+    from nanollava.training.arguments import training_arguments
 
     def parse(stage: int, *flags: str):
         monkeypatch.setattr(sys, "argv", ["train.py", *flags])
@@ -190,15 +246,36 @@ def test_recipes(monkeypatch):
 
     args = parse(1, "--recipe", "v1.5", "--batch", "64")
     assert (
-        values(args) == ("plain", "crop", False, 64, 1e-3, 1, 0.03, None) and args.projector == "mlp2x_gelu"
+        values(args) == ("plain", "crop", False, 64, 1e-3, 1, 0.03, None)
+        and args.projector == "mlp2x_gelu"
     )
-    assert values(parse(2, "--recipe", "v1.5")) == ("vicuna_v1", "pad", True, 128, 2e-5, 1, 0.03, None)
+    assert values(parse(2, "--recipe", "v1.5")) == (
+        "vicuna_v1",
+        "pad",
+        True,
+        128,
+        2e-5,
+        1,
+        0.03,
+        None,
+    )
     assert values(parse(1, "--recipe", "v1")) == ("plain", "crop", False, 128, 2e-3, 1, 0.03, None)
     assert values(parse(2, "--recipe", "paper")) == ("v0", "crop", False, 32, 2e-5, 3, 0.03, None)
     assert values(parse(1, "--recipe", "paper")) == ("v0", "crop", False, 128, 2e-3, 1, 0.03, None)
-    assert values(parse(2, "--recipe", "v1")) == ("vicuna_v1", "crop", False, 32, 2e-5, 3, 0.03, None)
+    assert values(parse(2, "--recipe", "v1")) == (
+        "vicuna_v1",
+        "crop",
+        False,
+        32,
+        2e-5,
+        3,
+        0.03,
+        None,
+    )
     assert parse(2, "--recipe", "v1.5", "--no-group").group is False
-    assert parse(1).max_steps == 600 and parse(1, "--max-steps", "7", "--epochs", "2").max_steps == 7
+    assert (
+        parse(1).max_steps == 600 and parse(1, "--max-steps", "7", "--epochs", "2").max_steps == 7
+    )
     whole = parse(1, "--epochs", "2")  # without a recipe: not the default's steps
     assert (whole.epochs, whole.max_steps) == (2, None) and parse(1).epochs == 1
     with pytest.raises(UserError, match="give --eval-steps"):
@@ -209,9 +286,21 @@ def test_recipes(monkeypatch):
     ("command", "flags", "message"),
     [
         ("nanollava.synthesize", ["--pictures", "none.jsonl"], "none.jsonl: cannot be read"),
-        ("nanollava.evals.llava_bench", ["--images", "."], "error: real questions need --questions"),
-        ("nanollava.evals.scienceqa", ["--data", "none"], "error: none/problems.json: no such file"),
-        ("nanollava.evals.tables", ["--steps", "7"], "tables: error: argument --steps: expected 2 arguments"),
+        (
+            "nanollava.evals.llava_bench",
+            ["--images", "."],
+            "error: real questions need --questions",
+        ),
+        (
+            "nanollava.evals.scienceqa",
+            ["--data", "none"],
+            "error: none/problems.json: no such file",
+        ),
+        (
+            "nanollava.evals.tables",
+            ["--steps", "7"],
+            "tables: error: argument --steps: expected 2 arguments",
+        ),
     ],
 )
 def test_programs_beside_the_package(command, flags, message, monkeypatch, capsys):
@@ -227,7 +316,9 @@ def test_programs_beside_the_package(command, flags, message, monkeypatch, capsy
             assert out.startswith(f"usage: python -m {command} [-h]") and err == ""
         else:
             *usage, last = err.splitlines()
-            assert message in last and out == "" and (not usage or usage[0].startswith("usage:")), err
+            assert message in last and out == "" and (not usage or usage[0].startswith("usage:")), (
+                err
+            )
 
 
 def test_a_program_that_imports_its_own_command():
@@ -236,7 +327,7 @@ def test_a_program_that_imports_its_own_command():
     refused(done, "real questions need")
 
 
-@pytest.mark.parametrize("command", ["nanollava.synthesize", "nanollava.toyland pretrain"])
+@pytest.mark.parametrize("command", ["nanollava.synthesize"])
 def test_programs_away_from_the_root(command, tmp_path):
     (tmp_path / "nanollava").symlink_to(Path("nanollava").resolve())
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -262,9 +353,18 @@ def test_what_a_program_lacks_is_not_the_program(tmp_path, monkeypatch):
             torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB\nmore"),
             "2 GiB (what helps: a smaller --micro",
         ),
-        (InductorError(InvalidCxxCompiler("nowhere/g++"), None), "what helps: --compile needs a working C++"),
-        (InductorError(torch.OutOfMemoryError("Tried 2 GiB"), None), "2 GiB (what helps: a smaller --micro"),
-        (TritonMissing(None), "what helps: --compile needs a working C++ compiler, on a GPU Triton"),
+        (
+            InductorError(InvalidCxxCompiler("nowhere/g++"), None),
+            "what helps: --compile needs a working C++",
+        ),
+        (
+            InductorError(torch.OutOfMemoryError("Tried 2 GiB"), None),
+            "2 GiB (what helps: a smaller --micro",
+        ),
+        (
+            TritonMissing(None),
+            "what helps: --compile needs a working C++ compiler, on a GPU Triton",
+        ),
     ],
 )
 def test_errors_of_torch_that_the_user_can_mend(error, message, capsys):
@@ -272,10 +372,10 @@ def test_errors_of_torch_that_the_user_can_mend(error, message, capsys):
         raise error
 
     with pytest.raises(SystemExit) as ended:
-        device.run(fail)
+        errors.run(fail)
     told = capsys.readouterr().err
     assert ended.value.code == 2 and message in told and told.count("\n") == 1
 
     error = RuntimeError("shapes do not match")
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        device.run(fail)
+        errors.run(fail)

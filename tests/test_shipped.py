@@ -28,10 +28,14 @@ def test_transformers_gives_the_same_answer():
         TOY, dtype=torch.float32, output_loading_info=True
     )
     assert not any(info.values()), info
-    ids = torch.tensor([[1, *range(300, 310), *[ours.config.image_token_id] * 100, *range(310, 330)]])
+    ids = torch.tensor(
+        [[1, *range(300, 310), *[ours.config.image_token_id] * 100, *range(310, 330)]]
+    )
     pixels = torch.randn(1, 3, 100, 100, generator=torch.Generator().manual_seed(0))
     expected = theirs(input_ids=ids, pixel_values=pixels).logits
-    assert (ours(ids, pixels) - expected).abs().max() <= 1e-4  # logits reach tens: 1e-5 of their size
+    assert (
+        ours(ids, pixels) - expected
+    ).abs().max() <= 1e-4  # logits reach tens: 1e-5 of their size
     long = theirs.generate(input_ids=ids, pixel_values=pixels, max_new_tokens=30, do_sample=False)[
         0, ids.shape[1] :
     ]

@@ -9,8 +9,8 @@ import transformers
 from PIL import Image
 
 from nanollava import LLaVA, show
-from nanollava.config import UserError
 from nanollava.conversation import IMAGE, encode
+from nanollava.errors import UserError
 from nanollava.generate import generate, prompt
 from nanollava.image import ImageConfig, open_image, preprocess
 from nanollava.tokenizer import Tokenizer
@@ -86,7 +86,10 @@ def test_panels(toy):
     )
     long = tokenizer.encode("in front on the left there is a purple cat and a dog")
     sheet = show.draw([cat], config, long, tokenizer, torch.rand(len(long), 100))
-    assert sheet.size == (8 * (show.PANEL + 6) + 6, 2 * (show.PANEL + 32) + 6)  # 13 words in rows of eight
+    assert sheet.size == (
+        8 * (show.PANEL + 6) + 6,
+        2 * (show.PANEL + 32) + 6,
+    )  # 13 words in rows of eight
 
 
 def test_what_was_drawn_by_chance_is_drawn(toy):
@@ -118,10 +121,16 @@ def test_commands(tmp_path):
     done = run("mask", "What is it?", "a cat", "caf\udce9")  # bytes that are no UTF-8
     assert done.returncode == 0 and "[ cat][</s>] USER: caf? ASSISTANT:\n3 of " in done.stdout, done
     done = run(
-        "attention", "--image", "cat.jpg", "--prompt", "Where is the cat?", "--out", tmp_path / "a.png"
+        "attention",
+        "--image",
+        "cat.jpg",
+        "--prompt",
+        "Where is the cat?",
+        "--out",
+        tmp_path / "a.png",
     )
-    assert done.stdout == "on the left\n" and Image.open(tmp_path / "a.png").width > 3 * show.PANEL, (
-        done.stderr
-    )
+    assert (
+        done.stdout == "on the left\n" and Image.open(tmp_path / "a.png").width > 3 * show.PANEL
+    ), done.stderr
     done = run("attention", "--image", "none.jpg", "--out", tmp_path / "b.png")
     assert done.returncode == 2 and done.stderr == "error: none.jpg: no such picture\n"

@@ -13,11 +13,15 @@ from local_endpoint import arguments, call, rows_of, server, write  # noqa: F401
 from benchmarks import endpoint, synthesize
 from benchmarks.endpoint import Rejected, read_pictures, told
 from benchmarks.synthesis import pictures
-from nanollava.config import UserError
 from nanollava.conversation import check
 from nanollava.data import read_records
+from nanollava.errors import UserError
 
-PICTURE = {"id": "7", "image": "000000000007.jpg", "captions": ["Two dogs on a sofa.", "Dogs asleep."]}
+PICTURE = {
+    "id": "7",
+    "image": "000000000007.jpg",
+    "captions": ["Two dogs on a sofa.", "Dogs asleep."],
+}
 PICTURE["instances"] = [
     {"category": "dog", "bbox": [0.1, 0.25, 0.5, 1.0]},
     {"category": "dog", "bbox": [0, 0, 1, 1]},
@@ -26,7 +30,16 @@ PICTURE["instances"] = [
 
 def asked(place: Path, *kinds: str, out: Path | None = None) -> list:
     """The flags that have the teacher asked for some kinds of data about `place`/p.jsonl."""
-    return ["--pictures", place / "p.jsonl", "--out", out or place, "--kinds", *kinds, "--model", "teacher"]
+    return [
+        "--pictures",
+        place / "p.jsonl",
+        "--out",
+        out or place,
+        "--kinds",
+        *kinds,
+        "--model",
+        "teacher",
+    ]
 
 
 def test_a_failing_endpoint_and_a_kill_lose_nothing(tmp_path, server, call):  # noqa: F811
@@ -51,7 +64,9 @@ def test_a_failing_endpoint_and_a_kill_lose_nothing(tmp_path, server, call):  # 
     assert after[: len(kept)] == kept
     assert sorted(row["id"] for row in after) == [f"{i:06d}_detail" for i in range(40)]
     asked_again = [messages[-1]["content"] for messages in one.asked[before:]]
-    assert not any(told in asked_again for told in (f"A cat, number {int(row['id'][:6])}." for row in kept))
+    assert not any(
+        told in asked_again for told in (f"A cat, number {int(row['id'][:6])}." for row in kept)
+    )
     assert all(one.log[way] for way in ("429", "500", "cut", "broken", "empty"))
     records = read_records(out / "instruct.json")[0]
     assert all(check(record["conversations"]) for record in records)  # trains as it is
@@ -64,7 +79,11 @@ def test_a_failing_endpoint_and_a_kill_lose_nothing(tmp_path, server, call):  # 
 
 def test_rejects_are_kept_aside_and_asked_again(tmp_path, server, call):  # noqa: F811
     said = iter(
-        ["The captions say a dog.", "Question: A?\n===\nAnswer:", "Question: Who?\n===\nAnswer: A dog.\n==="]
+        [
+            "The captions say a dog.",
+            "Question: A?\n===\nAnswer:",
+            "Question: Who?\n===\nAnswer: A dog.\n===",
+        ]
     )
     one = server(answer=lambda messages: next(said))
     write(tmp_path / "p.jsonl", PICTURE)
@@ -72,37 +91,63 @@ def test_rejects_are_kept_aside_and_asked_again(tmp_path, server, call):  # noqa
     text = call(synthesize, *common, *arguments(one), "--price", 10, 1000)
     rejects = rows_of(tmp_path / "answers.rejects.jsonl")
     assert [row["why"] for row in rejects] == [
-        "part 1 is not 'Question: ...'", "a question without an answer, or an empty one",
-    ]  # fmt: skip
+        "part 1 is not 'Question: ...'",
+        "a question without an answer, or an empty one",
+    ]
     assert rejects[0]["text"] == "The captions say a dog." and "2 unusable answers" in text
     assert "300 + 30 tokens, $0.03" in text  # (300 * 10 + 30 * 1000) / 1e6
     record = read_records(tmp_path / "instruct.json")[0][0]
-    assert record["conversations"][0]["value"] == "<image>\nWho?" and record["image"] == PICTURE["image"]
+    assert (
+        record["conversations"][0]["value"] == "<image>\nWho?"
+        and record["image"] == PICTURE["image"]
+    )
 
 
 def test_what_stays_missing_is_named_and_asked_by_the_next_run(tmp_path, server, call):  # noqa: F811
     good = [False]
     one = server(
-        answer=lambda messages: "Question: Who?\n===\nAnswer: A dog." if good[0] else "It is unclear."
+        answer=lambda messages: (
+            "Question: Who?\n===\nAnswer: A dog." if good[0] else "It is unclear."
+        )
     )
     write(tmp_path / "p.jsonl", PICTURE)
     common = asked(tmp_path, "conversation")
-    with pytest.raises(UserError, match="1 records are missing; the same command asks for them again"):
+    with pytest.raises(
+        UserError, match="1 records are missing; the same command asks for them again"
+    ):
         call(synthesize, *common, *arguments(one), "--tries", 2)
     good[0] = True
     assert "missing:" not in call(synthesize, *common, *arguments(one))
-    with pytest.raises(UserError, match="was asked otherwise than now"):  # not the answers of another prompt
+    with pytest.raises(
+        UserError, match="was asked otherwise than now"
+    ):  # not the answers of another prompt
         call(synthesize, *common, *arguments(one), "--temperature", 0.5)
 
 
 @pytest.mark.parametrize(
     ("kind", "text", "why"),
     [
-        ("conversation", "Question: Who?\n===\nAnswer: As the caption says, a dog.", "captions or boxes"),
-        ("conversation", "Question: Who?\n===\nAnswer: A dog in the bounding box.", "captions or boxes"),
-        ("complex", "Question: Who?\n===\nAnswer: A dog at [0.1, 0.2, 0.3, 0.4].", "captions or boxes"),
+        (
+            "conversation",
+            "Question: Who?\n===\nAnswer: As the caption says, a dog.",
+            "captions or boxes",
+        ),
+        (
+            "conversation",
+            "Question: Who?\n===\nAnswer: A dog in the bounding box.",
+            "captions or boxes",
+        ),
+        (
+            "complex",
+            "Question: Who?\n===\nAnswer: A dog at [0.1, 0.2, 0.3, 0.4].",
+            "captions or boxes",
+        ),
         ("conversation", "Question: Who?\n===\nQuestion: Who else?", "part 2 is not 'Answer: ...'"),
-        ("conversation", "Question: Who?\n===\nAnswer: A dog.\n===\nQuestion: Who?", "without an answer"),
+        (
+            "conversation",
+            "Question: Who?\n===\nAnswer: A dog.\n===\nQuestion: Who?",
+            "without an answer",
+        ),
         ("conversation", "Question: Who?\n===\nAnswer: It cannot be determined.", "not definite"),
         ("conversation", "Question: Who might it be?\n===\nAnswer: A dog.", "not definite"),
         ("detail", "I see <image> here.", "marks of its own"),
@@ -112,7 +157,9 @@ def test_what_stays_missing_is_named_and_asked_by_the_next_run(tmp_path, server,
 )
 def test_answers_that_are_rejected(kind, text, why):
     with pytest.raises(Rejected, match=why):
-        synthesize.parse({"id": "1", "image": "1.jpg", "kind": kind, "question": "Describe it."}, text)
+        synthesize.parse(
+            {"id": "1", "image": "1.jpg", "kind": kind, "question": "Describe it."}, text
+        )
 
 
 def test_answers_that_pass():
@@ -121,16 +168,25 @@ def test_answers_that_pass():
     assert [turn["value"] for turn in turns] == ["<image>\nDescribe it.", "A dog.\n\nIt sleeps."]
     text = "Question:\nWho?\n===\nAnswer:\nA dog, with boxes around.\n===\nQuestion: Color?\n===\nAnswer: Red.\n==="
     turns = synthesize.parse({**job, "kind": "conversation"}, text)["conversations"]
-    assert [t["value"] for t in turns] == ["<image>\nWho?", "A dog, with boxes around.", "Color?", "Red."]
+    assert [t["value"] for t in turns] == [
+        "<image>\nWho?",
+        "A dog, with boxes around.",
+        "Color?",
+        "Red.",
+    ]
 
 
 def test_dry_run_shows_the_prompts_and_asks_nothing(tmp_path, call, monkeypatch):  # noqa: F811
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     write(tmp_path / "p.jsonl", PICTURE)
-    text = call(synthesize, "--pictures", tmp_path / "p.jsonl", "--out", tmp_path / "out", "--dry-run")
+    text = call(
+        synthesize, "--pictures", tmp_path / "p.jsonl", "--out", tmp_path / "out", "--dry-run"
+    )
     assert text.count("#####") == 3 and not (tmp_path / "out").exists()
     assert (
-        text.count("Two dogs on a sofa.\nDogs asleep.\n\ndog: [0.1, 0.25, 0.5, 1.0]\ndog: [0, 0, 1, 1]\n")
+        text.count(
+            "Two dogs on a sofa.\nDogs asleep.\n\ndog: [0.1, 0.25, 0.5, 1.0]\ndog: [0, 0, 1, 1]\n"
+        )
         == 3
     )
 
@@ -163,7 +219,10 @@ def test_toylands_teacher(tmp_path, call):  # noqa: F811
     records = {r["id"]: r for r in read_records(tmp_path / "instruct.json")[0]}
     assert set(records) == {"a_conversation", "a_detail", "a_complex"}
     assert records["a_detail"]["image"] == "images/a.jpg"
-    assert "In front on the left there is a red cat." in records["a_detail"]["conversations"][1]["value"]
+    assert (
+        "In front on the left there is a red cat."
+        in records["a_detail"]["conversations"][1]["value"]
+    )
     write(tmp_path / "p.jsonl", PICTURE)
     with pytest.raises(UserError, match="captions alone; give --model"):
         call(synthesize, "--pictures", tmp_path / "p.jsonl", "--out", tmp_path / "other")
@@ -174,8 +233,14 @@ def test_toylands_teacher(tmp_path, call):  # noqa: F811
     [
         ({"captions": []}, "no captions"),
         ({"captions": ["", " "]}, "no captions"),
-        ({"instances": [{"category": "dog", "bbox": [0.1, 0.2, 1.3, 0.4]}]}, "expected 0 <= x1 <= x2 <= 1"),
-        ({"instances": [{"category": "dog", "bbox": [0.5, 0.2, 0.3, 0.4]}]}, "expected 0 <= x1 <= x2 <= 1"),
+        (
+            {"instances": [{"category": "dog", "bbox": [0.1, 0.2, 1.3, 0.4]}]},
+            "expected 0 <= x1 <= x2 <= 1",
+        ),
+        (
+            {"instances": [{"category": "dog", "bbox": [0.5, 0.2, 0.3, 0.4]}]},
+            "expected 0 <= x1 <= x2 <= 1",
+        ),
         ({"instances": [{"category": "dog", "bbox": [0.5, 0.2]}]}, "ValueError"),
         ({"image": None}, "TypeError|KeyError"),
     ],
@@ -214,8 +279,21 @@ def test_keys_models_and_places(tmp_path, server, call, monkeypatch):  # noqa: F
     kept.close()
     one.shutdown()
     one.server_close()
-    with pytest.raises(UserError, match="refused"):  # an endpoint that is not there ends the run soon
-        call(synthesize, *common, "--model", "teacher", "--tries", 1000, "--threads", 1, "--wait", 0.001)
+    with pytest.raises(
+        UserError, match="refused"
+    ):  # an endpoint that is not there ends the run soon
+        call(
+            synthesize,
+            *common,
+            "--model",
+            "teacher",
+            "--tries",
+            1000,
+            "--threads",
+            1,
+            "--wait",
+            0.001,
+        )
 
 
 def test_pace(tmp_path, server, call):  # noqa: F811

@@ -9,7 +9,8 @@ import torch
 from local_endpoint import call, rows_of  # noqa: F401
 
 from benchmarks import tables
-from nanollava.config import UserError, read_json
+from nanollava.errors import UserError
+from nanollava.files import read_json
 from nanollava.llama import Llama
 
 SPEC = read_json(Path(tables.__file__).parent / "tables.json")
@@ -19,9 +20,9 @@ def test_every_row_is_a_cell_and_the_papers_figures_are_there():
     rows = [row for table in SPEC["tables"] for row in table["rows"]]
     assert {row[0] for row in rows} == set(SPEC["cells"])
     mixture = {row[0]: row[2] for row in SPEC["tables"][0]["rows"]}
-    assert mixture["full"] == "83.1 / 75.3 / 96.5 / 85.1" and mixture["no instruction tuning"].endswith(
-        "21.5"
-    )
+    assert mixture["full"] == "83.1 / 75.3 / 96.5 / 85.1" and mixture[
+        "no instruction tuning"
+    ].endswith("21.5")
     for row in rows:
         assert row[3] is None or row[2].endswith(f"{row[3]:g}"), row
 
@@ -36,7 +37,8 @@ def test_mixture(tmp_path):
     ):
         turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": answer}]
         records += [
-            {"id": f"train_{i:06d}_{kind}_0", "image": "a.jpg", "conversations": turns} for i in range(400)
+            {"id": f"train_{i:06d}_{kind}_0", "image": "a.jpg", "conversations": turns}
+            for i in range(400)
         ]
     (tmp_path / "instruct.json").write_text(json.dumps(records))
 
@@ -46,7 +48,10 @@ def test_mixture(tmp_path):
 
     assert kept({}) == records
     cell = SPEC["cells"]["conversation + 5% detail + 10% complex"]
-    count = {kind: sum(kind in r["id"] for r in kept(cell)) for kind in ("conversation", "detail", "complex")}
+    count = {
+        kind: sum(kind in r["id"] for r in kept(cell))
+        for kind in ("conversation", "detail", "complex")
+    }
     assert count["conversation"] == 400 and 8 < count["detail"] < 40 and 20 < count["complex"] < 70
     assert kept(cell) == kept(cell) != kept(cell, seed=1)
     assert not any("conversation" in r["id"] for r in kept(SPEC["cells"]["detail + complex"]))
@@ -87,13 +92,21 @@ def commands(tmp_path, monkeypatch):
             place.mkdir(parents=True)
             value = 50 + int(place.parent.name[-1]) - 10 * ("no instruction" in str(place))
             scores = {
-                column: [value, value - 1, value + 1] for column in ("conv", "detail", "complex", "all")
+                column: [value, value - 1, value + 1]
+                for column in ("conv", "detail", "complex", "all")
             }
             (place / "score.json").write_text(json.dumps(scores))
         return json.dumps({"overall": 0.25})
 
     monkeypatch.setattr(tables, "call", fake)
-    flags = ["--out", tmp_path / "out", "--data", tmp_path / "data", "--doc", tmp_path / "tables.md"]
+    flags = [
+        "--out",
+        tmp_path / "out",
+        "--data",
+        tmp_path / "data",
+        "--doc",
+        tmp_path / "tables.md",
+    ]
     return run, [*flags, "--seeds", 2, "--steps", 7, 9, "--parallel", 1]
 
 
@@ -102,18 +115,26 @@ def test_cells_flags_and_document(commands, tmp_path, call):  # noqa: F811
     call(tables, *flags)
     first = [c for c in run if c[0] == "train_align.py"]
     second = {Path(c[c.index("--out") + 1]).name: c for c in run if c[0] == "train_instruct.py"}
-    assert len(first) == 2 * 5 and len(second) == 2 * 11  # full, last, middle, smaller, MLP; every cell
+    assert (
+        len(first) == 2 * 5 and len(second) == 2 * 11
+    )  # full, last, middle, smaller, MLP; every cell
     assert all(c[c.index("--max-steps") + 1] == "7" for c in first)
 
     def value(cell: str, flag: str) -> str:
         command = second[cell]
         return command[len(command) - command[::-1].index(flag)]  # the last one counts
 
-    assert value("full-1", "--projector").endswith("align/full-1") and value("full-1", "--seed") == "1"
-    assert value("no stage 1-0", "--projector") == "linear"
-    assert value("no instruction tuning-0", "--max-steps") == "0" and value("full-0", "--max-steps") == "9"
     assert (
-        value("last layer-0", "--vision-layer") == "-1" and value("middle layer-0", "--vision-layer") == "-4"
+        value("full-1", "--projector").endswith("align/full-1") and value("full-1", "--seed") == "1"
+    )
+    assert value("no stage 1-0", "--projector") == "linear"
+    assert (
+        value("no instruction tuning-0", "--max-steps") == "0"
+        and value("full-0", "--max-steps") == "9"
+    )
+    assert (
+        value("last layer-0", "--vision-layer") == "-1"
+        and value("middle layer-0", "--vision-layer") == "-4"
     )
     assert value("MLP projector-0", "--projector").endswith("align/MLP projector-0")
     assert value("smaller language model-0", "--llm") == str(tmp_path / "out" / "small")

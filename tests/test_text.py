@@ -2,8 +2,8 @@
 
 import pytest
 
-from checkpoints.pretrain import make_tokenizer
 from nanollava.conversation import IMAGE_INDEX, VICUNA_SYSTEM, ConversationError, encode, expand
+from nanollava.toyland.pretrain import make_tokenizer
 
 TURNS = [
     {"from": "human", "value": "<image>\nWhat color is the cat?"},
@@ -45,9 +45,13 @@ def test_mask_covers_answers_and_end_tokens_and_nothing_else(tokenizer):
             run = []
     assert [tokenizer.decode(r[:-1]) for r in runs] == ["red", "on the left, in front"]
     assert all(r[-1] == tokenizer.eos_token_id for r in runs)
-    shown = tokenizer.decode([t for t, label in zip(ids, labels, strict=True) if label == -100 and t >= 0])
+    shown = tokenizer.decode(
+        [t for t, label in zip(ids, labels, strict=True) if label == -100 and t >= 0]
+    )
     assert shown.startswith(VICUNA_SYSTEM + " USER: ") and shown.count("ASSISTANT:") == 2
-    assert "What color is the cat?" in shown and "Where is the dog?" in shown and "left" not in shown
+    assert (
+        "What color is the cat?" in shown and "Where is the dog?" in shown and "left" not in shown
+    )
 
 
 def test_plain(tokenizer):

@@ -8,8 +8,8 @@ import pytest
 import sentencepiece
 import transformers
 
-from nanollava.config import ConfigError
 from nanollava.conversation import DEMO_SYSTEM, IMAGE_INDEX, LLAMA_2_SYSTEM, VICUNA_SYSTEM, encode
+from nanollava.errors import ConfigError
 from nanollava.tokenizer import Tokenizer, protobuf
 
 WORDS = """the cat sat on a mat. def f(x): return x**2 | Привет мир | 你好 世界 | こんにちは | مرحبا | naïve café | Straße | 👩‍👩‍👧 🎉
@@ -17,17 +17,22 @@ WORDS = """the cat sat on a mat. def f(x): return x**2 | Привет мир | �
     " "
 )
 TURNS = [
-    {"from": "human", "value": "<image>\nWhat is </s> there?"}, {"from": "gpt", "value": "two  cats"},
-    {"from": "human", "value": "And <s>\n?"}, {"from": "gpt", "value": "naïve 你好\n"},
-]  # fmt: skip
+    {"from": "human", "value": "<image>\nWhat is </s> there?"},
+    {"from": "gpt", "value": "two  cats"},
+    {"from": "human", "value": "And <s>\n?"},
+    {"from": "gpt", "value": "naïve 你好\n"},
+]
 
 
 def lines(count: int) -> list[str]:
     rng = random.Random(0)
     made = [
-        rng.choice((" ", "", "  ", "\n")).join(rng.choices(WORDS, k=rng.randint(0, 16))) for _ in range(count)
+        rng.choice((" ", "", "  ", "\n")).join(rng.choices(WORDS, k=rng.randint(0, 16)))
+        for _ in range(count)
     ]
-    return made + ["".join(chr(rng.randrange(1, 0xD7FF)) for _ in range(12)) for _ in range(count // 4)]
+    return made + [
+        "".join(chr(rng.randrange(1, 0xD7FF)) for _ in range(12)) for _ in range(count // 4)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +43,19 @@ def oracle(tmp_path_factory):
         "\n".join(text.replace("\n", " ").replace("\x00", "") for text in lines(600)[:600])
     )
     sentencepiece.SentencePieceTrainer.train(
-        input=str(path / "text.txt"), model_prefix=str(path / "tokenizer"), model_type="bpe", vocab_size=500,
-        byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2,
-        split_digits=True, allow_whitespace_only_pieces=True, character_coverage=0.98, max_sentence_length=10000,
-    )  # fmt: skip
+        input=str(path / "text.txt"),
+        model_prefix=str(path / "tokenizer"),
+        model_type="bpe",
+        vocab_size=500,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+        split_digits=True,
+        allow_whitespace_only_pieces=True,
+        character_coverage=0.98,
+        max_sentence_length=10000,
+    )
     return sentencepiece.SentencePieceProcessor(model_file=str(path / "tokenizer.model")), path
 
 
@@ -105,11 +119,22 @@ def test_templates(pair):
     assert trained == "###### Assistant: two  cats\n###### Assistant: naïve 你好\n\n### "
     ids, labels = encode(TURNS, tokenizer, "llama_2")
     head = f"[INST] <<SYS>>\n{LLAMA_2_SYSTEM}\n<</SYS>>\n\n"
-    parts = head, None, f"{told} [/INST] two  cats ", 2, 1, "[INST] And <s>\n? [/INST] naïve 你好\n ", 2
+    parts = (
+        head,
+        None,
+        f"{told} [/INST] two  cats ",
+        2,
+        1,
+        "[INST] And <s>\n? [/INST] naïve 你好\n ",
+        2,
+    )
     assert ids == slowly(oracle, legacy, 1, *parts)
     assert tokenizer.decode([t for t in labels if t != -100]) == "two  cats  naïve 你好\n "
     ids, labels = encode(TURNS, tokenizer, "plain")
-    assert ids == [1, IMAGE_INDEX, *oracle.encode("two  cats\nnaïve 你好\n\n")] and labels[2:] == ids[2:]
+    assert (
+        ids == [1, IMAGE_INDEX, *oracle.encode("two  cats\nnaïve 你好\n\n")]
+        and labels[2:] == ids[2:]
+    )
 
 
 def test_several_pictures_and_none(pair):

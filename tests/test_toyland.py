@@ -46,7 +46,9 @@ def test_a_thing_fills_its_box_and_shows_its_color(kind):
     """Where the picture with the thing differs from that without it is its box (and the shadow at its foot)."""
     rng = random.Random(1)
     thing = place_thing(rng, kind, "red", "middle", "near")
-    pictures = [np.asarray(draw(Scene("snow", "cloudy", t, 5), 300), dtype=int) for t in ((thing,), ())]
+    pictures = [
+        np.asarray(draw(Scene("snow", "cloudy", t, 5), 300), dtype=int) for t in ((thing,), ())
+    ]
     rows, columns = np.where(np.abs(pictures[0] - pictures[1]).max(-1) > 40)
     x1, y1, x2, y2 = (300 * v for v in thing.box)
     assert abs(columns.min() - x1) < 7 and abs(columns.max() - x2) < 7
@@ -70,7 +72,11 @@ def test_teacher_reads_the_scene_from_captions_and_boxes(pool):
         texts = captions(scene, rng)
         assert len(texts) == len(set(texts)) == 5
         facts = read(texts, boxes(scene))
-        assert (facts.place, facts.weather, facts.things) == (scene.place, scene.weather, scene.things)
+        assert (facts.place, facts.weather, facts.things) == (
+            scene.place,
+            scene.weather,
+            scene.things,
+        )
         assert stated(detail(facts)) == facts_of(scene)
 
 
@@ -84,7 +90,9 @@ def test_answers_are_true(pool):
         for kind, found in questions(read(captions(scene, rng), boxes(scene)), rng).items():
             for qa in found:
                 named = [
-                    k for k in KINDS if re.search(rf"\b{k}s?\b", qa.question.replace("people", "persons"))
+                    k
+                    for k in KINDS
+                    if re.search(rf"\b{k}s?\b", qa.question.replace("people", "persons"))
                 ]
                 if kind == "count" and named:
                     assert qa.answer == numbers[kinds.count(named[0])]
@@ -105,7 +113,9 @@ def test_answers_are_true(pool):
 def test_instruction_types(pool):
     rng = random.Random(0)
     facts = read(captions(pool["train"][0], rng), boxes(pool["train"][0]))
-    talks = [instructions(read(captions(s, rng), boxes(s)), rng, "conversation") for s in pool["train"]]
+    talks = [
+        instructions(read(captions(s, rng), boxes(s)), rng, "conversation") for s in pool["train"]
+    ]
     assert {len(talk) for talk in talks} >= {2, 5, 8}
     for talk in talks:  # nothing is told before it is asked
         assert len(talk) == len({qa.question for qa in talk})
@@ -115,7 +125,10 @@ def test_instruction_types(pool):
             if qa.type in ("presence", "count") and kind:
                 assert kind[0] not in before.replace("people", "person"), talk
             if qa.type == "color":
-                assert f"{qa.answer} {kind[0]}" not in before or f"{qa.answer} {kind[0]}" in qa.question, talk
+                assert (
+                    f"{qa.answer} {kind[0]}" not in before
+                    or f"{qa.answer} {kind[0]}" in qa.question
+                ), talk
     answers = [qa.answer for talk in talks for qa in talk if qa.type == "presence"]
     assert 0.4 < answers.count("yes") / len(answers) < 0.6
     assert all("because" in qa.answer for qa in instructions(facts, rng, "complex"))

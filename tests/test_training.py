@@ -14,10 +14,11 @@ from conftest import randomise, text_config, vision_config
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from checkpoints.pretrain import make_tokenizer
-from nanollava import LLaVA, engine
+from nanollava import LLaVA
 from nanollava.image import ImageConfig
 from nanollava.toyland import data
+from nanollava.toyland.pretrain import make_tokenizer
+from nanollava.training import loop
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,14 @@ def world(tmp_path_factory):
 
 def launch(world, script: str, out: str, *flags: str, ranks: int | None = None) -> list[dict]:
     """Runs a stage and returns its metrics."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        str(ranks),
+    ]
     command = [
         *(torchrun if ranks else [sys.executable]),
         script,
@@ -60,7 +68,9 @@ def launch(world, script: str, out: str, *flags: str, ranks: int | None = None) 
     ]
     command += [] if "--dtype" in flags else ["--dtype", "fp32"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*map(str, command), *flags], capture_output=True, text=True, env=env, timeout=240)
+    done = subprocess.run(
+        [*map(str, command), *flags], capture_output=True, text=True, env=env, timeout=240
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "trained" in done.stdout and "frozen" in done.stdout
     return [json.loads(line) for line in (world / out / "metrics.jsonl").read_text().splitlines()]
@@ -89,7 +99,10 @@ def test_two_ranks_equal_one_in_both_stages(world):
         assert a["label_tokens"] == b["label_tokens"] and a["lr"] == b["lr"]
         assert abs(a["loss"] - b["loss"]) <= 1e-6 * a["loss"]
     w1, w2 = (load_file(world / out / "mm_projector.safetensors") for out in ("align1", "align2"))
-    assert set(w1) == {"multi_modal_projector.linear_1.weight", "multi_modal_projector.linear_1.bias"}
+    assert set(w1) == {
+        "multi_modal_projector.linear_1.weight",
+        "multi_modal_projector.linear_1.bias",
+    }
     close(w1, w2)
     # The same from what two ranks saved after step 3, by one rank: in the middle of an epoch, and of its metrics.
     checkpoints = sorted((world / "align2/checkpoints").iterdir())
@@ -117,11 +130,20 @@ def test_two_ranks_equal_one_in_both_stages(world):
         "1",
     ]
     more += ["--checkpoint-activations", "--offload-optimizer", "--check-images", "--tensorboard"]
-    stage2, scored = (world, "train_instruct.py"), "--micro-batch 2 --eval-steps 5 --toyland-scenes 3".split()
+    stage2, scored = (
+        (world, "train_instruct.py"),
+        "--micro-batch 2 --eval-steps 5 --toyland-scenes 3".split(),
+    )
     one = side_by_side.submit(launch, *stage2, "instruct1", *instruct)
     third = side_by_side.submit(launch, *stage2, "instruct3", *instruct, "--dtype", "bf16", *more)
     once_more = side_by_side.submit(launch, *stage2, "instruct2", *instruct, *scored, ranks=2)
-    again, before, one, two, third = again.result(), two, one.result(), once_more.result(), third.result()
+    again, before, one, two, third = (
+        again.result(),
+        two,
+        one.result(),
+        once_more.result(),
+        third.result(),
+    )
 
     assert again[:3] == before[:3] and [m["step"] for m in again] == [0, 1, 2, 3, 4]
     close(w1, load_file(world / "align2/mm_projector.safetensors"))
@@ -131,7 +153,9 @@ def test_two_ranks_equal_one_in_both_stages(world):
     close(m1, m2)
     assert "toyland_score" in two[-1]  # though no forward pass of FSDP's came before it
     assert [m["step"] for m in third if {"validation_loss", "toyland_score"} <= m.keys()] == [3]
-    assert all(m["pictures"] == 8 and m["mfu"] > 0 and m["label_tokens"] < m["tokens"] for m in third)
+    assert all(
+        m["pictures"] == 8 and m["mfu"] > 0 and m["label_tokens"] < m["tokens"] for m in third
+    )
     board = EventAccumulator(str(world / "instruct3/tensorboard")).Reload()
     assert set(board.Tags()["scalars"]) == {name for m in third for name in m}
     for event, m in zip(board.Scalars("loss"), third, strict=True):
@@ -142,14 +166,18 @@ def test_two_ranks_equal_one_in_both_stages(world):
         frozen = frozen.state_dict()
         assert len(frozen) == len(tower)
         for name, tensor in tower.items():
-            assert torch.equal(tensor, frozen[name.removeprefix("vision_model.")]), f"{name} was trained"
+            assert torch.equal(tensor, frozen[name.removeprefix("vision_model.")]), (
+                f"{name} was trained"
+            )
     old = load_file(world / "llama/model.safetensors")["model.layers.0.mlp.up_proj.weight"]
     assert not torch.equal(old, result.language_model.model.layers[0].mlp.up_proj.weight)
     assert not torch.equal(
         w1["multi_modal_projector.linear_1.weight"], result.multi_modal_projector.linear_1.weight
     )
     theirs = transformers.LlavaForConditionalGeneration
-    assert not any(theirs.from_pretrained(world / "instruct1", output_loading_info=True)[1].values())
+    assert not any(
+        theirs.from_pretrained(world / "instruct1", output_loading_info=True)[1].values()
+    )
 
 
 def test_one_process_on_cuda_takes_the_first_device(monkeypatch):
@@ -160,7 +188,7 @@ def test_one_process_on_cuda_takes_the_first_device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
     monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: None)
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda *args, **options: None)
-    assert engine.start("cuda") == engine.start("auto") == torch.device("cuda", 0)
+    assert loop.start("cuda") == loop.start("auto") == torch.device("cuda", 0)
     assert taken == [torch.device("cuda", 0)] * 2
 
 
@@ -182,7 +210,9 @@ def test_a_few_steps_overfit_four_samples(llava_dir):
     from conftest import batch
 
     model = LLaVA.from_pretrained(llava_dir())
-    engine.freeze(model, {"vision_tower.": False, "multi_modal_projector.": True, "language_model.": True})
+    loop.freeze(
+        model, {"vision_tower.": False, "multi_modal_projector.": True, "language_model.": True}
+    )
     ids, labels, _, pixels = batch(rows=4)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 3e-3)
     before = {n: p.clone() for n, p in model.named_parameters() if n.startswith("vision_tower.")}
@@ -198,12 +228,14 @@ def test_a_few_steps_overfit_four_samples(llava_dir):
 
 
 def test_freeze_needs_a_row_for_everything(llava_dir):
-    with pytest.raises(engine.UserError, match="is in no row of the table"):
-        engine.freeze(LLaVA.from_pretrained(llava_dir()), {"vision_tower.": False, "language_model.": True})
+    with pytest.raises(loop.UserError, match="is in no row of the table"):
+        loop.freeze(
+            LLaVA.from_pretrained(llava_dir()), {"vision_tower.": False, "language_model.": True}
+        )
 
 
 def test_schedule():
-    rates = [engine.cosine(s, 100, 0.03) for s in range(100)]
+    rates = [loop.cosine(s, 100, 0.03) for s in range(100)]
     assert rates[:3] == pytest.approx([1 / 3, 2 / 3, 1.0]) and rates[3] == 1.0
     assert all(a >= b for a, b in zip(rates[3:], rates[4:], strict=False)) and rates[-1] < 0.001
 
@@ -211,20 +243,26 @@ def test_schedule():
 def test_groups_are_of_one_modality_and_sorted_by_length():
     """Each sample once an epoch; only the epoch's last batch may mix pictures and text; no word of ranks."""
     sizes = [(i % 3 > 0, (7 * i) % 23) for i in range(41)]
-    order = engine.global_batches(41, 4, 2, 1, sizes)
-    assert order == engine.global_batches(41, 4, 2, 1, sizes) != engine.global_batches(41, 4, 2, 2, sizes)
+    order = loop.global_batches(41, 4, 2, 1, sizes)
+    assert (
+        order == loop.global_batches(41, 4, 2, 1, sizes) != loop.global_batches(41, 4, 2, 2, sizes)
+    )
     for epoch in (order[:11], order[11:]):
-        assert sorted(sum(epoch, [])) == list(range(41)) and [len(b) for b in epoch] == [4] * 10 + [1]
+        assert sorted(sum(epoch, [])) == list(range(41)) and [len(b) for b in epoch] == [4] * 10 + [
+            1
+        ]
         assert sum(len({sizes[i][0] for i in batch}) > 1 for batch in epoch) <= 1
         assert all(
-            sizes[a][1] >= sizes[b][1] for batch in epoch for a, b in zip(batch, batch[1:], strict=False)
+            sizes[a][1] >= sizes[b][1]
+            for batch in epoch
+            for a, b in zip(batch, batch[1:], strict=False)
         )
     assert order[:11] != order[11:]
 
 
 def test_order_covers_every_sample_once_an_epoch():
-    order = engine.global_batches(10, 4, 2, seed=1)
+    order = loop.global_batches(10, 4, 2, seed=1)
     assert [len(b) for b in order] == [4, 4, 2, 4, 4, 2]
     epochs = [sum(order[:3], []), sum(order[3:], [])]
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(10)) and epochs[0] != epochs[1]
-    assert order != engine.global_batches(10, 4, 2, seed=2)
+    assert order != loop.global_batches(10, 4, 2, seed=2)

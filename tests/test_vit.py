@@ -37,7 +37,11 @@ def test_features_are_a_hidden_state_without_the_class_token(pair, dtype, layer)
 
 def test_whole_clip_directory(tmp_path):
     text = transformers.CLIPTextConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, vocab_size=50
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        vocab_size=50,
     )
     config = transformers.CLIPConfig(
         text_config=text.to_dict(), vision_config=vision_config().to_dict(), projection_dim=24

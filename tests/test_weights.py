@@ -8,9 +8,18 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from nanollava import LLaVA, weights
-from nanollava.config import ConfigError, LlamaConfig, LlavaConfig, VisionConfig
-from nanollava.weights import WeightsError
+from nanollava import LLaVA
+from nanollava.config import LlamaConfig, VisionConfig
+from nanollava.errors import ConfigError
+from nanollava.hf import files as hf_files
+from nanollava.hf import names as hf_names
+from nanollava.hf.config import (
+    llama_config_json,
+    parse_llama_config,
+    parse_llava_config,
+    parse_vision_config,
+)
+from nanollava.hf.names import WeightsError
 
 
 @pytest.fixture
@@ -28,7 +37,7 @@ def test_shards_and_bit_equality(path, tmp_path):
     model = LLaVA.from_pretrained(path)
     out = tmp_path / "shards"
     out.mkdir()
-    weights.save(model.state_dict(), out, weights.LLAVA, shard_bytes=50_000)
+    hf_files.save(model.state_dict(), out, hf_names.LLAVA, shard_bytes=50_000)
     shutil.copy(path / "config.json", out)
     assert len(list(out.glob("model-*.safetensors"))) > 2
     again = LLaVA.from_pretrained(out)
@@ -44,20 +53,27 @@ def test_a_second_saving_leaves_nothing_of_the_first(path, tmp_path):
     state = LLaVA.from_pretrained(path).state_dict()
     name = "multi_modal_projector.linear_1.weight"
     for value, size in enumerate((10**9, 30_000, 100_000, 10**9)):
-        weights.save(
-            state | {name: torch.full_like(state[name], value)}, path, weights.LLAVA, shard_bytes=size
+        hf_files.save(
+            state | {name: torch.full_like(state[name], value)},
+            path,
+            hf_names.LLAVA,
+            shard_bytes=size,
         )
         theirs = transformers.LlavaForConditionalGeneration.from_pretrained(path)
         for model in (LLaVA.from_pretrained(path), theirs.model):
             assert (model.multi_modal_projector.linear_1.weight == value).all()
         files = {file.name for file in path.glob("model*")}
-        assert files == ({file.name for file in weights.shards(path)} | {"model.safetensors.index.json"} if size < 10**9
-                         else {"model.safetensors"})  # fmt: skip
+        assert files == (
+            {file.name for file in hf_files.shards(path)} | {"model.safetensors.index.json"}
+            if size < 10**9
+            else {"model.safetensors"}
+        )
 
 
 def test_dtype(path):
     assert (
-        LLaVA.from_pretrained(path, dtype=torch.float16).language_model.lm_head.weight.dtype == torch.float16
+        LLaVA.from_pretrained(path, dtype=torch.float16).language_model.lm_head.weight.dtype
+        == torch.float16
     )
     assert LLaVA.from_pretrained(path).language_model.lm_head.weight.dtype == torch.float32
 
@@ -71,13 +87,25 @@ def test_old_buffers_are_dropped_by_name(path):
 @pytest.mark.parametrize(
     "edit, message",
     [
-        (lambda t: t.pop("language_model.model.norm.weight"), "1 of .* tensors are missing, the first 'language_model.model.norm"),
-        (lambda t: t.update({"language_model.model.extra.weight": torch.ones(2)}), "extra.weight.* is not part of this model"),
-        (lambda t: t.update({"stranger": torch.ones(2)}), "'stranger' has no place in the llava-hf layout"),
-        (lambda t: t.update({"language_model.model.norm.weight": torch.ones(3)}), r"has shape \(3,\), the config says \(64,\)"),
+        (
+            lambda t: t.pop("language_model.model.norm.weight"),
+            "1 of .* tensors are missing, the first 'language_model.model.norm",
+        ),
+        (
+            lambda t: t.update({"language_model.model.extra.weight": torch.ones(2)}),
+            "extra.weight.* is not part of this model",
+        ),
+        (
+            lambda t: t.update({"stranger": torch.ones(2)}),
+            "'stranger' has no place in the llava-hf layout",
+        ),
+        (
+            lambda t: t.update({"language_model.model.norm.weight": torch.ones(3)}),
+            r"has shape \(3,\), the config says \(64,\)",
+        ),
     ],
     ids=["missing", "surplus", "unknown", "shape"],
-)  # fmt: skip
+)
 def test_strict(path, edit, message):
     change(path, edit)
     with pytest.raises(WeightsError, match=message):
@@ -109,16 +137,29 @@ def test_broken_files(path):
 def test_published_configs():
     """The config.json of llava-1.5-7b-hf, of llava-v1.5-7b and of CLIP ViT-L/14-336, as far as they bear on the model; in
     CLIP's, of an older transformers, every default stands, too."""
-    vision = dict(hidden_size=1024, image_size=336, intermediate_size=4096, model_type="clip_vision_model",
-                  num_attention_heads=16, num_hidden_layers=24, patch_size=14, projection_dim=768, vocab_size=32000)  # fmt: skip
+    vision = dict(
+        hidden_size=1024,
+        image_size=336,
+        intermediate_size=4096,
+        model_type="clip_vision_model",
+        num_attention_heads=16,
+        num_hidden_layers=24,
+        patch_size=14,
+        projection_dim=768,
+        vocab_size=32000,
+    )
     off, on = (
         "add_cross_attention do_sample early_stopping is_decoder is_encoder_decoder output_attentions".split(),
         {},
     )
-    off += (
-        "output_hidden_states output_scores remove_invalid_values return_dict_in_generate torchscript".split()
+    off += "output_hidden_states output_scores remove_invalid_values return_dict_in_generate torchscript".split()
+    on |= dict(
+        return_dict=True,
+        tie_word_embeddings=True,
+        top_k=50,
+        max_length=20,
+        id2label={"0": "LABEL_0"},
     )
-    on |= dict(return_dict=True, tie_word_embeddings=True, top_k=50, max_length=20, id2label={"0": "LABEL_0"})
     on |= dict(
         layer_norm_eps=1e-05,
         dropout=0.0,
@@ -134,7 +175,7 @@ def test_published_configs():
         bad_words_ids=None,
     )
     older = vision | on | dict.fromkeys([*off, "tie_encoder_decoder", "use_bfloat16"], False)
-    assert VisionConfig.from_dict(older) == VisionConfig(image_size=336)
+    assert parse_vision_config(older) == VisionConfig(image_size=336)
     text = dict(
         max_position_embeddings=4096,
         model_type="llama",
@@ -143,10 +184,18 @@ def test_published_configs():
         vocab_size=32064,
     )
     hf = dict(
-        ignore_index=-100, image_token_index=32000, model_type="llava", pad_token_id=32001, vocab_size=32064
+        ignore_index=-100,
+        image_token_index=32000,
+        model_type="llava",
+        pad_token_id=32001,
+        vocab_size=32064,
     )
-    hf |= dict(projector_hidden_act="gelu", vision_feature_layer=-2, vision_feature_select_strategy="default")
-    config = LlavaConfig.from_dict(
+    hf |= dict(
+        projector_hidden_act="gelu",
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+    )
+    config = parse_llava_config(
         {**hf, "vision_config": vision, "text_config": text, "tie_word_embeddings": False}
     )
     assert config.vision_config == VisionConfig(image_size=336) and config.projector == "mlp2x_gelu"
@@ -158,7 +207,10 @@ def test_published_configs():
         mm_vision_tower="openai/clip-vit-large-patch14-336",
     )
     original |= dict(
-        mm_hidden_size=1024, mm_projector_type="mlp2x_gelu", mm_resampler_type=None, mm_use_im_start_end=False
+        mm_hidden_size=1024,
+        mm_projector_type="mlp2x_gelu",
+        mm_resampler_type=None,
+        mm_use_im_start_end=False,
     )
     original |= dict(
         mm_use_im_patch_token=False,
@@ -167,14 +219,20 @@ def test_published_configs():
         use_mm_proj=True,
     )
     original |= dict(
-        image_aspect_ratio="pad", image_grid_pinpoints=None, tune_mm_mlp_adapter=False, pretraining_tp=1
+        image_aspect_ratio="pad",
+        image_grid_pinpoints=None,
+        tune_mm_mlp_adapter=False,
+        pretraining_tp=1,
     )
     original |= dict(
-        max_position_embeddings=4096, max_length=4096, rope_scaling=None, unfreeze_mm_vision_tower=False
+        max_position_embeddings=4096,
+        max_length=4096,
+        rope_scaling=None,
+        unfreeze_mm_vision_tower=False,
     )
-    assert LlamaConfig.from_dict(original) == LlamaConfig()
+    assert parse_llama_config(original) == LlamaConfig()
     with pytest.raises(ConfigError, match="mm_use_im_start_end = True"):
-        LlamaConfig.from_dict(original | {"mm_use_im_start_end": True})
+        parse_llama_config(original | {"mm_use_im_start_end": True})
 
 
 @pytest.mark.parametrize(
@@ -198,22 +256,26 @@ def test_values_of_another_kind(path, part, key, value):
 
 def test_config_keys():
     with pytest.raises(ConfigError, match="sliding_window = 4096, but only None is implemented"):
-        LlamaConfig.from_dict({"sliding_window": 4096})
+        parse_llama_config({"sliding_window": 4096})
     with pytest.raises(ConfigError, match="hidden_act = 'gelu', but only 'quick_gelu'"):
-        VisionConfig.from_dict({"hidden_act": "gelu"})
+        parse_vision_config({"hidden_act": "gelu"})
     with pytest.raises(ConfigError, match="rope 'yarn'"):
-        LlamaConfig.from_dict({"rope_scaling": {"type": "yarn", "factor": 2.0}})
-    old = LlamaConfig.from_dict({"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 4.0}})
+        parse_llama_config({"rope_scaling": {"type": "yarn", "factor": 2.0}})
+    old = parse_llama_config({"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 4.0}})
     assert (old.rope_theta, old.rope_factor) == (5e5, 4.0)
-    assert LlamaConfig.from_dict(old.to_dict()) == old
+    assert parse_llama_config(llama_config_json(old)) == old
 
 
 def test_a_disk_too_full_is_told_before_anything_is_written(path, monkeypatch):
     model, before = LLaVA.from_pretrained(path), {f.name: f.read_bytes() for f in path.iterdir()}
     (path / "model.safetensors.partial").write_bytes(b"of a saving that was cut off")
-    monkeypatch.setattr(weights.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(100, 99, 1))
+    monkeypatch.setattr(
+        hf_files.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(100, 99, 1)
+    )
     with pytest.raises(OSError, match="1 bytes free, the weights take [0-9,]{5,}"):
         model.save_pretrained(path)
     assert {f.name: f.read_bytes() for f in path.iterdir()} == before
-    monkeypatch.setattr(weights.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(0, 0, 0))
+    monkeypatch.setattr(
+        hf_files.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(0, 0, 0)
+    )
     model.save_pretrained(path)  # where nothing is known of the disk

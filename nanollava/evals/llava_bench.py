@@ -4,7 +4,8 @@ import re
 
 import numpy as np
 
-from ..device import beside, run
+from ..device import beside
+from ..errors import run
 
 
 def parse_scores(review: str) -> tuple[float, float] | None:

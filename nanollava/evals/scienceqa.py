@@ -4,8 +4,9 @@ import re
 from pathlib import Path
 from string import ascii_uppercase as LETTERS
 
-from ..config import UserError, read_json
-from ..device import beside, run
+from ..device import beside
+from ..errors import UserError, run
+from ..files import read_json
 
 SUBJECTS = {"natural science": "NAT", "social science": "SOC", "language science": "LAN"}
 COLUMNS = (*SUBJECTS.values(), "TXT", "IMG", "NO", "G1-6", "G7-12", "Average")
@@ -29,7 +30,9 @@ def read_problems(data: Path, split: str) -> dict[str, dict]:
         try:
             p, hint = problems[pid], (problems[pid]["hint"] or "").strip()
             letters = LETTERS[: len(p["choices"])]
-            options = [f"({letter}) {text}" for letter, text in zip(letters, p["choices"], strict=True)]
+            options = [
+                f"({letter}) {text}" for letter, text in zip(letters, p["choices"], strict=True)
+            ]
             seen = [name for name, there in (("TXT", hint), ("IMG", p["image"])) if there] or ["NO"]
             grade = "G1-6" if int(p["grade"][5:]) <= 6 else "G7-12"
             found[pid] = p | {
@@ -47,7 +50,9 @@ def read_problems(data: Path, split: str) -> dict[str, dict]:
 def accuracy(problems: dict[str, dict], answers: dict[str, int | None]) -> dict[str, float]:
     """Right answers in percent by group; an answer that cannot be read (None) is wrong."""
     right = {name: answers[name] == p["answer"] for name, p in problems.items()}
-    groups = {c: [right[name] for name, p in problems.items() if c in p["columns"]] for c in COLUMNS}
+    groups = {
+        c: [right[name] for name, p in problems.items() if c in p["columns"]] for c in COLUMNS
+    }
     return {column: 100 * sum(group) / len(group) for column, group in groups.items() if group}
 
 

@@ -5,12 +5,13 @@ import argparse
 import json
 from pathlib import Path
 
-from ..config import UserError, read_json
-from ..device import DTYPES, beside, pick_device, run
+from ..device import DTYPES, pick_device
+from ..errors import UserError, run
+from ..files import read_json
 from ..image import ImageConfig, save_image
 from ..llava import LLaVA
 from ..tokenizer import Tokenizer
-from . import data, score
+from . import data, pretrain, score
 from .draw import draw
 from .scenes import scenes
 
@@ -19,7 +20,10 @@ def run_score(args: argparse.Namespace) -> None:
     if args.count < 3:
         raise UserError(f"--count {args.count}: expected at least 3 scenes")
     model = LLaVA.from_pretrained(args.model, pick_device(args.device), DTYPES[args.dtype])
-    tokenizer, image = Tokenizer.from_pretrained(args.model), ImageConfig.from_pretrained(args.model)
+    tokenizer, image = (
+        Tokenizer.from_pretrained(args.model),
+        ImageConfig.from_pretrained(args.model),
+    )
     result = score.score(model, tokenizer, image, args.count, args.seed)
     print(json.dumps(result) if args.json else score.table(result))
 
@@ -32,8 +36,10 @@ def picture(args: argparse.Namespace) -> None:
 
 def main() -> None:
     do = {"score": run_score, "picture": picture}
-    do["data"] = lambda args: data.write(args.out, args.train, args.validation, args.seed, args.size)
-    do["pretrain"] = lambda args: beside("checkpoints.pretrain").pretrain(args)
+    do["data"] = lambda args: data.write(
+        args.out, args.train, args.validation, args.seed, args.size
+    )
+    do["pretrain"] = lambda args: pretrain.pretrain(args)
     program, form = "python -m nanollava.toyland", argparse.ArgumentDefaultsHelpFormatter
     parser = argparse.ArgumentParser(prog=program, description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -4,7 +4,7 @@ import random
 from collections import Counter
 from pathlib import Path
 
-from ..config import read_json
+from ..files import read_json
 from .scenes import Scene, Thing
 
 WORDS, WEATHER_WORDS = read_json(Path(__file__).parent / "words.json").values()
@@ -28,7 +28,9 @@ def captions(scene: Scene, rng: random.Random) -> list[str]:
     """Five captions in different words. The first three name every thing with its colour and side."""
 
     def told(things: list[Thing], form: str) -> str:
-        words = [dict(a=a(t.color, t.kind), far=WORDS[t.distance], side=WORDS[t.side]) for t in things]
+        words = [
+            dict(a=a(t.color, t.kind), far=WORDS[t.distance], side=WORDS[t.side]) for t in things
+        ]
         return listing([form.format(**w) for w in words])
 
     place, sky = WORDS[scene.place], WEATHER_WORDS[scene.weather]

@@ -6,14 +6,18 @@ import shutil
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from ..config import UserError
 from ..conversation import IMAGE
+from ..errors import UserError
 from .captions import boxes, captions
 from .draw import draw
 from .scenes import Scene, scenes
 from .teacher import QA, dialogue, instructions, read
 
-SHARE = {"conversation": 2.0, "detail": 0.5, "complex": 0.3}  # samples of each type a scene, on average
+SHARE = {
+    "conversation": 2.0,
+    "detail": 0.5,
+    "complex": 0.3,
+}  # samples of each type a scene, on average
 
 
 def record(name: str, image: str, qas: list[QA]) -> dict:
@@ -25,7 +29,9 @@ def write_picture(scene: Scene, path: Path, size: int) -> None:
     draw(scene, size).save(path, quality=92)
 
 
-def write(out: str | Path, train: int = 16000, validation: int = 500, seed: int = 0, size: int = 200) -> None:
+def write(
+    out: str | Path, train: int = 16000, validation: int = 500, seed: int = 0, size: int = 200
+) -> None:
     """Writes `images/`, `align.json`, `instruct.json`, `validation.json` and COCO-like `captions.jsonl` into `out`:
     everything is made aside and renamed at the end, so `out` is whole or absent."""
     out = Path(out)
@@ -53,5 +59,7 @@ def write(out: str | Path, train: int = 16000, validation: int = 500, seed: int 
         list(pool.map(write_picture, *zip(*jobs, strict=True), chunksize=256))
     for name, records in files.items():
         (aside / f"{name}.json").write_text(json.dumps(records), encoding="utf-8")
-    (aside / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in told), encoding="utf-8")
+    (aside / "captions.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in told), encoding="utf-8"
+    )
     aside.rename(out)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from ..config import read_json
+from ..files import read_json
 from .scenes import Scene
 
 HERE = Path(__file__).parent
@@ -36,7 +36,9 @@ def paint(word: str, c):
     named = {"c": tuple(c), "-": None, "shine": mix(c, (255, 255, 255), 0.7)}
     named["line"] = (150, 150, 158) if is_black else shade(c, 0.55)
     named["collar"] = (206, 64, 60) if c[0] < 200 else (60, 90, 190)  # never the colour of the dog
-    named["heart"] = (250, 206, 70) if c[2] > 100 or c[1] < 140 else (130, 74, 40)  # nor that of the petals
+    named["heart"] = (
+        (250, 206, 70) if c[2] > 100 or c[1] < 140 else (130, 74, 40)
+    )  # nor that of the petals
     return named[word] if word in named else tuple(map(int, word.split(",")))
 
 
@@ -58,9 +60,17 @@ class Pen:
         for op, fill, outline, *words in SHAPES[name]:
             op, _, times = op.partition("*")
             fill = paint(fill, c) and shade(paint(fill, c), dim)
-            if op in ("line", "path", "ring", "arc", "stroke"):  # without an inside: `outline` is the width
+            if op in (
+                "line",
+                "path",
+                "ring",
+                "arc",
+                "stroke",
+            ):  # without an inside: `outline` is the width
                 named = {"edge": edge, "thin": max(1, self.size // 250)}
-                wide = named.get(outline) or max(1, round(float(outline) * (h if op == "arc" else small)))
+                wide = named.get(outline) or max(
+                    1, round(float(outline) * (h if op == "arc" else small))
+                )
                 outline = fill
             else:
                 wide, outline = edge, paint(outline, c) and shade(paint(outline, c), dim)

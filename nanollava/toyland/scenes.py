@@ -7,9 +7,19 @@ from dataclasses import dataclass
 
 # The kinds of things, each with its width over its height.
 ASPECT = {
-    "cat": 0.95, "dog": 1.2, "bird": 1.15, "person": 0.55, "car": 1.45, "bicycle": 1.3,
-    "tree": 0.75, "house": 1.05, "umbrella": 0.95, "ball": 1.0, "boat": 1.15, "flower": 0.7,
-}  # fmt: skip
+    "cat": 0.95,
+    "dog": 1.2,
+    "bird": 1.15,
+    "person": 0.55,
+    "car": 1.45,
+    "bicycle": 1.3,
+    "tree": 0.75,
+    "house": 1.05,
+    "umbrella": 0.95,
+    "ball": 1.0,
+    "boat": 1.15,
+    "flower": 0.7,
+}
 KINDS = tuple(ASPECT)
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "black")
 PLACES = ("park", "beach", "street", "snow")
@@ -51,7 +61,11 @@ class Scene:
     @property
     def facts(self) -> tuple:
         """Everything that can be said of the scene: two scenes with equal facts are the same scene to a reader."""
-        return (self.place, self.weather, *sorted((t.kind, t.color, t.side, t.distance) for t in self.things))
+        return (
+            self.place,
+            self.weather,
+            *sorted((t.kind, t.color, t.side, t.distance) for t in self.things),
+        )
 
     def of_kind(self, kind: str) -> list[Thing]:
         return [t for t in self.things if t.kind == kind]
@@ -89,8 +103,12 @@ def random_scene(rng: random.Random) -> Scene:
     if count > 1 and rng.random() < 0.35:  # several of a kind, so that counting means something
         kinds = ([kinds[0]] * count + kinds[rng.randint(2, count) :])[:count]
     rng.shuffle(kinds)
-    things = [place_thing(rng, k, rng.choice(COLORS), *slot) for k, slot in zip(kinds, slots, strict=True)]
-    things.sort(key=lambda t: (DISTANCES.index(t.distance), SIDES.index(t.side)))  # near first, left to right
+    things = [
+        place_thing(rng, k, rng.choice(COLORS), *slot) for k, slot in zip(kinds, slots, strict=True)
+    ]
+    things.sort(
+        key=lambda t: (DISTANCES.index(t.distance), SIDES.index(t.side))
+    )  # near first, left to right
     return Scene(rng.choice(PLACES), rng.choice(WEATHERS), tuple(things), rng.randrange(2**31))
 
 

@@ -20,16 +20,21 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from nanollava import cli, weights
-from nanollava.config import LlamaConfig, VisionConfig, read_json, write_json
-from nanollava.conversation import IGNORE_INDEX, VICUNA_SYSTEM, encode
-from nanollava.device import pick_device, pick_dtype
-from nanollava.image import ImageConfig, normalize
-from nanollava.llama import Llama
-from nanollava.tokenizer import BLANKS, DECODER, Tokenizer
-from nanollava.toyland.captions import WORDS, captions, plural
-from nanollava.toyland.draw import draw
-from nanollava.toyland.scenes import (
+from ..config import LlamaConfig, VisionConfig
+from ..conversation import IGNORE_INDEX, VICUNA_SYSTEM, encode
+from ..device import pick_device, pick_dtype
+from ..files import made_by, read_json, write_json
+from ..hf import files as hf_files
+from ..hf import load as hf_load
+from ..hf import names as hf_names
+from ..hf.config import llama_config_json, vision_config_json
+from ..image import ImageConfig, normalize
+from ..llama import Llama
+from ..tokenizer import BLANKS, DECODER, Tokenizer
+from ..vit import CLIPBlock, CLIPEncoder, CLIPVisionTransformer
+from .captions import WORDS, captions, plural
+from .draw import draw
+from .scenes import (
     COLORS,
     FACTS,
     KINDS,
@@ -41,12 +46,13 @@ from nanollava.toyland.scenes import (
     random_scene,
     scenes,
 )
-from nanollava.toyland.teacher import detail, dialogue, facts_told, instructions, questions
-from nanollava.vit import CLIPBlock, CLIPEncoder, CLIPVisionTransformer
+from .teacher import detail, dialogue, facts_told, instructions, questions
 
 
 def pad(rows: list[list[int]], value: int) -> torch.Tensor:
-    return nn.utils.rnn.pad_sequence([torch.tensor(r) for r in rows], batch_first=True, padding_value=value)
+    return nn.utils.rnn.pad_sequence(
+        [torch.tensor(r) for r in rows], batch_first=True, padding_value=value
+    )
 
 
 def fit(name: str, model, optimizer, steps: int, backward, warmup: int, enough=None) -> None:
@@ -69,15 +75,21 @@ def fit(name: str, model, optimizer, steps: int, backward, warmup: int, enough=N
             break
 
 
-def save(model: nn.Module, config: dict, layout: weights.Layout, tokenizer: Tokenizer, path: Path) -> None:
+def save(
+    model: nn.Module, config: dict, layout: hf_names.Layout, tokenizer: Tokenizer, path: Path
+) -> None:
     """Writes a Hugging Face directory (float16)."""
     path.mkdir(parents=True, exist_ok=True)
     write_json(path / "config.json", config)
-    weights.save({name: tensor.half() for name, tensor in model.state_dict().items()}, path, layout)
+    hf_files.save(
+        {name: tensor.half() for name, tensor in model.state_dict().items()}, path, layout
+    )
     tokenizer.save_pretrained(path)
 
 
-LLAMA = LlamaConfig(704, 128, 384, num_hidden_layers=5, num_attention_heads=4, max_position_embeddings=1024)
+LLAMA = LlamaConfig(
+    704, 128, 384, num_hidden_layers=5, num_attention_heads=4, max_position_embeddings=1024
+)
 
 
 def train_bpe(texts, vocab_size: int) -> Tokenizer:
@@ -89,7 +101,9 @@ def train_bpe(texts, vocab_size: int) -> Tokenizer:
     backend.pre_tokenizer = pre_tokenizers.Sequence([words, punctuation])
     backend.decoder = DECODER
     reserved = ["<unk>", "<s>", "</s>"] + [f"<0x{byte:02X}>" for byte in range(256)]
-    options = dict(vocab_size=vocab_size, special_tokens=reserved, show_progress=False, max_token_length=24)
+    options = dict(
+        vocab_size=vocab_size, special_tokens=reserved, show_progress=False, max_token_length=24
+    )
     backend.train_from_iterator(texts, trainers.BpeTrainer(**options))
     state = json.loads(backend.to_str())
     state["added_tokens"] = state["added_tokens"][:3]  # the bytes are ordinary tokens
@@ -103,14 +117,18 @@ def make_tokenizer(seed: int) -> Tokenizer:
     for scene in scenes("train", 2000, seed):
         facts = facts_told(scene, rng)
         texts += captions(scene, rng)
-        texts += [f"{qa.question} {qa.answer}" for found in questions(facts, rng).values() for qa in found]
+        texts += [
+            f"{qa.question} {qa.answer}" for found in questions(facts, rng).values() for qa in found
+        ]
         texts.append(detail(facts))
     return train_bpe(texts, LLAMA.vocab_size)
 
 
 def in_words(scene: Scene, rng: random.Random) -> str:
     """A description that tells every fact of the scene: one of the two full captions, or the detailed description."""
-    return rng.choice((captions(scene, rng)[0], captions(scene, rng)[2], detail(facts_told(scene, rng))))
+    return rng.choice(
+        (captions(scene, rng)[0], captions(scene, rng)[2], detail(facts_told(scene, rng)))
+    )
 
 
 def copies(rng, count: int, vocab: int, length: int = 48) -> list[tuple[list[int], list[int]]]:
@@ -119,7 +137,9 @@ def copies(rng, count: int, vocab: int, length: int = 48) -> list[tuple[list[int
     rows = [rng.sample(range(3, vocab), rng.randint(8, length)) for _ in range(count)]
     ids = [[1, *r, *(r if i % 2 else r[::-1])] for i, r in enumerate(rows)]
     # The first word of the copy tells the direction; it is not trained.
-    return [(i, [IGNORE_INDEX] * (len(r) + 2) + i[len(r) + 2 :]) for r, i in zip(rows, ids, strict=True)]
+    return [
+        (i, [IGNORE_INDEX] * (len(r) + 2) + i[len(r) + 2 :]) for r, i in zip(rows, ids, strict=True)
+    ]
 
 
 def dialogues(rng, count: int, tokenizer, pool: list[Scene]) -> list[tuple[list[int], list[int]]]:
@@ -137,7 +157,8 @@ def dialogues(rng, count: int, tokenizer, pool: list[Scene]) -> list[tuple[list[
 def fact_by_fact(scene: Scene, rng: random.Random) -> str:
     """Every fact of every thing beside the thing's name: "in front cat, red cat, on the left cat, far away dog, ..."."""
     told = [
-        [f"{words} {t.kind}" for words in (t.color, WORDS[t.side], WORDS[t.distance])] for t in scene.things
+        [f"{words} {t.kind}" for words in (t.color, WORDS[t.side], WORDS[t.distance])]
+        for t in scene.things
     ]
     return ", ".join(sum((rng.sample(facts, 3) for facts in told), [])) + "."
 
@@ -172,7 +193,11 @@ def text_backward(model: Llama, rows, pool: ThreadPoolExecutor, dtype, device) -
     count = sum(label != IGNORE_INDEX for _, labels in rows for label in labels[1:])
 
     def half(mine: list) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        total, gradients, size = torch.zeros((), device=device), None, max(1, -(-len(mine) // groups))
+        total, gradients, size = (
+            torch.zeros((), device=device),
+            None,
+            max(1, -(-len(mine) // groups)),
+        )
         for i in range(0, len(mine), size):
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 loss = text_loss(model, mine[i : i + size], device) / count
@@ -206,7 +231,9 @@ def train_vicuna(scale: float, batch: int, seed: int, dtype, device):
     )
     for name, p in model.named_parameters():
         if p.ndim == 2:
-            out = name.endswith(("o_proj.weight", "down_proj.weight"))  # residual branches start smaller
+            out = name.endswith(
+                ("o_proj.weight", "down_proj.weight")
+            )  # residual branches start smaller
             nn.init.normal_(p, std=0.02 / (math.sqrt(2 * LLAMA.num_hidden_layers) if out else 1.0))
 
     def brief(scenes, groups, describe):
@@ -228,24 +255,32 @@ def train_vicuna(scale: float, batch: int, seed: int, dtype, device):
     }
     words = [[tokenizer.encode(f"a {word}")[-1] for word in (kind, plural(kind))] for kind in KINDS]
     for phase, (make, steps, enough) in phases.items():
-        if phase == "dialogues":  # which ask for numbers: "cats" begins as "cat", a kinship no spelling tells
+        if (
+            phase == "dialogues"
+        ):  # which ask for numbers: "cats" begins as "cat", a kinship no spelling tells
             embedding = model.model.embed_tokens.weight.data
             for one, many in words:
                 embedding[many] = embedding[one]
-        optimizer = torch.optim.AdamW(model.parameters(), 2e-3, (0.9, 0.98), weight_decay=0.01, fused=True)
+        optimizer = torch.optim.AdamW(
+            model.parameters(), 2e-3, (0.9, 0.98), weight_decay=0.01, fused=True
+        )
 
         def backward(step: int, make=make):
             return text_backward(model, make(), threads, dtype, device), {}
 
-        fit(f"vicuna, {phase}", model, optimizer, max(1, round(steps * scale)), backward, 50, enough)
+        fit(
+            f"vicuna, {phase}", model, optimizer, max(1, round(steps * scale)), backward, 50, enough
+        )
     return model.cpu().eval(), tokenizer
 
 
 def save_vicuna(model: Llama, tokenizer: Tokenizer, path: Path) -> None:
     """Writes a Hugging Face Llama directory (float16)."""
-    special = dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=0)
-    config = {"architectures": ["LlamaForCausalLM"], **model.config.to_dict(), **special}
-    save(model, config, weights.LLAMA, tokenizer, path)
+    special = dict(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=0
+    )
+    config = {"architectures": ["LlamaForCausalLM"], **llama_config_json(model.config), **special}
+    save(model, config, hf_names.LLAMA, tokenizer, path)
 
 
 VISION = VisionConfig(100, 10, 160, 640, num_hidden_layers=6, num_attention_heads=2)
@@ -253,7 +288,7 @@ GRID = VISION.image_size // VISION.patch_size
 LAYER = -2  # the hidden state that LLaVA will read
 TEXT = dict(hidden_size=128, intermediate_size=512, num_hidden_layers=3, num_attention_heads=4)
 TEXT |= dict(max_position_embeddings=80, projection_dim=128)
-WHOLE = weights.Layout("CLIP", (("", ""),))  # both towers
+WHOLE = hf_names.Layout("CLIP", (("", ""),))  # both towers
 
 
 class CLIPTextTransformer(nn.Module):
@@ -264,7 +299,9 @@ class CLIPTextTransformer(nn.Module):
         D, heads = config["hidden_size"], config["num_attention_heads"]
         tokens = nn.Embedding(config["vocab_size"], D)
         positions = nn.Embedding(config["max_position_embeddings"], D)
-        self.embeddings = nn.ModuleDict({"token_embedding": tokens, "position_embedding": positions})
+        self.embeddings = nn.ModuleDict(
+            {"token_embedding": tokens, "position_embedding": positions}
+        )
         ffn, depth = config["intermediate_size"], config["num_hidden_layers"]
         self.encoder = CLIPEncoder([CLIPBlock(D, ffn, heads, 1e-5, True) for _ in range(depth)])
         self.final_layer_norm = nn.LayerNorm(D, 1e-5)
@@ -306,7 +343,9 @@ class CLIP(nn.Module):
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Unit vectors (N, projection_dim) of class tokens, or of regions, (N, D)."""
-        return F.normalize(self.visual_projection(self.vision_model.post_layernorm(features)).float(), dim=-1)
+        return F.normalize(
+            self.visual_projection(self.vision_model.post_layernorm(features)).float(), dim=-1
+        )
 
     def encode_text(self, ids: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
         """Unit vectors (N, projection_dim) of captions or phrases."""
@@ -327,7 +366,9 @@ def contrastive_loss(image: torch.Tensor, text: torch.Tensor, scale: torch.Tenso
 
 # What may be said of a part of a picture: each fact's phrases are a contrast of their own.
 FORMS = {"kind": "a {}", "color": "a {} thing", "side": "a thing {}", "distance": "a thing {}"}
-PHRASES = {fact: [FORMS[fact].format(WORDS.get(v, v)) for v in values] for fact, values in FACTS.items()}
+PHRASES = {
+    fact: [FORMS[fact].format(WORDS.get(v, v)) for v in values] for fact, values in FACTS.items()
+}
 
 
 def labels(things: list[Thing], fact: str) -> torch.Tensor:
@@ -352,7 +393,9 @@ def change(scene: Scene, rng: random.Random) -> Scene:
     elif which < 0.8:
         color = rng.choice([c for c in COLORS if c != color])
     else:
-        slot = rng.choice([s for s in SLOTS if s not in [(t.side, t.distance) for t in scene.things]])
+        slot = rng.choice(
+            [s for s in SLOTS if s not in [(t.side, t.distance) for t in scene.things]]
+        )
     thing = place_thing(rng, kind, color, *slot)
     thing = thing if color == old.color else replace(old, color=color)
     return replace(scene, things=(*scene.things[:index], thing, *scene.things[index + 1 :]))
@@ -386,10 +429,15 @@ def encode_captions(tokenizer: Tokenizer, texts: list[str]) -> tuple[torch.Tenso
     return pad(rows, len(tokenizer)), torch.tensor([len(r) - 1 for r in rows])
 
 
-def train_clip(model: CLIP, tokenizer, steps, parts_steps, batch, group, pictures, seed, lr, dtype, device):
+def train_clip(
+    model: CLIP, tokenizer, steps, parts_steps, batch, group, pictures, seed, lr, dtype, device
+):
     """Trains CLIP for `steps`, the first `parts_steps` of them on the parts alone, then on pictures and parts together:
     mostly scenes of one place and weather, in groups that differ in one fact."""
-    rng, groups = random.Random(f"clip/{seed}"), pictures // group // len(SKIES)  # of each place and weather
+    rng, groups = (
+        random.Random(f"clip/{seed}"),
+        pictures // group // len(SKIES),
+    )  # of each place and weather
     model.to(device).train()
     pool = [scene for sky in SKIES for _ in range(groups) for scene in variants(rng, group, *sky)]
     print(f"drawing {len(pool):,} pictures ...", flush=True)
@@ -397,11 +445,18 @@ def train_clip(model: CLIP, tokenizer, steps, parts_steps, batch, group, picture
         images = torch.from_numpy(np.stack(list(processes.map(pixels, pool, chunksize=64))))
     under = [torch.stack([under_box(t.box, GRID) for t in scene.things]) for scene in pool]
     said = [x.to(device) for x in encode_captions(tokenizer, sum(PHRASES.values(), []))]
-    sides = [p for p in model.parameters() if p.ndim >= 2], [p for p in model.parameters() if p.ndim < 2]
-    params = [{"params": p, "weight_decay": decay} for p, decay in zip(sides, (0.05, 0.0), strict=True)]
+    sides = (
+        [p for p in model.parameters() if p.ndim >= 2],
+        [p for p in model.parameters() if p.ndim < 2],
+    )
+    params = [
+        {"params": p, "weight_decay": decay} for p, decay in zip(sides, (0.05, 0.0), strict=True)
+    ]
     optimizer = torch.optim.AdamW(params, lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
     # On the CPU the written-out attention has the faster backward pass.
-    backends = [SDPBackend.MATH] if device.type == "cpu" else [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
+    backends = (
+        [SDPBackend.MATH] if device.type == "cpu" else [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
+    )
 
     def losses(step: int):
         alike = rng.random() < 0.85 and step >= parts_steps  # one place and weather
@@ -411,7 +466,9 @@ def train_clip(model: CLIP, tokenizer, steps, parts_steps, batch, group, picture
         index = [g * group + i for g in chosen for i in range(group)]
         wide = F.pad(to_pixel_values(images[index].to(device)), (3, 3, 3, 3), mode="replicate")
         moved = torch.roll(wide, [rng.randint(-3, 3) for _ in range(2)], (2, 3))[..., 3:-3, 3:-3]
-        ids, ends = encode_captions(tokenizer, [captions(pool[i], rng)[rng.randrange(3)] for i in index])
+        ids, ends = encode_captions(
+            tokenizer, [captions(pool[i], rng)[rng.randrange(3)] for i in index]
+        )
         things = [t for i in index for t in pool[i].things]
         with sdpa_kernel(backends):
             states = model.vision_model.hidden_states(moved)
@@ -421,8 +478,12 @@ def train_clip(model: CLIP, tokenizer, steps, parts_steps, batch, group, picture
         weight = torch.block_diag(*(under[i] for i in index)).to(device)  # (things, B * P)
         regions, parts = model.project(weight @ states[LAYER][:, 1:].flatten(0, 1).float()), {}
         for fact, words in zip(PHRASES, phrases, strict=True):
-            words = F.normalize(words - words.mean(0), dim=-1)  # less what the phrases of a set share
-            parts[fact] = F.cross_entropy(scale * regions @ words.T, labels(things, fact).to(device))
+            words = F.normalize(
+                words - words.mean(0), dim=-1
+            )  # less what the phrases of a set share
+            parts[fact] = F.cross_entropy(
+                scale * regions @ words.T, labels(things, fact).to(device)
+            )
         loss = contrastive_loss(image, text, scale) * (step >= parts_steps)
         top1 = (image @ text.T).argmax(1).eq(torch.arange(len(text), device=device)).float().mean()
         return loss + sum(parts.values()), {"pictures": loss, "top1": top1, **parts}
@@ -441,9 +502,17 @@ def save_clip(model: CLIP, tokenizer: Tokenizer, path: Path) -> None:
     """Writes a Hugging Face CLIP directory (float16)."""
     width, end = {"projection_dim": TEXT["projection_dim"]}, len(tokenizer)
     text = dict(model_type="clip_text_model", hidden_act="quick_gelu", layer_norm_eps=1e-5)
-    text |= dict(model.text_config, bos_token_id=tokenizer.bos_token_id, eos_token_id=end, pad_token_id=end)
+    text |= dict(
+        model.text_config, bos_token_id=tokenizer.bos_token_id, eos_token_id=end, pad_token_id=end
+    )
     config = dict(architectures=["CLIPModel"], model_type="clip", **width, text_config=text)
-    save(model, {**config, "vision_config": VISION.to_dict() | width}, WHOLE, tokenizer, path)
+    save(
+        model,
+        {**config, "vision_config": vision_config_json(VISION) | width},
+        WHOLE,
+        tokenizer,
+        path,
+    )
     ImageConfig(VISION.image_size).save_pretrained(path)
 
 
@@ -451,7 +520,7 @@ def load_clip(path: Path) -> tuple[CLIP, Tokenizer]:
     """Both towers of a directory written by `save_clip`."""
     text = read_json(path / "config.json")["text_config"]
     model = CLIP(VISION, {name: text[name] for name in ("vocab_size", *TEXT)})
-    weights.load(model, path, WHOLE, dtype=torch.float32)
+    hf_load.load(model, path, WHOLE, dtype=torch.float32)
     return model.eval(), Tokenizer.from_pretrained(path)
 
 
@@ -468,8 +537,8 @@ def pretrain(args) -> None:
         steps, pictures = round(900 * args.scale), args.pictures * 5 // 7
         train_clip(model, tokenizer, steps, 0, 96, 2, pictures, seed + 1, *common)
         save_clip(model, tokenizer, out / "toy-clip")
-        cli.made_by(out / "toy-clip")
+        made_by(out / "toy-clip")
     if args.only in (None, "vicuna"):
         model, tokenizer = train_vicuna(args.scale, 32, seed, dtype, device)
         save_vicuna(model, tokenizer, out / "toy-vicuna")
-        cli.made_by(out / "toy-vicuna")
+        made_by(out / "toy-vicuna")

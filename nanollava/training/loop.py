@@ -20,9 +20,12 @@ from torch.utils.checkpoint import checkpoint as recompute
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from . import checkpoint, cpu
-from .config import FLAGS, Settings, UserError, micro_batch, write_json
-from .device import Stopped, matmul_rate, pick_device, pick_dtype
+from .. import cpu
+from ..device import matmul_rate, pick_device, pick_dtype
+from ..errors import Stopped, UserError
+from ..files import write_json
+from . import resume
+from .settings import FLAGS, Settings, micro_batch
 
 STOP = (signal.SIGTERM, signal.SIGINT)  # each ends the training after a checkpoint
 
@@ -32,7 +35,11 @@ def start(device: str) -> torch.device:
     chosen = pick_device("cpu" if device == "auto" and not torch.cuda.is_available() else device)
     if chosen.type == "mps":
         raise UserError("--device mps: sharded training runs on cuda or cpu")
-    alone = {} if dist.is_torchelastic_launched() else dict(store=dist.HashStore(), rank=0, world_size=1)
+    alone = (
+        {}
+        if dist.is_torchelastic_launched()
+        else dict(store=dist.HashStore(), rank=0, world_size=1)
+    )
     dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", **alone)
     if chosen.type == "cuda":
         chosen = torch.device("cuda", (chosen.index or 0) if alone else dist.get_node_local_rank())
@@ -77,8 +84,12 @@ def shard(model: nn.Module, blocks, frozen_tower: nn.Module, device, settings: S
     if device.type == "cpu" and mesh.size() == 1:  # weights are gathered once for both passes
         policy["reshard_after_forward"] = False
     if dtype != torch.float32:
-        policy["mp_policy"] = fsdp.MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-    if settings.offload_optimizer:  # so do the shards of weights and gradients: AdamW runs on the CPU
+        policy["mp_policy"] = fsdp.MixedPrecisionPolicy(
+            param_dtype=dtype, reduce_dtype=torch.float32
+        )
+    if (
+        settings.offload_optimizer
+    ):  # so do the shards of weights and gradients: AdamW runs on the CPU
         policy["offload_policy"] = fsdp.CPUOffloadPolicy(pin_memory=device.type == "cuda")
     cpu.products(model, device, dtype)
     frozen_tower.to(device, dtype)
@@ -88,7 +99,9 @@ def shard(model: nn.Module, blocks, frozen_tower: nn.Module, device, settings: S
             block.forward = partial(recompute, block.forward, use_reentrant=False)
     for module in (*blocks, model):
         for parameter in (p for p in module.parameters() if not isinstance(p, DTensor)):
-            parameter.data = parameter.data.to(device).to(torch.float32 if parameter.requires_grad else dtype)
+            parameter.data = parameter.data.to(device).to(
+                torch.float32 if parameter.requires_grad else dtype
+            )
         fsdp.fully_shard(module, **policy)  # moves buffers, too
     for method in ("loss", "generate"):
         fsdp.register_fsdp_forward_method(model, method)
@@ -108,7 +121,9 @@ def cosine(step: int, steps: int, warmup: float) -> float:
     return (step + 1) / warm if step < warm else falling
 
 
-def global_batches(samples: int, batch: int, epochs: int, seed: int, groups=None) -> list[list[int]]:
+def global_batches(
+    samples: int, batch: int, epochs: int, seed: int, groups=None
+) -> list[list[int]]:
     """Sample indices of every step: each epoch is shuffled by seed and its last, incomplete batch is kept. With `groups`,
     each sample's (has pictures, length), a batch is of one kind but for the last of the epoch, which takes the rests,
     and it is sorted by length, so that micro-batches hold samples of like lengths."""
@@ -153,13 +168,20 @@ class Reader:
         pictures = sum(len(s.get("pixel_values", ())) for s in samples)
         labelled = sum(int((s["labels"][1:] != -100).sum()) for s in samples)
         work = sum(self.flops(lengths, pictures, labelled).values()) if self.flops else 0.0
-        return self.collate(samples), (labelled, sum(lengths), pictures, work) if labelled else (0, 0, 0, 0.0)
+        return self.collate(samples), (labelled, sum(lengths), pictures, work) if labelled else (
+            0,
+            0,
+            0,
+            0.0,
+        )
 
     def batches(self, batches: list[list[int]], micro: int, workers: int = 0) -> Iterator:
         """This rank's micro-batches of all batches in turn, read ahead by processes that leave signals to this one."""
         options = dict(num_workers=workers, worker_init_fn=ignore, generator=torch.Generator())
         options |= dict(collate_fn=self.join, pin_memory=torch.cuda.is_available())
-        return iter(DataLoader(self, batch_sampler=[p for b in batches for p in share(b, micro)], **options))
+        return iter(
+            DataLoader(self, batch_sampler=[p for b in batches for p in share(b, micro)], **options)
+        )
 
 
 def ignore(_worker: int) -> None:
@@ -174,7 +196,10 @@ def to(part: dict, device: torch.device) -> dict:
 @torch.no_grad()
 def mean_loss(model, data, collate, micro: int, device) -> float:
     """Loss over labelled tokens of a whole data set; all ranks share the work."""
-    totals, batch = torch.zeros(2, dtype=torch.float64, device=device), micro * dist.get_world_size()
+    totals, batch = (
+        torch.zeros(2, dtype=torch.float64, device=device),
+        micro * dist.get_world_size(),
+    )
     batches = [list(range(len(data)))[i : i + batch] for i in range(0, len(data), batch)]
     for part, _ in Reader(data, collate).batches(batches, micro):
         totals += torch.stack([x.double() for x in model.loss(**to(part, device))])
@@ -211,9 +236,14 @@ class Log:
 
 
 def train(
-    model: nn.Module, data, collate, settings: Settings, device: torch.device,
-    flops: Callable[[list[int], int, int], dict] | None = None, evaluate: Callable[[], dict] | None = None,
-) -> None:  # fmt: skip
+    model: nn.Module,
+    data,
+    collate,
+    settings: Settings,
+    device: torch.device,
+    flops: Callable[[list[int], int, int], dict] | None = None,
+    evaluate: Callable[[], dict] | None = None,
+) -> None:
     """Trains what `freeze` left trainable and writes metrics.jsonl into `settings.out`, one object a step. The loss of a
     step is the summed loss over the number of labelled tokens, both taken over all ranks and micro-batches, so that
     neither changes the result. `settings.batch` is global. `flops` counts the work on samples of these lengths with so
@@ -223,28 +253,46 @@ def train(
     per_epoch = -(-len(data) // settings.batch)
     steps = per_epoch * settings.epochs if settings.max_steps is None else settings.max_steps
     groups = data.groups() if settings.group else None
-    batches = global_batches(len(data), settings.batch, -(-steps // per_epoch), settings.seed, groups)[:steps]
+    batches = global_batches(
+        len(data), settings.batch, -(-steps // per_epoch), settings.seed, groups
+    )[:steps]
 
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, settings.lr, (0.9, 0.999), 1e-8, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(
+        parameters, settings.lr, (0.9, 0.999), 1e-8, weight_decay=0.0, fused=True
+    )
     out, folder = Path(settings.out), Path(settings.out) / "checkpoints"
     dtype = pick_dtype(settings.dtype, device)
-    run = {k: v for k, v in asdict(settings).items() if not FLAGS[k].get("free")}  # the result hangs on it
-    run |= {"dtype": str(dtype), "samples": len(data), "crc32 of data": getattr(data, "crc32", None)}
+    run = {
+        k: v for k, v in asdict(settings).items() if not FLAGS[k].get("free")
+    }  # the result hangs on it
+    run |= {
+        "dtype": str(dtype),
+        "samples": len(data),
+        "crc32 of data": getattr(data, "crc32", None),
+    }
     say = partial(print, flush=True) if rank == 0 else lambda text: None
-    if settings.resume == "never" and checkpoint.found(folder):
-        raise UserError(f"--resume never, but {folder} holds checkpoints; remove them or change --out")
-    told = checkpoint.load(folder, model, optimizer, run, say)
+    if settings.resume == "never" and resume.found(folder):
+        raise UserError(
+            f"--resume never, but {folder} holds checkpoints; remove them or change --out"
+        )
+    told = resume.load(folder, model, optimizer, run, say)
     begin, before = told.get("step", 0), told.get("seconds", 0.0)
-    kept = begin > 0 or settings.save_steps > 0  # a run that keeps checkpoints keeps its last step, too
+    kept = (
+        begin > 0 or settings.save_steps > 0
+    )  # a run that keeps checkpoints keeps its last step, too
     full = asdict(settings) | run | {"ranks": ranks}
-    checkpoint.on_rank_0(partial(write_json, out / "training.json", full))
+    resume.on_rank_0(partial(write_json, out / "training.json", full))
     log = Log(out, begin, settings.tensorboard) if rank == 0 else None
     received, number = [], None  # signals that came, the one that ends the run
     handlers = {n: signal.signal(n, lambda number, frame: received.append(number)) for n in STOP}
     loader = Reader(data, collate, flops).batches(batches[begin:], micro, settings.workers)
-    peak = max(matmul_rate(device, kind) for kind in {dtype, torch.float32})  # a CPU takes the quicker way
-    bar = tqdm(None, "train", steps, mininterval=0.5, disable=rank != 0, initial=begin, dynamic_ncols=True)
+    peak = max(
+        matmul_rate(device, kind) for kind in {dtype, torch.float32}
+    )  # a CPU takes the quicker way
+    bar = tqdm(
+        None, "train", steps, mininterval=0.5, disable=rank != 0, initial=begin, dynamic_ncols=True
+    )
     model.train()
     start = previous = saved = time.perf_counter()
     for step in range(begin, steps):
@@ -252,13 +300,17 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = lr
         parts, counts = zip(*(next(loader) for _ in share(batches[step], micro)), strict=True)
-        totals = torch.tensor([*map(sum, zip(*counts, strict=True))], dtype=torch.float64, device=device)
+        totals = torch.tensor(
+            [*map(sum, zip(*counts, strict=True))], dtype=torch.float64, device=device
+        )
         dist.all_reduce(totals)
         labelled, tokens, pictures, work = totals.tolist()
         ends = torch.zeros(2 + len(STOP), dtype=torch.float64, device=device)
         for part in parts:
             loss, _ = model.loss(**to(part, device))
-            (loss * (ranks / labelled)).backward()  # FSDP takes the mean over ranks; the loss is a global sum
+            (
+                loss * (ranks / labelled)
+            ).backward()  # FSDP takes the mean over ranks; the loss is a global sum
             ends[0] += loss.detach()
         norm = nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm).full_tensor().item()
         # Whether rank 0's clock asks for a checkpoint; the signals that any rank has got by now.
@@ -272,28 +324,48 @@ def train(
             raise UserError(f"{told}; begin anew with --lr below {settings.lr}, or --dtype fp32")
         optimizer.step()
         optimizer.zero_grad()
-        due = evaluate and settings.eval_steps and done % settings.eval_steps == 0 and not any(signals)
+        due = (
+            evaluate
+            and settings.eval_steps
+            and done % settings.eval_steps == 0
+            and not any(signals)
+        )
         measured = evaluate() if due else {}
         now = time.perf_counter()
         if log is not None:
-            seconds, resident = now - previous, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            seconds, resident = (
+                now - previous,
+                1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+            )
             memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else resident
             entry = dict(step=step, loss=mean, lr=lr, grad_norm=norm, tokens=int(tokens))
-            entry |= dict(label_tokens=int(labelled), pictures=int(pictures), memory=memory, **measured)
-            entry |= dict(mfu=round(work / seconds / ranks / peak, 4), seconds=round(before + now - start, 3))
+            entry |= dict(
+                label_tokens=int(labelled), pictures=int(pictures), memory=memory, **measured
+            )
+            entry |= dict(
+                mfu=round(work / seconds / ranks / peak, 4), seconds=round(before + now - start, 3)
+            )
             log.write(entry)
-            shown = {"tokens/s": tokens / seconds, "pictures/s": pictures / seconds, "GB": memory / 1e9}
+            shown = {
+                "tokens/s": tokens / seconds,
+                "pictures/s": pictures / seconds,
+                "GB": memory / 1e9,
+            }
             shown = dict(loss=mean, lr=lr, mfu=entry["mfu"], **shown, **measured).items()
-            bar.set_postfix({k: f"{v:,.3g}" if v < 1000 else f"{v:,.0f}" for k, v in shown}, refresh=False)
+            bar.set_postfix(
+                {k: f"{v:,.3g}" if v < 1000 else f"{v:,.0f}" for k, v in shown}, refresh=False
+            )
             bar.update()
         previous = now
-        number = next((n for n, sent in zip(STOP, signals, strict=True) if sent and done < steps), None)
+        number = next(
+            (n for n, sent in zip(STOP, signals, strict=True) if sent and done < steps), None
+        )
         due = settings.save_steps and done % settings.save_steps == 0
         if number or late or due or (kept and done == steps):
             kept, saved, told = True, time.perf_counter(), {**run, "seconds": before + now - start}
             try:
-                path = checkpoint.save(folder, done, model, optimizer, told, settings.keep)
-            except checkpoint.CheckpointError as error:
+                path = resume.save(folder, done, model, optimizer, told, settings.keep)
+            except resume.CheckpointError as error:
                 if number:
                     raise
                 say(f"warning: {error}")
@@ -304,4 +376,6 @@ def train(
         signal.signal(n, handler)
     model.eval()
     if number:
-        raise Stopped(number, f"{signal.Signals(number).name} after step {done}/{steps}: {path} is written")
+        raise Stopped(
+            number, f"{signal.Signals(number).name} after step {done}/{steps}: {path} is written"
+        )

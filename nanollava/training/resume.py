@@ -12,9 +12,12 @@ import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from torch.distributed.checkpoint import state_dict as dcp_state
 
-from .config import UserError, read_json, write_json
+from ..errors import UserError
+from ..files import read_json, write_json
 
-ONLY_TRAINED = dcp_state.StateDictOptions(ignore_frozen_params=True, strict=False)  # the rest is not in it
+ONLY_TRAINED = dcp_state.StateDictOptions(
+    ignore_frozen_params=True, strict=False
+)  # the rest is not in it
 
 
 class CheckpointError(UserError):
@@ -72,13 +75,18 @@ def save(folder: Path, step: int, model, optimizer, run: dict, keep: int) -> Pat
         for old in folder.glob("*.partial"):
             shutil.rmtree(old)
         trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
-        free, need = shutil.disk_usage(folder).free, int(3.1 * trained) + 2**20  # AdamW's moments, too
+        free, need = (
+            shutil.disk_usage(folder).free,
+            int(3.1 * trained) + 2**20,
+        )  # AdamW's moments, too
         if 0 < free < need:  # some file systems say 0
             raise OSError(f"{folder}: {free:,} bytes free, a checkpoint takes {need:,}")
 
     def finish() -> None:
         write_json(aside / "run.json", {**run, "step": step, "crc32": sums})
-        for unreadable in (path for path in found(folder) if path >= final):  # it went on from a former one
+        for unreadable in (
+            path for path in found(folder) if path >= final
+        ):  # it went on from a former one
             shutil.rmtree(unreadable)
         aside.rename(final)
         for old in found(folder)[keep:]:
@@ -103,13 +111,17 @@ def load(folder: Path, model, optimizer, run: dict, say: Callable[[str], None]) 
         try:
             told = read_json(path / "run.json")
             if checksums(path) != told.get("crc32"):
-                raise CheckpointError(f"{path}: files are missing or have changed since they were written")
+                raise CheckpointError(
+                    f"{path}: files are missing or have changed since they were written"
+                )
             changed = [f"{k} {told.get(k)!r}, now {run[k]!r}" for k in run if told.get(k) != run[k]]
             state = state_of(model, optimizer)
             if not changed:
                 dcp.load(state, checkpoint_id=path)
         except (dcp.api.CheckpointException, UserError, OSError) as error:
-            say(f"{path} is not readable ({str(error).strip().splitlines()[-1]}); taking the former one")
+            say(
+                f"{path} is not readable ({str(error).strip().splitlines()[-1]}); taking the former one"
+            )
             continue
         if changed:
             made = f"{path} was made with {'; '.join(changed)}"

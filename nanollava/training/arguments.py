@@ -1,28 +1,19 @@
 """What the scripts share: flags, data sets of the flags, and errors as one line."""
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 
-from .checkpoint import gathered
-from .config import FLAGS, Settings, UserError, micro_batch, read_json
-from .conversation import TEMPLATES
-from .data import InstructionData, collate
-from .device import DTYPES, run  # noqa: F401
-from .engine import mean_loss
-
-
-def made_by(path: Path) -> None:
-    """Leaves beside weights the command that made them, seed and all its flags."""
-    name = Path(sys.argv[0])
-    program = f"-m nanollava.{name.parent.name}" if name.name == "__main__.py" else name.name
-    text = f"python {' '.join([program, *sys.argv[1:]])}\n(torch {torch.__version__}; seed 0 unless given)\n"
-    (path / "MADE_BY.txt").write_text(text, encoding="utf-8")
-
+from ..conversation import TEMPLATES
+from ..data import InstructionData, collate
+from ..device import DTYPES
+from ..errors import UserError
+from ..files import read_json
+from .loop import mean_loss
+from .resume import gathered
+from .settings import FLAGS, Settings, micro_batch
 
 RECIPES = read_json(Path(__file__).parent / "recipes.json")
 TYPES = {"int": int, "float": float, "str": str}
@@ -31,7 +22,9 @@ TYPES = {"int": int, "float": float, "str": str}
 def training_arguments(description: str, stage: int, **defaults) -> Settings:
     """The flags of both stages, checked; where none is given, a recipe's value stands, else the stage's `defaults`."""
     form = argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False, formatter_class=form)
+    parser = argparse.ArgumentParser(
+        description=description, allow_abbrev=False, formatter_class=form
+    )
     choices = dict(recipe=tuple(RECIPES), template=TEMPLATES, save_dtype=tuple(DTYPES))
     for name, flag in FLAGS.items():
         kind = flag.get("type", "str")
@@ -53,7 +46,9 @@ def training_arguments(description: str, stage: int, **defaults) -> Settings:
         if value is not None and "above" in flag and not value > flag["above"]:
             raise UserError(f"{given}: expected more than {flag['above']}")
     if (args.validation or args.toyland_scenes) and not args.eval_steps:
-        raise UserError("--validation or --toyland-scenes: give --eval-steps, too, else nothing is measured")
+        raise UserError(
+            "--validation or --toyland-scenes: give --eval-steps, too, else nothing is measured"
+        )
     return Settings(**vars(args))
 
 
@@ -61,25 +56,44 @@ def datasets(args, tokenizer, image_config, config) -> list[InstructionData | No
     """The training data and the validation split; every record is checked, each rank taking a share."""
     made, rank, ranks = [], dist.get_rank(), dist.get_world_size()
     for path in (args.data, args.validation):
-        made.append(path and InstructionData(
-            path, args.images or Path(path).parent, tokenizer, image_config, config.image_token_id,
-            config.vision_config.num_patches, args.template, min(args.max_length, config.text_config.max_position_embeddings),
-        ))  # fmt: skip
+        made.append(
+            path
+            and InstructionData(
+                path,
+                args.images or Path(path).parent,
+                tokenizer,
+                image_config,
+                config.image_token_id,
+                config.vision_config.num_patches,
+                args.template,
+                min(args.max_length, config.text_config.max_position_embeddings),
+            )
+        )
         if path:
-            wrong = made[-1].check(range(rank, len(made[-1]), ranks), args.check_images, args.workers)
+            wrong = made[-1].check(
+                range(rank, len(made[-1]), ranks), args.check_images, args.workers
+            )
             told = made[-1].leave_out(gathered(wrong), args.skip_bad)
             if told and rank == 0:
                 print(told, flush=True)
     return made
 
 
-def evaluation(args, model, held_out: InstructionData | None, device, toyland_score) -> Callable[[], dict]:
+def evaluation(
+    args, model, held_out: InstructionData | None, device, toyland_score
+) -> Callable[[], dict]:
     """What is measured every `--eval-steps`: the loss of the validation split, Toyland's score."""
     micro = micro_batch(args, dist.get_world_size())
 
     def evaluate() -> dict:
-        loss = {"validation_loss": mean_loss(model, held_out, collate, micro, device)} if held_out else {}
+        loss = (
+            {"validation_loss": mean_loss(model, held_out, collate, micro, device)}
+            if held_out
+            else {}
+        )
         model.unshard()  # the score streams its answers, which is no forward pass that FSDP sees
-        return loss | ({"toyland_score": toyland_score(args.toyland_scenes)} if args.toyland_scenes else {})
+        return loss | (
+            {"toyland_score": toyland_score(args.toyland_scenes)} if args.toyland_scenes else {}
+        )
 
     return evaluate

@@ -1,0 +1,1 @@
+"""Hugging Face files: configs, tensor names, shards and strict loading."""

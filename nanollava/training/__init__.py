@@ -1,0 +1,1 @@
+"""Training: the loop, sharding, batches, resumable checkpoints, flags, metrics and the plan."""
