@@ -8,6 +8,16 @@ import torch
 
 from .errors import ConfigError
 
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def shipped(path: str | Path) -> Path:
+    """`path`, or the same path below the repository where it does not exist here: the shipped
+    checkpoints are found from any working directory."""
+    if not Path(path).exists() and (REPOSITORY / path).exists():
+        return REPOSITORY / path
+    return Path(path)
+
 
 def read_json(path: str | Path) -> dict:
     """The JSON object in a file; a missing or broken file is a ConfigError that names it."""

@@ -13,7 +13,7 @@ import transformers
 from conftest import randomise, text_config, vision_config
 from safetensors.torch import load_file, save_file
 
-from nanollava import LLaVA, convert
+from nanollava import LLaVA, convert, errors
 from nanollava.config import LlamaConfig, LlavaConfig, VisionConfig
 from nanollava.hf import load as hf_load
 from nanollava.hf import names as hf_names
