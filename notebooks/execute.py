@@ -52,7 +52,9 @@ def differences(before: list[dict], after: list[dict]) -> list[str]:
     for old, new in zip(before, after, strict=True):
         varies = "varies" in old["metadata"].get("tags", [])
         if old["cell_type"] == "code" and not varies and not same_text(text_of(old), text_of(new)):
-            found.append(f"cell {old['id']}:\n  committed: {text_of(old)!r}\n  now:       {text_of(new)!r}")
+            found.append(
+                f"cell {old['id']}:\n  committed: {text_of(old)!r}\n  now:       {text_of(new)!r}"
+            )
     return found
 
 
@@ -104,7 +106,9 @@ def execute(path: Path, check: bool) -> list[str]:
             for output in cell.outputs:
                 if "execution_count" in output:
                     output["execution_count"] = count
-    notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}
+    }
     notebook.metadata["language_info"] = {"name": "python"}
     nbformat.validate(notebook)
     nbformat.write(notebook, path)
@@ -113,11 +117,15 @@ def execute(path: Path, check: bool) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("numbers", nargs="*", help="beginnings of the notebooks' names; all without them")
+    parser.add_argument(
+        "numbers", nargs="*", help="beginnings of the notebooks' names; all without them"
+    )
     parser.add_argument("--check", action="store_true", help="compare, change no file")
     args = parser.parse_args()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    paths = [p for p in sorted(HERE.glob("*.ipynb")) if not args.numbers or p.name[:2] in args.numbers]
+    paths = [
+        p for p in sorted(HERE.glob("*.ipynb")) if not args.numbers or p.name[:2] in args.numbers
+    ]
     wrong = [f"{path.name}, {line}" for path in paths for line in execute(path, args.check)]
     readme = HERE / "README.md"
     if not args.check:

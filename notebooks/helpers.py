@@ -21,7 +21,12 @@ def setup(seed: int = 0) -> None:
     sys.path.insert(0, str(ROOT))
     os.chdir(ROOT)
     torch.manual_seed(seed)
-    look = {"figure.dpi": 90, "font.size": 9, "axes.titlesize": 10, "figure.constrained_layout.use": True}
+    look = {
+        "figure.dpi": 90,
+        "font.size": 9,
+        "axes.titlesize": 10,
+        "figure.constrained_layout.use": True,
+    }
     look |= {"axes.spines.top": False, "axes.spines.right": False, "image.cmap": "viridis"}
     plt.rcParams.update(look, **{"axes.prop_cycle": plt.cycler(color=PALETTE)})
 
@@ -51,7 +56,14 @@ def box(ax, image, corners, text: str = "", color: str = YELLOW) -> None:
     middle = min(max((x1 + x2) / 2, 0.17 * size), 0.83 * size)
     if text:
         ax.text(
-            middle, y1 - 0.01 * size, text, color="white", ha="center", va="bottom", fontsize=8, bbox=label
+            middle,
+            y1 - 0.01 * size,
+            text,
+            color="white",
+            ha="center",
+            va="bottom",
+            fontsize=8,
+            bbox=label,
         )
 
 
@@ -69,13 +81,17 @@ def patch_heat(ax, image, values, title: str = "", vmin=0.0, vmax=None, cmap="vi
     grey = image.mean(-1, keepdims=True).repeat(3, -1).astype(np.uint8)
     ax.imshow(grey, interpolation="nearest")
     extent = (-0.5, size - 0.5, size - 0.5, -0.5)
-    shown = ax.imshow(values.reshape(grid, grid), cmap, alpha=alpha, extent=extent, vmin=vmin, vmax=vmax)
+    shown = ax.imshow(
+        values.reshape(grid, grid), cmap, alpha=alpha, extent=extent, vmin=vmin, vmax=vmax
+    )
     ax.set(xticks=[], yticks=[], title=title)
     ax.spines[:].set_visible(False)
     return shown
 
 
-def patch_words(ax, image, words: list[str], title: str = "", strong=None, fontsize: float = 6.5) -> None:
+def patch_words(
+    ax, image, words: list[str], title: str = "", strong=None, fontsize: float = 6.5
+) -> None:
     """One word in each patch over the paled picture; those where `strong` is true are black and bold, the rest grey."""
     image = np.asarray(image)
     grid = round(len(words) ** 0.5)
@@ -89,7 +105,15 @@ def patch_words(ax, image, words: list[str], title: str = "", strong=None, fonts
 
 
 def matrix(
-    ax, values, rows=None, columns=None, title: str = "", form: str = "", cmap="viridis", vmin=None, vmax=None
+    ax,
+    values,
+    rows=None,
+    columns=None,
+    title: str = "",
+    form: str = "",
+    cmap="viridis",
+    vmin=None,
+    vmax=None,
 ):
     """A heat map with words beside rows and below columns; `form` (".2f") writes the numbers into the cells."""
     values = array(values)
@@ -134,7 +158,14 @@ def token_view(
         ax.add_patch(Rectangle((x, y), wide, 0.26, fc=face, ec=edge, lw=0.8))
         look = dict(color="white", weight="bold") if own else dict(color="#444444")
         ax.text(
-            x + wide / 2, y + 0.135, text, family="monospace", fontsize=9, ha="center", va="center", **look
+            x + wide / 2,
+            y + 0.135,
+            text,
+            family="monospace",
+            fontsize=9,
+            ha="center",
+            va="center",
+            **look,
         )
         if values is not None and values[i] is not None:
             ax.add_patch(Rectangle((x, y + 0.28), wide, 0.3 * values[i] / top, fc=ORANGE))
