@@ -2,4 +2,6 @@
 
 from .llava import LLaVA
 
-__all__ = ["LLaVA"]
+__version__ = "1.0.0"
+
+__all__ = ["LLaVA", "__version__"]
