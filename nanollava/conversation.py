@@ -1,119 +1,296 @@
-"""Chat templates: a conversation to token ids and labels in one pass, each stretch of text encoded exactly once."""
+"""Chat templates: a conversation becomes token ids and labels in one pass.
 
-from pathlib import Path
+A template says how turns are written as one text and which parts of that text the model learns to
+write itself. The parts it learns are *trained*: their labels repeat the token ids. All other
+labels are -100 (`IGNORE_INDEX`), and the loss skips them. This is the label mask. For example:
+
+    text     <s> A chat between ... USER: <image>\\nWhat is this? ASSISTANT: A cat.</s>
+    trained                                                                ^^^^^^^^^^^
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from .errors import UserError
-from .files import read_json
 from .tokenizer import Tokenizer
 
-IMAGE = "<image>"
-IMAGE_INDEX = -200  # stands for one picture until it is expanded to its places
-IGNORE_INDEX = -100  # label of a place that is not trained
+IMAGE = "<image>"  # marks an image in the text of a turn
+IMAGE_INDEX = -200  # one image in the token ids, until `expand` makes room for its patches
+IGNORE_INDEX = -100  # the label of a position that is not trained
+BOS = "<s>"
+EOS = "</s>"
+
+# Who speaks, in the words of LLaVA's data files and in those of chat APIs.
 ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
-_file = read_json(Path(__file__).with_name("templates.json"))
-VICUNA_SYSTEM, DEMO_SYSTEM, LLAMA_2_SYSTEM = _file[
-    "systems"
-]  # DEMO: of v0, and of v1's published demo
-SYSTEMS = {
-    "vicuna_v1": VICUNA_SYSTEM,
-    "llava_v1": DEMO_SYSTEM,
-    "v0": DEMO_SYSTEM,
-    "llama_2": LLAMA_2_SYSTEM,
-}
-TEMPLATES = (*SYSTEMS, "plain")
-FORMS = _file["forms"] | {
-    "llava_v1": _file["forms"]["vicuna_v1"]
-}  # as the published demo speaks it
-STOP = {"v0": ("###",)}  # what ends an answer where no end token does
 
 
 class ConversationError(UserError):
     """Turns that do not form a conversation."""
 
 
+class Span(NamedTuple):
+    """A part of the prompt and whether the model is trained to write it."""
+
+    text: str
+    trained: bool
+
+
+def context(text: str) -> Span:
+    """Text that the model reads. `{text}` stands for the words of the turn."""
+    return Span(text, trained=False)
+
+
+def trained(text: str) -> Span:
+    """Text that the model learns to write. `{text}` stands for the words of the turn."""
+    return Span(text, trained=True)
+
+
+Part = tuple[Span | str, ...]  # spans and special tokens: BOS or EOS
+
+
+@dataclass(frozen=True)
+class Template:
+    """How a conversation is written.
+
+    A conversation is written as
+
+        start  question answer  new_round question answer  ...  end
+
+    and a prompt, whose last question has no answer yet, as
+
+        start  question answer  ...  new_round question  answer_prompt
+
+    Every `BOS` is context, every `EOS` is trained: a model that is never trained to stop
+    never stops.
+    """
+
+    question: Part
+    answer: Part
+    system: str = ""  # the system message, which is the `{text}` of `start`
+    start: Part = ()
+    new_round: Part = ()  # before every question except the first
+    answer_prompt: Part = ()  # what makes the model answer; the part of `answer` before the words
+    end: Part = ()
+    shows_question: bool = True  # False: only the images of a question are shown, not its words
+    stop: tuple[str, ...] = ()  # texts that end an answer, for models that were trained without EOS
+
+
+VICUNA_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+DEMO_SYSTEM = (
+    "A chat between a curious human and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the human's questions."
+)
+LLAMA_2_SYSTEM = (
+    "You are a helpful language and vision assistant. "
+    "You are able to understand the visual content that the user provides, "
+    "and assist the user with a variety of tasks using natural language."
+)
+
+# Vicuna v1.1 and later, LLaVA v1 and v1.5:
+#   system USER: question ASSISTANT: answer</s>USER: question ASSISTANT: answer</s>
+VICUNA_V1 = Template(
+    system=VICUNA_SYSTEM,
+    start=(context("{text} "),),
+    question=(context("USER: {text} "),),
+    answer=(context("ASSISTANT:"), trained(" {text}"), EOS),
+    answer_prompt=(context("ASSISTANT:"),),
+)
+
+# The same form with the system message of LLaVA v1's published demo, which says "human".
+LLAVA_V1 = replace(VICUNA_V1, system=DEMO_SYSTEM)
+
+# Vicuna v0 and the paper:
+#   system\n\n### Human: question\n### Assistant: answer\n### Human: question\n### ...\n###
+# "###" ends an answer here, so it is trained and not EOS. The release also trains the words
+# "### Assistant:", although they are part of the prompt at inference; this keeps it that way.
+V0 = Template(
+    system=DEMO_SYSTEM,
+    start=(context("{text}\n\n"),),
+    question=(trained("###"), context(" Human: {text}\n")),
+    answer=(trained("### Assistant: {text}\n"),),
+    answer_prompt=(context("### Assistant:"),),
+    end=(trained("### "),),
+    stop=("###",),
+)
+
+# LLaMA-2 chat. Each round is a sequence of its own, and the system message is part of the first:
+#   [INST] <<SYS>>\nsystem\n<</SYS>>\n\nquestion [/INST] answer </s><s>[INST] question [/INST] ...
+LLAMA_2 = Template(
+    system=LLAMA_2_SYSTEM,
+    start=(context("[INST] <<SYS>>\n{text}\n<</SYS>>\n\n"),),
+    question=(context("{text} [/INST]"),),
+    answer=(trained(" {text} "), EOS),
+    new_round=(BOS, context("[INST] ")),
+)
+
+# Stage 1 since v1: the image, then its caption. The instruction is left out, and a newline ends
+# the caption:
+#   <image>caption\n
+PLAIN = Template(
+    question=(context("{text}"),),
+    answer=(trained("{text}\n"),),
+    shows_question=False,
+)
+
+TEMPLATES = {
+    "vicuna_v1": VICUNA_V1,
+    "llava_v1": LLAVA_V1,
+    "v0": V0,
+    "llama_2": LLAMA_2,
+    "plain": PLAIN,
+}
+# The templates that a model can be asked with: "plain" only writes captions.
+CHAT_TEMPLATES = tuple(name for name in TEMPLATES if name != "plain")
+# Earlier names, until their callers use TEMPLATES.
+SYSTEMS = {name: TEMPLATES[name].system for name in CHAT_TEMPLATES}
+STOP = {name: TEMPLATES[name].stop for name in CHAT_TEMPLATES}
+
+
+def find_template(name: str) -> Template:
+    """The template of this name, or a ConversationError that lists all names."""
+    if name not in TEMPLATES:
+        raise ConversationError(
+            f"unknown template {name!r}: expected one of {', '.join(TEMPLATES)}"
+        )
+    return TEMPLATES[name]
+
+
 def check(turns: list[dict]) -> list[tuple[str, str]]:
-    """The turns as (role, text): human and gpt in alternation, human first, no empty answer."""
+    """The turns as pairs (role, text), where role is "human" or "gpt".
+
+    Turns alternate and begin with the human; no answer is empty or contains an image. Anything
+    else is a ConversationError that names the turn.
+    """
     if not isinstance(turns, list) or not turns:
         raise ConversationError("conversations: expected a list of turns, got none")
-    found = []
+    pairs = []
     for i, turn in enumerate(turns):
         if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
             raise ConversationError(
                 f"turn {i}: expected an object with 'from' and the text 'value'"
             )
-        role = ROLES.get(str(turn.get("from")))
-        expected = ("human", "gpt")[i % 2]
-        if role != expected:
-            raise ConversationError(
-                f"turn {i}: comes from {turn.get('from')!r}, expected {expected!r}"
-            )
-        if role == "gpt" and not turn["value"].strip():
+        speaker = turn.get("from")
+        text = turn["value"]
+        role = ROLES.get(str(speaker))
+        expected_role = "human" if i % 2 == 0 else "gpt"
+        if role != expected_role:
+            raise ConversationError(f"turn {i}: comes from {speaker!r}, expected {expected_role!r}")
+        if role == "gpt" and not text.strip():
             raise ConversationError(f"turn {i}: the answer is empty")
-        if role == "gpt" and IMAGE in turn["value"]:
-            raise ConversationError(f"turn {i}: an answer holds {IMAGE}")
-        found.append((role, turn["value"]))
-    return found
+        if role == "gpt" and IMAGE in text:
+            raise ConversationError(f"turn {i}: the answer contains {IMAGE}")
+        pairs.append((role, text))
+    return pairs
 
 
-def pieces(turns: list[tuple[str, str]], template: str):
-    """What the template writes: (text, trained) pairs, `<image>`, "</s>" for a trained end token and "<s>". v0 is trained
-    as it was released: with "###" and "### Assistant:" themselves."""
-    if template not in TEMPLATES:
-        raise ConversationError(
-            f"unknown template {template!r}: expected one of {', '.join(TEMPLATES)}"
-        )
-    told = [("start", SYSTEMS.get(template, ""))]
+def pieces(turns: list[tuple[str, str]], template: str) -> Iterator[Span | str]:
+    """The conversation as the template writes it, in order.
+
+    Yields a `Span` for text, and the strings `IMAGE`, `BOS` and `EOS` for what is not text.
+    """
+    form = find_template(template)
+    yield from fill(form.start, form.system)
     for i, (role, text) in enumerate(turns):
-        if template == "plain" and role == "human":  # stage 1 does not show the instruction
+        if role == "gpt":
+            yield from fill(form.answer, text)
+            continue
+        if i > 0:
+            yield from fill(form.new_round)
+        if not form.shows_question:
             text = IMAGE * text.count(IMAGE)
-        told += [("again", "")] * (role == "human" and i > 0) + [(role, text)]
-    told.append(("prompt" if turns[-1][0] == "human" else "end", ""))
-    for place, text in told:
-        for part in FORMS[template].get(place, ()):
-            if isinstance(part, str):
-                yield part
-                continue
-            first, *rest = part[0].format(text).split(IMAGE)
-            yield first, part[1]
-            for stretch in rest:
-                yield IMAGE
-                yield stretch, part[1]
+        yield from fill(form.question, text)
+    last_role = turns[-1][0]
+    if last_role == "human":
+        yield from fill(form.answer_prompt)
+    else:
+        yield from fill(form.end)
+
+
+def fill(part: Part, text: str = "") -> Iterator[Span | str]:
+    """One part of a template with the words of a turn in it, cut at the images."""
+    for piece in part:
+        if not isinstance(piece, Span):
+            yield piece  # BOS or EOS
+            continue
+        stretches = piece.text.format(text=text).split(IMAGE)
+        yield Span(stretches[0], piece.trained)
+        for stretch in stretches[1:]:
+            yield IMAGE
+            yield Span(stretch, piece.trained)
 
 
 def encode(
-    turns: list[dict], tokenizer: Tokenizer, template="vicuna_v1"
+    turns: list[dict], tokenizer: Tokenizer, template: str = "vicuna_v1"
 ) -> tuple[list[int], list[int]]:
-    """Token ids and labels of one conversation in the data set's form; -200 stands once for each picture. Labels repeat the
-    ids of the answers and their end tokens, and are -100 elsewhere. What ends with a human turn is a prompt: it ends where
-    the answer begins. Stretches of text are encoded once; a token belongs to where it begins."""
-    special = {IMAGE: IMAGE_INDEX, "<s>": tokenizer.bos_token_id, "</s>": tokenizer.eos_token_id}
-    ids, labels = [tokenizer.bos_token_id], [IGNORE_INDEX]
-    text, trained = "", []  # the stretch so far, and which characters of it are trained
-    for piece in (*pieces(check(turns), template), None):
-        if isinstance(piece, tuple):
-            text += piece[0]
-            trained += [piece[1]] * len(piece[0])
+    """Token ids and labels of one conversation, both of length T.
+
+    `turns` have the form of LLaVA's data: `{"from": "human" or "gpt", "value": text}`. Each
+    `<image>` becomes one id -200, which `expand` replaces. The labels repeat the ids where the
+    model is trained and are -100 elsewhere; the loss compares position t with label t + 1. If the
+    last turn is the human's, the result is a prompt: it ends where the answer begins.
+
+    Ids and labels are made together. Text is cut only at images and special tokens, and each
+    stretch is encoded once, because a tokenizer does not add up: the ids of two halves of a text
+    are not the ids of the whole. Counting the tokens of question and answer separately, as the
+    original code does, can shift the mask.
+    """
+    special_ids = {IMAGE: IMAGE_INDEX, BOS: tokenizer.bos_token_id, EOS: tokenizer.eos_token_id}
+    ids = [tokenizer.bos_token_id]
+    labels = [IGNORE_INDEX]
+    spans: list[Span] = []  # the text since the last image or special token
+    after_special = False  # is this text preceded by a special token, other than the first <s>?
+
+    for piece in pieces(check(turns), template):
+        if isinstance(piece, Span):
+            spans.append(piece)
             continue
-        after_special = len(ids) > 1 and ids[-1] != IMAGE_INDEX
-        tokens, starts = tokenizer.encode_with_starts(text, after_special)
-        ids += tokens
-        labels += [
-            t if trained[start] else IGNORE_INDEX for t, start in zip(tokens, starts, strict=True)
-        ]
-        text, trained = "", []
-        if piece is not None:
-            ids.append(special[piece])
-            labels.append(ids[-1] if piece == "</s>" else IGNORE_INDEX)
+        text_ids, text_labels = encode_spans(spans, tokenizer, after_special)
+        token_id = special_ids[piece]
+        ids += [*text_ids, token_id]
+        labels += [*text_labels, token_id if piece == EOS else IGNORE_INDEX]
+        spans = []
+        after_special = piece != IMAGE
+
+    text_ids, text_labels = encode_spans(spans, tokenizer, after_special)
+    return ids + text_ids, labels + text_labels
+
+
+def encode_spans(
+    spans: list[Span], tokenizer: Tokenizer, after_special: bool
+) -> tuple[list[int], list[int]]:
+    """Ids and labels of adjacent spans, encoded as one text.
+
+    A token can reach over the border of two spans; it belongs to the span in which it begins.
+    """
+    text = "".join(span.text for span in spans)
+    is_trained = []  # for each character of `text`
+    for span in spans:
+        is_trained += [span.trained] * len(span.text)
+    ids, starts = tokenizer.encode_with_starts(text, after_special)
+    labels = []
+    for token_id, start in zip(ids, starts, strict=True):
+        labels.append(token_id if is_trained[start] else IGNORE_INDEX)
     return ids, labels
 
 
 def expand(
-    ids: list[int], labels: list[int], image_token_id: int, places: int
-) -> tuple[list, list]:
-    """Replaces every -200 by `places` image tokens, unlabelled."""
-    out, marks = [], []
-    for token, label in zip(ids, labels, strict=True):
-        count = places if token == IMAGE_INDEX else 1
-        out += [image_token_id if token == IMAGE_INDEX else token] * count
-        marks += [label] * count
-    return out, marks
+    ids: list[int], labels: list[int], image_token_id: int, num_patches: int
+) -> tuple[list[int], list[int]]:
+    """Replace each -200 by `num_patches` image tokens, one for each vector of H_v.
+
+    Images are never trained, so their labels are -100.
+    """
+    expanded_ids = []
+    expanded_labels = []
+    for token_id, label in zip(ids, labels, strict=True):
+        if token_id == IMAGE_INDEX:
+            expanded_ids += [image_token_id] * num_patches
+            expanded_labels += [IGNORE_INDEX] * num_patches
+        else:
+            expanded_ids.append(token_id)
+            expanded_labels.append(label)
+    return expanded_ids, expanded_labels

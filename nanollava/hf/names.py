@@ -1,14 +1,22 @@
-"""Tensor names: the table of every layout that is read or written."""
+"""Tensor names: how every checkpoint layout spells ours.
 
-from collections.abc import Sequence
+Our names are those of `state_dict()`:
+
+    LLaVA                  vision_tower.*, multi_modal_projector.*, language_model.*
+    CLIPVisionTransformer  embeddings.*, pre_layrnorm.*, encoder.*, post_layernorm.*
+    Llama                  model.*, lm_head.*
+    Projector              linear_1.*, linear_2.*
+
+The last parts of the names are Hugging Face's everywhere, so a layout is a table of prefixes.
+"""
+
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 from ..errors import UserError
-from ..files import read_json
 
-BUFFERS = (".rotary_emb.inv_freq", ".position_ids")  # in old files
+# Tables that old versions of transformers saved; they are computed here.
+BUFFERS = (".rotary_emb.inv_freq", ".position_ids")
 
 
 class WeightsError(UserError):
@@ -17,29 +25,122 @@ class WeightsError(UserError):
 
 @dataclass(frozen=True)
 class Layout:
-    """`prefixes` (file, ours), the first that fits counts, and the first per module is the one written;
-    `drop` are patterns of tensor names that are left out on purpose."""
+    """The names of one checkpoint layout.
+
+    `prefixes` are pairs (in the file, ours). Reading takes the first that matches the file's name,
+    so a longer prefix stands before a shorter one. Writing takes the first that matches our name,
+    so the spelling that is written stands before those that are only read.
+    `drop` are patterns of tensors that are left out on purpose. A name that matches nothing is an
+    error: no tensor is ignored silently.
+    """
 
     name: str
-    prefixes: Sequence[tuple[str, str]]
-    drop: Sequence[str] = ()
+    prefixes: tuple[tuple[str, str], ...]
+    drop: tuple[str, ...] = ()
 
     def to_ours(self, name: str) -> str | None:
-        """Our name for a file's tensor, None for one that is dropped, or a WeightsError."""
-        if f".{name}".endswith(BUFFERS) or any(fnmatchcase(name, pattern) for pattern in self.drop):
+        """Our name of a tensor in a file, None if it is dropped, or a WeightsError."""
+        if f".{name}".endswith(BUFFERS):
             return None
-        for theirs, ours in self.prefixes:
-            if name.startswith(theirs):
-                return ours + name[len(theirs) :]
+        if any(fnmatchcase(name, pattern) for pattern in self.drop):
+            return None
+        for file_prefix, our_prefix in self.prefixes:
+            if name.startswith(file_prefix):
+                return our_prefix + name.removeprefix(file_prefix)
         raise WeightsError(f"tensor {name!r} has no place in the {self.name} layout")
 
     def to_file(self, name: str) -> str:
-        for theirs, ours in self.prefixes:
-            if name.startswith(ours):
-                return theirs + name[len(ours) :]
+        """The name in a file of our parameter, or a WeightsError."""
+        for file_prefix, our_prefix in self.prefixes:
+            if name.startswith(our_prefix):
+                return file_prefix + name.removeprefix(our_prefix)
         raise WeightsError(f"parameter {name!r} has no name in the {self.name} layout")
 
 
-# Prefixes of transformers 4 and 5, whose towers differ, and of the original LLaVA, whose projector is an nn.Sequential.
-_tables = read_json(Path(__file__).with_name("layouts.json"))
-LLAVA, CLIP_VISION, LLAMA, PROJECTOR = (Layout(name, **table) for name, table in _tables.items())
+# A whole LLaVA, as transformers' LlavaForConditionalGeneration.
+LLAVA = Layout(
+    "llava-hf",
+    prefixes=(
+        # transformers 4 and the published llava-hf files. This is what we write: both read it.
+        ("language_model.model.", "language_model.model."),
+        ("language_model.lm_head.", "language_model.lm_head."),
+        ("vision_tower.vision_model.", "vision_tower."),
+        ("multi_modal_projector.", "multi_modal_projector."),
+        ("vision_tower.", "vision_tower."),
+        # transformers 5 has everything except lm_head inside `model`. Its towers come with and
+        # without `vision_model`.
+        ("model.language_model.", "language_model.model."),
+        ("lm_head.", "language_model.lm_head."),
+        ("model.vision_tower.vision_model.", "vision_tower."),
+        ("model.vision_tower.", "vision_tower."),
+        ("model.multi_modal_projector.", "multi_modal_projector."),
+    ),
+)
+
+# CLIP's vision tower, alone or inside a larger model.
+CLIP_VISION = Layout(
+    "Hugging Face CLIP",
+    prefixes=(
+        # A whole CLIP, or a CLIPVisionModel of transformers 4.
+        ("vision_model.", ""),
+        # A CLIPVisionModel of transformers 5.
+        ("embeddings.", "embeddings."),
+        ("encoder.", "encoder."),
+        ("pre_layrnorm.", "pre_layrnorm."),  # Hugging Face's spelling
+        ("post_layernorm.", "post_layernorm."),
+        # An original LLaVA that was saved with its vision tower.
+        ("model.vision_tower.vision_tower.vision_model.", ""),
+    ),
+    drop=(
+        # CLIP's text tower, and what compares the two towers.
+        "text_model.*",
+        "visual_projection.weight",
+        "text_projection.weight",
+        "logit_scale",
+        # The language model and the projector of an original LLaVA.
+        "model.embed_tokens.*",
+        "model.layers.*",
+        "model.norm.*",
+        "lm_head.*",
+        "model.mm_projector.*",
+    ),
+)
+
+# LLaMA and Vicuna, and the language model of an original LLaVA, which has the same names.
+LLAMA = Layout(
+    "Hugging Face Llama",
+    prefixes=(
+        ("model.", "model."),
+        ("lm_head.", "lm_head."),
+    ),
+    drop=(
+        # The rest of an original LLaVA.
+        "model.mm_projector.*",
+        "model.vision_tower.*",
+    ),
+)
+
+# W alone: the result of stage 1, or the projector of an original LLaVA.
+PROJECTOR = Layout(
+    "projector",
+    prefixes=(
+        # Ours; stage 1 writes this.
+        ("multi_modal_projector.", ""),
+        # The original's MLP is an nn.Sequential: 0 is the first layer, 1 the GELU, 2 the second.
+        ("model.mm_projector.0.", "linear_1."),
+        ("mm_projector.0.", "linear_1."),
+        ("model.mm_projector.2.", "linear_2."),
+        ("mm_projector.2.", "linear_2."),
+        # The original's linear W is an nn.Linear.
+        ("model.mm_projector.", "linear_1."),
+        ("mm_projector.", "linear_1."),
+    ),
+    drop=(
+        # The rest of an original LLaVA.
+        "model.embed_tokens.*",
+        "model.layers.*",
+        "model.norm.*",
+        "lm_head.*",
+        "model.vision_tower.*",
+    ),
+)
