@@ -3,12 +3,10 @@
 import random
 import re
 
-import numpy as np
 import pytest
 
 from nanollava.toyland.captions import boxes, captions
-from nanollava.toyland.draw import draw
-from nanollava.toyland.scenes import KINDS, UNSEEN, Scene, place_thing, scenes
+from nanollava.toyland.scenes import KINDS, UNSEEN, Scene, scenes
 from nanollava.toyland.score import normal
 from nanollava.toyland.teacher import detail, instructions, questions, read, stated
 
@@ -31,31 +29,6 @@ def test_splits_do_not_meet(pool):
 
 def test_same_seed_same_scenes():
     assert list(scenes("test", 20, 3)) == list(scenes("test", 20, 3)) != list(scenes("test", 20, 4))
-
-
-def test_picture_is_the_same_at_any_size():
-    scene = next(scenes("train", 1))
-    large = np.asarray(draw(scene, 400).resize((100, 100)), dtype=float)
-    small = np.asarray(draw(scene, 100), dtype=float)
-    assert np.abs(large - small).mean() < 6
-    assert np.array_equal(np.asarray(draw(scene, 100)), np.asarray(draw(scene, 100)))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_thing_fills_its_box_and_shows_its_color(kind):
-    """Where the picture with the thing differs from that without it is its box (and the shadow at its foot)."""
-    rng = random.Random(1)
-    thing = place_thing(rng, kind, "red", "middle", "near")
-    pictures = [
-        np.asarray(draw(Scene("snow", "cloudy", t, 5), 300), dtype=int) for t in ((thing,), ())
-    ]
-    rows, columns = np.where(np.abs(pictures[0] - pictures[1]).max(-1) > 40)
-    x1, y1, x2, y2 = (300 * v for v in thing.box)
-    assert abs(columns.min() - x1) < 7 and abs(columns.max() - x2) < 7
-    assert abs(rows.min() - y1) < 7 and abs(rows.max() - y2) < 9
-    inside = pictures[0][rows, columns]
-    reddish = (inside[:, 0] > 1.8 * inside[:, 1]) & (inside[:, 0] > 1.8 * inside[:, 2])
-    assert reddish.mean() > 0.3
 
 
 def facts_of(scene: Scene) -> set[tuple]:
