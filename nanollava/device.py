@@ -23,37 +23,47 @@ def beside(module: str) -> ModuleType:
 
 
 def pick_device(name: str) -> torch.device:
-    """ "auto" is the best there is; anything else must exist."""
-    there = {
+    """The device of this name; "auto" is CUDA, else MPS, else the CPU. A missing one is an error."""
+    counts = {
         "cuda": torch.cuda.device_count(),
-        "mps": int(torch.backends.mps.is_available()),
+        "mps": 1 if torch.backends.mps.is_available() else 0,
         "cpu": 1,
     }
     if name == "auto":
-        name = next(kind for kind, found in there.items() if found)
+        available = [device_type for device_type, count in counts.items() if count > 0]
+        name = available[0]
     try:
         device = torch.device(name)
     except RuntimeError:
         raise UserError(f"--device {name}: expected auto, cpu, cuda, cuda:N or mps") from None
-    if (device.index or 0) >= there.get(device.type, 0):
+    index = device.index or 0
+    if index >= counts.get(device.type, 0):
         raise UserError(f"--device {name}: torch finds no {name} device here; try --device cpu")
-    return torch.device("cpu") if device.type == "cpu" else device
+    if device.type == "cpu":
+        return torch.device("cpu")  # cpu:0 is the same
+    return device
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """ "auto" is bf16 on CUDA, else fp32: the narrow models that a CPU trains lose more by bf16's casts than they win."""
-    return DTYPES["bf16" if device.type == "cuda" else "fp32"] if name == "auto" else DTYPES[name]
+    """The dtype of this name for training; "auto" is bf16 on CUDA and fp32 elsewhere.
+
+    The narrow models that a CPU trains lose more time by casts to bf16 than they gain.
+    """
+    if name == "auto":
+        name = "bf16" if device.type == "cuda" else "fp32"
+    return DTYPES[name]
 
 
 @cache
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Measured FLOP/s of one large matrix product on this device: MFU is the share of it."""
-    a, seconds = (
-        torch.ones(2 * (8192 if device.type == "cuda" else 1024,), device=device, dtype=dtype),
-        [],
-    )
+    """Measured FLOP/s of a large matrix product. MFU compares training with this rate."""
+    width = 8192 if device.type == "cuda" else 1024
+    a = torch.ones(width, width, device=device, dtype=dtype)
+    seconds = []
     for _ in range(4):
-        begin = time.perf_counter()
-        (a @ a)[0, 0].item()  # waits for the device
-        seconds.append(time.perf_counter() - begin)
-    return 2 * len(a) ** 3 / min(seconds)
+        start = time.perf_counter()
+        product = a @ a
+        product[0, 0].item()  # waits for the device
+        seconds.append(time.perf_counter() - start)
+    flops = 2 * width**3  # width multiplications and additions for each of width² entries
+    return flops / min(seconds)

@@ -1,4 +1,4 @@
-"""Errors that a user can fix, and the one place where a script prints them as a single line."""
+"""Errors that a user can fix, and the one place where a program prints them as a single line."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from multiprocessing import active_children
 
 
 class UserError(ValueError):
-    """Input that cannot be used. Scripts print its message as one line and exit with code 2."""
+    """Input that cannot be used. Programs print its message as one line and exit with code 2."""
 
 
 class ConfigError(UserError):
@@ -16,47 +16,77 @@ class ConfigError(UserError):
 
 
 class Stopped(Exception):
-    """A signal ended the training after a checkpoint: (signal number, message)."""
+    """A signal ended the training after a checkpoint. Arguments: signal number, message."""
 
 
-# What to do about errors that torch raises, by a name in their first line.
-_COMPILER = "--compile needs a working C++ compiler, on a GPU Triton; leave it out, or install them"
+# What helps against errors that torch raises, by a name in the first line of the error.
+COMPILER_REMEDY = (
+    "--compile needs a working C++ compiler, on a GPU Triton; leave it out, or install them"
+)
+MEMORY_REMEDY = "a smaller --micro-batch or --checkpoint-activations, --int8 or --device cpu"
 REMEDIES = {
-    "InvalidCxxCompiler": _COMPILER,
-    "CppCompileError": _COMPILER,
-    "TritonMissing": _COMPILER,
-    "OutOfMemoryError": "a smaller --micro-batch or --checkpoint-activations, --int8 or --device cpu",
+    "InvalidCxxCompiler": COMPILER_REMEDY,
+    "CppCompileError": COMPILER_REMEDY,
+    "TritonMissing": COMPILER_REMEDY,
+    "OutOfMemoryError": MEMORY_REMEDY,
 }
 
 
 def run(main: Callable[[], None]) -> None:
-    """Calls a script's main; what the user can mend is printed as one line, with exit code 2."""
+    """Call a program's `main`. An error that the user can fix becomes one line and exit code 2.
+
+    Other errors keep their traceback: they are bugs.
+    """
     try:
         main()
     except Stopped as stopped:
-        number, told = stopped.args
-        print(f"\nstopped by {told}; the same command goes on from there", file=sys.stderr)
+        number, message = stopped.args
+        print(f"\nstopped by {message}; the same command resumes from there", file=sys.stderr)
         sys.exit(128 + number)
-    except BrokenPipeError:  # whoever read our output has enough, as `| head` does
+    except BrokenPipeError:
+        # The reader of our output has closed it, like `| head`. Python would complain again when
+        # it flushes the output at exit, so the output goes nowhere from here on.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except (UserError, OSError) as error:  # the second where a file cannot be read or written
-        sys.stdout.flush()
-        print(
-            "error:", str(error).rpartition("DataError: ")[2], file=sys.stderr
-        )  # no reader's traceback
-        sys.exit(2)
+    except (UserError, OSError) as error:  # OSError: a file that cannot be read or written
+        exit_with(error_message(error))
     except RuntimeError as error:
-        first = f"{type(error).__name__}: {error}".splitlines()[0]
-        helps = [remedy for name, remedy in REMEDIES.items() if name in first]
-        if not helps:
+        first_line = f"{type(error).__name__}: {error}".splitlines()[0]
+        remedy = find_remedy(first_line)
+        if remedy is None:
             raise
-        print(f"error: {first} (what helps: {helps[0]})", file=sys.stderr)
-        sys.exit(2)
+        exit_with(f"{first_line} (what helps: {remedy})")
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         sys.exit(130)
     finally:
+        end_children()
+
+
+def exit_with(message: str) -> None:
+    """Print an error after all normal output, and exit with code 2."""
+    sys.stdout.flush()
+    print("error:", message, file=sys.stderr)
+    sys.exit(2)
+
+
+def error_message(error: Exception) -> str:
+    """The message alone. An error of a data loader's process arrives with its traceback."""
+    return str(error).rpartition("DataError: ")[2]
+
+
+def find_remedy(first_line: str) -> str | None:
+    """What helps against an error of torch, or None if nothing is known to."""
+    for name, remedy in REMEDIES.items():
+        if name in first_line:
+            return remedy
+    return None
+
+
+def end_children() -> None:
+    """End the processes of data loaders, which ignore other signals."""
+    if hasattr(signal, "SIGCHLD"):  # not on Windows
+        # torch's handler would report each of them as a crash.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for child in active_children():  # readers of data, which heed no other signal
-            child.kill()
+    for child in active_children():
+        child.kill()

@@ -1,46 +1,88 @@
-"""Reading and writing the JSON files of models and runs."""
+"""Small files: one checked reader, one atomic writer, and where shipped files are."""
 
 import json
+import os
+import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from .errors import ConfigError
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parent
+REPOSITORY = PACKAGE.parent
 
 
 def shipped(path: str | Path) -> Path:
-    """`path`, or the same path below the repository where it does not exist here: the shipped
-    checkpoints are found from any working directory."""
+    """`path`, or the same path below the repository where it does not exist here.
+
+    This finds the shipped checkpoints from any working directory.
+    """
     if not Path(path).exists() and (REPOSITORY / path).exists():
         return REPOSITORY / path
     return Path(path)
 
 
 def read_json(path: str | Path) -> dict:
-    """The JSON object in a file; a missing or broken file is a ConfigError that names it."""
+    """The JSON object in a file. A missing or broken file is a ConfigError that names it."""
     path = Path(path)
     if not path.is_file():
-        raise ConfigError(f"{path}: no such file; a model directory needs it")
+        raise ConfigError(f"{path}: no such file")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # ValueError: no UTF-8 or no JSON
         raise ConfigError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a JSON object, got {type(values).__name__}")
     return values
 
 
-def write_json(path: str | Path, values: dict) -> None:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+def write_json(path: str | Path, values: dict | list) -> None:
+    """Write a JSON file atomically, and the folders above it."""
+    write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file (UTF-8) atomically, and the folders above it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())  # on the disk before the name points to it
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path in the same folder, which becomes `path` at the end of the block.
+
+    Readers see the old file or the new one, never half of it. If the block fails, the old file
+    stays. Writers use `open`, so the new file gets the permissions that the umask gives.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)  # there is one only after an error
 
 
 def made_by(path: Path) -> None:
-    """Leaves beside weights the command that made them, seed and all its flags."""
-    name = Path(sys.argv[0])
-    program = f"-m nanollava.{name.parent.name}" if name.name == "__main__.py" else name.name
-    text = f"python {' '.join([program, *sys.argv[1:]])}\n(torch {torch.__version__}; seed 0 unless given)\n"
-    (path / "MADE_BY.txt").write_text(text, encoding="utf-8")
+    """Write into a folder of weights the command that made them, ready to be pasted."""
+    text = f"{command_line(sys.argv)}\n(torch {torch.__version__}; seed 0 unless given)\n"
+    write_text(path / "MADE_BY.txt", text)
+
+
+def command_line(argv: list[str]) -> str:
+    """The shell command of a Python program, by its `sys.argv`."""
+    program = Path(argv[0]).resolve()
+    if program.is_relative_to(PACKAGE):  # python -m nanollava...
+        names = program.relative_to(REPOSITORY).with_suffix("").parts
+        module = ".".join(names).removesuffix(".__main__")
+        words = ["python", "-m", module]
+    else:
+        words = ["python", program.name]
+    return shlex.join([*words, *argv[1:]])

@@ -275,7 +275,7 @@ def test_bad_sources(reference, tmp_path, monkeypatch, capsys):
     assert "no such directory or file" in run(monkeypatch, capsys, tmp_path / "nowhere", out)
     assert "exists already" in run(monkeypatch, capsys, clip, llama, tmp_path)
     projector.write_bytes(pickle.dumps({"mm_projector.weight": Trap(tmp_path / "trap")}))
-    assert "refused, for it holds more than tensors" in run(
+    assert "refused, because it holds more than tensors" in run(
         monkeypatch, capsys, clip, llama, projector, out
     )
     assert not (tmp_path / "trap").exists()

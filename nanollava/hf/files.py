@@ -1,151 +1,254 @@
-"""Weights in and out: safetensors (and, in, `.bin` pickles of tensors), one file or shards with an index."""
+"""Weights in and out: safetensors, and pickles (`.bin`) in; one file, or shards with an index."""
 
 import pickle
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..files import read_json, write_json
+from ..files import read_json, replacing, write_json
 from .names import LLAVA, PROJECTOR, Layout, WeightsError
 
 SHARD_BYTES = 4 * 2**30
-PROJECTOR_FILES = (
-    "mm_projector.safetensors",
-    "mm_projector.bin",
-)  # of stage 1: ours, the original's
+SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")  # the first is the one we write
+PROJECTOR_FILES = ("mm_projector.safetensors", "mm_projector.bin")  # ours, the original's
 
 
-def projector_files(path: str | Path) -> list[Path]:
-    """Where W is: a file, a stage 1 directory's, or the shards of an original LLaVA."""
-    here = [Path(path) / name for name in PROJECTOR_FILES if (Path(path) / name).is_file()]
-    return here[:1] or shards(path)
+class StoredTensor(NamedTuple):
+    """A tensor in a file, not read yet."""
+
+    name: str
+    shape: tuple[int, ...]
+    read: Callable[[], torch.Tensor]
 
 
-def projector_kind(files: list[Path]) -> str:
-    """Which projector the files hold, by its tensors."""
-    ours = [name for name in map(PROJECTOR.to_ours, shapes(files)) if name]
-    if not ours:
-        raise WeightsError(
-            f"{files[0]}: holds no projector, which would be tensors *mm_projector.*"
-        )
-    return "mlp2x_gelu" if any(name.startswith("linear_2.") for name in ours) else "linear"
-
-
-def shapes(path: str | Path | list[Path]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of all tensors of a checkpoint."""
-    return {name: shape for shard in shards(path) for name, shape, _ in tensors(shard)}
+# ---- In ----
 
 
 def shards(path: str | Path | list[Path]) -> list[Path]:
-    """The files of a checkpoint: a file itself, or a directory's one file or the shards its index names."""
-    if isinstance(path, list) or Path(path).is_file():
-        return path if isinstance(path, list) else [Path(path)]
+    """The files of a checkpoint.
+
+    `path` is a directory with one file, a directory with shards and their index, a file, or a list
+    of files. A missing file is a WeightsError.
+    """
+    if isinstance(path, list):
+        return path
     path = Path(path)
+    if path.is_file():
+        return [path]
     if not path.is_dir():
         raise WeightsError(f"{path}: no such model directory")
-    for single in ("model.safetensors", "pytorch_model.bin"):
-        index = path / f"{single}.index.json"
+    for single_file in SINGLE_FILES:
+        index = path / f"{single_file}.index.json"
         if index.is_file():
-            names = read_json(index).get("weight_map")
-            if not isinstance(names, dict) or not names:
-                raise WeightsError(f"{index}: expected a 'weight_map' from tensors to files")
-            for name in names.values():
-                if not (path / name).is_file():
-                    raise WeightsError(f"{index} names {name}, which is missing; download it again")
-            return [path / name for name in sorted(set(names.values()))]
-        if (path / single).is_file():
-            return [path / single]
+            return shards_of_index(index)
+        if (path / single_file).is_file():
+            return [path / single_file]
     raise WeightsError(
         f"{path}: no model.safetensors or pytorch_model.bin is there, nor an index of shards"
     )
 
 
-def tensors(
-    shard: Path, device="cpu"
-) -> Iterator[tuple[str, tuple[int, ...], Callable[[], torch.Tensor]]]:
-    """Yields name, shape and how to read it of each tensor of a file. A pickle may hold tensors and nothing else."""
+def shards_of_index(index: Path) -> list[Path]:
+    """The files that an index names. Its `weight_map` goes from tensor names to file names."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise WeightsError(f"{index}: expected a 'weight_map' from tensors to files")
+    names = sorted({str(name) for name in weight_map.values()})
+    for name in names:
+        if not (index.parent / name).is_file():
+            raise WeightsError(f"{index} names {name}, which is missing; download it again")
+    return [index.parent / name for name in names]
+
+
+def shapes(path: str | Path | list[Path]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all tensors of a checkpoint."""
+    found = {}
+    for shard in shards(path):
+        for tensor in tensors(shard):
+            found[tensor.name] = tensor.shape
+    return found
+
+
+def tensors(shard: Path, device="cpu") -> Iterator[StoredTensor]:
+    """The tensors of one file, each with its name, its shape and a function that reads it.
+
+    A file that is broken, or that holds more than tensors, is a WeightsError.
+    """
+    if shard.suffix == ".safetensors":
+        yield from safetensors_tensors(shard, device)
+    else:
+        yield from pickled_tensors(shard)
+
+
+def safetensors_tensors(shard: Path, device) -> Iterator[StoredTensor]:
+    """The tensors of a safetensors file, read straight to the device."""
     try:
-        if shard.suffix == ".safetensors":
-            with safe_open(shard, framework="pt", device=str(device)) as file:
-                for name in file.keys():
-                    shape = tuple(file.get_slice(name).get_shape())
-                    yield name, shape, lambda name=name: file.get_tensor(name)
-            return
-        found = torch.load(
-            shard, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(shard)
-        )
+        with safe_open(shard, framework="pt", device=str(device)) as file:
+            for name in file.keys():
+                shape = tuple(file.get_slice(name).get_shape())
+                yield StoredTensor(name, shape, lambda name=name: file.get_tensor(name))
     except SafetensorError as error:
         raise WeightsError(f"{shard}: not a readable safetensors file ({error})") from None
+
+
+def pickled_tensors(shard: Path) -> Iterator[StoredTensor]:
+    """The tensors of a file that torch.save wrote, mapped into memory where its format allows.
+
+    A pickle can run any code when it is read; `weights_only` refuses those that would.
+    """
+    try:
+        state = torch.load(
+            shard, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(shard)
+        )
     except pickle.UnpicklingError:
         raise WeightsError(
-            f"{shard}: refused, for it holds more than tensors or is no checkpoint"
+            f"{shard}: refused, because it holds more than tensors or is no checkpoint"
         ) from None
     except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        raise WeightsError(
-            f"{shard}: not a whole checkpoint ({str(error).splitlines()[0]})"
-        ) from None
-    if not isinstance(found, dict) or not all(isinstance(t, torch.Tensor) for t in found.values()):
-        raise WeightsError(f"{shard}: expected names and tensors alone")
-    yield from (
-        (name, tuple(tensor.shape), lambda tensor=tensor: tensor) for name, tensor in found.items()
-    )
+        first_line = str(error).splitlines()[0]
+        raise WeightsError(f"{shard}: not a whole checkpoint ({first_line})") from None
+    if not isinstance(state, dict):
+        raise WeightsError(f"{shard}: expected names and tensors, got {type(state).__name__}")
+    for name, tensor in state.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise WeightsError(f"{shard}: {name!r} is {type(tensor).__name__}, expected a tensor")
+        yield StoredTensor(name, tuple(tensor.shape), lambda tensor=tensor: tensor)
+
+
+def projector_files(path: str | Path) -> list[Path]:
+    """The files that hold W: a file, a stage 1 directory's, or the shards of an original LLaVA."""
+    for name in PROJECTOR_FILES:
+        file = Path(path) / name
+        if file.is_file():
+            return [file]
+    return shards(path)
+
+
+def projector_kind(files: list[Path]) -> str:
+    """Which projector the files hold, "linear" or "mlp2x_gelu", by the names of its tensors."""
+    our_names = [PROJECTOR.to_ours(name) for name in shapes(files)]
+    if "linear_2.weight" in our_names:
+        return "mlp2x_gelu"
+    if "linear_1.weight" in our_names:
+        return "linear"
+    raise WeightsError(f"{files[0]}: no projector in it; expected tensors named *mm_projector.*")
+
+
+# ---- Out ----
 
 
 def save(
-    state: dict[str, torch.Tensor], path, layout: Layout, shard_bytes: int = SHARD_BYTES
+    state: dict[str, torch.Tensor],
+    path: str | Path,
+    layout: Layout,
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Writes a state dict into a directory, as `model.safetensors` or as shards with an index."""
+    """Write a state dict into a directory, as `model.safetensors` or as shards with an index.
+
+    All files are written under temporary names first: an error leaves what was there before.
+    """
     path = Path(path)
-    tensors = {
-        layout.to_file(name): tensor.detach().cpu().contiguous() for name, tensor in state.items()
-    }
-    if layout is LLAVA and "multi_modal_projector.linear_2.bias" not in tensors:
-        # The layout has two linear maps; with projector_hidden_act "linear" an identity behind W changes nothing.
-        bias = tensors["multi_modal_projector.linear_1.bias"]
-        tensors["multi_modal_projector.linear_2.weight"] = torch.eye(len(bias), dtype=bias.dtype)
-        tensors["multi_modal_projector.linear_2.bias"] = torch.zeros_like(bias)
-    groups: list[dict[str, torch.Tensor]] = [{}]
-    for name, tensor in tensors.items():
-        if groups[-1] and sum(t.nbytes for t in groups[-1].values()) + tensor.nbytes > shard_bytes:
+    named_tensors = {}
+    for name, tensor in state.items():
+        named_tensors[layout.to_file(name)] = tensor.detach().cpu().contiguous()
+    if layout is LLAVA:
+        add_identity(named_tensors)
+    remove_unfinished(path)
+    check_free_space(path, total_bytes(named_tensors))
+
+    files = name_shards(split_into_shards(named_tensors, shard_bytes))
+    for file, shard in files.items():
+        save_file(shard, path / f"{file}.partial", metadata={"format": "pt"})
+    for file in files:
+        (path / f"{file}.partial").replace(path / file)
+    if len(files) > 1:
+        write_index(path, files)
+    remove_other_weights(path, keep=list(files))
+
+
+def add_identity(named_tensors: dict[str, torch.Tensor]) -> None:
+    """Complete a linear W to the two layers that the llava-hf layout has.
+
+    With `projector_hidden_act` "linear" there is no nonlinearity between them, so an identity
+    behind W changes nothing.
+    """
+    if "multi_modal_projector.linear_2.bias" in named_tensors:
+        return
+    bias = named_tensors["multi_modal_projector.linear_1.bias"]
+    identity = torch.eye(len(bias), dtype=bias.dtype)
+    named_tensors["multi_modal_projector.linear_2.weight"] = identity
+    named_tensors["multi_modal_projector.linear_2.bias"] = torch.zeros_like(bias)
+
+
+def total_bytes(named_tensors: dict[str, torch.Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in named_tensors.values())
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what an interrupted save has left."""
+    for file in path.glob("*.safetensors.partial"):
+        file.unlink()
+
+
+def check_free_space(path: Path, needed: int) -> None:
+    """An OSError if the weights do not fit on the disk, before anything is written."""
+    free = shutil.disk_usage(path).free
+    if 0 < free < needed:  # some file systems always say 0
+        raise OSError(f"{path}: {free:,} bytes free, the weights take {needed:,}")
+
+
+def split_into_shards(
+    named_tensors: dict[str, torch.Tensor], shard_bytes: int
+) -> list[dict[str, torch.Tensor]]:
+    """Fill shards in order. Each has at most `shard_bytes`, or a single larger tensor."""
+    groups = [{}]
+    for name, tensor in named_tensors.items():
+        is_full = total_bytes(groups[-1]) + tensor.nbytes > shard_bytes
+        if is_full and groups[-1]:
             groups.append({})
         groups[-1][name] = tensor
-    weight_map, count = {}, len(groups)
-    for old in path.glob("*.safetensors.partial"):  # of a saving that was cut off
-        old.unlink()
-    free, need = shutil.disk_usage(path).free, sum(t.nbytes for t in tensors.values())
-    if 0 < free < need:  # some file systems say 0
-        raise OSError(f"{path}: {free:,} bytes free, the weights take {need:,}")
-    for i, group in enumerate(groups):
-        file = (
-            "model.safetensors" if count == 1 else f"model-{i + 1:05d}-of-{count:05d}.safetensors"
-        )
-        save_file(group, path / f"{file}.partial", metadata={"format": "pt"})
-        weight_map |= dict.fromkeys(group, file)
-    for file in set(weight_map.values()):  # all are written: a failure leaves what was there before
-        (path / f"{file}.partial").replace(path / file)
-    names = [
-        "model-?????-of-?????.safetensors",
-        "model.safetensors",
-        "model.safetensors.index.json",
-    ]
-    if count > 1:
-        write_json(path / names.pop(), {"metadata": {"total_size": need}, "weight_map": weight_map})
-    for old in (old for name in names for old in path.glob(name)):  # what an earlier saving left
-        if old.name not in weight_map.values():
-            old.unlink()
+    return groups
+
+
+def name_shards(groups: list[dict[str, torch.Tensor]]) -> dict[str, dict[str, torch.Tensor]]:
+    """The shards by the file names that Hugging Face gives them."""
+    if len(groups) == 1:
+        return {"model.safetensors": groups[0]}
+    files = {}
+    for i, group in enumerate(groups, start=1):
+        files[f"model-{i:05d}-of-{len(groups):05d}.safetensors"] = group
+    return files
+
+
+def write_index(path: Path, files: dict[str, dict[str, torch.Tensor]]) -> None:
+    """Write the index, which says for every tensor in which shard it is."""
+    weight_map = {}
+    total_size = 0
+    for file, shard in files.items():
+        weight_map |= dict.fromkeys(shard, file)
+        total_size += total_bytes(shard)
+    index = {"metadata": {"total_size": total_size}, "weight_map": weight_map}
+    write_json(path / "model.safetensors.index.json", index)
+
+
+def remove_other_weights(path: Path, keep: list[str]) -> None:
+    """Remove the weights of an earlier save, which had another number of shards."""
+    old_files = [*path.glob("model-?????-of-?????.safetensors"), path / "model.safetensors"]
+    if len(keep) == 1:
+        old_files.append(path / "model.safetensors.index.json")
+    for file in old_files:
+        if file.name not in keep:
+            file.unlink(missing_ok=True)
 
 
 def save_projector(state: dict[str, torch.Tensor], path: str | Path) -> None:
-    """Writes W alone, keys `multi_modal_projector.*`, aside and renamed."""
-    aside = Path(path).with_suffix(".partial")
-    save_file(
-        {name: tensor.contiguous() for name, tensor in state.items()},
-        aside,
-        metadata={"format": "pt"},
-    )
-    aside.replace(path)
+    """Write W alone, the result of stage 1, with the names `multi_modal_projector.*`."""
+    contiguous = {name: tensor.contiguous() for name, tensor in state.items()}
+    with replacing(Path(path)) as temporary:
+        save_file(contiguous, temporary, metadata={"format": "pt"})
