@@ -13,13 +13,10 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from .errors import UserError
-from .tokenizer import Tokenizer
+from .tokenizer import BOS, EOS, IMAGE, Tokenizer
 
-IMAGE = "<image>"  # marks an image in the text of a turn
 IMAGE_INDEX = -200  # one image in the token ids, until `expand` makes room for its patches
 IGNORE_INDEX = -100  # the label of a position that is not trained
-BOS = "<s>"
-EOS = "</s>"
 
 # Who speaks, in the words of LLaVA's data files and in those of chat APIs.
 ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
@@ -229,9 +226,10 @@ def encode(
     """Token ids and labels of one conversation, both of length T.
 
     `turns` have the form of LLaVA's data: `{"from": "human" or "gpt", "value": text}`. Each
-    `<image>` becomes one id -200, which `expand` replaces. The labels repeat the ids where the
-    model is trained and are -100 elsewhere; the loss compares position t with label t + 1. If the
-    last turn is the human's, the result is a prompt: it ends where the answer begins.
+    `<image>` in a text becomes one id -200, which `expand` replaces. The labels repeat the ids
+    where the model is trained and are -100 elsewhere; the loss compares the logits at position t
+    with the label at t + 1. If the last turn is the human's, the result is a prompt: it ends where
+    the answer begins.
 
     Ids and labels are made together. Text is cut only at images and special tokens, and each
     stretch is encoded once, because a tokenizer does not add up: the ids of two halves of a text

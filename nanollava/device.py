@@ -13,7 +13,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def beside(module: str) -> ModuleType:
-    """A module of the repository that lies beside the package; it is found from the repository's root alone."""
+    """A module of the repository outside the package, found only from the repository's root."""
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
@@ -23,7 +23,7 @@ def beside(module: str) -> ModuleType:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of this name; "auto" is CUDA, else MPS, else the CPU. A missing one is an error."""
+    """The device of this name; "auto" is CUDA, else MPS, else the CPU. Others must exist."""
     counts = {
         "cuda": torch.cuda.device_count(),
         "mps": 1 if torch.backends.mps.is_available() else 0,

@@ -1,11 +1,12 @@
-"""A thin wrapper of `tokenizers`: plain text to ids and back. Special tokens are placed by the template, never by text.
-LLaMA's sentencepiece model is BPE over the whole text, blanks written as "▁", one of them before the text; unknown
-characters fall back to bytes. With `legacy`, as the first LLaMA tokenizers had it, every stretch of text after a
-special token gets this blank as well; without, only the beginning of a text."""
+"""Text to token ids and back: a thin wrapper of the `tokenizers` library.
 
-import io
+LLaMA's tokenizer is a BPE over the whole text. Spaces are written as "▁", one of them is put
+before the text, and characters outside the vocabulary become their UTF-8 bytes.
+
+Special tokens such as <s> and </s> are placed by the chat template and never come from text.
+"""
+
 import json
-import struct
 from pathlib import Path
 
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
@@ -13,172 +14,197 @@ from tokenizers import Tokenizer as Backend
 
 from .errors import ConfigError
 from .files import read_json, write_json
+from .sentencepiece import CONTROL, UNKNOWN, Piece, bpe_merges, read_pieces
 
-BARE = normalizers.Replace(" ", "▁")
-BLANKS = normalizers.Sequence([normalizers.Prepend("▁"), BARE])
-# Bytes to characters, "▁" to blanks, and the one before the text left out.
-_steps = [
-    decoders.Replace("▁", " "),
-    decoders.ByteFallback(),
-    decoders.Fuse(),
-    decoders.Strip(" ", 1, 0),
-]
-DECODER = decoders.Sequence(_steps)
-NORMAL, UNKNOWN, CONTROL = 1, 2, 3  # kinds of sentencepiece's pieces; 6 is a byte
+BOS = "<s>"
+EOS = "</s>"
+IMAGE = "<image>"
+
+# What follows a special token is a continuation: no space is put before it.
+CONTINUATION_NORMALIZER = normalizers.Replace(" ", "▁")
+TEXT_NORMALIZER = normalizers.Sequence([normalizers.Prepend("▁"), CONTINUATION_NORMALIZER])
+DECODER = decoders.Sequence(
+    [
+        decoders.Replace("▁", " "),
+        decoders.ByteFallback(),
+        decoders.Fuse(),
+        decoders.Strip(" ", 1, 0),  # the space before the text
+    ]
+)
+BLANKS = TEXT_NORMALIZER  # the earlier name, until its caller uses the new one
 
 
 class Tokenizer:
-    """`encode` gives the ids of plain text alone; `bos_token_id` and `eos_token_id` are added by whoever needs them."""
+    """Encodes and decodes plain text. Who needs <s> and </s> adds their ids.
+
+    `legacy` is transformers' name for its first LLaMA tokenizers, which put a space before every
+    stretch of text that follows a special token. Later ones put it only at the beginning of the
+    text. LLaVA-1.5 was trained without `legacy`.
+    """
 
     def __init__(self, backend: Backend):
         self.backend = backend
-        self.bos_token_id, self.eos_token_id = map(backend.token_to_id, ("<s>", "</s>"))
+        self.bos_token_id = backend.token_to_id(BOS)
+        self.eos_token_id = backend.token_to_id(EOS)
         if self.bos_token_id is None or self.eos_token_id is None:
-            raise ConfigError("the tokenizer has no '<s>' or no '</s>': expected a LLaMA tokenizer")
-        # Text is encoded by a copy without added tokens, so that "</s>" typed by a user stays five characters of text.
+            raise ConfigError(f"the tokenizer has no {BOS} or no {EOS}: expected a LLaMA tokenizer")
         state = json.loads(backend.to_str())
-        self.special_ids = {t["id"] for t in state["added_tokens"]}
-        state.update(added_tokens=[], post_processor=None, truncation=None, padding=None)
-        # A Metaspace pre-tokenizer is how tokenizer.json says "not legacy"; it would swallow a blank before the text.
-        self.legacy = (state["pre_tokenizer"] or {}).get("type") != "Metaspace"
+        self.special_ids = {token["id"] for token in state["added_tokens"]}
+        # A Metaspace pre-tokenizer is how tokenizer.json says "not legacy".
+        pre_tokenizer = state["pre_tokenizer"] or {}
+        self.legacy = pre_tokenizer.get("type") != "Metaspace"
+
+        # Text is encoded by copies without special tokens, so that "</s>" typed by a user stays
+        # text.
+        state["added_tokens"] = []
+        state["post_processor"] = None
+        state["truncation"] = None
+        state["padding"] = None
         if not self.legacy:
-            state.update(pre_tokenizer=None, normalizer=json.loads(BLANKS.__getstate__()))
-        self.plain, self.bare = (Backend.from_str(json.dumps(state)) for _ in range(2))
-        self.bare.normalizer = BARE  # for what follows a special token, unless legacy
+            state["pre_tokenizer"] = None  # Metaspace would remove a space before the text
+        self.text_encoder = Backend.from_str(json.dumps(state))
+        if not self.legacy:
+            self.text_encoder.normalizer = TEXT_NORMALIZER
+        self.continuation_encoder = Backend.from_str(json.dumps(state))
+        self.continuation_encoder.normalizer = CONTINUATION_NORMALIZER
 
     def __len__(self) -> int:
+        """The number of tokens, with the special ones."""
         return self.backend.get_vocab_size(with_added_tokens=True)
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> "Tokenizer":
-        """Reads `tokenizer.json` of a model directory, else the sentencepiece `tokenizer.model` with its JSON files."""
-        path = Path(path)
-        file = path / "tokenizer.json"
-        if not file.is_file() and (path / "tokenizer.model").is_file():
-            return cls.from_sentencepiece(path / "tokenizer.model")
-        if not file.is_file():
-            raise ConfigError(
-                f"{file}: neither it nor tokenizer.model is there; a model needs its tokenizer"
-            )
-        try:
-            return cls(Backend.from_file(str(file)))
-        except Exception as error:  # the library raises bare Exception for broken files
-            raise ConfigError(f"{file}: not a tokenizer ({error})") from None
+        """Reads `tokenizer.json` of a model directory, or else `tokenizer.model`."""
+        file = Path(path) / "tokenizer.json"
+        sentencepiece_file = Path(path) / "tokenizer.model"
+        if file.is_file():
+            try:
+                return cls(Backend.from_file(str(file)))
+            except Exception as error:  # the library raises bare Exception for broken files
+                raise ConfigError(f"{file}: not a tokenizer ({error})") from None
+        if sentencepiece_file.is_file():
+            return cls.from_sentencepiece(sentencepiece_file)
+        raise ConfigError(
+            f"{file}: neither it nor tokenizer.model is there; a model needs its tokenizer"
+        )
 
     @classmethod
     def from_sentencepiece(cls, file: Path) -> "Tokenizer":
-        """The same tokenizer as BPE with byte fallback; `legacy` and added tokens come from the JSON files beside it."""
-        pieces = read_sentencepiece(file)
-        beside = [file.with_name(name) for name in ("tokenizer_config.json", "added_tokens.json")]
-        options, added = (read_json(path) if path.is_file() else {} for path in beside)
-        vocab = {text: i for i, (text, _, _) in enumerate(pieces)}
-        # Only normal pieces come of merges: "<s>" or "<0x0A>" in a text are its characters. Of two merges, that which
-        # makes the piece of the higher score goes first.
-        normal = {text: score for text, score, kind in pieces if kind == NORMAL}
-        merges = [
-            (-score, vocab[text[:i]], vocab[text[i:]], text[:i], text[i:])
-            for text, score in normal.items()
-            for i in range(1, len(text))
-            if text[:i] in normal and text[i:] in normal
-        ]
-        merges = [merge[3:] for merge in sorted(merges)]
-        backend = Backend(
-            models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+        """The tokenizer of a sentencepiece `tokenizer.model`.
+
+        `legacy` and added tokens come from `tokenizer_config.json` and `added_tokens.json` in the
+        same folder, where they exist.
+        """
+        pieces = read_pieces(file)
+        options = read_json_if_there(file.with_name("tokenizer_config.json"))
+        vocab = {piece.text: i for i, piece in enumerate(pieces)}
+        bpe = models.BPE(
+            vocab, bpe_merges(pieces), unk_token="<unk>", fuse_unk=True, byte_fallback=True
         )
-        if options.get("legacy") in (
-            None,
-            True,
-        ):  # transformers takes a missing or null value for true
-            backend.normalizer = BLANKS
+        backend = Backend(bpe)
+        backend.decoder = DECODER
+        legacy = options.get("legacy")
+        if legacy is None or legacy is True:  # transformers takes a missing value for true
+            backend.normalizer = TEXT_NORMALIZER
         else:
             backend.pre_tokenizer = pre_tokenizers.Metaspace("▁", "first", split=False)
-        backend.decoder = DECODER
-        extra = {text: vocab[text] for text, _, kind in pieces if kind in (UNKNOWN, CONTROL)}
-        extra |= {
-            t["content"]: int(i) for i, t in options.get("added_tokens_decoder", {}).items()
-        } | added
-        for text, index in sorted(extra.items(), key=lambda item: item[1]):
-            backend.add_special_tokens([AddedToken(text, special=True, normalized=False)])
-            if (found := backend.token_to_id(text)) != index:
-                raise ConfigError(f"{file}: {text!r} becomes token {found}, its files say {index}")
+
+        special_tokens = special_tokens_of(file, pieces, options)
+        for text, token_id in sorted(special_tokens.items(), key=lambda item: item[1]):
+            new_id = add_special_token(backend, text)
+            if new_id != token_id:
+                raise ConfigError(
+                    f"{file}: {text!r} becomes token {new_id}, its files say {token_id}"
+                )
         return cls(backend)
 
     def save_pretrained(self, path: str | Path) -> None:
-        """Writes tokenizer.json and the tokenizer_config.json that transformers needs beside it."""
+        """Writes tokenizer.json, and the tokenizer_config.json that transformers needs with it."""
         self.backend.save(str(Path(path) / "tokenizer.json"))
-        names = dict(bos_token="<s>", eos_token="</s>", unk_token="<unk>", add_bos_token=True)
-        names |= (
-            {"image_token": "<image>"} if self.backend.token_to_id("<image>") is not None else {}
-        )
-        values = {"tokenizer_class": "LlamaTokenizerFast", "legacy": self.legacy, **names}
+        values = {
+            "tokenizer_class": "LlamaTokenizerFast",
+            "legacy": self.legacy,
+            "bos_token": BOS,
+            "eos_token": EOS,
+            "unk_token": "<unk>",
+            "add_bos_token": True,
+        }
+        if self.backend.token_to_id(IMAGE) is not None:
+            values["image_token"] = IMAGE
         write_json(Path(path) / "tokenizer_config.json", values)
 
     @property
     def image_token_id(self) -> int:
-        """That of `<image>`, which is the next free one where the vocabulary does not know it yet."""
-        known = self.backend.token_to_id("<image>")
-        return len(self) if known is None else known
+        """The id of `<image>`: the next free one if the vocabulary does not have it yet."""
+        token_id = self.backend.token_to_id(IMAGE)
+        if token_id is None:
+            return len(self)
+        return token_id
 
-    def with_image_token(self, index: int) -> "Tokenizer":
-        """A copy that knows `<image>` as token `index`, which must be its own or the next free one."""
+    def with_image_token(self, token_id: int) -> "Tokenizer":
+        """A copy that has `<image>` as this token: its present id, or the next free one."""
         copy = Backend.from_str(self.backend.to_str())
-        copy.add_special_tokens([AddedToken("<image>", special=True, normalized=False)])
-        if (found := copy.token_to_id("<image>")) != index:
-            raise ConfigError(f"<image> becomes token {found}, the model's config says {index}")
+        new_id = add_special_token(copy, IMAGE)
+        if new_id != token_id:
+            raise ConfigError(f"{IMAGE} becomes token {new_id}, the model's config says {token_id}")
         return Tokenizer(copy)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of the text: no BOS, no EOS, and what looks like a special token is text."""
-        return self.plain.encode(text, add_special_tokens=False).ids
+        """The ids of a text: no BOS, no EOS, and what looks like a special token is text."""
+        ids, _ = self.encode_with_starts(text)
+        return ids
 
     def encode_with_starts(
         self, text: str, after_special: bool = False
     ) -> tuple[list[int], list[int]]:
-        """As `encode`, with the character of `text` at which each token begins; `legacy` matters after a special token."""
-        backend = self.bare if after_special and not self.legacy else self.plain
-        encoding = backend.encode(text, add_special_tokens=False)
-        return encoding.ids, [start for start, _ in encoding.offsets]
+        """The ids of a text, and for each token the index of its first character in the text.
+
+        `after_special` says that the text follows a special token; without `legacy` it then gets
+        no space before it.
+        """
+        encoder = self.text_encoder
+        if after_special and not self.legacy:
+            encoder = self.continuation_encoder
+        encoding = encoder.encode(text, add_special_tokens=False)
+        starts = [start for start, _ in encoding.offsets]
+        return encoding.ids, starts
 
     def decode(self, ids: list[int]) -> str:
-        """The text of ids; special tokens are left out."""
-        return self.plain.decode([i for i in ids if i not in self.special_ids])
+        """The text of ids, without special tokens."""
+        text_ids = [token_id for token_id in ids if token_id not in self.special_ids]
+        return self.text_encoder.decode(text_ids)
 
 
-def protobuf(data: bytes):
-    """Yields (field number, value) of a protobuf message: whole numbers, and bytes for all else."""
-    stream = io.BytesIO(data)
-
-    def varint() -> int:
-        value = shift = 0
-        while (byte := stream.read(1)[0]) > 127:
-            value, shift = value | (byte & 127) << shift, shift + 7
-        return value | byte << shift
-
-    while stream.tell() < len(data):
-        key = varint()
-        if key & 7 == 0:
-            yield key >> 3, varint()
-            continue
-        size = varint() if key & 7 == 2 else {1: 8, 5: 4}[key & 7]
-        if stream.tell() + size > len(data):
-            raise IndexError("the file ends too early")
-        yield key >> 3, stream.read(size)
+def read_json_if_there(path: Path) -> dict:
+    """The JSON object in a file, or an empty one if there is no file."""
+    if path.is_file():
+        return read_json(path)
+    return {}
 
 
-def read_sentencepiece(file: Path) -> list[tuple[str, float, int]]:
-    """(piece, score, kind) in the order of ids; a model that is not LLaMA's kind of BPE is a ConfigError."""
+def special_tokens_of(file: Path, pieces: list[Piece], options: dict) -> dict[str, int]:
+    """Special tokens and their ids: those of the vocabulary, and those added in the JSON files."""
+    special_tokens = {}
+    for token_id, piece in enumerate(pieces):
+        if piece.type in (UNKNOWN, CONTROL):
+            special_tokens[piece.text] = token_id
     try:
-        fields = list(protobuf(file.read_bytes()))
-        pieces = [dict(protobuf(value)) for number, value in fields if number == 1]
-        pieces = [
-            (p[1].decode(), *struct.unpack("<f", p.get(2, bytes(4))), p.get(3, NORMAL))
-            for p in pieces
-        ]
-        trainer, normalizer = (dict(protobuf(dict(fields).get(number, b""))) for number in (2, 3))
-    except (IndexError, KeyError, TypeError, AttributeError, UnicodeDecodeError, struct.error):
-        raise ConfigError(f"{file}: not a whole sentencepiece model; download it again") from None
-    if trainer.get(3) != 2 or normalizer.get(2) or normalizer.get(4, 1) or not normalizer.get(3, 1):
+        for token_id, token in options.get("added_tokens_decoder", {}).items():
+            special_tokens[token["content"]] = int(token_id)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        config_file = file.with_name("tokenizer_config.json")
         raise ConfigError(
-            f"{file}: expected LLaMA's BPE without normalization, with a blank before the text"
-        )
-    return pieces
+            f"{config_file}: added_tokens_decoder: expected ids and objects with 'content'"
+        ) from None
+    added_tokens_file = file.with_name("added_tokens.json")
+    for text, token_id in read_json_if_there(added_tokens_file).items():
+        if not isinstance(token_id, int):
+            raise ConfigError(f"{added_tokens_file}: {text!r}: {token_id!r}; expected an id")
+        special_tokens[text] = token_id
+    return special_tokens
+
+
+def add_special_token(backend: Backend, text: str) -> int:
+    """Add a special token if it is not there yet; returns its id."""
+    backend.add_special_tokens([AddedToken(text, special=True, normalized=False)])
+    return backend.token_to_id(text)

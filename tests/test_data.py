@@ -115,7 +115,7 @@ BAD = {
     ),
     "image is 3; expected a file name or a list of them": edited(image=3),
     "b.png: no such picture in {folder}": edited(image="b.png"),
-    "{folder}/data.json: not a readable picture (cannot identify image file '{folder}/data.json')": edited(
+    "{folder}/data.json: not a readable image (cannot identify image file '{folder}/data.json')": edited(
         image="data.json"
     ),
     "the picture reaches past max length 100; raise it": edited(

@@ -99,12 +99,15 @@ def test_config_round_trip(tmp_path, mode):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"do_normalize": False}, "do_normalize False"),
-        ({"resample": 0}, "resample 0"),
-        ({"crop_size": {"height": 50, "width": 50}}, "crop_size 50"),
-        ({"size": 224, "crop_size": 224}, "size 224, but the tower takes 100"),
-        ({"size": "big"}, "size big, but the tower takes 100"),
-        ({"image_mean": [0.5]}, "three colours"),
+        ({"do_normalize": False}, "do_normalize = False is not supported; expected True"),
+        ({"resample": 0}, "resample = 0"),
+        (
+            {"crop_size": {"height": 50, "width": 50}},
+            "crop_size = 50 is not supported; expected 100",
+        ),
+        ({"size": 224, "crop_size": 224}, "size = 224, but the vision tower takes 100 pixels"),
+        ({"size": "big"}, "size = 'big', but the vision tower takes 100"),
+        ({"image_mean": [0.5]}, "three colors"),
     ],
 )
 def test_what_is_not_computed_is_an_error(tmp_path, changes, message):
@@ -116,13 +119,13 @@ def test_what_is_not_computed_is_an_error(tmp_path, changes, message):
 
 
 def test_broken_pictures(tmp_path):
-    with pytest.raises(ImageError, match=r"nowhere.jpg: no such picture"):
+    with pytest.raises(ImageError, match=r"nowhere.jpg: no such image"):
         open_image(tmp_path / "nowhere.jpg")
     (tmp_path / "text.jpg").write_text("no picture")
-    with pytest.raises(ImageError, match=r"text.jpg: not a readable picture"):
+    with pytest.raises(ImageError, match=r"text.jpg: not a readable image"):
         open_image(tmp_path / "text.jpg")
     picture(64, 64).save(tmp_path / "cut.jpg")
     whole = (tmp_path / "cut.jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ImageError, match=r"cut.jpg: not a readable picture"):
+    with pytest.raises(ImageError, match=r"cut.jpg: not a readable image"):
         open_image(tmp_path / "cut.jpg")

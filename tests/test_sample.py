@@ -78,7 +78,7 @@ def test_chat_commands(tmp_path, monkeypatch, capsys):
     assert answers == [FACTS["color"], FACTS["position"], "on the right", "no", "on the right"]
     assert (
         err.count("error: ") == 3
-        and f"{picture}: no such picture" in err
+        and f"{picture}: no such image" in err
         and "/save /none/x.json: cannot" in err
     )
     first, second = (json.loads(open(path).read())[0] for path in (saved, f"{saved}.2"))

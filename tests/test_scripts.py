@@ -123,8 +123,8 @@ def test_broken_checkpoints(tmp_path):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--image", "none.jpg"], "none.jpg: no such picture"),
-        (["--image", "README.md"], "README.md: not a readable picture"),
+        (["--image", "none.jpg"], "none.jpg: no such image"),
+        (["--image", "README.md"], "README.md: not a readable image"),
         (["--image", "cat.jpg", "--device", "tpu"], "--device tpu: expected auto, cpu, cuda"),
         (
             ["--image", "cat.jpg", "--device", "meta"],
@@ -217,7 +217,7 @@ def test_malformed_record(tmp_path):
     done = run(*late)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert (
-        f"error: {tmp_path / 'late.json'}, record 7: {tmp_path / 'b.jpg'}: not a readable picture"
+        f"error: {tmp_path / 'late.json'}, record 7: {tmp_path / 'b.jpg'}: not a readable image"
         in done.stderr
     )
 

@@ -133,4 +133,4 @@ def test_commands(tmp_path):
         done.stdout == "on the left\n" and Image.open(tmp_path / "a.png").width > 3 * show.PANEL
     ), done.stderr
     done = run("attention", "--image", "none.jpg", "--out", tmp_path / "b.png")
-    assert done.returncode == 2 and done.stderr == "error: none.jpg: no such picture\n"
+    assert done.returncode == 2 and done.stderr == "error: none.jpg: no such image\n"

@@ -10,7 +10,8 @@ import transformers
 
 from nanollava.conversation import DEMO_SYSTEM, IMAGE_INDEX, LLAMA_2_SYSTEM, VICUNA_SYSTEM, encode
 from nanollava.errors import ConfigError
-from nanollava.tokenizer import Tokenizer, protobuf
+from nanollava.sentencepiece import protobuf_fields
+from nanollava.tokenizer import Tokenizer
 
 WORDS = """the cat sat on a mat. def f(x): return x**2 | Привет мир | 你好 世界 | こんにちは | مرحبا | naïve café | Straße | 👩‍👩‍👧 🎉
     </s> <s> <unk> <image> <0x0A> ### USER: ASSISTANT: Human [INST] \x00 \x07 \x1b[0m \u200b \u00a0 ▁ ▁▁ ============ 3.14e-10""".split(
@@ -165,4 +166,4 @@ def test_bad_files(oracle, tmp_path):
     (tmp_path / "tokenizer.model").unlink()
     with pytest.raises(ConfigError, match=r"neither it nor tokenizer.model is there"):
         Tokenizer.from_pretrained(tmp_path)
-    assert list(protobuf(b"\x08\x96\x01\x12\x02hi")) == [(1, 150), (2, b"hi")]
+    assert list(protobuf_fields(b"\x08\x96\x01\x12\x02hi")) == [(1, 150), (2, b"hi")]
