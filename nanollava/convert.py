@@ -1,128 +1,195 @@
-"""Writes any LLaVA, or CLIP and Llama with or without a projector, as one llava-hf directory.
+"""Write any LLaVA, or CLIP and Llama with or without a projector, as one llava-hf directory.
 
-python -m nanollava.convert llava-v1.5-7b clip-vit-large-patch14-336 OUT     # an original LLaVA and its tower
-python -m nanollava.convert clip-vit-large-patch14 vicuna-7b-v1.5 OUT        # the beginning of one's own training
-python -m nanollava.convert clip-vit-large-patch14 vicuna-7b-v1.5 mm_projector.bin OUT
+An original LLaVA and its vision tower:
+    python -m nanollava.convert llava-v1.5-7b clip-vit-large-patch14-336 OUT
+The starting point of your own training, with a new projector:
+    python -m nanollava.convert clip-vit-large-patch14 vicuna-7b-v1.5 OUT
+The same with the projector that stage 1 has trained:
+    python -m nanollava.convert clip-vit-large-patch14 vicuna-7b-v1.5 mm_projector.bin OUT
 """
 
 import argparse
 import shutil
 from pathlib import Path
 
+import torch
+
+from .config import PROJECTORS
 from .device import DTYPES
 from .errors import ConfigError, UserError, run
 from .files import read_json, write_json
-from .hf import files as hf_files
-from .hf import names as hf_names
+from .hf.files import PROJECTOR_FILES, projector_files, shapes
+from .hf.names import CLIP_VISION, LLAMA, LLAVA, PROJECTOR, Layout
 from .image import ImageConfig
 from .llava import LLaVA
-from .tokenizer import Tokenizer
+from .tokenizer import IMAGE, Tokenizer
 
+# What a source can be, and the layouts in which its tensors are named.
 LAYOUTS = {
-    "llava-hf": [hf_names.LLAVA],
-    "original": [hf_names.LLAMA, hf_names.PROJECTOR, hf_names.CLIP_VISION],
-    "clip": [hf_names.CLIP_VISION],
-    "llama": [hf_names.LLAMA],
-    "projector": [hf_names.PROJECTOR],
+    "llava-hf": (LLAVA,),
+    "original": (LLAMA, PROJECTOR, CLIP_VISION),  # an original LLaVA, often without its tower
+    "clip": (CLIP_VISION,),
+    "llama": (LLAMA,),
+    "projector": (PROJECTOR,),
 }
-KINDS = dict(
-    llava="llava-hf", clip="clip", clip_vision_model="clip", llama="llama", mistral="llama"
+# The same by `model_type` of config.json.
+KINDS = {
+    "llava": "llava-hf",
+    "clip": "clip",
+    "clip_vision_model": "clip",
+    "llama": "llama",
+    "mistral": "llama",
+}
+# The sources that together make a LLaVA.
+COMPLETE = (
+    {"llava-hf"},
+    {"original"},
+    {"original", "clip"},
+    {"clip", "llama"},
+    {"clip", "llama", "projector"},
 )
-WHOLE = (
-    "llava-hf",
-    "original",
-    "clip original",
-    "clip llama",
-    "clip llama projector",
-)  # what makes a LLaVA
-
-
-def kind_of(path: Path) -> str:
-    """What a directory or file holds, by its config.json: a key of LAYOUTS."""
-    if path.is_file() or any((path / name).is_file() for name in hf_files.PROJECTOR_FILES):
-        return "projector"
-    if not path.is_dir():
-        raise ConfigError(f"{path}: no such directory or file")
-    values = read_json(path / "config.json")
-    if "mm_vision_tower" in values:
-        return "original"
-    kind = values.get("model_type")
-    if kind not in KINDS:
-        raise ConfigError(f"{path}/config.json: model_type {kind!r}; expected {', '.join(KINDS)}")
-    return KINDS[kind]
 
 
 def main() -> None:
-    form = dict(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser = argparse.ArgumentParser("python -m nanollava.convert", description=__doc__, **form)
-    add = parser.add_argument
-    add("sources", nargs="+", metavar="SRC", help="directories, or a projector file")
-    add("out", metavar="OUT", help="directory to make")
-    add("--dtype", choices=tuple(DTYPES), help="of the written weights; default: as they are")
-    add(
-        "--projector",
-        default="linear",
-        choices=("linear", "mlp2x_gelu"),
-        help="a new W, if none is given",
-    )
-    args = parser.parse_args()
-    out, sources = Path(args.out), {}
+    args = parse_arguments()
+    out = Path(args.out)
     if out.exists():
         raise UserError(f"{out}: exists already; remove it or choose another place")
-    for path in map(Path, args.sources):
-        if sources.setdefault(kind_of(path), path) != path:
-            raise UserError(
-                f"{path} and {sources[kind_of(path)]}: two of the kind {kind_of(path)!r}"
-            )
-    given, dtype = set(sources), DTYPES.get(args.dtype)
-    base = next(
-        (sources[kind] for kind in ("llava-hf", "original", "llama") if kind in sources), None
+    sources = find_sources([Path(source) for source in args.sources])
+    tokenizer = Tokenizer.from_pretrained(language_source(sources))
+    model = load_model(sources, tokenizer, args.projector, DTYPES.get(args.dtype))
+    image_config = load_image_config(sources, size=model.config.vision_config.image_size)
+    for kind in sources:
+        report_source(kind, sources)
+    write(out, model, tokenizer, image_config)
+    state = model.state_dict()
+    num_bytes = sum(tensor.nbytes for tensor in state.values())
+    print(f"wrote {out} (llava-hf): {len(state)} tensors, {num_bytes:,} bytes")
+    print(f"try: python sample.py --model {out} --image cat.jpg")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "python -m nanollava.convert",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    if " ".join(sorted(given)) not in WHOLE:
+    parser.add_argument(
+        "sources", nargs="+", metavar="SRC", help="model directories, or a projector file"
+    )
+    parser.add_argument("out", metavar="OUT", help="directory to write")
+    parser.add_argument(
+        "--dtype", choices=tuple(DTYPES), help="dtype of the weights; default: that of the files"
+    )
+    parser.add_argument(
+        "--projector",
+        default="linear",
+        choices=PROJECTORS,
+        help="a new projector, if no source has one; default: %(default)s",
+    )
+    return parser.parse_args()
+
+
+def find_sources(paths: list[Path]) -> dict[str, Path]:
+    """The sources by what they are (keys of LAYOUTS), or a UserError if they make no LLaVA."""
+    sources = {}
+    for path in paths:
+        kind = kind_of(path)
+        if kind in sources:
+            raise UserError(f"{path} and {sources[kind]}: two of the kind {kind!r}")
+        sources[kind] = path
+    if set(sources) not in COMPLETE:
+        kinds = ", ".join(sorted(sources))
         expected = "a llava-hf, an original (and clip), or clip and llama (and projector)"
-        raise UserError(f"got {', '.join(sorted(given))}; expected {expected}")
-    tokenizer = Tokenizer.from_pretrained(base)
-    if "llama" in given:
-        projector = sources.get("projector", args.projector)
-        model = LLaVA.compose(
-            sources["clip"], base, projector, tokenizer.image_token_id, dtype=dtype
+        raise UserError(f"got {kinds}; expected {expected}")
+    return sources
+
+
+def kind_of(path: Path) -> str:
+    """What a directory or file is: a key of LAYOUTS."""
+    if path.is_file():
+        return "projector"
+    if not path.is_dir():
+        raise ConfigError(f"{path}: no such directory or file")
+    for name in PROJECTOR_FILES:
+        if (path / name).is_file():
+            return "projector"
+    values = read_json(path / "config.json")
+    if "mm_vision_tower" in values:
+        return "original"
+    model_type = values.get("model_type")
+    if model_type not in KINDS:
+        expected = ", ".join(KINDS)
+        raise ConfigError(f"{path}/config.json: model_type {model_type!r}; expected {expected}")
+    return KINDS[model_type]
+
+
+def language_source(sources: dict[str, Path]) -> Path:
+    """The directory that has the language model, and with it the tokenizer."""
+    for kind in ("llava-hf", "original", "llama"):
+        if kind in sources:
+            return sources[kind]
+    raise KeyError(sources)  # not reached: see COMPLETE
+
+
+def load_model(
+    sources: dict[str, Path], tokenizer: Tokenizer, new_projector: str, dtype: torch.dtype | None
+) -> LLaVA:
+    """The LLaVA that the sources make. dtype None keeps that of the files."""
+    if "llama" in sources:
+        return LLaVA.compose(
+            sources["clip"],
+            sources["llama"],
+            sources.get("projector", new_projector),
+            tokenizer.image_token_id,
+            dtype=dtype,
         )
-    else:
-        model = LLaVA.from_pretrained(base, dtype=dtype, vision=sources.get("clip"))
-    vision, tower = (
-        model.config.vision_config,
-        sources["clip"] if given == {"clip", "llama"} else base,
-    )
-    pictures = ImageConfig.from_pretrained(tower, size=vision.image_size)
-    for kind, path in sources.items():
-        names = list(
-            hf_files.shapes(hf_files.projector_files(path) if kind == "projector" else path)
-        )
-        layouts = LAYOUTS[kind][:2] if kind == "original" and "clip" in given else LAYOUTS[kind]
-        dropped = [
-            name for name in names if all(layout.to_ours(name) is None for layout in layouts)
-        ]
-        count = len(names) - len(dropped)
-        print(
-            f"read {path} ({kind}): {count} tensors; {len(dropped)} dropped by name {dropped[:3]}"
-        )
-    aside = out.with_name(out.name + ".partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    model.save_pretrained(aside)
-    tokenizer.with_image_token(model.config.image_token_id).save_pretrained(aside)
-    pictures.save_pretrained(aside)
-    processor = dict(
-        processor_class="LlavaProcessor", image_token="<image>", num_additional_image_tokens=1
-    )
-    processor |= dict(vision_feature_select_strategy="default", patch_size=vision.patch_size)
-    write_json(aside / "processor_config.json", processor)
-    aside.rename(out)
-    state = model.state_dict().values()
-    print(
-        f"wrote {out} (llava-hf): {len(state)} tensors, {sum(t.nbytes for t in state):,} bytes; try: "
-        f"python sample.py --model {out} --image cat.jpg"
-    )
+    base = language_source(sources)
+    return LLaVA.from_pretrained(base, dtype=dtype, vision=sources.get("clip"))
+
+
+def load_image_config(sources: dict[str, Path], size: int) -> ImageConfig:
+    """The preprocessing. It belongs to the LLaVA, or to CLIP where there is none yet."""
+    if "llama" in sources:
+        return ImageConfig.from_pretrained(sources["clip"], size=size)
+    return ImageConfig.from_pretrained(language_source(sources), size=size)
+
+
+def report_source(kind: str, sources: dict[str, Path]) -> None:
+    """Print how many tensors of a source were read, and which were dropped by name."""
+    path = sources[kind]
+    names = list(shapes(projector_files(path) if kind == "projector" else path))
+    layouts = LAYOUTS[kind]
+    if kind == "original" and "clip" in sources:
+        layouts = (LLAMA, PROJECTOR)  # the tower comes from CLIP
+    dropped = [name for name in names if is_dropped(name, layouts)]
+    num_read = len(names) - len(dropped)
+    print(f"read {path} ({kind}): {num_read} tensors; {len(dropped)} dropped by name {dropped[:3]}")
+
+
+def is_dropped(name: str, layouts: tuple[Layout, ...]) -> bool:
+    """Does no layout read this tensor?"""
+    return all(layout.to_ours(name) is None for layout in layouts)
+
+
+def write(out: Path, model: LLaVA, tokenizer: Tokenizer, image_config: ImageConfig) -> None:
+    """Write a temporary folder, and rename it when everything is there."""
+    temporary = out.with_name(out.name + ".partial")
+    shutil.rmtree(temporary, ignore_errors=True)  # of an interrupted run
+    temporary.mkdir(parents=True)
+    model.save_pretrained(temporary)
+    tokenizer.with_image_token(model.config.image_token_id).save_pretrained(temporary)
+    image_config.save_pretrained(temporary)
+    processor = {
+        "processor_class": "LlavaProcessor",
+        "image_token": IMAGE,
+        "num_additional_image_tokens": 1,  # the class token, which the model leaves out again
+        "vision_feature_select_strategy": "default",
+        "patch_size": model.config.vision_config.patch_size,
+    }
+    write_json(temporary / "processor_config.json", processor)
+    temporary.rename(out)
 
 
 if __name__ == "__main__":
