@@ -18,7 +18,7 @@ from nanollava.hf import files as hf_files
 from nanollava.image import ImageConfig
 from nanollava.llava import PROJECTOR_FILE, LLaVA
 from nanollava.tokenizer import Tokenizer
-from nanollava.toyland import ensure_data
+from nanollava.toyland.data import ensure_data
 from nanollava.toyland.score import score
 from nanollava.training import arguments, loop, plan, resume
 

@@ -17,7 +17,7 @@ from nanollava.files import made_by
 from nanollava.image import ImageConfig
 from nanollava.llava import LLaVA
 from nanollava.tokenizer import Tokenizer
-from nanollava.toyland import ensure_data
+from nanollava.toyland.data import ensure_data
 from nanollava.toyland.score import score
 from nanollava.training import arguments, loop, plan, resume
 

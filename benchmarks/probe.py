@@ -32,7 +32,8 @@ from nanollava.toyland.pretrain import (
     under_box,
 )
 from nanollava.toyland.scenes import FACTS, SKIES, Scene, scenes
-from nanollava.toyland.teacher import dialogue, facts_told, questions, shares
+from nanollava.toyland.score import shares
+from nanollava.toyland.teacher import dialogue, facts_told, questions
 from nanollava.vit import CLIPVisionTransformer
 
 

@@ -59,7 +59,7 @@ def toyland(jobs: dict):
     for name, job in jobs.items():
         try:
             facts = read(job["captions"], job["boxes"])
-        except StopIteration:
+        except UserError:
             raise UserError(
                 f"{name}: Toyland's teacher reads Toyland's captions alone; give --model"
             ) from None

@@ -1,58 +1,132 @@
-"""Toyland's commands: `data` writes the data set, `pretrain` makes toy-clip and toy-vicuna, `score` measures a
-LLaVA, `picture` draws one scene."""
+"""Toyland's commands: write the data set, make toy-clip and toy-vicuna, score a LLaVA, draw."""
 
 import argparse
 import json
-from pathlib import Path
 
 from ..device import DTYPES, pick_device
 from ..errors import UserError, run
-from ..files import read_json
+from ..files import shipped
 from ..image import ImageConfig, save_image
 from ..llava import LLaVA
 from ..tokenizer import Tokenizer
-from . import data, pretrain, score
-from .draw import draw
-from .scenes import scenes
+from . import data, pretrain
+from .draw import MIN_SIZE, draw
+from .scenes import SPLITS, scenes
+from .score import score, table
+
+DEVICES = "auto, cpu, cuda or mps"
+
+
+def run_data(args: argparse.Namespace) -> None:
+    check_size(args.size)
+    if args.train < 1 or args.validation < 0:
+        raise UserError("expected --train of at least 1 and --validation of at least 0 scenes")
+    data.write(args.out, args.train, args.validation, args.seed, args.size)
+
+
+def run_pretrain(args: argparse.Namespace) -> None:
+    pretrain.pretrain(args)
 
 
 def run_score(args: argparse.Namespace) -> None:
     if args.count < 3:
         raise UserError(f"--count {args.count}: expected at least 3 scenes")
-    model = LLaVA.from_pretrained(args.model, pick_device(args.device), DTYPES[args.dtype])
-    tokenizer, image = (
-        Tokenizer.from_pretrained(args.model),
-        ImageConfig.from_pretrained(args.model),
-    )
-    result = score.score(model, tokenizer, image, args.count, args.seed)
-    print(json.dumps(result) if args.json else score.table(result))
+    path = shipped(args.model)
+    model = LLaVA.from_pretrained(path, pick_device(args.device), DTYPES[args.dtype])
+    tokenizer = Tokenizer.from_pretrained(path)
+    image_config = ImageConfig.from_pretrained(path)
+    result = score(model, tokenizer, image_config, args.count, args.seed)
+    if args.json:
+        print(json.dumps(result))
+    else:
+        print(table(result))
 
 
-def picture(args: argparse.Namespace) -> None:
+def run_picture(args: argparse.Namespace) -> None:
+    check_size(args.size)
+    if args.index < 0:
+        raise UserError(f"--index {args.index}: expected at least 0")
     scene = list(scenes(args.split, args.index + 1, args.seed, unseen=False))[-1]
     save_image(draw(scene, args.size), args.out)
     print(scene)
 
 
-def main() -> None:
-    do = {"score": run_score, "picture": picture}
-    do["data"] = lambda args: data.write(
-        args.out, args.train, args.validation, args.seed, args.size
+def check_size(size: int) -> None:
+    if size < MIN_SIZE:
+        raise UserError(f"--size {size}: expected at least {MIN_SIZE} pixels")
+
+
+def add_command(commands, name: str, function, help: str) -> argparse.ArgumentParser:
+    """A subcommand that calls `function` with the parsed flags; every command has a seed."""
+    command = commands.add_parser(
+        name,
+        help=help,
+        description=help,
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    do["pretrain"] = lambda args: pretrain.pretrain(args)
-    program, form = "python -m nanollava.toyland", argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser(prog=program, description=__doc__, allow_abbrev=False)
+    command.set_defaults(function=function)
+    command.add_argument("--seed", type=int, default=0, help="of scenes, wordings and training")
+    return command
+
+
+def add_data_command(commands) -> None:
+    command = add_command(commands, "data", run_data, "write the data set: JPEG and LLaVA JSON")
+    command.add_argument("--out", required=True, help="directory to make")
+    command.add_argument("--train", type=int, default=16000, help="scenes of the training split")
+    command.add_argument(
+        "--validation", type=int, default=500, help="scenes of the validation split"
+    )
+    command.add_argument("--size", type=int, default=200, help="width and height in pixels")
+
+
+def add_pretrain_command(commands) -> None:
+    command = add_command(
+        commands, "pretrain", run_pretrain, "train the two starting points, toy-clip and toy-vicuna"
+    )
+    command.add_argument("--out", default="checkpoints", help="parent directory of the two")
+    command.add_argument("--only", choices=["clip", "vicuna"], help="train one of the two")
+    command.add_argument("--pictures", type=int, default=28000, help="images to draw for CLIP")
+    command.add_argument(
+        "--scale", type=float, default=1.0, help="multiplies the steps of every phase"
+    )
+    command.add_argument("--device", default="auto", help=DEVICES)
+    command.add_argument(
+        "--dtype", choices=["auto", "fp32", "bf16"], default="auto", help="dtype of the computation"
+    )
+
+
+def add_score_command(commands) -> None:
+    command = add_command(commands, "score", run_score, "score a LLaVA on the test split, by type")
+    command.add_argument("--model", default="checkpoints/toy-llava", help="llava-hf directory")
+    command.add_argument(
+        "--count", type=int, default=300, help="test scenes; half as many with unseen combinations"
+    )
+    command.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    command.add_argument("--device", default="auto", help=DEVICES)
+    command.add_argument(
+        "--dtype", choices=list(DTYPES), default="fp32", help="dtype of the computation"
+    )
+
+
+def add_picture_command(commands) -> None:
+    command = add_command(commands, "picture", run_picture, "draw one scene")
+    command.add_argument("--out", required=True, help="image file to write")
+    command.add_argument("--split", default="test", choices=SPLITS, help="split of the scene")
+    command.add_argument("--index", type=int, default=0, help="index of the scene in its split")
+    command.add_argument("--size", type=int, default=448, help="width and height in pixels")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m nanollava.toyland", description=__doc__, allow_abbrev=False
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, (help, flags) in read_json(Path(__file__).parent / "commands.json").items():
-        command = commands.add_parser(name, help=help, allow_abbrev=False, formatter_class=form)
-        command.set_defaults(function=do[name])
-        command.add_argument("--seed", type=int, default=0, help="of scenes, wording and training")
-        for flag, options in flags.items():
-            of_default = {"type": type(options["default"])} if "default" in options else {}
-            command.add_argument(flag, **of_default, **options)
+    add_data_command(commands)
+    add_pretrain_command(commands)
+    add_score_command(commands)
+    add_picture_command(commands)
     args = parser.parse_args()
-    if vars(args).get("index", 0) < 0 or vars(args).get("size", 64) < 16:
-        raise UserError("--index: expected at least 0; --size: at least 16 pixels")
     args.function(args)
 
 

@@ -1,10 +1,12 @@
-"""Toyland's data set on disk: JPEG pictures and LLaVA JSON, the teacher's work from captions and boxes."""
+"""Toyland's data set on disk: JPEG files, and LLaVA JSON that the teacher writes from captions."""
 
 import json
 import random
 import shutil
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+
+import torch.distributed as dist
 
 from ..conversation import IMAGE
 from ..errors import UserError
@@ -13,53 +15,93 @@ from .draw import draw
 from .scenes import Scene, scenes
 from .teacher import QA, dialogue, instructions, read
 
-SHARE = {
-    "conversation": 2.0,
-    "detail": 0.5,
-    "complex": 0.3,
-}  # samples of each type a scene, on average
+# How many samples of each kind a scene gets on average: of 2.5, half of the scenes get 2, half 3.
+SAMPLES_PER_SCENE = {"conversation": 2.0, "detail": 0.5, "complex": 0.3}
 
 
-def record(name: str, image: str, qas: list[QA]) -> dict:
-    """One record in LLaVA's form: the picture stands before the first question."""
-    return {"id": name, "image": image, "conversations": dialogue(IMAGE, qas)}
+def record(id: str, image: str, qas: list[QA]) -> dict:
+    """One record in LLaVA's form: the image token stands before the first question."""
+    return {"id": id, "image": image, "conversations": dialogue(IMAGE, qas)}
 
 
-def write_picture(scene: Scene, path: Path, size: int) -> None:
+def instruction_records(facts: Scene, name: str, image: str, rng: random.Random) -> list[dict]:
+    """The samples of one scene: conversations, detailed descriptions, complex reasoning."""
+    records = []
+    for kind, average in SAMPLES_PER_SCENE.items():
+        count = int(average + rng.random())
+        for i in range(count):
+            qas = instructions(facts, rng, kind)
+            records.append(record(f"{name}_{kind}_{i}", image, qas))
+    return records
+
+
+def write_image(scene: Scene, path: Path, size: int) -> None:
     draw(scene, size).save(path, quality=92)
+
+
+def write_images(jobs: list[tuple[Scene, Path]], size: int) -> None:
+    """Draws all scenes in two processes."""
+    scenes = [scene for scene, _ in jobs]
+    paths = [path for _, path in jobs]
+    sizes = [size] * len(jobs)
+    with ProcessPoolExecutor(2) as processes:
+        list(processes.map(write_image, scenes, paths, sizes, chunksize=256))
 
 
 def write(
     out: str | Path, train: int = 16000, validation: int = 500, seed: int = 0, size: int = 200
 ) -> None:
-    """Writes `images/`, `align.json`, `instruct.json`, `validation.json` and COCO-like `captions.jsonl` into `out`:
-    everything is made aside and renamed at the end, so `out` is whole or absent."""
+    """Writes the data set of `train` and `validation` scenes, images `size` pixels wide, to `out`.
+
+    The files are `images/`, `align.json` (stage 1), `instruct.json` (stage 2), `validation.json`
+    and `captions.jsonl` (captions and boxes, as COCO has them). Everything is written to a
+    temporary directory that is renamed at the end, so `out` is complete or absent. Raises UserError
+    if `out` exists.
+    """
     out = Path(out)
     if out.exists():
-        raise UserError(f"--out {out}: exists already; remove it or choose another place")
-    aside = out.with_name(out.name + ".partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    (aside / "images").mkdir(parents=True)
+        raise UserError(f"--out {out}: exists already; remove it or choose another directory")
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / "images").mkdir(parents=True)
+
     rng = random.Random(f"data/{seed}")
-    jobs, files, told = [], {"align": [], "instruct": [], "validation": []}, []
+    drawings = []
+    captions_rows = []
+    records = {"align": [], "instruct": [], "validation": []}
     for split, count in (("train", train), ("validation", validation)):
         for i, scene in enumerate(scenes(split, count, seed)):
-            name, image = f"{split}_{i:06d}", f"images/{split}_{i:06d}.jpg"
-            jobs.append((scene, aside / image, size))
-            texts, found = captions(scene, rng), boxes(scene)
-            told.append({"image": image, "captions": texts, "boxes": found})
-            facts, file = read(texts, found), files["instruct" if split == "train" else split]
+            name = f"{split}_{i:06d}"
+            image = f"images/{name}.jpg"
+            drawings.append((scene, partial / image))
+            texts = captions(scene, rng)
+            captions_rows.append({"image": image, "captions": texts, "boxes": boxes(scene)})
+            facts = read(texts, boxes(scene))
             if split == "train":
-                # Stage 1 trains W alone, so its captions must be such as the frozen language model can write.
-                files["align"].append(record(name, image, instructions(facts, rng, "detail")))
-            for kind, share in SHARE.items():
-                for n in range(int(share + rng.random())):
-                    file.append(record(f"{name}_{kind}_{n}", image, instructions(facts, rng, kind)))
-    with ProcessPoolExecutor(2) as pool:
-        list(pool.map(write_picture, *zip(*jobs, strict=True), chunksize=256))
-    for name, records in files.items():
-        (aside / f"{name}.json").write_text(json.dumps(records), encoding="utf-8")
-    (aside / "captions.jsonl").write_text(
-        "".join(json.dumps(row) + "\n" for row in told), encoding="utf-8"
-    )
-    aside.rename(out)
+                # Stage 1 trains only W. The frozen language model must be able to write the
+                # answer, so it is the detailed description and not a caption.
+                description = instructions(facts, rng, "detail")
+                records["align"].append(record(name, image, description))
+                records["instruct"] += instruction_records(facts, name, image, rng)
+            else:
+                records["validation"] += instruction_records(facts, name, image, rng)
+
+    write_images(drawings, size)
+    for name, rows in records.items():
+        (partial / f"{name}.json").write_text(json.dumps(rows), encoding="utf-8")
+    lines = [json.dumps(row) + "\n" for row in captions_rows]
+    (partial / "captions.jsonl").write_text("".join(lines), encoding="utf-8")
+    partial.rename(out)
+
+
+def ensure_data(path: str, made_here: str) -> None:
+    """Writes Toyland's data set if `path` is its default file `made_here` and is missing.
+
+    Rank 0 writes, the other ranks wait."""
+    if path != made_here:
+        return
+    directory = Path(path).parent
+    if dist.get_rank() == 0 and not directory.exists():
+        print(f"making Toyland's data set in {directory} ...", flush=True)
+        write(directory)
+    dist.barrier()

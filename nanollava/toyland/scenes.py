@@ -1,4 +1,7 @@
-"""What a Toyland picture shows: a place, a weather and one to four coloured things, and which split a scene belongs to."""
+"""What a Toyland image shows: a place, a weather and one to four colored things.
+
+Also decides which split (train, validation, test) a scene belongs to.
+"""
 
 import hashlib
 import random
@@ -26,21 +29,34 @@ PLACES = ("park", "beach", "street", "snow")
 WEATHERS = ("sunny", "rainy", "cloudy", "night")
 SIDES = ("left", "middle", "right")
 DISTANCES = ("near", "far")
-FACTS = dict(kind=KINDS, color=COLORS, side=SIDES, distance=DISTANCES)  # what a thing is told by
-SLOTS = [(side, distance) for side in SIDES for distance in DISTANCES]
-SKIES = [(place, weather) for place in PLACES for weather in WEATHERS]
 SPLITS = ("train", "validation", "test")
 
-# One colour of every kind is kept out of training and validation: only the test split shows these combinations.
+# The facts that describe one thing, with their possible values.
+FACTS = {"kind": KINDS, "color": COLORS, "side": SIDES, "distance": DISTANCES}
+# Where a thing can stand. A scene uses each slot at most once.
+SLOTS = [(side, distance) for side in SIDES for distance in DISTANCES]
+SKIES = [(place, weather) for place in PLACES for weather in WEATHERS]
+
+# One color of every kind never occurs in training and validation. Only the test split shows these
+# combinations: it measures whether a model can combine a known kind with a known color.
 UNSEEN = frozenset((kind, COLORS[(3 * i + 1) % len(COLORS)]) for i, kind in enumerate(KINDS))
 
-# Largest width and height of a thing, and where its foot stands, in fractions of the picture (y points down).
-CELL = {"near": (0.33, 0.42, 0.95), "far": (0.26, 0.31, 0.56)}
+
+@dataclass(frozen=True)
+class Cell:
+    """The room for a thing, in fractions of the image; y points down."""
+
+    max_width: float
+    max_height: float
+    foot: float  # y of the thing's lower edge
+
+
+CELLS = {"near": Cell(0.33, 0.42, 0.95), "far": Cell(0.26, 0.31, 0.56)}
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One object; `box` is (x1, y1, x2, y2) in fractions of the picture, y pointing down."""
+    """One object; `box` is (x1, y1, x2, y2) in fractions of the image, y pointing down."""
 
     kind: str
     color: str
@@ -51,7 +67,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """`seed` decides the look alone (clouds, stars, grass), never the facts."""
+    """`seed` decides only the look (clouds, stars, grass), never the facts."""
 
     place: str
     weather: str
@@ -60,61 +76,76 @@ class Scene:
 
     @property
     def facts(self) -> tuple:
-        """Everything that can be said of the scene: two scenes with equal facts are the same scene to a reader."""
-        return (
-            self.place,
-            self.weather,
-            *sorted((t.kind, t.color, t.side, t.distance) for t in self.things),
-        )
+        """Everything that can be said about the scene; scenes with equal facts read the same."""
+        things = [(thing.kind, thing.color, thing.side, thing.distance) for thing in self.things]
+        return (self.place, self.weather, *sorted(things))
 
     def of_kind(self, kind: str) -> list[Thing]:
-        return [t for t in self.things if t.kind == kind]
+        return [thing for thing in self.things if thing.kind == kind]
 
     @property
     def unseen(self) -> bool:
-        """Whether a kind and colour meet here that never meet in training."""
-        return any((t.kind, t.color) in UNSEEN for t in self.things)
+        """Whether the scene has a combination of kind and color that never occurs in training."""
+        return any((thing.kind, thing.color) in UNSEEN for thing in self.things)
 
     @property
     def split(self) -> str:
-        """The one split this scene may appear in, by a hash of its facts: 80% train, 10% validation, 10% test."""
+        """The one split this scene may appear in: 80% train, 10% validation, 10% test.
+
+        A hash of the facts decides, so no two splits share a scene."""
         if self.unseen:
             return "test"
         bucket = hashlib.sha256(repr(self.facts).encode()).digest()[0] % 10
-        return "train" if bucket < 8 else "validation" if bucket == 8 else "test"
+        if bucket < 8:
+            return "train"
+        if bucket == 8:
+            return "validation"
+        return "test"
 
 
 def place_thing(rng: random.Random, kind: str, color: str, side: str, distance: str) -> Thing:
     """Puts a thing into its slot with a varied size and position."""
-    width, height, foot = CELL[distance]
-    height = min(height, width / ASPECT[kind]) * rng.uniform(0.88, 1.0)
+    cell = CELLS[distance]
+    height = min(cell.max_height, cell.max_width / ASPECT[kind]) * rng.uniform(0.88, 1.0)
     width = height * ASPECT[kind]
     center = (SIDES.index(side) + 0.5) / 3 + rng.uniform(-0.03, 0.03)
     center = min(max(center, width / 2 + 0.005), 1 - width / 2 - 0.005)
-    foot += rng.uniform(-0.025, 0.025)
+    foot = cell.foot + rng.uniform(-0.025, 0.025)
     box = (center - width / 2, foot - height, center + width / 2, foot)
     return Thing(kind, color, side, distance, tuple(round(v, 3) for v in box))
+
+
+def near_first(thing: Thing) -> tuple[int, int]:
+    """Sort key: near things before far ones, and from left to right."""
+    return DISTANCES.index(thing.distance), SIDES.index(thing.side)
 
 
 def random_scene(rng: random.Random) -> Scene:
     """Any scene, of any split."""
     count = rng.choices((1, 2, 3, 4), weights=(2, 4, 5, 3))[0]
-    slots, kinds = rng.sample(SLOTS, count), rng.sample(KINDS, count)
-    if count > 1 and rng.random() < 0.35:  # several of a kind, so that counting means something
-        kinds = ([kinds[0]] * count + kinds[rng.randint(2, count) :])[:count]
+    slots = rng.sample(SLOTS, count)
+    kinds = rng.sample(KINDS, count)
+    if count > 1 and rng.random() < 0.35:
+        # Several things of one kind, so that counting means something.
+        kinds = [kinds[0]] * count
+        rng.randint(2, count)  # not used; without it every seed would give other scenes
     rng.shuffle(kinds)
-    things = [
-        place_thing(rng, k, rng.choice(COLORS), *slot) for k, slot in zip(kinds, slots, strict=True)
-    ]
-    things.sort(
-        key=lambda t: (DISTANCES.index(t.distance), SIDES.index(t.side))
-    )  # near first, left to right
-    return Scene(rng.choice(PLACES), rng.choice(WEATHERS), tuple(things), rng.randrange(2**31))
+    things = []
+    for kind, (side, distance) in zip(kinds, slots, strict=True):
+        color = rng.choice(COLORS)
+        things.append(place_thing(rng, kind, color, side, distance))
+    things.sort(key=near_first)
+    place = rng.choice(PLACES)
+    weather = rng.choice(WEATHERS)
+    return Scene(place, weather, tuple(things), seed=rng.randrange(2**31))
 
 
 def scenes(split: str, count: int, seed: int = 0, unseen: bool | None = None) -> Iterator[Scene]:
-    """Yields `count` scenes of a split, the same ones for the same seed; in the test split `unseen` asks for scenes
-    with (True) or without (False) a combination kept out of training."""
+    """Yields `count` scenes of a split, the same ones for the same seed.
+
+    In the test split `unseen` asks for scenes with (True) or without (False) a combination that
+    never occurs in training. Raises ValueError for an unknown split.
+    """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
     rng = random.Random(f"toyland/{split}/{unseen}/{seed}")

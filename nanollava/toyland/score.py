@@ -1,95 +1,170 @@
-"""Scores a LLaVA on Toyland's held-out scenes: short questions by type, unseen combinations, detailed descriptions."""
+"""Scores a LLaVA on Toyland's held-out scenes.
+
+Short questions are counted as right or wrong by type, also on scenes with unseen combinations of
+kind and color. Detailed descriptions are measured by precision and recall of the facts they state.
+"""
 
 import random
+from statistics import fmean
 
 from ..conversation import IMAGE
-from ..generate import answer
 from ..image import ImageConfig
 from ..llava import LLaVA
+from ..streaming import answer
 from ..tokenizer import Tokenizer
 from .draw import draw
 from .scenes import Scene, scenes
-from .teacher import TYPES, WORDINGS, detail, facts_told, questions, shares, stated
+from .teacher import QA, TYPES, WORDINGS, detail, facts_told, questions, stated
 
-PICTURE = 200  # px, as in the data set
+PICTURE = 200  # pixels, as in the data set
+BATCH = 64  # questions that are drawn and answered together
 
 
 def normal(text: str) -> str:
-    """For comparison: case and final punctuation do not count."""
+    """The text without what a comparison ignores: case, outer spaces and final punctuation."""
     return text.strip().lower().rstrip(".!?").strip()
 
 
-def ask(
-    model: LLaVA, tokenizer, image: ImageConfig, asked: list[tuple[Scene, str]], new: int
-) -> list[str]:
-    """Greedy answers to one question about one scene each, in batches."""
-    answers = []
-    for part in (asked[i : i + 64] for i in range(0, len(asked), 64)):
-        pairs = [
-            ([draw(s, PICTURE)], [{"from": "human", "value": f"{IMAGE}\n{q}"}]) for s, q in part
-        ]
-        answers += answer(model, tokenizer, image, pairs, batch=64, max_new_tokens=new)
-    return answers
-
-
-def short_questions(
-    model, tokenizer, image, pool: list[Scene], rng: random.Random
-) -> dict[str, list[bool]]:
-    """Right or wrong by type: one question of every type that a scene allows."""
-    chosen = [
-        (s, rng.choice(q)) for s in pool for q in questions(facts_told(s, rng), rng).values() if q
-    ]
-    answers = ask(model, tokenizer, image, [(scene, qa.question) for scene, qa in chosen], 32)
-    result: dict[str, list[bool]] = {}
-    for (_, qa), said in zip(chosen, answers, strict=True):
-        result.setdefault(qa.type, []).append(normal(said) == normal(qa.answer))
+def shares(right: dict[str, list[bool]]) -> dict[str, float]:
+    """The share of right answers for every type, and under "overall" for all of them."""
+    every_answer = []
+    for answers in right.values():
+        every_answer += answers
+    result = {"overall": fmean(every_answer)}
+    for type, answers in right.items():
+        result[type] = fmean(answers)
     return result
 
 
-def score(
-    model: LLaVA, tokenizer: Tokenizer, image: ImageConfig, count: int = 300, seed: int = 0
-) -> dict:
-    """`overall`, `types`, `unseen_combinations` (shares of exact answers) and `detail` (precision and recall of facts)."""
-    rng = random.Random(f"score/{seed}")
-    pools = [
-        list(scenes("test", n, seed, unseen))
-        for n, unseen in ((count, False), (count // 2 or 1, True))
-    ]
-    right = [short_questions(model, tokenizer, image, p, rng) for p in pools]
-    asked = [(scene, rng.choice(WORDINGS["detail"])) for scene in pools[0][: count // 3]]
-    texts = (
-        ask(model, tokenizer, image, asked, 128),
-        [detail(facts_told(scene, rng)) for scene, _ in asked],
-    )
-    said, known = (
-        {(i, fact) for i, text in enumerate(part) for fact in stated(text)} for part in texts
-    )
-    precision, recall = (len(said & known) / max(1, len(part)) for part in (said, known))
-    (seen, unseen), counts = (
-        map(shares, right),
-        [sum(map(len, by_type.values())) for by_type in right],
-    )
+def ask(
+    model: LLaVA,
+    tokenizer: Tokenizer,
+    image_config: ImageConfig,
+    asked: list[tuple[Scene, str]],
+    max_new_tokens: int,
+) -> list[str]:
+    """Greedy answers to (scene, question) pairs, computed in batches."""
+    answers = []
+    for start in range(0, len(asked), BATCH):
+        prompts = []
+        for scene, question in asked[start : start + BATCH]:
+            turn = {"from": "human", "value": f"{IMAGE}\n{question}"}
+            prompts.append(([draw(scene, PICTURE)], [turn]))
+        answers += answer(
+            model, tokenizer, image_config, prompts, batch=BATCH, max_new_tokens=max_new_tokens
+        )
+    return answers
+
+
+def choose_questions(pool: list[Scene], rng: random.Random) -> list[tuple[Scene, QA]]:
+    """For every scene one question of every type that it allows."""
+    chosen = []
+    for scene in pool:
+        by_type = questions(facts_told(scene, rng), rng)
+        for qas in by_type.values():
+            if qas:
+                chosen.append((scene, rng.choice(qas)))
+    return chosen
+
+
+def short_questions(
+    model: LLaVA,
+    tokenizer: Tokenizer,
+    image_config: ImageConfig,
+    pool: list[Scene],
+    rng: random.Random,
+) -> dict[str, list[bool]]:
+    """Whether each answer is exactly right, by type of question."""
+    chosen = choose_questions(pool, rng)
+    asked = [(scene, qa.question) for scene, qa in chosen]
+    answers = ask(model, tokenizer, image_config, asked, max_new_tokens=32)
+    right: dict[str, list[bool]] = {}
+    for (_, qa), text in zip(chosen, answers, strict=True):
+        is_right = normal(text) == normal(qa.answer)
+        right.setdefault(qa.type, []).append(is_right)
+    return right
+
+
+def facts_of_texts(texts: list[str]) -> set[tuple]:
+    """The facts that the texts state, each with the index of its text."""
+    facts = set()
+    for i, text in enumerate(texts):
+        for fact in stated(text):
+            facts.add((i, fact))
+    return facts
+
+
+def detailed_descriptions(
+    model: LLaVA,
+    tokenizer: Tokenizer,
+    image_config: ImageConfig,
+    pool: list[Scene],
+    rng: random.Random,
+) -> dict[str, float]:
+    """`precision`: the share of stated facts that are true; `recall`: of true facts stated."""
+    asked = [(scene, rng.choice(WORDINGS["detail"])) for scene in pool]
+    answers = ask(model, tokenizer, image_config, asked, max_new_tokens=128)
+    references = [detail(facts_told(scene, rng)) for scene in pool]
+    stated_facts = facts_of_texts(answers)
+    true_facts = facts_of_texts(references)
+    correct = len(stated_facts & true_facts)
     return {
-        "overall": seen.pop("overall"),
-        "types": seen,
-        "unseen_combinations": unseen.pop("overall"),
-        "unseen_types": unseen,
-        "detail": {"precision": precision, "recall": recall},
-        "questions": {"seen": counts[0], "unseen": counts[1]},
+        "precision": correct / max(1, len(stated_facts)),
+        "recall": correct / max(1, len(true_facts)),
+    }
+
+
+def count_answers(right: dict[str, list[bool]]) -> int:
+    return sum(len(answers) for answers in right.values())
+
+
+def score(
+    model: LLaVA, tokenizer: Tokenizer, image_config: ImageConfig, count: int = 300, seed: int = 0
+) -> dict:
+    """Scores a model on `count` test scenes, and half as many with unseen combinations.
+
+    Returns `overall` and `types` (shares of exact answers), `unseen_combinations` and
+    `unseen_types` (the same on unseen combinations), `detail` (`precision` and `recall` of facts,
+    on a third of the scenes) and `questions` (how many were asked). Needs at least 3 scenes.
+    """
+    rng = random.Random(f"score/{seed}")
+    pool = list(scenes("test", count, seed, unseen=False))
+    unseen_pool = list(scenes("test", max(1, count // 2), seed, unseen=True))
+    right = short_questions(model, tokenizer, image_config, pool, rng)
+    unseen_right = short_questions(model, tokenizer, image_config, unseen_pool, rng)
+    detail_pool = pool[: count // 3]
+    detail_score = detailed_descriptions(model, tokenizer, image_config, detail_pool, rng)
+
+    types = shares(right)
+    overall = types.pop("overall")
+    unseen_types = shares(unseen_right)
+    unseen_overall = unseen_types.pop("overall")
+    return {
+        "overall": overall,
+        "types": types,
+        "unseen_combinations": unseen_overall,
+        "unseen_types": unseen_types,
+        "detail": detail_score,
+        "questions": {"seen": count_answers(right), "unseen": count_answers(unseen_right)},
     }
 
 
 def table(result: dict) -> str:
-    """The score as lines of text."""
+    """The score as lines of text, in percent; nan where a type was never asked."""
     lines = [f"{'type':14} {'test':>7} {'unseen':>7}   exact answers, %"]
-    for kind in TYPES:
-        seen, unseen = (
-            100 * result[part].get(kind, float("nan")) for part in ("types", "unseen_types")
-        )
-        lines.append(f"{kind:14} {seen:7.1f} {unseen:7.1f}")
+    for type in TYPES:
+        seen = 100 * result["types"].get(type, float("nan"))
+        unseen = 100 * result["unseen_types"].get(type, float("nan"))
+        lines.append(f"{type:14} {seen:7.1f} {unseen:7.1f}")
+    seen = 100 * result["overall"]
+    unseen = 100 * result["unseen_combinations"]
+    lines.append(f"{'overall':14} {seen:7.1f} {unseen:7.1f}")
+    questions = result["questions"]
+    lines.append(f"{'questions':14} {questions['seen']:7} {questions['unseen']:7}")
+    precision = result["detail"]["precision"]
+    recall = result["detail"]["recall"]
     lines.append(
-        f"{'overall':14} {100 * result['overall']:7.1f} {100 * result['unseen_combinations']:7.1f}"
+        f"detailed descriptions: {precision:.1%} of the stated facts are true, "
+        f"{recall:.1%} of the true facts are stated"
     )
-    lines.append("{:14} {seen:7} {unseen:7}".format("questions", **result["questions"]))
-    told = "detailed descriptions: {precision:.1%} of the facts stated are true, {recall:.1%} of the facts are stated"
-    return "\n".join([*lines, told.format(**result["detail"])])
+    return "\n".join(lines)

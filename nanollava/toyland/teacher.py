@@ -1,240 +1,374 @@
-"""A rule-based teacher in place of the paper's GPT-4: it sees captions and boxes, never the picture or the scene, and
-writes conversations, detailed descriptions and complex reasoning as if it had seen the picture (paper, section 3)."""
+"""A rule-based teacher in place of the paper's GPT-4 (section 3).
+
+It sees captions and boxes, never the image or the scene, and writes conversations, detailed
+descriptions and complex reasoning as if it had seen the image.
+"""
 
 import random
 import re
 from dataclasses import dataclass
 from itertools import permutations
-from pathlib import Path
-from statistics import fmean
 
-from ..files import read_json
-from .captions import NUMBERS, WEATHER_WORDS, WORDS, a, boxes, captions, plural
-from .scenes import COLORS, DISTANCES, KINDS, PLACES, SIDES, Scene, Thing
+from ..errors import UserError
+from .captions import NUMBERS, WEATHER_WORDS, WORDS, boxes, captions, plural, with_article
+from .scenes import COLORS, DISTANCES, KINDS, PLACES, SIDES, WEATHERS, Scene, Thing, near_first
+from .wordings import REASONS, WORDINGS
 
-TYPES = tuple("color count position distance what presence relation weather place reason".split())
-
-WORDINGS = read_json(Path(__file__).parent / "wordings.json")  # of every kind of question
-REASONS = read_json(
-    Path(__file__).parent / "reasons.json"
-)  # the answers of each, by what must hold for them
-SPOT = "({}) ({})".format(
-    *("|".join(WORDS[name] for name in names) for names in (DISTANCES, SIDES))
+TYPES = (
+    "color",
+    "count",
+    "position",
+    "distance",
+    "what",
+    "presence",
+    "relation",
+    "weather",
+    "place",
+    "reason",
 )
+
+# "on the left" -> "left", and so on: the inverse of WORDS.
 NAMES = {words: name for name, words in WORDS.items()}
 
 
-def read(texts: list[str], found: list[tuple[str, tuple]]) -> Scene:
-    """Place and weather by the captions' words, sides and distances by boxes, colours by captions (or None)."""
-    text = " ".join(texts).lower()
-    place = next(place for place in PLACES if WORDS[place] in text)
-    weather = next(name for name, words in WEATHER_WORDS.items() if any(w in text for w in words))
-    told = re.findall(rf"an? ({'|'.join(COLORS)}) ({'|'.join(KINDS)}) {SPOT}", text)
-    color_of = {(kind, NAMES[side], NAMES[far]): color for color, kind, far, side in told}
-    slots = [
-        (SIDES[min(2, int((b[0] + b[2]) / 2 * 3))], "near" if b[3] > 0.75 else "far")
-        for _, b in found
-    ]
-    things = zip(found, slots, strict=True)
-    things = [
-        Thing(kind, color_of.get((kind, *slot)), *slot, tuple(box)) for (kind, box), slot in things
-    ]
-    return Scene(place, weather, tuple(things))
+def any_of(words: list[str] | tuple[str, ...]) -> str:
+    """A regular expression, with one group, that matches any of the words."""
+    return f"({'|'.join(words)})"
 
 
-def facts_told(scene: Scene, rng: random.Random) -> Scene:
-    """The teacher's view of a scene: what its captions and boxes tell."""
-    return read(captions(scene, rng), boxes(scene))
+COLOR = any_of(COLORS)
+KIND = any_of(KINDS)
+DISTANCE_WORDS = any_of([WORDS[distance] for distance in DISTANCES])
+SIDE_WORDS = any_of([WORDS[side] for side in SIDES])
+# As the captions name a thing ("a red cat in front on the left"), and as `detail` does.
+THING_IN_CAPTION = re.compile(rf"an? {COLOR} {KIND} {DISTANCE_WORDS} {SIDE_WORDS}")
+THING_IN_DETAIL = re.compile(rf"{DISTANCE_WORDS} {SIDE_WORDS} there is an? (\w+) (\w+)")
+COUNT_IN_DETAIL = re.compile(rf"there (?:is|are) {any_of(NUMBERS)} things?")
 
 
 @dataclass(frozen=True)
 class QA:
-    type: str
+    """A question with its answer."""
+
+    type: str  # one of TYPES, or "detail"
     question: str
     answer: str
 
 
-def name_of(facts: Scene, thing: Thing) -> str | None:
-    """The shortest name that means this thing alone: "the cat", "the red cat", or None."""
-    same = facts.of_kind(thing.kind)
-    if len(same) == 1:
+# Reading captions and boxes
+
+
+def places_in(text: str) -> list[str]:
+    return [place for place in PLACES if WORDS[place] in text]
+
+
+def weathers_in(text: str) -> list[str]:
+    found = []
+    for weather in WEATHERS:
+        if any(words in text for words in WEATHER_WORDS[weather]):
+            found.append(weather)
+    return found
+
+
+def read(texts: list[str], kinds_and_boxes: list[tuple[str, tuple]]) -> Scene:
+    """The facts that captions and boxes state.
+
+    Place, weather and colors come from the captions; kinds, sides and distances from the boxes. A
+    thing whose color no caption states has the color None. Raises UserError for captions that name
+    no place or weather of Toyland.
+    """
+    text = " ".join(texts).lower()
+    places = places_in(text)
+    weathers = weathers_in(text)
+    if not places or not weathers:
+        raise UserError(
+            "these captions name no place or no weather of Toyland; "
+            "Toyland's teacher reads only Toyland's captions"
+        )
+    colors = {}  # of the things that the captions name, by kind, side and distance
+    for color, kind, distance_words, side_words in THING_IN_CAPTION.findall(text):
+        colors[kind, NAMES[side_words], NAMES[distance_words]] = color
+    things = []
+    for kind, box in kinds_and_boxes:
+        x1, _, x2, y2 = box
+        center = (x1 + x2) / 2
+        side = SIDES[min(2, int(center * 3))]
+        distance = "near" if y2 > 0.75 else "far"
+        color = colors.get((kind, side, distance))
+        things.append(Thing(kind, color, side, distance, tuple(box)))
+    return Scene(places[0], weathers[0], tuple(things))
+
+
+def facts_told(scene: Scene, rng: random.Random) -> Scene:
+    """The teacher's view of a scene: what its captions and boxes state."""
+    return read(captions(scene, rng), boxes(scene))
+
+
+# Short questions
+
+
+def unique_name(facts: Scene, thing: Thing) -> str | None:
+    """The shortest name that fits this thing only: "the cat", "the red cat", or None."""
+    same_kind = facts.of_kind(thing.kind)
+    if len(same_kind) == 1:
         return f"the {thing.kind}"
-    return (
-        f"the {thing.color} {thing.kind}"
-        if sum(t.color == thing.color for t in same) == 1
-        else None
-    )
+    same_color = [other for other in same_kind if other.color == thing.color]
+    if len(same_color) == 1:
+        return f"the {thing.color} {thing.kind}"
+    return None
 
 
-def questions(facts: Scene, rng: random.Random) -> dict[str, list[QA]]:
-    """All short questions with one definite answer, by type, each in one of several wordings."""
-    found: dict[str, list[QA]] = {kind: [] for kind in TYPES}
+def ask(type: str, answer: str, rng: random.Random, wording: str | None = None, **words: str) -> QA:
+    """A question in one of its wordings; `wording` names them where it is not the type."""
+    template = rng.choice(WORDINGS[wording or type])
+    return QA(type, template.format(**words), answer)
 
-    def ask(type: str, answer: str, wording: str | None = None, **words: str) -> None:
-        found[type].append(QA(type, rng.choice(WORDINGS[wording or type]).format(**words), answer))
 
+def yes_or_no(is_true: bool) -> str:
+    return "yes" if is_true else "no"
+
+
+def questions_about(thing: Thing, facts: Scene, rng: random.Random) -> list[QA]:
+    """Color, position and distance of a thing, and what stands on its side."""
+    qas = []
+    kind = thing.kind
+    side = WORDS[thing.side]
+    name = unique_name(facts, thing)
+    kinds_on_side = [other.kind for other in facts.things if other.side == thing.side]
+    if len(facts.of_kind(kind)) == 1:
+        qas.append(ask("color", thing.color, rng, kind=kind))
+    elif kinds_on_side.count(kind) == 1:
+        qas.append(ask("color", thing.color, rng, "color of one", kind=kind, side=side))
+    if name is not None:
+        qas.append(ask("position", side, rng, name=name))
+        qas.append(ask("distance", WORDS[thing.distance], rng, name=name))
+    if len(kinds_on_side) == 1:
+        qas.append(ask("what", with_article(thing.color, kind), rng, side=side))
+    return qas
+
+
+def count_questions(
+    facts: Scene, present: list[str], absent: list[str], rng: random.Random
+) -> list[QA]:
+    """How many there are of every kind, of one kind that is absent, and of all things."""
+    qas = []
+    for kind in [*present, rng.choice(absent)]:
+        number = NUMBERS[len(facts.of_kind(kind))]
+        qas.append(ask("count", number, rng, kinds=plural(kind)))
+    qas.append(ask("count", NUMBERS[len(facts.things)], rng, "count of all"))
+    return qas
+
+
+def presence_questions(
+    facts: Scene, present: list[str], absent: list[str], rng: random.Random
+) -> list[QA]:
+    """Whether a kind is there, half of them absent, and whether it is there in some color."""
+    qas = []
+    for kind in [*present, *rng.sample(absent, len(present))]:
+        answer = yes_or_no(kind in present)
+        qas.append(ask("presence", answer, rng, a_kind=with_article(kind)))
     for thing in facts.things:
-        name, kind, side = name_of(facts, thing), thing.kind, WORDS[thing.side]
-        beside = [t.kind for t in facts.things if t.side == thing.side]
-        if len(facts.of_kind(kind)) == 1:
-            ask("color", thing.color, kind=kind)
-        elif beside.count(kind) == 1:
-            ask("color", thing.color, "color of one", kind=kind, side=side)
-        if name:
-            ask("position", side, name=name)
-            ask("distance", WORDS[thing.distance], name=name)
-        if len(beside) == 1:
-            ask("what", a(thing.color, kind), side=side)
-    present = list(dict.fromkeys(t.kind for t in facts.things))
-    absent = [k for k in KINDS if k not in present]
-    for kind in (*present, rng.choice(absent)):
-        ask("count", NUMBERS[len(facts.of_kind(kind))], kinds=plural(kind))
-    ask("count", NUMBERS[len(facts.things)], "count of all")
-    for kind in (*present, *rng.sample(absent, len(present))):
-        ask("presence", "yes" if kind in present else "no", a_kind=a(kind))
-    for thing in facts.things:  # the right kind in a right or a wrong colour
-        colors = [t.color for t in facts.of_kind(thing.kind)]
-        color = (
-            thing.color
-            if rng.random() < 0.5
-            else rng.choice([c for c in COLORS if c not in colors])
-        )
-        ask(
-            "presence",
-            "yes" if color in colors else "no",
-            "presence of color",
-            a_kind=a(color, thing.kind),
-        )
-    named = [(t, name_of(facts, t)) for t in facts.things if name_of(facts, t)]
-    for (one, name), (other, second) in permutations(named, 2):
-        if one.side != other.side:
+        colors = [other.color for other in facts.of_kind(thing.kind)]
+        color = thing.color
+        if rng.random() >= 0.5:
+            color = rng.choice([other for other in COLORS if other not in colors])
+        answer = yes_or_no(color in colors)
+        a_kind = with_article(color, thing.kind)
+        qas.append(ask("presence", answer, rng, "presence of color", a_kind=a_kind))
+    return qas
+
+
+def relation_questions(facts: Scene, rng: random.Random) -> list[QA]:
+    """Two things compared: which is further left or right, and which is closer."""
+    named = []
+    for thing in facts.things:
+        name = unique_name(facts, thing)
+        if name is not None:
+            named.append((thing, name))
+    qas = []
+    for (first, first_name), (second, second_name) in permutations(named, 2):
+        names = {"name": first_name, "other": second_name}
+        if first.side != second.side:
             way = rng.choice(("left", "right"))
-            right = (SIDES.index(one.side) < SIDES.index(other.side)) == (way == "left")
-            ask(
-                "relation",
-                "yes" if right else "no",
-                "side of other",
-                name=name,
-                other=second,
-                way=way,
-            )
-        if one.distance != other.distance:
-            ask(
-                "relation",
-                name if one.distance == "near" else second,
-                "closer",
-                name=name,
-                other=second,
-            )
-    ask("weather", "a clear night" if facts.weather == "night" else facts.weather)
-    ask("place", WORDS[facts.place])
-    return found | {"reason": reasons(facts, rng)}
+            is_left_of = SIDES.index(first.side) < SIDES.index(second.side)
+            answer = yes_or_no(is_left_of == (way == "left"))
+            qas.append(ask("relation", answer, rng, "side of other", way=way, **names))
+        if first.distance != second.distance:
+            closer = first_name if first.distance == "near" else second_name
+            qas.append(ask("relation", closer, rng, "closer", **names))
+    return qas
 
 
 def reasons(facts: Scene, rng: random.Random) -> list[QA]:
-    """Complex reasoning: of every question in reasons.json, the first answer of which all words hold here is true."""
-    kinds = [t.kind for t in facts.things]
-    holds = {facts.place, facts.weather, *kinds} | (
-        {"people"} if kinds.count("person") > 1 else set()
-    )
-    true = {
-        w: [said for need, said in by.items() if holds >= {*need.split()}]
-        for w, by in REASONS.items()
-    }
-    return [QA("reason", rng.choice(WORDINGS[w]), said[0]) for w, said in true.items() if said]
+    """Complex reasoning: for every question the first answer whose words all hold here."""
+    kinds = [thing.kind for thing in facts.things]
+    words = {facts.place, facts.weather, *kinds}
+    if kinds.count("person") > 1:
+        words.add("people")
+    qas = []
+    for wording, answers in REASONS.items():
+        true_answers = [reason.answer for reason in answers if reason.needs <= words]
+        if true_answers:
+            qas.append(ask("reason", true_answers[0], rng, wording))
+    return qas
+
+
+def questions(facts: Scene, rng: random.Random) -> dict[str, list[QA]]:
+    """All short questions with one definite answer, by type, each in one of its wordings."""
+    present = list(dict.fromkeys(thing.kind for thing in facts.things))  # each kind once
+    absent = [kind for kind in KINDS if kind not in present]
+    qas = []
+    for thing in facts.things:
+        qas += questions_about(thing, facts, rng)
+    qas += count_questions(facts, present, absent, rng)
+    qas += presence_questions(facts, present, absent, rng)
+    qas += relation_questions(facts, rng)
+    weather = "a clear night" if facts.weather == "night" else facts.weather
+    qas.append(ask("weather", weather, rng))
+    qas.append(ask("place", WORDS[facts.place], rng))
+    qas += reasons(facts, rng)
+
+    by_type: dict[str, list[QA]] = {type: [] for type in TYPES}
+    for qa in qas:
+        by_type[qa.type].append(qa)
+    return by_type
+
+
+# The detailed description
 
 
 def detail(facts: Scene) -> str:
-    """The detailed description: place, weather, number of things, and each thing with colour and spot, near ones first."""
+    """The detailed description: place, weather, number of things, and every thing with its spot."""
     sky = "at night" if facts.weather == "night" else f"on a {facts.weather} day"
-    count = "is one thing" if len(facts.things) == 1 else f"are {NUMBERS[len(facts.things)]} things"
+    count = "is one thing"
+    if len(facts.things) > 1:
+        count = f"are {NUMBERS[len(facts.things)]} things"
     text = f"This picture was taken {WORDS[facts.place]} {sky}. There {count}."
-    for t in sorted(facts.things, key=lambda t: (t.distance == "far", SIDES.index(t.side))):
-        text += f" {WORDS[t.distance].capitalize()} {WORDS[t.side]} there is {a(t.color, t.kind)}."
+    for thing in sorted(facts.things, key=near_first):
+        spot = f"{WORDS[thing.distance].capitalize()} {WORDS[thing.side]}"
+        text += f" {spot} there is {with_article(thing.color, thing.kind)}."
     return text
 
 
 def stated(text: str) -> set[tuple]:
-    """The facts that a description states, as tuples; those of `detail` are all there are to state."""
+    """The facts that a description states, as tuples; `detail` states all that there are."""
     text = text.lower()
-    found = {("place", place) for place in PLACES if WORDS[place] in text}
-    found |= {
-        ("weather", name) for name, words in WEATHER_WORDS.items() if any(w in text for w in words)
-    }
-    count = re.findall(rf"there (?:is|are) ({'|'.join(NUMBERS)}) things?", text)
-    found |= {("count", NUMBERS.index(number)) for number in count[:1]}
-    for far, side, color, kind in re.findall(rf"{SPOT} there is an? (\w+) (\w+)", text):
-        spot = (NAMES[side], NAMES[far])
-        found |= {("kind", *spot, kind), ("color", *spot, color)}
-    return found
+    facts: set[tuple] = set()
+    for place in places_in(text):
+        facts.add(("place", place))
+    for weather in weathers_in(text):
+        facts.add(("weather", weather))
+    count = COUNT_IN_DETAIL.search(text)
+    if count is not None:
+        facts.add(("count", NUMBERS.index(count[1])))
+    for distance_words, side_words, color, kind in THING_IN_DETAIL.findall(text):
+        side = NAMES[side_words]
+        distance = NAMES[distance_words]
+        facts.add(("kind", side, distance, kind))
+        facts.add(("color", side, distance, color))
+    return facts
+
+
+# Conversations
 
 
 def kinds_in(qa: QA) -> set[str]:
-    """The kinds that question and answer speak of."""
+    """The kinds of things that question and answer mention."""
     words = set(re.findall(r"\w+", f"{qa.question} {qa.answer}".lower()))
-    return {kind for kind in KINDS if words & {kind, plural(kind)}}
+    return {kind for kind in KINDS if kind in words or plural(kind) in words}
 
 
-def tells(before: QA, qa: QA) -> bool:
-    """Whether an earlier turn tells something of this one's answer: that a kind is there, its colour or its place."""
-    if not kinds_in(before) & kinds_in(qa) or before.type == qa.type:
-        return before.type == qa.type and kinds_in(before) == kinds_in(qa)  # asked already
+def gives_away(earlier: QA, qa: QA) -> bool:
+    """Whether an earlier turn states part of the answer: that a kind is there, its color or spot.
+
+    A question of the same type about the same kinds counts as asked already."""
+    earlier_kinds = kinds_in(earlier)
+    kinds = kinds_in(qa)
+    if earlier.type == qa.type:
+        return earlier_kinds == kinds
+    if not earlier_kinds & kinds:
+        return False
     if qa.type == "color":
-        return qa.answer in f"{before.question} {before.answer}"
-    told_by = {"position": ("what", "relation"), "distance": ("what", "relation")}
-    return before.type in told_by.get(qa.type, TYPES)
+        return qa.answer in f"{earlier.question} {earlier.answer}"
+    if qa.type in ("position", "distance"):
+        return earlier.type in ("what", "relation")
+    return True
+
+
+def question_types(facts: Scene, rng: random.Random, turns: int, inventory: float) -> list[str]:
+    """The types of questions that a conversation tries to ask, in order.
+
+    With probability `inventory` it only asks what is there and how many, otherwise about facts of
+    all types.
+    """
+    if rng.random() < inventory:
+        kinds = {thing.kind for thing in facts.things}
+        mixed = rng.sample(("presence", "count") * 4, min(8, 2 * len(kinds)))
+        return rng.choice((mixed, ["count"] * turns))
+    types = []
+    if rng.random() < 0.6:
+        types = rng.sample(("presence", "count", "what"), 3)
+    look_ups = ("color", "position", "distance")
+    other = rng.choice(("relation", "weather", "place"))
+    types += rng.sample((*look_ups, "relation", other), 5)
+    types += rng.sample(look_ups, 3)
+    return types
 
 
 def conversation(
     facts: Scene, rng: random.Random, turns: int = 8, inventory: float = 0.35
 ) -> list[QA]:
-    """Short questions, of which none can be answered from the turns before it: each must be looked up."""
-    found, chosen = questions(facts, rng), []
-    if (
-        rng.random() < inventory
-    ):  # what is there and how often, half of it of things that are not there
-        mixed = rng.sample(
-            ("presence", "count") * 4, min(8, 2 * len({t.kind for t in facts.things}))
-        )
-        types = rng.choice((mixed, ["count"] * turns))
-    else:
-        several = ("color", "position", "distance")
-        types = rng.sample(("presence", "count", "what"), 3) if rng.random() < 0.6 else []
-        types += rng.sample((*several, "relation", rng.choice(("relation", "weather", "place"))), 5)
-        types += rng.sample(several, 3)
-    for type in types:
-        fresh = [qa for qa in found[type] if not any(tells(c, qa) for c in chosen)]
-        if fresh and len(chosen) < turns:
-            answers = sorted(
-                {qa.answer for qa in fresh}
-            )  # "two" as often as "none"; "yes" is told away more
-            answer = rng.choice(answers + ["yes"] * (type == "presence" and "yes" in answers))
-            chosen.append(rng.choice([qa for qa in fresh if qa.answer == answer]))
-    return chosen or found["weather"]
+    """At most `turns` short questions, none of which the turns before it answer.
+
+    So every answer must be looked up in the image."""
+    by_type = questions(facts, rng)
+    chosen: list[QA] = []
+    for type in question_types(facts, rng, turns, inventory):
+        if len(chosen) == turns:
+            break
+        fresh = []
+        for qa in by_type[type]:
+            if not any(gives_away(earlier, qa) for earlier in chosen):
+                fresh.append(qa)
+        if not fresh:
+            continue
+        # First the answer, then the question: "two" is as frequent as "none". A "yes" gets double
+        # weight, because earlier turns rule out more of the questions with that answer.
+        answers = sorted({qa.answer for qa in fresh})
+        if type == "presence" and "yes" in answers:
+            answers.append("yes")
+        answer = rng.choice(answers)
+        chosen.append(rng.choice([qa for qa in fresh if qa.answer == answer]))
+    if not chosen:
+        return by_type["weather"]
+    return chosen
 
 
 def instructions(facts: Scene, rng: random.Random, kind: str, inventory: float = 0.35) -> list[QA]:
-    """One sample of instruction data: "conversation" (some of them inventories), "detail" or "complex"."""
+    """One sample of instruction data, of the kind "conversation", "detail" or "complex".
+
+    `inventory` is the share of conversations that only ask what is there and how many. Raises
+    ValueError for another kind.
+    """
     if kind == "conversation":
         return conversation(facts, rng, inventory=inventory)
     if kind == "detail":
-        return [QA("detail", rng.choice(WORDINGS["detail"]), detail(facts))]
+        return [ask("detail", detail(facts), rng)]
     if kind == "complex":
-        return rng.sample(found := reasons(facts, rng), min(3, len(found)))
+        qas = reasons(facts, rng)
+        return rng.sample(qas, min(3, len(qas)))
     raise ValueError(f"instruction data {kind!r}: expected 'conversation', 'detail' or 'complex'")
 
 
-def dialogue(before: str, qas: list[QA]) -> list[dict]:
-    """Questions and answers in LLaVA's form; `before` stands on a line of its own before the first question."""
-    asked = [f"{before}\n{qa.question}" if i == 0 else qa.question for i, qa in enumerate(qas)]
-    pairs = [
-        (("human", question), ("gpt", qa.answer)) for question, qa in zip(asked, qas, strict=True)
-    ]
-    return [{"from": role, "value": text} for pair in pairs for role, text in pair]
+def dialogue(context: str, qas: list[QA]) -> list[dict]:
+    """Questions and answers in LLaVA's form, `context` on a line before the first question.
 
-
-def shares(right: dict[str, list[bool]]) -> dict[str, float]:
-    """Shares of right answers, in all and by type."""
-    return {"overall": fmean(sum(right.values(), []))} | {
-        type: fmean(of) for type, of in right.items()
-    }
+    The context is the image token, or for a language model a description of the scene."""
+    turns = []
+    for i, qa in enumerate(qas):
+        question = qa.question
+        if i == 0:
+            question = f"{context}\n{question}"
+        turns.append({"from": "human", "value": question})
+        turns.append({"from": "gpt", "value": qa.answer})
+    return turns
