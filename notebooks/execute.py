@@ -1,12 +1,13 @@
-"""Runs the notebooks from the shipped checkpoints and writes their outputs, or compares them with what is committed.
+"""Run the notebooks on the shipped checkpoints and write their outputs, or compare with the files.
 
-python notebooks/execute.py              # run all, write outputs and the line numbers of README.md's table
-python notebooks/execute.py 01 04        # these alone
+python notebooks/execute.py              # run all, write outputs and the line numbers of README.md
+python notebooks/execute.py 01 04        # only these
 python notebooks/execute.py --check      # run all, change no file; a text that differs is an error
 
-In place of a reader's cell (tag "exercise") the solution above it is run, and nothing of it is stored. The text of cells
-tagged "varies" (training, timing) is not compared; elsewhere a number may differ by one in its last printed digit, as
-processors round differently.
+An exercise (tag "exercise") is an empty cell for the reader. The solution above it runs in its
+place, and nothing of it is stored. The text of cells tagged "varies" (training, timing) is not
+compared. Elsewhere a number may differ by one in its last printed digit: processors round
+differently.
 """
 
 import argparse
@@ -24,7 +25,7 @@ ROW = re.compile(r"\[`(\w+(?:\.\w+)*)`\]\(\.\./([\w/]+\.py)#L(\d+)\)")
 
 
 def same_text(a: str, b: str) -> bool:
-    """Equal but for the last printed digit of decimal fractions."""
+    """Equal except for the last printed digit of decimal fractions."""
     ours, theirs = NUMBER.findall(a), NUMBER.findall(b)
     if len(ours) != len(theirs) or NUMBER.sub("#", a).split() != NUMBER.sub("#", b).split():
         return False
@@ -36,7 +37,7 @@ def same_text(a: str, b: str) -> bool:
 
 
 def text_of(cell: dict) -> str:
-    """What a cell printed or returned as text; pictures and warnings are left out."""
+    """What a cell printed or returned as text, without figures and warnings."""
     parts = []
     for output in cell.get("outputs", []):
         if output["output_type"] == "stream" and output["name"] == "stdout":
@@ -47,7 +48,7 @@ def text_of(cell: dict) -> str:
 
 
 def differences(before: list[dict], after: list[dict]) -> list[str]:
-    """The cells whose text is another, those tagged "varies" excepted."""
+    """The cells whose text differs, except those tagged "varies"."""
     found = []
     for old, new in zip(before, after, strict=True):
         varies = "varies" in old["metadata"].get("tags", [])
@@ -73,7 +74,7 @@ def line_of(path: Path, name: str) -> int:
 
 
 def with_lines(readme: str) -> str:
-    """README.md's text with the line numbers of the modules as they stand."""
+    """The text of README.md with the current line numbers of the modules."""
     return ROW.sub(lambda m: f"[`{m[1]}`](../{m[2]}#L{line_of(HERE.parent / m[2], m[1])})", readme)
 
 
@@ -118,7 +119,7 @@ def execute(path: Path, check: bool) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
-        "numbers", nargs="*", help="beginnings of the notebooks' names; all without them"
+        "numbers", nargs="*", help="numbers of the notebooks to run, as 01 (default: all)"
     )
     parser.add_argument("--check", action="store_true", help="compare, change no file")
     args = parser.parse_args()

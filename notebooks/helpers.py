@@ -1,4 +1,4 @@
-"""Drawing for the notebooks and nothing else: pictures, patches, matrices, in colours that colour-blind readers tell apart."""
+"""Drawing for the notebooks: images, patches, matrices, in colors that are safe for the color-blind."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from matplotlib.patches import Rectangle
 
-# Okabe and Ito's palette. Sequential maps are "viridis" or "cividis", those with a middle "PuOr".
+# Okabe and Ito's palette. Sequential maps are "viridis" or "cividis", diverging ones "PuOr".
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, RED, PINK = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 PALETTE = [BLUE, ORANGE, GREEN, RED, PINK, SKY, BLACK, YELLOW]
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def setup(seed: int = 0) -> None:
-    """Makes `nanollava` importable and `checkpoints/` reachable wherever the notebook was opened; sets seed and look."""
+    """Make `nanollava` and `checkpoints/` reachable from anywhere; set the seed and the style."""
     sys.path.insert(0, str(ROOT))
     os.chdir(ROOT)
     torch.manual_seed(seed)
@@ -36,18 +36,19 @@ def array(x) -> np.ndarray:
 
 
 def picture(ax, image, title: str = "", grid: int = 0) -> None:
-    """A picture (H, W, 3) without axes; `grid` draws the lines of grid x grid patches."""
+    """An image (H, W, 3) without axes; `grid` draws the lines between grid x grid patches."""
     image = np.asarray(image)
     ax.imshow(image, interpolation="nearest")
     ax.set(xticks=[], yticks=[], title=title)
     ax.spines[:].set_visible(False)
     for i in range(1, grid):
-        at = i * len(image) / grid - 0.5
-        ax.axhline(at, color="white", lw=0.6), ax.axvline(at, color="white", lw=0.6)
+        position = i * len(image) / grid - 0.5
+        ax.axhline(position, color="white", lw=0.6)
+        ax.axvline(position, color="white", lw=0.6)
 
 
 def box(ax, image, corners, text: str = "", color: str = YELLOW) -> None:
-    """A box (x1, y1, x2, y2) in fractions of the picture, with a word above it."""
+    """A box (x1, y1, x2, y2) in fractions of the image, with a word above it."""
     size = len(np.asarray(image))
     x1, y1, x2, y2 = (v * size - 0.5 for v in corners)
     ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec="black", lw=2.6))
@@ -75,11 +76,13 @@ def mark(ax, image, patch: int, grid: int, color: str = RED) -> None:
 
 
 def patch_heat(ax, image, values, title: str = "", vmin=0.0, vmax=None, cmap="viridis", alpha=0.72):
-    """Values of the patches (P,) as colours over the greyed picture; returns the image, for a colour bar."""
-    image, values = np.asarray(image), array(values)
-    grid, size = round(values.size**0.5), len(image)
-    grey = image.mean(-1, keepdims=True).repeat(3, -1).astype(np.uint8)
-    ax.imshow(grey, interpolation="nearest")
+    """Values of the patches (P,) as colors over the image in gray; returns what a color bar needs."""
+    image = np.asarray(image)
+    values = array(values)
+    grid = round(values.size**0.5)
+    size = len(image)
+    gray = image.mean(-1, keepdims=True).repeat(3, -1).astype(np.uint8)
+    ax.imshow(gray, interpolation="nearest")
     extent = (-0.5, size - 0.5, size - 0.5, -0.5)
     shown = ax.imshow(
         values.reshape(grid, grid), cmap, alpha=alpha, extent=extent, vmin=vmin, vmax=vmax
@@ -92,7 +95,7 @@ def patch_heat(ax, image, values, title: str = "", vmin=0.0, vmax=None, cmap="vi
 def patch_words(
     ax, image, words: list[str], title: str = "", strong=None, fontsize: float = 6.5
 ) -> None:
-    """One word in each patch over the paled picture; those where `strong` is true are black and bold, the rest grey."""
+    """One word per patch over the faded image; black and bold where `strong` is true, else gray."""
     image = np.asarray(image)
     grid = round(len(words) ** 0.5)
     side = len(image) / grid
@@ -115,7 +118,7 @@ def matrix(
     vmin=None,
     vmax=None,
 ):
-    """A heat map with words beside rows and below columns; `form` (".2f") writes the numbers into the cells."""
+    """A heat map with words beside rows and below columns; `form` (".2f") prints the numbers."""
     values = array(values)
     shown = ax.imshow(values, cmap, vmin=vmin, vmax=vmax, aspect="auto")
     ax.set(title=title)
@@ -138,7 +141,7 @@ def matrix(
 def token_view(
     texts, trained, values=None, note="filled and bold: trained; pale: read, not trained", width=9.0
 ):
-    """Tokens as boxes in reading order, the trained ones filled and in bold; `values`, if given, as a bar under each."""
+    """Tokens as boxes in reading order, trained ones filled and bold; `values` as a bar under each."""
     char, pad, row = 5.6 / 72, 0.1, 0.62 if values is not None else 0.36  # inches
     places, x, line = [], 0.0, 0
     for text in texts:
