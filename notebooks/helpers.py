@@ -1,4 +1,4 @@
-"""Drawing for the notebooks: images, patches, matrices, in colors that are safe for the color-blind."""
+"""Drawing for the notebooks: images, patches and matrices, in colors safe for the color-blind."""
 
 import os
 import sys
@@ -76,7 +76,7 @@ def mark(ax, image, patch: int, grid: int, color: str = RED) -> None:
 
 
 def patch_heat(ax, image, values, title: str = "", vmin=0.0, vmax=None, cmap="viridis", alpha=0.72):
-    """Values of the patches (P,) as colors over the image in gray; returns what a color bar needs."""
+    """Values of the patches (P,) as colors over the gray image; returns what a color bar needs."""
     image = np.asarray(image)
     values = array(values)
     grid = round(values.size**0.5)
@@ -141,7 +141,7 @@ def matrix(
 def token_view(
     texts, trained, values=None, note="filled and bold: trained; pale: read, not trained", width=9.0
 ):
-    """Tokens as boxes in reading order, trained ones filled and bold; `values` as a bar under each."""
+    """Tokens as boxes in reading order, trained ones filled; `values` as a bar under each."""
     char, pad, row = 5.6 / 72, 0.1, 0.62 if values is not None else 0.36  # inches
     places, x, line = [], 0.0, 0
     for text in texts:
