@@ -1,8 +1,9 @@
-"""Holds tokenizer and templates against the original LLaVA's ids and labels, for whoever has the real LLaMA tokenizer.
+"""Compare tokenizer and templates with the original LLaVA, given the real LLaMA tokenizer.
 
 python -m benchmarks.golden --tokenizer tokenizer.model --conversations conversation_tokens.jsonl
 
-Every line of the file is an object with `template`, `legacy`, `conversations`, `input_ids` and `labels`.
+Every line of the second file is an object with `template`, `legacy`, `conversations`, and the
+`input_ids` and `labels` that the original code gives.
 """
 
 import argparse
@@ -13,29 +14,43 @@ from collections import Counter
 from pathlib import Path
 
 from nanollava.conversation import encode
+from nanollava.files import write_json
 from nanollava.tokenizer import Tokenizer
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.add_argument("--tokenizer", required=True, help="sentencepiece tokenizer.model")
-    parser.add_argument("--conversations", required=True, help="JSONL")
-    args = parser.parse_args()
-    tokenizers = {}
+def load_tokenizer(file: str, legacy: bool) -> Tokenizer:
+    """The sentencepiece tokenizer with this value of `legacy`."""
     with tempfile.TemporaryDirectory() as folder:
-        shutil.copy(args.tokenizer, Path(folder) / "tokenizer.model")
-        for legacy in (True, False):
-            (Path(folder) / "tokenizer_config.json").write_text(json.dumps({"legacy": legacy}))
-            tokenizers[legacy] = Tokenizer.from_pretrained(folder)
-    equal, asked = Counter(), Counter()
+        shutil.copy(file, Path(folder) / "tokenizer.model")
+        write_json(Path(folder) / "tokenizer_config.json", {"legacy": legacy})
+        return Tokenizer.from_pretrained(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--tokenizer", required=True, help="sentencepiece tokenizer.model")
+    parser.add_argument("--conversations", required=True, help="JSONL file")
+    args = parser.parse_args()
+    tokenizers = {
+        True: load_tokenizer(args.tokenizer, legacy=True),
+        False: load_tokenizer(args.tokenizer, legacy=False),
+    }
+    num_equal = Counter()
+    num_all = Counter()
     for line in Path(args.conversations).read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        key = f"{row['template']}, legacy {row['legacy']}"
-        found = encode(row["conversations"], tokenizers[row["legacy"]], row["template"])
-        asked[key] += 1
-        equal[key] += found == (row["input_ids"], row["labels"])
-    for key in sorted(asked):
-        print(f"{key:25} {equal[key]:4} of {asked[key]:4} equal")
+        tokenizer = tokenizers[row["legacy"]]
+        ids, labels = encode(row["conversations"], tokenizer, row["template"])
+        case = f"{row['template']}, legacy {row['legacy']}"
+        num_all[case] += 1
+        if ids == row["input_ids"] and labels == row["labels"]:
+            num_equal[case] += 1
+    for case in sorted(num_all):
+        print(f"{case:25} {num_equal[case]:4} of {num_all[case]:4} equal")
 
 
 if __name__ == "__main__":
