@@ -1,7 +1,77 @@
-"""Loss curves of one or several runs as a PNG; the program is benchmarks/plot.py."""
+"""Loss curves of one or several runs as a PNG: every step, a running mean, and validation points.
 
-from .device import beside
-from .errors import run
+python -m nanollava.plot out/align out/instruct --out loss.png
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from .errors import UserError, run
+
+
+def read_metric(run_directory: Path, key: str) -> tuple[list[int], list[float]]:
+    """Steps and values of `key` in a run's metrics.jsonl, from the lines that hold it."""
+    steps = []
+    values = []
+    try:
+        for line in (run_directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+            if not line.endswith("}"):  # cut off when the run was killed
+                continue
+            entry = json.loads(line)
+            if key in entry:
+                steps.append(entry["step"])
+                values.append(entry[key])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        problem = f"no metrics of a training run ({error!r}); give the --out directory of one"
+        raise UserError(f"{run_directory}: {problem}") from None
+    return steps, values
+
+
+def running_mean(values: list[float], window: int) -> list[float]:
+    """The mean of the last `window` values at each step; of fewer at the beginning."""
+    means = []
+    for end in range(1, len(values) + 1):
+        recent = values[max(0, end - window) : end]
+        means.append(sum(recent) / len(recent))
+    return means
+
+
+def draw_run(axes, run_directory: Path, color: str) -> None:
+    """Draw the losses of one run: each step faint, their mean strong, validation as points."""
+    steps, losses = read_metric(run_directory, "loss")
+    if not steps:
+        raise UserError(f"{run_directory}: metrics.jsonl contains no step")
+    window = max(1, len(losses) // 40)
+    means = running_mean(losses, window)
+    axes.plot(steps, losses, color=color, alpha=0.3, linewidth=0.8)
+    axes.plot(steps, means, color=color, label=str(run_directory))
+    steps, losses = read_metric(run_directory, "validation_loss")
+    axes.plot(steps, losses, "o", color=color, markeredgecolor="white")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        "python -m nanollava.plot", description=__doc__.split("\n")[0], allow_abbrev=False
+    )
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="output directory of a training run"
+    )
+    parser.add_argument("--out", default="loss.png", help="image file to write")
+    args = parser.parse_args()
+    try:
+        from matplotlib import pyplot
+    except ImportError:
+        raise UserError("plotting needs matplotlib: pip install matplotlib") from None
+    figure, axes = pyplot.subplots(figsize=(9, 5), layout="constrained")
+    for i, run_directory in enumerate(args.runs):
+        draw_run(axes, run_directory, f"C{i}")
+    axes.set(xlabel="step", ylabel="loss")
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(frameon=False)
+    figure.savefig(args.out, dpi=100)
+    print(f"{args.out}: {', '.join(map(str, args.runs))}")
+
 
 if __name__ == "__main__":
-    run(lambda: beside("benchmarks.plot").main())
+    run(main)

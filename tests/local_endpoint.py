@@ -1,31 +1,32 @@
-"""What the tests of synthesis and evaluation share: the local endpoint, a module's main in this process, JSONL files."""
+"""Shared by the tests of synthesis and evaluation: the local endpoint, a program's main, JSONL files."""
 
 import json
 import sys
 from pathlib import Path
 
 import pytest
-
-from benchmarks.synthesis import Endpoint
+from fake_endpoint import FakeEndpoint
 
 
 @pytest.fixture
 def server(monkeypatch):
+    """Starts local endpoints, and stops them after the test."""
     monkeypatch.setenv("OPENAI_API_KEY", "good")
-    made = []
+    started = []
 
-    def start(**options) -> Endpoint:
-        made.append(Endpoint(**options))
-        return made[-1]
+    def start(**options) -> FakeEndpoint:
+        started.append(FakeEndpoint(**options))
+        return started[-1]
 
     yield start
-    for one in made:
-        one.shutdown()
-        one.server_close()
+    for endpoint in started:
+        endpoint.shutdown()
+        endpoint.server_close()
 
 
-def arguments(server: Endpoint, *more) -> list:
-    return ["--base-url", server.url, "--wait", "0.01", "--per-minute", "100000", *more]
+def arguments(endpoint: FakeEndpoint, *more) -> list:
+    """Flags that send a program to a local endpoint, as fast as it answers."""
+    return ["--base-url", endpoint.url, "--wait", "0.01", "--per-minute", "100000", *more]
 
 
 @pytest.fixture
@@ -42,9 +43,11 @@ def call(monkeypatch, capsys):
 
 
 def write(path: Path, *rows: dict) -> Path:
+    """Write a JSONL file."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 
 def rows_of(path: Path) -> list[dict]:
+    """Read a JSONL file."""
     return [json.loads(line) for line in path.read_text().splitlines()]

@@ -6,9 +6,10 @@ import pytest
 from local_endpoint import arguments, call, rows_of, server, write  # noqa: F401
 from PIL import Image
 
-from benchmarks import llava_bench
-from benchmarks.llava_bench import claims, exact, parse_scores, relative_scores
 from nanollava.errors import UserError
+from nanollava.evals import ask, llava_bench
+from nanollava.evals.answers import Reply
+from nanollava.evals.llava_bench import claims, exact, parse_scores, relative_scores
 
 
 @pytest.mark.parametrize(
@@ -63,8 +64,8 @@ def test_bootstrap_interval_covers_the_truth():
 def test_toylands_judge():
     def judged(category: str, reference: str, answer: str) -> tuple:
         job = {"category": category, "reference": reference, "answer": answer}
-        ((_, review, _),) = exact({"1": job})
-        return parse_scores(review)
+        ((_, review),) = exact({"1": job})
+        return parse_scores(review.text)
 
     assert judged("conv", "a red cat", "A red cat.") == (10, 10)
     assert judged("conv", "a red cat", "a blue cat") == (10, 1)
@@ -117,8 +118,12 @@ def files(tmp_path, monkeypatch):
         {"id": "a", "image": "a.jpg", "captions": ["A dog."], "instances": boxes},
     )
     Image.new("RGB", (40, 30), "red").save(tmp_path / "a.jpg")
-    said = lambda *_: lambda jobs: ((n, f"This {n}.", [0, 0]) for n in jobs)  # noqa: E731
-    monkeypatch.setattr(llava_bench, "ask_llava", said)
+
+    def answer(args, open_image, jobs):
+        for name in jobs:
+            yield name, Reply(f"This {name}.")
+
+    monkeypatch.setattr(ask, "ask_model", answer)
     flags = {
         "questions": "q.jsonl",
         "references": "r.jsonl",
@@ -145,12 +150,12 @@ def test_coco_with_a_judge(tmp_path, server, call, files):  # noqa: F811
 
     one = server(answer=judge)
     with pytest.raises(
-        UserError, match="1 questions have no review that obeys, and do not count above"
+        UserError, match="1 questions have no usable review and are not in the scores above"
     ):
         call(
             llava_bench, *files, "--judge", "teacher", *arguments(one), "--tries", 3, "--threads", 1
         )
-    wanted = "[Picture]\nA dog.\n\ndog: [0.1, 0.2, 0.3, 0.4]\n\n[Question]\nWhat 0?\n\n[Assistant 1]\nThat 0."
+    wanted = "[Image]\nA dog.\n\ndog: [0.1, 0.2, 0.3, 0.4]\n\n[Question]\nWhat 0?\n\n[Assistant 1]\nThat 0."
     assert seen[0] == f"{wanted}\n\n[Assistant 2]\nThis 0."
     assert {
         row["question_id"]: row["score"] for row in rows_of(tmp_path / "out" / "reviews.jsonl")
@@ -162,16 +167,16 @@ def test_coco_with_a_judge(tmp_path, server, call, files):  # noqa: F811
     rejects = rows_of(tmp_path / "out" / "reviews.rejects.jsonl")
     assert [row["question_id"] for row in rejects].count("2") == 3
     one.answer = lambda messages: "10 10\n"
-    before = len(one.asked)
+    before = len(one.prompts)
     call(llava_bench, *files, "--judge", "teacher", *arguments(one))
-    assert len(one.asked) == before + 1 and "What 2?" in one.asked[-1][-1]["content"]
+    assert len(one.prompts) == before + 1 and "What 2?" in one.prompts[-1][-1]["content"]
 
 
 def test_in_the_wild(tmp_path, server, call, files):  # noqa: F811
     write(tmp_path / "c.jsonl", {"id": 1, "image": "a.jpg", "caption": "A red wall in Rome."})
     one = server(answer=lambda messages: "5 10\nWell.")
     assert "all       200.0" in call(llava_bench, *files, "--judge", "teacher", *arguments(one))
-    assert "[Picture]\nA red wall in Rome.\n\n[Question]" in one.asked[0][-1]["content"]
+    assert "[Image]\nA red wall in Rome.\n\n[Question]" in one.prompts[0][-1]["content"]
 
 
 def test_files_that_do_not_fit(tmp_path, call, files):  # noqa: F811
@@ -181,10 +186,10 @@ def test_files_that_do_not_fit(tmp_path, call, files):  # noqa: F811
     with pytest.raises(UserError, match="OPENAI_API_KEY is not set"):
         call(llava_bench, *common)
     write(tmp_path / "r.jsonl", *({"question_id": i, "text": "That."} for i in (0, 1, 3)))
-    with pytest.raises(UserError, match="question 2 has no answer, or is none of"):
+    with pytest.raises(UserError, match="question 2 is in only one of the two files"):
         call(llava_bench, *common)
     write(tmp_path / "r.jsonl", *({"question_id": i, "text": "That."} for i in (0, 1, 2, 2)))
-    with pytest.raises(UserError, match="2 rows for question_id 2"):
+    with pytest.raises(UserError, match="a second row with question_id 2"):
         call(llava_bench, *common)
     write(tmp_path / "r.jsonl", *({"question_id": i, "text": "That."} for i in range(3)))
     write(tmp_path / "c.jsonl", {"image": "b.jpg", "caption": "A dog."})

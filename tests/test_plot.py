@@ -7,7 +7,7 @@ import sys
 import pytest
 from PIL import Image
 
-from benchmarks.plot import running_mean
+from nanollava.plot import running_mean
 
 
 def test_running_mean():

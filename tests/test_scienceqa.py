@@ -6,9 +6,10 @@ import pytest
 from local_endpoint import arguments, call, rows_of, server, write  # noqa: F401
 from PIL import Image
 
-from benchmarks import scienceqa
 from nanollava.data import read_records
 from nanollava.errors import UserError
+from nanollava.evals import ask, scienceqa
+from nanollava.evals.answers import Reply
 from nanollava.evals.scienceqa import parse_answer
 
 
@@ -115,12 +116,12 @@ def test_complement_and_judge(data, server, call, monkeypatch):  # noqa: F811
         "Perhaps.",
         "The answer is B.",
     ]
-    monkeypatch.setattr(scienceqa, "llava_job", lambda args, prompt, image: {"prompt": prompt})
-    monkeypatch.setattr(
-        scienceqa,
-        "ask_llava",
-        lambda *_: lambda jobs: ((n, said[int(n) - 1], [0, 0]) for n in jobs),
-    )
+
+    def llava_answer(args, open_image, jobs):
+        for name in jobs:
+            yield name, Reply(said[int(name) - 1])
+
+    monkeypatch.setattr(ask, "ask_model", llava_answer)
     alone = iter(
         [
             "I cannot answer.",
@@ -195,7 +196,7 @@ def test_bad_input(data, call):  # noqa: F811
         {"question_id": 1, "text": "A"},
         {"question_id": "1", "text": "B"},
     )
-    with pytest.raises(UserError, match="2 rows for question_id 1"):
+    with pytest.raises(UserError, match="a second row with question_id 1"):
         call(scienceqa, *common)
     (data / "problems.json").write_text(
         json.dumps({**PROBLEMS, "5": {**PROBLEMS["5"], "answer": 7}})

@@ -8,23 +8,26 @@ import pytest
 import torch
 from local_endpoint import call, rows_of  # noqa: F401
 
-from benchmarks import tables
 from nanollava.errors import UserError
-from nanollava.files import read_json
+from nanollava.evals import tables
+from nanollava.files import REPOSITORY, shipped
 from nanollava.llama import Llama
 
-SPEC = read_json(Path(tables.__file__).parent / "tables.json")
+CELLS = {cell.name: cell for cell in tables.CELLS}
 
 
-def test_every_row_is_a_cell_and_the_papers_figures_are_there():
-    rows = [row for table in SPEC["tables"] for row in table["rows"]]
-    assert {row[0] for row in rows} == set(SPEC["cells"])
-    mixture = {row[0]: row[2] for row in SPEC["tables"][0]["rows"]}
-    assert mixture["full"] == "83.1 / 75.3 / 96.5 / 85.1" and mixture[
-        "no instruction tuning"
-    ].endswith("21.5")
-    for row in rows:
-        assert row[3] is None or row[2].endswith(f"{row[3]:g}"), row
+def test_every_row_is_a_cell_and_every_cell_a_row():
+    rows = [row for table in tables.TABLES for row in table.rows]
+    assert {row.cell for row in rows} == set(CELLS)
+
+
+def test_the_papers_figures():
+    paper = {row.cell: row.paper for row in tables.MIXTURES.rows}
+    assert paper["full"] == "83.1 / 75.3 / 96.5 / 85.1"
+    assert paper["no instruction tuning"].endswith("21.5")
+    for table in tables.TABLES:
+        for row in table.rows:
+            assert row.paper_score is None or row.paper.endswith(f"{row.paper_score:g}"), row
 
 
 def test_mixture(tmp_path):
@@ -42,32 +45,32 @@ def test_mixture(tmp_path):
         ]
     (tmp_path / "instruct.json").write_text(json.dumps(records))
 
-    def kept(cell: dict, seed: int = 0) -> list[dict]:
-        tables.mixture(tmp_path, tmp_path / "out.json", cell, seed)
+    def kept(cell: tables.Cell, seed: int = 0) -> list[dict]:
+        tables.write_mixture(tmp_path, tmp_path / "out.json", cell, seed)
         return json.loads((tmp_path / "out.json").read_text())
 
-    assert kept({}) == records
-    cell = SPEC["cells"]["conversation + 5% detail + 10% complex"]
+    assert kept(CELLS["full"]) == records
+    cell = CELLS["conversation + 5% detail + 10% complex"]
     count = {
         kind: sum(kind in r["id"] for r in kept(cell))
         for kind in ("conversation", "detail", "complex")
     }
     assert count["conversation"] == 400 and 8 < count["detail"] < 40 and 20 < count["complex"] < 70
     assert kept(cell) == kept(cell) != kept(cell, seed=1)
-    assert not any("conversation" in r["id"] for r in kept(SPEC["cells"]["detail + complex"]))
-    turned = kept(SPEC["cells"]["reasoning first"])
+    assert not any("conversation" in r["id"] for r in kept(CELLS["detail + complex"]))
+    turned = kept(CELLS["reasoning first"])
     assert turned[:800] == records[:800]
     assert {r["conversations"][1]["value"] for r in turned[800:]} == {"because it is raining, yes."}
 
 
-def test_shown():
-    assert tables.shown([-5.0, -6.0, -5.5], -3.2) == "yes: -5.5, the paper -3.2"
-    assert tables.shown([-5.0, 6.0, -5.5], -3.2) == "not beyond the noise: -1.5, the paper -3.2"
-    assert tables.shown([5.0], -3.2) == "no: +5.0, the paper -3.2"
+def test_verdict():
+    assert tables.verdict([-5.0, -6.0, -5.5], -3.2) == "yes: -5.5, the paper -3.2"
+    assert tables.verdict([-5.0, 6.0, -5.5], -3.2) == "not beyond the noise: -1.5, the paper -3.2"
+    assert tables.verdict([5.0], -3.2) == "no: +5.0, the paper -3.2"
     assert (
-        tables.shown([-5.0], -3.2) == "not beyond the noise: -5.0, the paper -3.2"
+        tables.verdict([-5.0], -3.2) == "not beyond the noise: -5.0, the paper -3.2"
     )  # one seed shows nothing
-    assert tables.shown([1.0, 2.0], None) == "+1.5"
+    assert tables.verdict([1.0, 2.0], None) == "+1.5"
 
 
 @pytest.fixture
@@ -83,7 +86,7 @@ def commands(tmp_path, monkeypatch):
         path.mkdir(parents=True)
         (path / "tokenizer.json").touch()
 
-    monkeypatch.setattr(tables, "smaller", small)
+    monkeypatch.setattr(tables, "make_smaller_llm", small)
 
     def fake(*command) -> str:
         run.append(list(map(str, command)))
@@ -113,8 +116,9 @@ def commands(tmp_path, monkeypatch):
 def test_cells_flags_and_document(commands, tmp_path, call):  # noqa: F811
     run, flags = commands
     call(tables, *flags)
-    first = [c for c in run if c[0] == "train_align.py"]
-    second = {Path(c[c.index("--out") + 1]).name: c for c in run if c[0] == "train_instruct.py"}
+    first = [c for c in run if c[0] == str(REPOSITORY / "train_align.py")]
+    script = str(REPOSITORY / "train_instruct.py")
+    second = {Path(c[c.index("--out") + 1]).name: c for c in run if c[0] == script}
     assert (
         len(first) == 2 * 5 and len(second) == 2 * 11
     )  # full, last, middle, smaller, MLP; every cell
@@ -162,21 +166,22 @@ def test_a_second_run_goes_on_and_other_settings_are_refused(commands, tmp_path,
     cells.write_bytes(b"".join(lines[:-1]) + lines[-1][:30])  # killed in the last cell
     run.clear()
     call(tables, *flags)
-    assert [c[0] for c in run] == ["train_instruct.py", "-m", "-m"] and len(rows_of(cells)) == 22
-    with pytest.raises(UserError, match="was asked otherwise than now"):
+    assert [Path(c[0]).name for c in run] == ["train_instruct.py", "-m", "-m"]
+    assert len(rows_of(cells)) == 22
+    with pytest.raises(UserError, match="was asked in another way"):
         call(tables, *flags, "--steps", 7, 10)
 
 
-def test_a_failing_script_is_told():
+def test_the_error_of_a_failing_script_is_shown():
     with pytest.raises(UserError, match="error: no such cat"):
         tables.call("-c", "import sys; sys.exit('error: no such cat')")
     assert tables.call("-c", "print(3)") == "3\n"
 
 
 def test_smaller_language_model(tmp_path):
-    tables.smaller(tmp_path / "small", 1)
+    tables.make_smaller_llm(tmp_path / "small", 1)
     model = Llama.from_pretrained(tmp_path / "small", dtype=torch.float32)
-    whole = Llama.from_pretrained(tables.LLM, dtype=torch.float32)
+    whole = Llama.from_pretrained(shipped(tables.LLM), dtype=torch.float32)
     assert len(model.model.layers) == 3 < len(whole.model.layers)
     name = "model.layers.2.mlp.up_proj.weight"
     assert 0 < (model.state_dict()[name] - whole.state_dict()[name]).abs().max() < 0.01

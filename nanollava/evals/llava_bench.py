@@ -1,31 +1,249 @@
-"""LLaVA-Bench: two scores out of a judge's review, and the relative score (section 5.1)."""
+"""LLaVA-Bench: a judge scores a model's answers against reference answers (section 5.1).
 
+python -m nanollava.evals.llava_bench --model checkpoints/toy-llava  # Toyland, with an exact judge
+python -m nanollava.evals.llava_bench --model M --questions Q.jsonl --references R.jsonl \
+    --context C.jsonl --images DIR --judge gpt-4   # COCO or In-the-Wild
+"""
+
+import argparse
+import random
 import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from ..device import beside
-from ..errors import run
+from ..errors import UserError, run
+from ..files import write_json
+from ..image import open_image
+from ..toyland.captions import boxes, captions
+from ..toyland.draw import draw
+from ..toyland.scenes import Scene, scenes
+from ..toyland.score import PICTURE, normal
+from ..toyland.teacher import instructions, read, stated
+from . import ask, endpoint
+from .answers import Rejected, Reply, collect, read_rows
+from .context import Context, read_contexts
+from .endpoint import Endpoint, make_request
+from .prompts import judge_messages
+
+# The benchmark's names of the three kinds of question, and Toyland's teacher's.
+CATEGORIES = {"conv": "conversation", "detail": "detail", "complex": "complex"}
+RESAMPLES = 2000  # of the bootstrap
+
+
+# ---------------------------------------------------------------------------------------------
+# Scores
 
 
 def parse_scores(review: str) -> tuple[float, float] | None:
-    """The scores from 1 to 10 in a review's first line, "9 8.5" or "9, 8.5"; None where it holds anything else."""
-    first = review.strip().partition("\n")[0].strip()
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(?:\s*,\s*|\s+)(\d+(?:\.\d+)?)", first)
-    scores = tuple(map(float, found.groups())) if found else (0, 0)
-    return scores if all(1 <= score <= 10 for score in scores) else None
+    """Read the two scores from 1 to 10 in a review's first line: "9 8.5" or "9, 8.5".
+
+    Returns (score of the reference, score of the model), or None if the line is anything else.
+    """
+    first_line = review.strip().split("\n")[0].strip()
+    number = r"(\d+(?:\.\d+)?)"
+    match = re.fullmatch(number + r"(?:\s*,\s*|\s+)" + number, first_line)
+    if match is None:
+        return None
+    reference = float(match[1])
+    model = float(match[2])
+    if not (1 <= reference <= 10 and 1 <= model <= 10):
+        return None
+    return reference, model
 
 
 def relative_scores(reviews: list[dict]) -> dict[str, list[float]]:
-    """By category and over "all": 100 * mean(model) / mean(reference), and the ends of its bootstrap 95% interval."""
-    found, rng = {}, np.random.default_rng(0)
-    for category in [*dict.fromkeys(row["category"] for row in reviews), *["all"] * bool(reviews)]:
-        scores = np.array([row["score"] for row in reviews if category in ("all", row["category"])])
-        sums = scores[rng.integers(len(scores), size=(2000, len(scores)))].sum(1)
-        interval = np.percentile(100 * sums[:, 1] / sums[:, 0], (2.5, 97.5))
-        found[category] = [100 * scores[:, 1].sum() / scores[:, 0].sum(), *interval.tolist()]
-    return found
+    """The relative score by category and over "all": [score, low, high], in percent.
+
+    Low and high are the ends of the bootstrap 95% interval. A review has a "category" and a
+    "score": (of the reference, of the model).
+    """
+    rng = np.random.default_rng(0)
+    by_category: dict[str, list] = {}
+    for review in reviews:
+        by_category.setdefault(review["category"], []).append(review["score"])
+    if reviews:
+        by_category["all"] = [review["score"] for review in reviews]
+    return {category: relative_score(pairs, rng) for category, pairs in by_category.items()}
+
+
+def relative_score(pairs: list, rng: np.random.Generator) -> list[float]:
+    """100 * sum_i s_i^model / sum_i s_i^reference, and the ends of its bootstrap 95% interval."""
+    scores = np.array(pairs)  # (N, 2): of the reference, of the model
+    N = len(scores)
+    reference_sum, model_sum = scores.sum(0)
+    samples = rng.integers(N, size=(RESAMPLES, N))  # questions drawn with replacement
+    sums = scores[samples].sum(1)  # (RESAMPLES, 2)
+    low, high = np.percentile(100 * sums[:, 1] / sums[:, 0], (2.5, 97.5))
+    return [float(100 * model_sum / reference_sum), float(low), float(high)]
+
+
+# ---------------------------------------------------------------------------------------------
+# Toyland: questions about test scenes, and a judge that knows every fact
+
+
+def toyland(count: int, seed: int) -> tuple[dict[str, dict], dict[int, Scene]]:
+    """Three questions about each of `count` test scenes, with the teacher's answers as reference.
+
+    Returns the questions by name, and the scenes by number.
+    """
+    pool = dict(enumerate(scenes("test", count, seed, unseen=False)))
+    questions = {}
+    for number, scene in pool.items():
+        rng = random.Random(f"bench/{seed}/{number}")
+        context = Context(str(number), captions(scene, rng), boxes(scene))
+        facts = read(context.captions, context.boxes)
+        for category, kind in CATEGORIES.items():
+            qa = rng.choice(instructions(facts, rng, kind))
+            questions[f"{number}-{category}"] = {
+                "image": str(number),
+                "text": qa.question,
+                "category": category,
+                "reference": qa.answer,
+                "context": str(context),
+            }
+    return questions, pool
+
+
+def claims(category: str, text: str) -> set:
+    """What an answer states: the facts of a description, or a short answer and its reason."""
+    if category == "detail":
+        return set(stated(text))
+    return {part.removeprefix("because ") for part in normal(text).split(", ")}
+
+
+def exact(jobs: dict[str, dict]) -> Iterator[tuple[str, Reply]]:
+    """Toyland's judge: 1 + 9 F1 of an answer's claims against those of the reference."""
+    for name, job in jobs.items():
+        reference = claims(job["category"], job["reference"])
+        answer = claims(job["category"], job["answer"])
+        F1 = 2 * len(reference & answer) / (len(reference) + len(answer))
+        wrong = sorted(answer - reference)
+        explanation = f"true: {sorted(reference & answer)}, wrong: {wrong}"
+        yield name, Reply(f"10 {1 + 9 * F1:.4g}\n{explanation}")
+
+
+# ---------------------------------------------------------------------------------------------
+# Real questions: COCO or In-the-Wild
+
+
+def read_questions(questions_path: str, references_path: str, context_path: str) -> dict[str, dict]:
+    """Read questions from LLaVA's files, each with its reference answer and its image's context."""
+    rows = read_rows(questions_path, "question_id")
+    references = read_rows(references_path, "question_id")
+    unmatched = rows.keys() ^ references.keys()
+    if unmatched:
+        problem = f"question {min(unmatched)} is in only one of the two files"
+        raise UserError(f"{questions_path}, {references_path}: {problem}")
+    contexts = read_contexts([context_path])
+    questions = {}
+    for name, row in rows.items():
+        try:
+            questions[name] = {
+                "image": row["image"],
+                "text": row["text"],
+                "category": row["category"],
+                "reference": references[name]["text"],
+                "context": str(contexts[Path(row["image"]).stem]),
+            }
+        except KeyError as error:
+            where = f"{questions_path}, {references_path} or {context_path}"
+            raise UserError(f"question {name}: no {error} in {where}") from None
+    return questions
+
+
+# ---------------------------------------------------------------------------------------------
+# The program
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "python -m nanollava.evals.llava_bench",
+        description=__doc__.split("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--out", default="out/llava_bench", help="directory for answers, reviews and score.json"
+    )
+    parser.add_argument("--questions", help="LLaVA-Bench's questions; without them, Toyland's")
+    parser.add_argument("--references", help="reference answers")
+    parser.add_argument(
+        "--context", help="captions and boxes (COCO) or descriptions (In-the-Wild) of the images"
+    )
+    parser.add_argument("--images", help="directory of the images")
+    parser.add_argument("--judge", help="model that judges; without it, Toyland's exact judge")
+    parser.add_argument(
+        "--count", type=int, default=30, help="Toyland's test images, three questions each"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of Toyland's questions")
+    ask.add_arguments(parser)
+    endpoint.add_arguments(parser)
+    return parser.parse_args()
+
+
+def parse_review(job: dict, text: str) -> dict:
+    """The row of a review, or Rejected."""
+    scores = parse_scores(text)
+    if scores is None:
+        raise Rejected("no two scores from 1 to 10 in the first line")
+    return {"category": job["category"], "score": scores, "text": text}
+
+
+def main() -> None:
+    args = parse_arguments()
+    out = Path(args.out)
+    files = [args.questions, args.references, args.context, args.images]
+    if any(files):
+        if not all(files) or not args.judge:
+            needed = "--questions, --references, --context, --images and --judge"
+            raise UserError(f"real questions need {needed}")
+        questions = read_questions(args.questions, args.references, args.context)
+        scene_pool = {}
+    else:
+        questions, scene_pool = toyland(args.count, args.seed)
+    judge = Endpoint.from_arguments(args).ask if args.judge else exact
+
+    def open_question_image(image: str) -> Image.Image:
+        if scene_pool:
+            return draw(scene_pool[int(image)], PICTURE)
+        return open_image(Path(args.images) / image)
+
+    answer_jobs = {}
+    for name, question in questions.items():
+        answer_jobs[name] = ask.make_job(args, question["text"], question["image"])
+    ask_model = partial(ask.ask_model, args, open_question_image)
+    answers = collect(out / "answers.jsonl", "question_id", answer_jobs, ask_model)
+
+    review_jobs = {}
+    for name, question in questions.items():
+        job = {**question, "answer": answers[name]["text"]}
+        if args.judge:
+            messages = judge_messages(job["context"], job["text"], job["reference"], job["answer"])
+            job["request"] = make_request(args.judge, messages, args.temperature)
+        review_jobs[name] = job
+    reviews = collect(
+        out / "reviews.jsonl",
+        "question_id",
+        review_jobs,
+        judge,
+        parse_review,
+        args.tries,
+        args.wait,
+        args.price,
+    )
+
+    result = relative_scores(list(reviews.values()))
+    write_json(out / "score.json", result)
+    for category, (score, low, high) in result.items():
+        print(f"{category:8} {score:6.1f}  95% interval {low:.1f} to {high:.1f}")
+    if len(reviews) < len(review_jobs):
+        count = len(review_jobs) - len(reviews)
+        raise UserError(f"{count} questions have no usable review and are not in the scores above")
 
 
 if __name__ == "__main__":
-    run(lambda: beside("benchmarks.llava_bench").main())
+    run(main)

@@ -1,60 +1,281 @@
-"""ScienceQA: prompts and options of the data set's own files, the option an answer names, accuracy by group (section 5.2)."""
+"""ScienceQA: training file, accuracy by group, and GPT-4 as complement and judge (section 5.2).
 
+python -m nanollava.evals.scienceqa --data ScienceQA/data --images ScienceQA/images \
+    --split train --make sqa_train.json
+python -m nanollava.evals.scienceqa --data ScienceQA/data --images ScienceQA/images \
+    --model M --out out/sqa
+"""
+
+import argparse
+import json
 import re
+from functools import partial
 from pathlib import Path
 from string import ascii_uppercase as LETTERS
 
-from ..device import beside
+from ..conversation import IMAGE
 from ..errors import UserError, run
-from ..files import read_json
+from ..files import read_json, write_json
+from ..image import open_image
+from . import ask, endpoint
+from .answers import Ask, collect
+from .endpoint import Endpoint, make_request
+from .prompts import scienceqa_judge_messages, scienceqa_messages
 
 SUBJECTS = {"natural science": "NAT", "social science": "SOC", "language science": "LAN"}
-COLUMNS = (*SUBJECTS.values(), "TXT", "IMG", "NO", "G1-6", "G7-12", "Average")
+# The columns of the paper's table 7: subject, kind of context, grade.
+COLUMNS = ("NAT", "SOC", "LAN", "TXT", "IMG", "NO", "G1-6", "G7-12", "Average")
+
+
+# ---------------------------------------------------------------------------------------------
+# Problems, answers, accuracy
 
 
 def parse_answer(text: str, n_options: int) -> int | None:
-    """The option that an answer names: a bare letter, "X. ...", or exactly one "The answer is X."; else None."""
-    found = re.match(r"([A-Z])(?:\. |\.?$)", text.strip())
-    letters = [found[1]] if found else re.findall(r"The answer is ([A-Z])\.", text)
-    index = LETTERS.index(letters[0]) if len(letters) == 1 else n_options
-    return index if index < n_options else None
+    """The index of the option that an answer names, or None.
+
+    It names one by a bare letter ("B" or "B."), by "B. text", or by "The answer is B.", once.
+    """
+    letters = re.findall(r"The answer is ([A-Z])\.", text)
+    match = re.match(r"([A-Z])(?:\. |\.?$)", text.strip())
+    if match is not None:
+        letters = [match[1]]
+    if len(letters) != 1:
+        return None
+    index = LETTERS.index(letters[0])
+    if index >= n_options:
+        return None
+    return index
 
 
 def read_problems(data: Path, split: str) -> dict[str, dict]:
-    """The problems of a split with their `prompt`, `letter`, `columns` they count in, and `image` as a path or None."""
-    problems, splits = read_json(data / "problems.json"), read_json(data / "pid_splits.json")
+    """Read the problems of a split from problems.json and pid_splits.json, by id.
+
+    Each has, besides its own fields, `prompt`, the right option's `letter`, the `columns` it counts
+    in, and `image` as a path below the image directory, or None.
+    """
+    problems = read_json(data / "problems.json")
+    splits = read_json(data / "pid_splits.json")
     if split not in splits:
-        raise UserError(f"--split {split}: {data / 'pid_splits.json'} has {', '.join(splits)}")
-    found = {}
+        available = ", ".join(splits)
+        raise UserError(f"--split {split}: {data / 'pid_splits.json'} has {available}")
+    result = {}
     for pid in map(str, splits[split]):
         try:
-            p, hint = problems[pid], (problems[pid]["hint"] or "").strip()
-            letters = LETTERS[: len(p["choices"])]
-            options = [
-                f"({letter}) {text}" for letter, text in zip(letters, p["choices"], strict=True)
-            ]
-            seen = [name for name, there in (("TXT", hint), ("IMG", p["image"])) if there] or ["NO"]
-            grade = "G1-6" if int(p["grade"][5:]) <= 6 else "G7-12"
-            found[pid] = p | {
-                "prompt": f"Context: {hint or 'N/A'}\nQuestion: {p['question']}\nOptions: {' '.join(options)}",
-                "letter": letters[p["answer"]],
-                "columns": [SUBJECTS[p["subject"]], *seen, grade, "Average"],
-                "image": p["image"] and f"{p['split']}/{pid}/{p['image']}",
-            }
+            result[pid] = describe_problem(pid, problems[pid])
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            told = f"problem {pid}: {type(error).__name__} {error}"
-            raise UserError(f"{data / 'problems.json'}, {told}") from None
-    return found
+            problem = f"problem {pid}: {type(error).__name__} {error}"
+            raise UserError(f"{data / 'problems.json'}, {problem}") from None
+    return result
+
+
+def describe_problem(pid: str, problem: dict) -> dict:
+    """Add prompt, letter, columns and image path to a problem of problems.json."""
+    hint = (problem["hint"] or "").strip()
+    letters = LETTERS[: len(problem["choices"])]
+    options = []
+    for letter, choice in zip(letters, problem["choices"], strict=True):
+        options.append(f"({letter}) {choice}")
+    context = hint or "N/A"
+    prompt = f"Context: {context}\nQuestion: {problem['question']}\nOptions: {' '.join(options)}"
+
+    columns = [SUBJECTS[problem["subject"]]]
+    if hint:
+        columns.append("TXT")
+    if problem["image"]:
+        columns.append("IMG")
+    if not hint and not problem["image"]:
+        columns.append("NO")
+    grade = int(problem["grade"].removeprefix("grade"))
+    columns.append("G1-6" if grade <= 6 else "G7-12")
+    columns.append("Average")
+
+    image = None
+    if problem["image"]:
+        image = f"{problem['split']}/{pid}/{problem['image']}"
+    letter = letters[problem["answer"]]
+    return {**problem, "prompt": prompt, "letter": letter, "columns": columns, "image": image}
 
 
 def accuracy(problems: dict[str, dict], answers: dict[str, int | None]) -> dict[str, float]:
-    """Right answers in percent by group; an answer that cannot be read (None) is wrong."""
-    right = {name: answers[name] == p["answer"] for name, p in problems.items()}
-    groups = {
-        c: [right[name] for name, p in problems.items() if c in p["columns"]] for c in COLUMNS
-    }
-    return {column: 100 * sum(group) / len(group) for column, group in groups.items() if group}
+    """Correct answers in percent, by column. An answer without an option (None) is wrong."""
+    result = {}
+    for column in COLUMNS:
+        names = [name for name, problem in problems.items() if column in problem["columns"]]
+        if names:
+            correct = sum(answers[name] == problems[name]["answer"] for name in names)
+            result[column] = 100 * correct / len(names)
+    return result
+
+
+# ---------------------------------------------------------------------------------------------
+# The program
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "python -m nanollava.evals.scienceqa",
+        description=__doc__.split("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--data",
+        default="ScienceQA/data",
+        help="directory of problems.json and pid_splits.json",
+    )
+    parser.add_argument(
+        "--images", default="ScienceQA/images", help="directory of SPLIT/NUMBER/image.png"
+    )
+    parser.add_argument("--split", default="test", help="split of pid_splits.json")
+    parser.add_argument(
+        "--out", default="out/scienceqa", help="directory for answers and score.json"
+    )
+    parser.add_argument(
+        "--make", help="write the split as a training file to this path, and do nothing else"
+    )
+    parser.add_argument(
+        "--no-lecture", action="store_true", help="leave the lecture out of the training file"
+    )
+    parser.add_argument(
+        "--answer-first",
+        action="store_true",
+        help="put the answer before lecture and solution in the training file",
+    )
+    parser.add_argument(
+        "--judge", help="model that answers alone, as complement and as judge, such as GPT-4"
+    )
+    ask.add_arguments(parser)
+    endpoint.add_arguments(parser)
+    return parser.parse_args()
+
+
+def make_training_file(args: argparse.Namespace) -> None:
+    """Write the split as LLaVA's JSON: the prompt, then lecture, solution and answer."""
+    records = []
+    for pid, problem in read_problems(Path(args.data), args.split).items():
+        question = problem["prompt"]
+        if problem["image"]:
+            question = f"{IMAGE}\n{question}"
+        reasons = []
+        if problem.get("lecture") and not args.no_lecture:
+            reasons.append(f"LECTURE: {problem['lecture']}")
+        if problem.get("solution"):
+            reasons.append(f"SOLUTION: {problem['solution']}")
+        verdict = f"The answer is {problem['letter']}."
+        if args.answer_first:
+            answer = "\n".join([verdict, *reasons])
+        else:
+            answer = "\n".join([*reasons, verdict])
+        record = {"id": pid}
+        if problem["image"]:
+            record["image"] = problem["image"]
+        record["conversations"] = [
+            {"from": "human", "value": question},
+            {"from": "gpt", "value": answer},
+        ]
+        records.append(record)
+    Path(args.make).parent.mkdir(parents=True, exist_ok=True)
+    write_json(args.make, records)
+    next_command = f"train_instruct.py --data {args.make} --images {args.images}"
+    print(f"{len(records)} records; next: {next_command}")
+
+
+def collect_texts(
+    args: argparse.Namespace, name: str, jobs: dict[str, dict], ask: Ask
+) -> dict[str, str]:
+    """Ask for what OUT/name.jsonl lacks; return all answers. A missing answer is a UserError."""
+    path = Path(args.out) / f"{name}.jsonl"
+    rows = collect(
+        path,
+        "question_id",
+        jobs,
+        ask,
+        tries=args.tries,
+        wait=args.wait,
+        price=args.price,
+    )
+    if len(rows) < len(jobs):
+        missing = len(jobs) - len(rows)
+        raise UserError(f"{path}: {missing} questions have no answer; run the same command again")
+    return {question: row["text"] for question, row in rows.items()}
+
+
+def parse_answers(problems: dict[str, dict], texts: dict[str, str]) -> dict[str, int | None]:
+    """The option that each answer names, or None."""
+    options = {}
+    for name, text in texts.items():
+        options[name] = parse_answer(text, len(problems[name]["choices"]))
+    return options
+
+
+def ask_llava(args: argparse.Namespace, problems: dict[str, dict]) -> dict[str, str]:
+    """The answers of the model under evaluation."""
+    jobs = {}
+    for name, problem in problems.items():
+        jobs[name] = ask.make_job(args, problem["prompt"], problem["image"])
+
+    def open_problem_image(image: str):
+        return open_image(Path(args.images) / image)
+
+    ask_model = partial(ask.ask_model, args, open_problem_image)
+    return collect_texts(args, "answers", jobs, ask_model)
+
+
+def score_with_judge(
+    args: argparse.Namespace, problems: dict[str, dict], llava_texts: dict[str, str]
+) -> dict[str, dict[str, int | None]]:
+    """Options of GPT-4 alone, of GPT-4 as judge, and of GPT-4 with LLaVA as its complement."""
+    client = Endpoint.from_arguments(args)
+    jobs = {}
+    for name, problem in problems.items():
+        messages = scienceqa_messages(problem["prompt"])
+        jobs[name] = {"request": make_request(args.judge, messages, args.temperature)}
+    gpt4_texts = collect_texts(args, "gpt4", jobs, client.ask)
+    llava = parse_answers(problems, llava_texts)
+    gpt4 = parse_answers(problems, gpt4_texts)
+
+    # The judge decides where the two disagree.
+    jobs = {}
+    for name, problem in problems.items():
+        if llava[name] != gpt4[name]:
+            messages = scienceqa_judge_messages(
+                problem["prompt"], llava_texts[name], gpt4_texts[name]
+            )
+            jobs[name] = {"request": make_request(args.judge, messages, args.temperature)}
+    judge_texts = collect_texts(args, "judge", jobs, client.ask)
+    judge = {**gpt4, **parse_answers(problems, judge_texts)}
+
+    # The complement: LLaVA answers where GPT-4 does not.
+    complement = dict(gpt4)
+    for name, option in gpt4.items():
+        if option is None:
+            complement[name] = llava[name]
+    return {args.judge: gpt4, "judge": judge, "complement": complement}
+
+
+def score(args: argparse.Namespace) -> None:
+    """Ask the model, and the judge if there is one; write and print the accuracies."""
+    problems = read_problems(Path(args.data), args.split)
+    llava_texts = ask_llava(args, problems)
+    table = {"LLaVA": parse_answers(problems, llava_texts)}
+    if args.judge:
+        table.update(score_with_judge(args, problems, llava_texts))
+    result = {}
+    for name, options in table.items():
+        result[name] = accuracy(problems, options)
+        result[name]["unreadable"] = list(options.values()).count(None)
+    write_json(Path(args.out) / "score.json", result)
+    print(json.dumps(result, indent=2))
+
+
+def main() -> None:
+    args = parse_arguments()
+    if args.make:
+        make_training_file(args)
+    else:
+        score(args)
 
 
 if __name__ == "__main__":
-    run(lambda: beside("benchmarks.scienceqa").main())
+    run(main)

@@ -1,0 +1,181 @@
+"""The client of judge and teacher, over real HTTP: retries, pace, errors in one line, the key."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from email.utils import formatdate
+from threading import Thread
+
+import pytest
+from local_endpoint import server  # noqa: F401
+
+from nanollava.errors import UserError
+from nanollava.evals.answers import Rejected, Reply
+from nanollava.evals.endpoint import Endpoint, Pace, in_threads, make_request
+
+openai = pytest.importorskip("openai")
+
+
+def job(model: str = "teacher") -> dict:
+    return {"request": make_request(model, [{"role": "user", "content": "Hello"}], -1.0)}
+
+
+@pytest.fixture
+def no_backoff(monkeypatch):
+    """The client's own waits between tries, made short."""
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+    monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.01)
+
+
+def test_an_answer_with_its_tokens(server):  # noqa: F811
+    fake = server(answer=lambda messages: "Hello to you.")
+    endpoint = Endpoint(fake.url)
+    assert dict(endpoint.ask({"a": job()})) == {"a": Reply("Hello to you.", 100, 10)}
+
+
+def test_a_negative_temperature_is_left_to_the_server():
+    assert "temperature" not in make_request("m", [], -1.0)
+    assert make_request("m", [], 0.0)["temperature"] == 0.0
+
+
+def test_failed_requests_are_sent_again(server, no_backoff):  # noqa: F811
+    fake = server(failing=0.5)
+    endpoint = Endpoint(fake.url, tries=30)
+    replies = dict(endpoint.ask({str(i): job() for i in range(30)}))
+    assert fake.outcomes["429"] and fake.outcomes["500"] and fake.outcomes["cut"]
+    usable = [reply for reply in replies.values() if isinstance(reply, Reply)]
+    assert len(usable) == fake.outcomes["answer"] and len(replies) == 30
+
+
+def test_broken_and_empty_replies_are_rejected(server, monkeypatch):  # noqa: F811
+    fake = server(failing=1.0)
+    endpoint = Endpoint(fake.url, tries=1)
+    monkeypatch.setattr("fake_endpoint.FAILURES", ("broken",))
+    assert "the reply is not a chat completion" in str(endpoint.complete(job()))
+    monkeypatch.setattr("fake_endpoint.FAILURES", ("empty",))
+    assert "empty answer" in str(endpoint.complete(job()))
+
+
+def test_an_answer_at_the_token_limit_is_rejected(server):  # noqa: F811
+    fake = server()
+    fake.finish_reason = "length"
+    reply = Endpoint(fake.url).complete(job())
+    assert isinstance(reply, Rejected) and "token limit" in str(reply)
+
+
+@pytest.mark.parametrize("form", ["seconds", "date"])
+def test_retry_after_is_obeyed_in_both_forms(server, monkeypatch, form):  # noqa: F811
+    monkeypatch.setattr("fake_endpoint.FAILURES", ("429",))
+    fake = server(failing=1.0)
+    if form == "seconds":
+        fake.retry_after = "1.2"
+    else:
+        fake.retry_after = formatdate(time.time() + 3, usegmt=True)  # whole seconds
+
+    def recover() -> None:
+        while not fake.times:
+            time.sleep(0.01)
+        fake.failing = 0.0
+
+    Thread(target=recover, daemon=True).start()
+    assert isinstance(Endpoint(fake.url, tries=2).complete(job()), Reply)
+    assert fake.times[1] - fake.times[0] > 1.1  # the client's own first wait is 0.5 s
+
+
+def test_a_server_that_does_not_answer_in_time(server):  # noqa: F811
+    fake = server(seconds=5.0)
+    start = time.monotonic()
+    reply = Endpoint(fake.url, tries=1, timeout=0.2).complete(job())
+    assert isinstance(reply, Rejected) and "timed out" in str(reply)
+    assert time.monotonic() - start < 3
+
+
+def test_a_wrong_model_ends_the_run_at_once(server):  # noqa: F811
+    fake = server()
+    with pytest.raises(UserError, match=r"model other: .*404.*does not exist"):
+        list(Endpoint(fake.url).ask({"a": job("other"), "b": job("other")}))
+
+
+def test_a_wrong_key_ends_the_run_and_is_not_printed(server, monkeypatch):  # noqa: F811
+    fake = server()
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-0123456789")
+    with pytest.raises(UserError, match="401.*Incorrect API key") as error:
+        Endpoint(fake.url).complete(job())
+    assert "secret" not in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_unreachable_server_ends_the_run(server, no_backoff):  # noqa: F811
+    fake = server()
+    fake.shutdown()
+    fake.server_close()
+    with pytest.raises(UserError, match="Connection error.*refused"):
+        list(Endpoint(fake.url, tries=2).ask({str(i): job() for i in range(20)}))
+
+
+@pytest.mark.parametrize("key", [None, "", " "])
+def test_no_key(monkeypatch, key):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    if key is not None:
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(UserError, match="OPENAI_API_KEY is not set"):
+        Endpoint("http://localhost/v1")
+
+
+def test_a_key_that_no_header_can_hold_is_not_printed(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sécret")
+    with pytest.raises(UserError, match="cannot be sent") as error:
+        Endpoint("http://localhost/v1")
+    assert "cret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"base_url": "nowhere"}, "--base-url nowhere: expected http"),
+        ({"threads": 0}, "must be more than 0"),
+        ({"per_minute": -1.0}, "must be more than 0"),
+    ],
+)
+def test_bad_settings(monkeypatch, options, message):
+    monkeypatch.setenv("OPENAI_API_KEY", "good")
+    with pytest.raises(UserError, match=message):
+        Endpoint(**{"base_url": "http://localhost/v1", **options})
+
+
+def test_without_the_openai_package(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "good")
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(UserError, match="pip install openai"):
+        Endpoint("http://localhost/v1")
+
+
+def test_pace_over_all_threads():
+    """600 requests a minute: 100 ms between any two starts, whatever the number of threads."""
+    pace = Pace(600)
+    starts = []
+
+    def request(job: dict) -> Reply:
+        pace.wait()
+        starts.append(time.monotonic())
+        return Reply("")
+
+    list(in_threads(request, {str(i): {} for i in range(6)}, threads=4))
+    assert max(starts) - min(starts) > 0.45
+
+
+def test_ctrl_c_does_not_wait_for_open_requests(server):  # noqa: F811
+    fake = server(seconds=30.0)
+    program = (
+        "from nanollava.evals.endpoint import Endpoint, make_request\n"
+        "from nanollava.errors import run\n"
+        "request = make_request('teacher', [], -1.0)\n"
+        f"run(lambda: list(Endpoint({fake.url!r}).ask({{'a': {{'request': request}}}})))\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], env={**os.environ, "OPENAI_API_KEY": "good"}
+    )
+    time.sleep(6)  # imports, then the request
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=5) == 130
