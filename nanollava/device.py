@@ -2,24 +2,12 @@
 
 import time
 from functools import cache
-from importlib import import_module
-from types import ModuleType
 
 import torch
 
 from .errors import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def beside(module: str) -> ModuleType:
-    """A module of the repository outside the package, found only from the repository's root."""
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name not in (module, module.split(".")[0]):
-            raise  # the module is here, and something that it needs is not
-        raise UserError(f"{module} is not here; run this from the root of the repository") from None
 
 
 def pick_device(name: str) -> torch.device:

@@ -102,6 +102,12 @@ def test_toyland_from_end_to_end(tmp_path, call):  # noqa: F811
     )
 
 
+def test_the_shipped_model_is_found_from_any_directory(tmp_path, call, monkeypatch):  # noqa: F811
+    monkeypatch.chdir(tmp_path)
+    call(llava_bench, "--count", 1, "--out", "bench", "--max-new-tokens", 2)
+    assert len(rows_of(tmp_path / "bench" / "answers.jsonl")) == 3
+
+
 QUESTIONS = [
     {"question_id": i, "image": "a.jpg", "text": f"What {i}?", "category": category}
     for i, category in enumerate(("conv", "detail", "complex"))

@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from torch._inductor.exc import InductorError, InvalidCxxCompiler, TritonMissing
 
 from nanollava import errors
-from nanollava.device import beside
 from nanollava.errors import UserError
 
 TOY = "checkpoints/toy-llava"
@@ -303,7 +302,7 @@ def test_recipes(monkeypatch):
         ),
     ],
 )
-def test_programs_beside_the_package(command, flags, message, monkeypatch, capsys):
+def test_programs_of_the_package(command, flags, message, monkeypatch, capsys):
     """As `python -m` runs them, in this process: --help under the name that was typed, and bad use in one line."""
     for given, code in (["--help"], 0), (flags, 2):
         monkeypatch.setattr(sys, "argv", ["", *given])
@@ -321,29 +320,10 @@ def test_programs_beside_the_package(command, flags, message, monkeypatch, capsy
             )
 
 
-def test_a_program_that_imports_its_own_command():
-    """benchmarks.llava_bench takes the measures from the module that runs as __main__: no warning of runpy."""
+def test_a_program_starts_without_warnings():
+    """runpy warns if a module is imported before it runs as __main__."""
     done = run("-W", "error", "-m", "nanollava.evals.llava_bench", "--images", ".")
     refused(done, "real questions need")
-
-
-@pytest.mark.parametrize("command", ["nanollava.synthesize"])
-def test_programs_away_from_the_root(command, tmp_path):
-    (tmp_path / "nanollava").symlink_to(Path("nanollava").resolve())
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    argv = [sys.executable, "-m", *command.split()]
-    done = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path, env=env, timeout=120)
-    refused(done, " is not here; run this from the root of the repository")
-
-
-def test_what_a_program_lacks_is_not_the_program(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "lacking.py").write_text("import no_such_library")
-    with pytest.raises(ModuleNotFoundError, match="no_such_library"):
-        beside("lacking")
-    for name in ("no_such_folder.program", "benchmarks.no_such_program"):
-        with pytest.raises(UserError, match=f"{name} is not here"):
-            beside(name)
 
 
 @pytest.mark.parametrize(

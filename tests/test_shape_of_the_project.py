@@ -39,27 +39,10 @@ KNOWN_EXCEPTIONS = {
     "nanollava.training.loop imports nanollava.cpu",
     "nanollava.cpu imports nanollava.device",
     "nanollava.cpu imports nanollava.llama",
-    "nanollava.plot imports benchmarks.plot",
-    "nanollava.synthesize imports benchmarks.synthesize",
-    "nanollava.evals.tables imports benchmarks.tables",
-    "nanollava.evals.scienceqa imports benchmarks.scienceqa",
-    "nanollava.evals.llava_bench imports benchmarks.llava_bench",
-    "nanollava.device imports a module that is not named by a string",
-    "tests.local_endpoint imports benchmarks.synthesis",
-    "tests.test_llava_bench imports benchmarks.llava_bench",
-    "tests.test_plot imports benchmarks.plot",
-    "tests.test_scienceqa imports benchmarks.scienceqa",
-    "tests.test_synthesize imports benchmarks.synthesize",
-    "tests.test_synthesize imports benchmarks.endpoint",
-    "tests.test_synthesize imports benchmarks.synthesis",
-    "tests.test_tables imports benchmarks.tables",
     "notebooks.01_image_to_patches imports benchmarks.probe",
-    "notebooks.08_instruction_data imports benchmarks.endpoint",
-    "notebooks.09_evaluation imports benchmarks.llava_bench",
-    "notebooks.09_evaluation imports benchmarks.tables",
 }
 
-IMPORT_CALLS = ("import_module", "__import__", "run_module", "beside")
+IMPORT_CALLS = ("import_module", "__import__", "run_module")
 A_VARIABLE = "a module that is not named by a string"
 
 

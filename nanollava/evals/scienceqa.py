@@ -175,7 +175,6 @@ def make_training_file(args: argparse.Namespace) -> None:
             {"from": "gpt", "value": answer},
         ]
         records.append(record)
-    Path(args.make).parent.mkdir(parents=True, exist_ok=True)
     write_json(args.make, records)
     next_command = f"train_instruct.py --data {args.make} --images {args.images}"
     print(f"{len(records)} records; next: {next_command}")

@@ -23,7 +23,7 @@ import torch
 
 from ..data import read_records
 from ..errors import UserError, run
-from ..files import REPOSITORY, read_json, shipped
+from ..files import REPOSITORY, read_json, shipped, write_text
 from ..llama import Llama
 from ..tokenizer import Tokenizer
 from ..toyland import data as toyland
@@ -214,7 +214,7 @@ def write_mixture(data: Path, path: Path, cell: Cell, seed: int) -> None:
         for record in records:
             for turn in record["conversations"]:
                 turn["value"] = put_reason_first(turn["value"])
-    path.write_text(json.dumps(records), encoding="utf-8")
+    write_text(path, json.dumps(records))
 
 
 def put_reason_first(answer: str) -> str:
@@ -258,7 +258,6 @@ def align(settings: Settings, job: dict) -> Reply:
 def instruct(settings: Settings, job: dict) -> Reply:
     """Train stage 2 and score the model: LLaVA-Bench and the share of exact answers."""
     out = Path(job["out"])
-    out.parent.mkdir(parents=True, exist_ok=True)
     data = out.with_suffix(".json")
     cell = next(cell for cell in CELLS if cell.name == job["cell"])
     write_mixture(settings.data, data, cell, job["seed"])
@@ -484,10 +483,8 @@ def main() -> None:
     lines = [introduce(settings, args.seeds)]
     for table in TABLES:
         lines += markdown(table, scores, args.seeds)
-    doc = Path(args.doc)
-    doc.parent.mkdir(parents=True, exist_ok=True)
-    doc.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(f"the tables are in {doc}")
+    write_text(args.doc, "\n".join(lines) + "\n")
+    print(f"the tables are in {args.doc}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from ..evals import endpoint
 from ..evals.answers import Reply, collect
 from ..evals.context import Context, read_contexts
 from ..evals.endpoint import Endpoint, make_request
+from ..files import write_text
 from ..toyland.teacher import instructions, read
 from .prompts import DETAIL_QUESTIONS, KINDS, messages
 from .records import parse
@@ -118,7 +119,7 @@ def main() -> None:
     records = []
     for row in rows.values():
         records.append({key: row[key] for key in ("id", "image", "conversations")})
-    (out / "instruct.json").write_text(json.dumps(records, indent=1), encoding="utf-8")
+    write_text(out / "instruct.json", json.dumps(records, indent=1))
     print(f"{len(records)} records in {out / 'instruct.json'}")
     if len(rows) < len(jobs):
         missing = len(jobs) - len(rows)
