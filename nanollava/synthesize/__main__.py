@@ -83,7 +83,7 @@ def toyland_teacher(jobs: dict[str, dict]) -> Iterator[tuple[str, Reply]]:
     for name, job in jobs.items():
         try:
             facts = read(job["captions"], job["boxes"])
-        except StopIteration:
+        except UserError:
             problem = "Toyland's teacher reads only Toyland's captions; give --model"
             raise UserError(f"{name}: {problem}") from None
         blocks = []
