@@ -1,11 +1,14 @@
-"""Tiny random models, ours and transformers', shared by the parity tests."""
+"""Tiny random models, ours and transformers', and a small tokenizer, shared by the parity tests."""
 
+import json
 import os
 import random
+import shutil
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # many short runs on few cores
 
 import pytest
+import sentencepiece
 import torch
 import transformers
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
@@ -98,3 +101,56 @@ def batch(seed: int = 0, rows: int = 3, dtype=torch.float32):
         rows, 3, 32, 32, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
     )
     return ids, labels, mask, pixels.to(dtype)
+
+
+WORDS = """the cat sat on a mat. def f(x): return x**2 | Привет мир | 你好 世界 | こんにちは | مرحبا | naïve café
+    | Straße | 👩‍👩‍👧 🎉 </s> <s> <unk> <image> <0x0A> ### USER: ASSISTANT: Human [INST] \x00 \x07 \x1b[0m \u200b \u00a0
+    ▁ ▁▁ ============ 3.14e-10""".split(" ")
+
+
+def texts_of_all_kinds(count: int) -> list[str]:
+    """Texts that are hard for a tokenizer: scripts, spaces, controls, special tokens, noise."""
+    rng = random.Random(0)
+    texts = []
+    for _ in range(count):
+        separator = rng.choice((" ", "", "  ", "\n"))
+        texts.append(separator.join(rng.choices(WORDS, k=rng.randint(0, 16))))
+    for _ in range(count // 4):
+        texts.append("".join(chr(rng.randrange(1, 0xD7FF)) for _ in range(12)))
+    return texts
+
+
+@pytest.fixture(scope="session")
+def sentencepiece_file(tmp_path_factory):
+    """A small tokenizer.model of LLaMA's kind, trained by sentencepiece."""
+    path = tmp_path_factory.mktemp("sentencepiece")
+    lines = []
+    for text in texts_of_all_kinds(600)[:600]:
+        lines.append(text.replace("\n", " ").replace("\x00", ""))
+    (path / "text.txt").write_text("\n".join(lines), encoding="utf-8")
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(path / "text.txt"),
+        model_prefix=str(path / "tokenizer"),
+        model_type="bpe",
+        vocab_size=500,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+        split_digits=True,
+        allow_whitespace_only_pieces=True,
+        character_coverage=0.98,
+        max_sentence_length=10000,
+    )
+    return path / "tokenizer.model"
+
+
+@pytest.fixture(params=[True, False, None], ids=["legacy", "not legacy", "legacy not given"])
+def tokenizer_dir(request, sentencepiece_file, tmp_path):
+    """A directory with tokenizer.model, for each way to set `legacy`."""
+    path = tmp_path / "tokenizer"
+    path.mkdir()
+    shutil.copy(sentencepiece_file, path)
+    if request.param is not None:
+        (path / "tokenizer_config.json").write_text(json.dumps({"legacy": request.param}))
+    return path

@@ -10,11 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
-from torch._inductor.exc import InductorError, InvalidCxxCompiler, TritonMissing
 
-from nanollava import errors
 from nanollava.errors import UserError
 
 TOY = "checkpoints/toy-llava"
@@ -324,38 +321,3 @@ def test_a_program_starts_without_warnings():
     """runpy warns if a module is imported before it runs as __main__."""
     done = run("-W", "error", "-m", "nanollava.evals.llava_bench", "--images", ".")
     refused(done, "real questions need")
-
-
-@pytest.mark.parametrize(
-    "error, message",
-    [
-        (
-            torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB\nmore"),
-            "2 GiB (what helps: a smaller --micro",
-        ),
-        (
-            InductorError(InvalidCxxCompiler("nowhere/g++"), None),
-            "what helps: --compile needs a working C++",
-        ),
-        (
-            InductorError(torch.OutOfMemoryError("Tried 2 GiB"), None),
-            "2 GiB (what helps: a smaller --micro",
-        ),
-        (
-            TritonMissing(None),
-            "what helps: --compile needs a working C++ compiler, on a GPU Triton",
-        ),
-    ],
-)
-def test_errors_of_torch_that_the_user_can_mend(error, message, capsys):
-    def fail() -> None:
-        raise error
-
-    with pytest.raises(SystemExit) as ended:
-        errors.run(fail)
-    told = capsys.readouterr().err
-    assert ended.value.code == 2 and message in told and told.count("\n") == 1
-
-    error = RuntimeError("shapes do not match")
-    with pytest.raises(RuntimeError, match="shapes do not match"):
-        errors.run(fail)

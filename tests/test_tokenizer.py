@@ -1,169 +1,112 @@
-"""sentencepiece models against sentencepiece itself, templates against the slow, obvious way of the original code."""
+"""Plain text to ids and back; what is saved, and what transformers makes of it."""
 
 import json
-import random
 import shutil
 
 import pytest
-import sentencepiece
 import transformers
+from conftest import texts_of_all_kinds
 
-from nanollava.conversation import DEMO_SYSTEM, IMAGE_INDEX, LLAMA_2_SYSTEM, VICUNA_SYSTEM, encode
 from nanollava.errors import ConfigError
-from nanollava.sentencepiece import protobuf_fields
 from nanollava.tokenizer import Tokenizer
 
-WORDS = """the cat sat on a mat. def f(x): return x**2 | Привет мир | 你好 世界 | こんにちは | مرحبا | naïve café | Straße | 👩‍👩‍👧 🎉
-    </s> <s> <unk> <image> <0x0A> ### USER: ASSISTANT: Human [INST] \x00 \x07 \x1b[0m \u200b \u00a0 ▁ ▁▁ ============ 3.14e-10""".split(
-    " "
-)
-TURNS = [
-    {"from": "human", "value": "<image>\nWhat is </s> there?"},
-    {"from": "gpt", "value": "two  cats"},
-    {"from": "human", "value": "And <s>\n?"},
-    {"from": "gpt", "value": "naïve 你好\n"},
-]
-
-
-def lines(count: int) -> list[str]:
-    rng = random.Random(0)
-    made = [
-        rng.choice((" ", "", "  ", "\n")).join(rng.choices(WORDS, k=rng.randint(0, 16)))
-        for _ in range(count)
-    ]
-    return made + [
-        "".join(chr(rng.randrange(1, 0xD7FF)) for _ in range(12)) for _ in range(count // 4)
-    ]
+TOY = "checkpoints/toy-llava"
 
 
 @pytest.fixture(scope="module")
-def oracle(tmp_path_factory):
-    """A small model of LLaMA's kind."""
-    path = tmp_path_factory.mktemp("spm")
-    (path / "text.txt").write_text(
-        "\n".join(text.replace("\n", " ").replace("\x00", "") for text in lines(600)[:600])
-    )
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(path / "text.txt"),
-        model_prefix=str(path / "tokenizer"),
-        model_type="bpe",
-        vocab_size=500,
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        minloglevel=2,
-        split_digits=True,
-        allow_whitespace_only_pieces=True,
-        character_coverage=0.98,
-        max_sentence_length=10000,
-    )
-    return sentencepiece.SentencePieceProcessor(model_file=str(path / "tokenizer.model")), path
+def tokenizer():
+    return Tokenizer.from_pretrained(TOY)
 
 
-@pytest.fixture(params=[True, False, None], ids=["legacy", "not legacy", "legacy not given"])
-def pair(request, oracle, tmp_path):
-    shutil.copy(oracle[1] / "tokenizer.model", tmp_path)
-    if request.param is not None:
-        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"legacy": request.param}))
-    return oracle[0], Tokenizer.from_pretrained(tmp_path), request.param is not False
+@pytest.mark.parametrize(
+    "text", ["a red cat", "  two  spaces", "新年快乐 é", "x\ty\n\n", "", "</s><s><image><unk>"]
+)
+def test_any_text_comes_back(tokenizer, text):
+    assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_ids_and_text_equal_sentencepiece(pair, tmp_path):
-    oracle, tokenizer, legacy = pair
+def test_text_never_becomes_a_special_token(tokenizer):
+    ids = tokenizer.encode("</s><s><image><unk>")
+    assert not set(ids) & tokenizer.special_ids
+
+
+def test_special_tokens_are_not_decoded(tokenizer):
+    ids = [1, tokenizer.image_token_id, *tokenizer.encode("a cat"), 2]
+    assert tokenizer.decode(ids) == "a cat"
+
+
+def test_starts_are_the_first_characters_of_the_tokens(tokenizer):
+    text = "the cat sat"
+    ids, starts = tokenizer.encode_with_starts(text)
+    assert len(ids) == len(starts)
+    ends = [*starts[1:], len(text)]
+    for token_id, start, end in zip(ids, starts, ends, strict=True):
+        assert tokenizer.backend.id_to_token(token_id).strip("▁") == text[start:end].strip()
+
+
+def test_legacy_comes_from_the_config(tokenizer_dir):
+    file = tokenizer_dir / "tokenizer_config.json"
+    legacy = json.loads(file.read_text())["legacy"] if file.is_file() else True
+    assert Tokenizer.from_pretrained(tokenizer_dir).legacy == legacy
+
+
+def test_only_legacy_puts_a_space_after_a_special_token(tokenizer_dir):
+    tokenizer = Tokenizer.from_pretrained(tokenizer_dir)
+    at_beginning, _ = tokenizer.encode_with_starts("USER", after_special=False)
+    after_special, _ = tokenizer.encode_with_starts("USER", after_special=True)
+    assert (after_special == at_beginning) == tokenizer.legacy
+
+
+def test_a_saved_tokenizer_gives_the_same_ids(tokenizer_dir, tmp_path):
+    tokenizer = Tokenizer.from_pretrained(tokenizer_dir)
     tokenizer.save_pretrained(tmp_path)
-    (tmp_path / "tokenizer.model").unlink()
     again = Tokenizer.from_pretrained(tmp_path)
-    assert tokenizer.legacy == again.legacy == legacy
-    for text in lines(400):
-        expected = oracle.encode(text)
-        assert tokenizer.encode(text) == again.encode(text) == expected, repr(text)
-        assert tokenizer.decode(expected) == oracle.decode(expected), repr(text)
+    assert again.legacy == tokenizer.legacy
+    for text in texts_of_all_kinds(400):
+        assert again.encode(text) == tokenizer.encode(text), repr(text)
 
 
-def test_transformers_reads_what_is_saved(pair, tmp_path):
-    _, tokenizer, _ = pair
+def test_transformers_reads_what_is_saved(tokenizer_dir, tmp_path):
+    tokenizer = Tokenizer.from_pretrained(tokenizer_dir)
     tokenizer.with_image_token(len(tokenizer)).save_pretrained(tmp_path)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    text = "the cat <image> sat</s>"
     expected = [*tokenizer.encode("the cat "), len(tokenizer)]
-    assert theirs(text, add_special_tokens=False).input_ids[: len(expected)] == expected
-    assert theirs.eos_token == "</s>" and theirs("a").input_ids[-1] == tokenizer.encode("a")[-1]
+    ids = theirs("the cat <image> sat</s>", add_special_tokens=False).input_ids
+    assert ids[: len(expected)] == expected
+    assert theirs.eos_token == "</s>"
+    assert theirs("a").input_ids[-1] == tokenizer.encode("a")[-1]
 
 
-def slowly(oracle, legacy: bool, *parts) -> list[int]:
-    """Ids of texts, special ids (int) and pictures (None), every text encoded by itself. `legacy`: each with a blank."""
-    ids = []
-    for i, part in enumerate(parts):
-        if isinstance(part, str):
-            after_special = i and isinstance(parts[i - 1], int) and len(ids) > 1
-            if legacy or not after_special:
-                ids += oracle.encode(part)
-            else:  # behind a character that merges with nothing, text has no blank before it
-                ids += oracle.encode("\x01" + part)[len(oracle.encode("\x01")) :]
-        else:
-            ids.append(IMAGE_INDEX if part is None else part)
-    return ids
+def test_the_image_token_is_the_next_free_one():
+    tokenizer = Tokenizer.from_pretrained("checkpoints/toy-vicuna")
+    assert tokenizer.image_token_id == len(tokenizer)
+    assert tokenizer.with_image_token(len(tokenizer)).image_token_id == len(tokenizer)
 
 
-def test_templates(pair):
-    """What each template shows, and what of it is trained, against texts written out by hand."""
-    oracle, tokenizer, legacy = pair
-    rest = " ASSISTANT: two  cats", 2, "USER: And <s>\n? ASSISTANT: naïve 你好\n", 2
-    told = "\nWhat is </s> there?"
-    for template, system in (("vicuna_v1", VICUNA_SYSTEM), ("llava_v1", DEMO_SYSTEM)):
-        expected = slowly(oracle, legacy, 1, f"{system} USER: ", None, told + rest[0], *rest[1:])
-        assert encode(TURNS, tokenizer, template)[0] == expected
-    ids, labels = encode(TURNS, tokenizer, "v0")
-    text = f"{told}\n### Assistant: two  cats\n### Human: And <s>\n?\n### Assistant: naïve 你好\n\n### "
-    assert ids == slowly(oracle, legacy, 1, f"{DEMO_SYSTEM}\n\n### Human: ", None, text)
-    trained = tokenizer.decode([t for t in labels if t != -100])
-    assert trained == "###### Assistant: two  cats\n###### Assistant: naïve 你好\n\n### "
-    ids, labels = encode(TURNS, tokenizer, "llama_2")
-    head = f"[INST] <<SYS>>\n{LLAMA_2_SYSTEM}\n<</SYS>>\n\n"
-    parts = (
-        head,
-        None,
-        f"{told} [/INST] two  cats ",
-        2,
-        1,
-        "[INST] And <s>\n? [/INST] naïve 你好\n ",
-        2,
-    )
-    assert ids == slowly(oracle, legacy, 1, *parts)
-    assert tokenizer.decode([t for t in labels if t != -100]) == "two  cats  naïve 你好\n "
-    ids, labels = encode(TURNS, tokenizer, "plain")
-    assert (
-        ids == [1, IMAGE_INDEX, *oracle.encode("two  cats\nnaïve 你好\n\n")]
-        and labels[2:] == ids[2:]
-    )
+def test_the_image_token_keeps_its_id(tokenizer):
+    again = tokenizer.with_image_token(tokenizer.image_token_id)
+    assert again.image_token_id == tokenizer.image_token_id
 
 
-def test_several_pictures_and_none(pair):
-    tokenizer = pair[1]
-    ids, _ = encode([{"from": "human", "value": "<image><image> or <image>?"}], tokenizer)
-    assert ids.count(IMAGE_INDEX) == 3
-    assert IMAGE_INDEX not in encode([{"from": "human", "value": "hello"}], tokenizer)[0]
+def test_another_image_token_is_an_error(tokenizer):
+    with pytest.raises(ConfigError, match="<image> becomes token 704, the model's config says 9"):
+        tokenizer.with_image_token(9)
 
 
-def test_added_tokens(oracle, tmp_path):
-    shutil.copy(oracle[1] / "tokenizer.model", tmp_path)
-    size = oracle[0].vocab_size()
-    (tmp_path / "added_tokens.json").write_text(json.dumps({"<pad>": size, "<image>": size + 1}))
-    tokenizer = Tokenizer.from_pretrained(tmp_path)
-    assert tokenizer.backend.token_to_id("<image>") == size + 1 and len(tokenizer) == size + 2
-    assert size not in tokenizer.encode("<pad>")
-    (tmp_path / "added_tokens.json").write_text(json.dumps({"<pad>": size + 5}))
-    with pytest.raises(ConfigError, match=r"'<pad>' becomes token 500, its files say 505"):
-        Tokenizer.from_pretrained(tmp_path)
-
-
-def test_bad_files(oracle, tmp_path):
-    whole = (oracle[1] / "tokenizer.model").read_bytes()
-    for data in (whole[: len(whole) // 2], b"no protobuf", b""):
-        (tmp_path / "tokenizer.model").write_bytes(data)
-        with pytest.raises(ConfigError, match="tokenizer.model: "):
-            Tokenizer.from_pretrained(tmp_path)
-    (tmp_path / "tokenizer.model").unlink()
+def test_a_missing_tokenizer_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match=r"neither it nor tokenizer.model is there"):
         Tokenizer.from_pretrained(tmp_path)
-    assert list(protobuf_fields(b"\x08\x96\x01\x12\x02hi")) == [(1, 150), (2, b"hi")]
+
+
+def test_a_broken_tokenizer_json_is_an_error(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ConfigError, match="tokenizer.json: not a tokenizer"):
+        Tokenizer.from_pretrained(tmp_path)
+
+
+def test_a_tokenizer_without_bos_is_an_error(tmp_path):
+    shutil.copy(f"{TOY}/tokenizer.json", tmp_path)
+    file = tmp_path / "tokenizer.json"
+    file.write_text(file.read_text().replace('"<s>"', '"<begin>"'))
+    with pytest.raises(ConfigError, match="no <s> or no </s>: expected a LLaMA tokenizer"):
+        Tokenizer.from_pretrained(tmp_path)

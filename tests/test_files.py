@@ -1,0 +1,123 @@
+"""Reading and writing small files, and the command that MADE_BY.txt records."""
+
+import json
+import os
+import shlex
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from nanollava.errors import ConfigError
+from nanollava.files import (
+    PACKAGE,
+    command_line,
+    made_by,
+    read_json,
+    replacing,
+    shipped,
+    write_json,
+    write_text,
+)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("{", "not valid JSON"),
+        ("[1]", "expected a JSON object, got list"),
+        ("[" * 100_000, "not valid JSON"),
+        (b"\xff", "not valid JSON"),
+    ],
+    ids=["cut", "a list", "too deep", "no UTF-8"],
+)
+def test_a_bad_json_file_is_an_error_that_names_it(tmp_path, content, message):
+    file = tmp_path / "config.json"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        file.write_text(content)
+    with pytest.raises(ConfigError, match=f"config.json: {message}"):
+        read_json(file)
+
+
+def test_a_missing_json_file_is_an_error_that_names_it(tmp_path):
+    with pytest.raises(ConfigError, match="config.json: no such file"):
+        read_json(tmp_path / "config.json")
+
+
+def test_json_comes_back(tmp_path):
+    values = {"name": "naïve 你好", "list": [1, 2.5, None, True]}
+    write_json(tmp_path / "new folder" / "a.json", values)
+    assert read_json(tmp_path / "new folder" / "a.json") == values
+
+
+def test_text_replaces_an_older_file(tmp_path):
+    write_text(tmp_path / "a.txt", "old, and longer")
+    write_text(tmp_path / "a.txt", "new")
+    assert (tmp_path / "a.txt").read_text() == "new"
+
+
+def test_writing_leaves_no_temporary_file(tmp_path):
+    write_text(tmp_path / "a.txt", "text")
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_an_error_while_writing_leaves_the_old_file_alone(tmp_path):
+    write_text(tmp_path / "a.txt", "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(tmp_path / "a.txt", "half of it \ud800")
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_a_file_appears_only_when_it_is_complete(tmp_path):
+    with replacing(tmp_path / "a.txt") as temporary:
+        temporary.write_text("text")
+        assert temporary.parent == tmp_path
+        assert not (tmp_path / "a.txt").exists()
+    assert (tmp_path / "a.txt").read_text() == "text"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+def test_permissions_follow_the_umask(tmp_path):
+    old_umask = os.umask(0o027)
+    try:
+        write_text(tmp_path / "a.txt", "text")
+    finally:
+        os.umask(old_umask)
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o640
+
+
+def test_made_by_records_a_command_that_can_be_pasted(tmp_path, monkeypatch):
+    arguments = ["--out", "a folder", "--prompt", "what's this?", "--data", "$HOME"]
+    monkeypatch.setattr(sys, "argv", ["/somewhere/train_align.py", *arguments])
+    made_by(tmp_path)
+    first_line = (tmp_path / "MADE_BY.txt").read_text().splitlines()[0]
+    assert shlex.split(first_line) == ["python", "train_align.py", *arguments]
+
+
+@pytest.mark.parametrize(
+    "file, module",
+    [
+        ("convert.py", "nanollava.convert"),
+        ("toyland/clip.py", "nanollava.toyland.clip"),
+        ("toyland/__main__.py", "nanollava.toyland"),
+    ],
+)
+def test_a_module_is_recorded_by_its_name(file, module):
+    command = command_line([str(PACKAGE / file), "--seed", "1"])
+    assert command == f"python -m {module} --seed 1"
+
+
+def test_shipped_files_are_found_from_any_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = shipped("checkpoints/toy-llava") / "config.json"
+    assert json.loads(config.read_text())["model_type"] == "llava"
+
+
+def test_a_path_that_exists_is_preferred_to_a_shipped_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("checkpoints/toy-llava").mkdir(parents=True)
+    assert shipped("checkpoints/toy-llava").resolve() == tmp_path / "checkpoints/toy-llava"
