@@ -1,89 +1,107 @@
 """Stage 1, feature alignment: only the projector W learns, from captions (paper, section 4.2).
 
-python train_align.py                                  # Toyland, this machine
-torchrun --nproc_per_node 2 train_align.py             # the same over two processes (FSDP2)
+python train_align.py                                  # Toyland, on this machine
+torchrun --nproc_per_node 2 train_align.py             # the same with two processes (FSDP2)
 """
 
 from functools import partial
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 from nanollava.data import collate
 from nanollava.device import DTYPES
 from nanollava.errors import run
-from nanollava.files import made_by
-from nanollava.hf import files as hf_files
+from nanollava.files import made_by, shipped
+from nanollava.hf.files import save_projector
 from nanollava.image import ImageConfig
 from nanollava.llava import PROJECTOR_FILE, LLaVA
 from nanollava.tokenizer import Tokenizer
 from nanollava.toyland.data import ensure_data
-from nanollava.toyland.score import score
-from nanollava.training import arguments, loop, plan, resume
+from nanollava.training import arguments, distributed, plan
+from nanollava.training.datasets import load_dataset
+from nanollava.training.evaluation import evaluate
+from nanollava.training.loop import train
+from nanollava.training.metrics import announce
 
+# The paper's stage 1, by the beginning of the parameters' names.
 TRAINABLE = {"vision_tower.": False, "multi_modal_projector.": True, "language_model.": False}
 
-# Toyland's values, the instruction kept before the caption as in the paper's v0; --recipe has the paper's and its heirs'.
-DEFAULTS = dict(
-    out="out/align", data="data/toyland/align.json", projector="linear", template="vicuna_v1"
-)
-DEFAULTS |= dict(batch=32, lr=5e-3, max_steps=600, max_length=1024)
+# Values for Toyland. The instruction is kept before the caption, as in the paper. For real data see --recipe.
+DEFAULTS = {
+    "out": "out/align",
+    "data": "data/toyland/align.json",
+    "projector": "linear",
+    "template": "vicuna_v1",
+    "batch": 32,
+    "lr": 5e-3,
+    "max_steps": 600,
+    "max_length": 1024,
+}
 
 
 def main() -> None:
-    args = arguments.training_arguments(__doc__.split("\n")[0], 1, **DEFAULTS)
-    if args.plan:
-        return print(plan.of_run(args, TRAINABLE))
-    device = loop.start(args.device)
-    ensure_data(args.data, made_here=DEFAULTS["data"])
-    torch.manual_seed(args.seed)  # the new W is the same on every rank
+    config = arguments.parse_config(__doc__.split("\n")[0], stage=1, stage_defaults=DEFAULTS)
+    if config.plan:
+        print(plan.describe(config, TRAINABLE))
+        return
+    device = distributed.start(config.device)
+    ensure_data(config.data, made_here=DEFAULTS["data"])
 
-    tokenizer = Tokenizer.from_pretrained(args.llm)
+    # Build: CLIP, the language model and a new W, which the seed makes the same on every rank.
+    torch.manual_seed(config.seed)
+    vision = shipped(config.vision)
+    llm = shipped(config.llm)
+    tokenizer = Tokenizer.from_pretrained(llm)
     model = LLaVA.compose(
-        args.vision,
-        args.llm,
-        args.projector,
+        vision,
+        llm,
+        config.projector,
         tokenizer.image_token_id,
-        vision_feature_layer=args.vision_layer,
-        mapped=True,
+        vision_feature_layer=config.vision_layer,
+        mapped=True,  # weights stay in their files until they are sharded
     )
-    rows = loop.freeze(model, TRAINABLE)
-    size = model.config.vision_config.image_size
-    image_config = ImageConfig.from_pretrained(args.vision, args.image_mode, size)
-    data, held_out = arguments.datasets(args, tokenizer, image_config, model.config)
-    loop.shard(model, model.language_model.model.layers, model.vision_tower, device, args)
-    loop.announce(args, rows, len(data), "stage 1: align")
+    image_size = model.config.vision_config.image_size
+    image_config = ImageConfig.from_pretrained(vision, config.image_mode, image_size)
 
-    loop.train(
+    # Data: every record is checked now, not in the middle of the training.
+    data = load_dataset(config.data, config, tokenizer, image_config, model.config)
+    validation = None
+    if config.validation:
+        validation = load_dataset(config.validation, config, tokenizer, image_config, model.config)
+
+    # Freeze and shard.
+    trained_rows = distributed.freeze(model, TRAINABLE)
+    blocks = model.language_model.model.layers
+    distributed.shard(model, blocks, model.vision_tower, device, config)
+    announce(config, trained_rows, len(data), "stage 1: align")
+
+    # Train.
+    train(
         model,
         data,
         collate,
-        args,
+        config,
         device,
-        partial(plan.flops, model.config, TRAINABLE),
-        arguments.evaluation(
-            args,
-            model,
-            held_out,
-            device,
-            lambda n: score(model, tokenizer, image_config, n)["overall"],
+        flops=partial(plan.flops, model.config, TRAINABLE),
+        evaluate=partial(
+            evaluate, model, validation, collate, tokenizer, image_config, config, device
         ),
     )
 
-    state, out = (
-        loop.full_state(model, DTYPES[args.save_dtype], "multi_modal_projector."),
-        Path(args.out),
-    )
+    # Save W alone: nothing else has changed.
+    projector = distributed.full_state(model, DTYPES[config.save_dtype], "multi_modal_projector.")
+    out = Path(config.out)
 
-    def export() -> None:
-        hf_files.save_projector(state, out / PROJECTOR_FILE)
+    def save() -> None:
+        save_projector(projector, out / PROJECTOR_FILE)
         made_by(out)
 
-    resume.on_rank_0(export)
-    if dist.get_rank() == 0:
-        print(f"W is in {out / PROJECTOR_FILE}; next: python train_instruct.py --projector {out}")
-    loop.finish()
+    distributed.write_on_rank_0(save)
+    distributed.print_on_rank_0(
+        f"W is in {out / PROJECTOR_FILE}; next: python train_instruct.py --projector {out}"
+    )
+    distributed.finish()
 
 
 if __name__ == "__main__":

@@ -1,92 +1,113 @@
 """Stage 2, visual instruction tuning: W and the language model learn, from instructions (paper, section 4.2).
 
 python train_instruct.py                               # Toyland, after train_align.py
-torchrun --nproc_per_node 2 train_instruct.py          # the same over two processes (FSDP2)
+torchrun --nproc_per_node 2 train_instruct.py          # the same with two processes (FSDP2)
 """
 
 from functools import partial
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 from nanollava.data import collate
 from nanollava.device import DTYPES
 from nanollava.errors import run
-from nanollava.files import made_by
+from nanollava.files import made_by, shipped
 from nanollava.image import ImageConfig
 from nanollava.llava import LLaVA
 from nanollava.tokenizer import Tokenizer
 from nanollava.toyland.data import ensure_data
-from nanollava.toyland.score import score
-from nanollava.training import arguments, loop, plan, resume
+from nanollava.training import arguments, distributed, plan
+from nanollava.training.datasets import load_dataset
+from nanollava.training.evaluation import evaluate
+from nanollava.training.loop import train
+from nanollava.training.metrics import announce
 
+# The paper's stage 2, by the beginning of the parameters' names.
 TRAINABLE = {"vision_tower.": False, "multi_modal_projector.": True, "language_model.": True}
 
-# Toyland's values; --recipe has the paper's and its heirs'.
-DEFAULTS = dict(out="out/instruct", data="data/toyland/instruct.json", projector="out/align")
-DEFAULTS |= dict(template="vicuna_v1", batch=24, lr=1.5e-3, max_steps=1200, max_length=1024)
+# Values for Toyland. For real data see --recipe.
+DEFAULTS = {
+    "out": "out/instruct",
+    "data": "data/toyland/instruct.json",
+    "projector": "out/align",  # from stage 1
+    "template": "vicuna_v1",
+    "batch": 24,
+    "lr": 1.5e-3,
+    "max_steps": 1200,
+    "max_length": 1024,
+}
 
 
 def main() -> None:
-    args = arguments.training_arguments(__doc__.split("\n")[0], 2, **DEFAULTS)
-    if args.plan:
-        return print(plan.of_run(args, TRAINABLE))
-    device = loop.start(args.device)
-    ensure_data(args.data, made_here=DEFAULTS["data"])
-    torch.manual_seed(args.seed)
+    config = arguments.parse_config(__doc__.split("\n")[0], stage=2, stage_defaults=DEFAULTS)
+    if config.plan:
+        print(plan.describe(config, TRAINABLE))
+        return
+    device = distributed.start(config.device)
+    ensure_data(config.data, made_here=DEFAULTS["data"])
 
-    tokenizer = Tokenizer.from_pretrained(args.llm)
+    # Build: CLIP, the language model and the W of stage 1.
+    torch.manual_seed(config.seed)
+    vision = shipped(config.vision)
+    llm = shipped(config.llm)
+    tokenizer = Tokenizer.from_pretrained(llm)
     model = LLaVA.compose(
-        args.vision,
-        args.llm,
-        args.projector,
+        vision,
+        llm,
+        config.projector,
         tokenizer.image_token_id,
-        vision_feature_layer=args.vision_layer,
-        mapped=True,
+        vision_feature_layer=config.vision_layer,
+        mapped=True,  # weights stay in their files until they are sharded
     )
-    rows = loop.freeze(model, TRAINABLE)
-    size = model.config.vision_config.image_size
-    image_config = ImageConfig.from_pretrained(args.vision, args.image_mode, size)
-    data, held_out = arguments.datasets(args, tokenizer, image_config, model.config)
-    # Sharding casts the frozen tower to the compute dtype; what is saved is the tower as it came.
-    tower = {
-        f"vision_tower.{name}": tensor for name, tensor in model.vision_tower.state_dict().items()
-    }
-    loop.shard(model, model.language_model.model.layers, model.vision_tower, device, args)
-    loop.announce(args, rows, len(data), "stage 2: instruct")
+    image_size = model.config.vision_config.image_size
+    image_config = ImageConfig.from_pretrained(vision, config.image_mode, image_size)
 
-    loop.train(
+    # Data: every record is checked now, not in the middle of the training.
+    data = load_dataset(config.data, config, tokenizer, image_config, model.config)
+    validation = None
+    if config.validation:
+        validation = load_dataset(config.validation, config, tokenizer, image_config, model.config)
+
+    # Freeze and shard. Sharding casts the frozen tower to the compute dtype, so keep it as it was: the
+    # result contains the original.
+    trained_rows = distributed.freeze(model, TRAINABLE)
+    tower = model.vision_tower.state_dict(prefix="vision_tower.")
+    blocks = model.language_model.model.layers
+    distributed.shard(model, blocks, model.vision_tower, device, config)
+    announce(config, trained_rows, len(data), "stage 2: instruct")
+
+    # Train.
+    train(
         model,
         data,
         collate,
-        args,
+        config,
         device,
-        partial(plan.flops, model.config, TRAINABLE),
-        arguments.evaluation(
-            args,
-            model,
-            held_out,
-            device,
-            lambda n: score(model, tokenizer, image_config, n)["overall"],
+        flops=partial(plan.flops, model.config, TRAINABLE),
+        evaluate=partial(
+            evaluate, model, validation, collate, tokenizer, image_config, config, device
         ),
     )
 
-    save_dtype, out = DTYPES[args.save_dtype], Path(args.out)
-    state = loop.full_state(model, save_dtype, "multi_modal_projector.", "language_model.")
+    # Save a complete LLaVA: the tower as it was, W and the language model as they are now.
+    save_dtype = DTYPES[config.save_dtype]
+    state = distributed.full_state(model, save_dtype, "multi_modal_projector.", "language_model.")
+    out = Path(config.out)
 
-    def export() -> None:
-        model.save_pretrained(
-            out, state | {name: tensor.to(save_dtype) for name, tensor in tower.items()}
-        )
+    def save() -> None:
+        for name, tensor in tower.items():
+            state[name] = tensor.to(save_dtype)
+        model.save_pretrained(out, state)
         tokenizer.with_image_token(model.config.image_token_id).save_pretrained(out)
         image_config.save_pretrained(out)
         made_by(out)
 
-    resume.on_rank_0(export)
-    if dist.get_rank() == 0:
-        print(f"LLaVA is in {out}; next: python sample.py --model {out} --image cat.jpg")
-    loop.finish()
+    distributed.write_on_rank_0(save)
+    distributed.print_on_rank_0(
+        f"LLaVA is in {out}; next: python sample.py --model {out} --image cat.jpg"
+    )
+    distributed.finish()
 
 
 if __name__ == "__main__":

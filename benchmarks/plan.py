@@ -36,7 +36,7 @@ def main() -> None:
     for (name, text), stage in product(SHAPES.items(), (1, 2)):
         config, recipe = (
             LlavaConfig(VisionConfig(336), text, "mlp2x_gelu"),
-            RECIPES["v1.5"][stage - 1],
+            RECIPES["v1.5"][stage],
         )
         trainable = {
             "vision_tower.": False,

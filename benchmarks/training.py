@@ -22,8 +22,8 @@ from benchmarks.faults import command, run, world
 from nanollava.config import LlamaConfig, LlavaConfig, VisionConfig
 from nanollava.device import matmul_rate
 from nanollava.llava import LLaVA
-from nanollava.training import loop, plan
-from nanollava.training.settings import Settings
+from nanollava.training import distributed, plan
+from nanollava.training.arguments import TrainConfig
 
 STAGES = [
     {"vision_tower.": False, "multi_modal_projector.": True, "language_model.": on}
@@ -60,9 +60,11 @@ def batch(config: LlavaConfig, samples: int, device) -> dict[str, torch.Tensor]:
 def ours(config: LlavaConfig, stage: int, dtype: str, device, recompute: bool, path: Path):
     """A step of loop.train, without its reader and log."""
     model = LLaVA.from_pretrained(path, dtype=torch.float32)
-    loop.freeze(model, STAGES[stage - 1])
-    settings = Settings(dtype=dtype, checkpoint_activations=recompute)
-    loop.shard(model, model.language_model.model.layers, model.vision_tower, device, settings)
+    distributed.freeze(model, STAGES[stage - 1])
+    settings = TrainConfig(dtype=dtype, checkpoint_activations=recompute)
+    distributed.shard(
+        model, model.language_model.model.layers, model.vision_tower, device, settings
+    )
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, 1e-5, weight_decay=0.0, fused=True)
 
@@ -228,7 +230,7 @@ def main() -> None:
     runs = 2 if args.quick else 15
     if args.gpu and not torch.cuda.is_available():
         sys.exit("--gpu: torch finds no CUDA device here; not measured")
-    device = loop.start("cuda" if args.gpu else "cpu")
+    device = distributed.start("cuda" if args.gpu else "cpu")
     with tempfile.TemporaryDirectory() as folder:
         if args.gpu:
             config = LlavaConfig(
@@ -245,7 +247,7 @@ def main() -> None:
             result["ranks"] = against_ranks(4 if args.quick else 20)
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n")
-    loop.finish()
+    distributed.finish()
 
 
 if __name__ == "__main__":

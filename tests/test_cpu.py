@@ -12,8 +12,6 @@ from torch import nn
 from nanollava import LLaVA, cpu
 from nanollava.generate import stream
 from nanollava.llama import RMSNorm
-from nanollava.training import loop
-from nanollava.training.settings import Settings
 
 HALF = [torch.bfloat16, torch.float16]
 
@@ -60,37 +58,6 @@ def test_products_go_where_half_precision_is_the_slower(way, llava_dir):
     assert not any("forward" in vars(layer) for layer in linears)
     cpu.products(model, torch.device("cpu"), torch.bfloat16)
     assert len(linears) > 20 and all(("forward" in vars(layer)) == way for layer in linears)
-
-
-def test_sharded_training_takes_them(way, llava_dir, monkeypatch):
-    """Loss and gradients of bf16 over fp32 weights, near those of fp32, whichever way the products go."""
-    (ids, labels, _, pixels), path, called = batch(), llava_dir(), []
-    plain = LLaVA.from_pretrained(path, dtype=torch.float32)
-    parts = {"vision_tower.": False, "multi_modal_projector.": True, "language_model.": True}
-    loop.freeze(plain, parts)
-    expected, count = plain.loss(ids, labels, pixels)
-    (expected / count).backward()
-    monkeypatch.setattr(
-        cpu, "product", lambda *args, old=cpu.product: called.append(1) or old(*args)
-    )
-    device = loop.start("cpu")
-    try:
-        model = LLaVA.from_pretrained(path, dtype=torch.float32)
-        loop.freeze(model, parts)
-        blocks = model.language_model.model.layers
-        loop.shard(model, blocks, model.vision_tower, device, Settings(dtype="bf16"))
-        loss, count = model.loss(ids, labels, pixels)
-        (loss / count).backward()
-        assert bool(called) == way
-        torch.testing.assert_close(loss.detach(), expected.detach(), rtol=0.02, atol=0)
-        for (name, p), q in zip(model.named_parameters(), plain.parameters(), strict=True):
-            if p.requires_grad:
-                got = p.grad.full_tensor()
-                assert (got - q.grad).norm() < 0.1 * q.grad.norm() and got.dtype == torch.float32, (
-                    name
-                )
-    finally:
-        loop.finish()
 
 
 @pytest.mark.parametrize("rates, expected", [((5, 4), False), ((6, 4), True), ((2, 4), False)])

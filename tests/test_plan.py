@@ -7,8 +7,8 @@ import torch.distributed as dist
 from nanollava.config import LlamaConfig, LlavaConfig, VisionConfig
 from nanollava.llama import LlamaBlock, rope_table
 from nanollava.llava import LLaVA
-from nanollava.training import loop, plan
-from nanollava.training.settings import Settings
+from nanollava.training import distributed, plan
+from nanollava.training.arguments import TrainConfig
 
 VISION = VisionConfig(32, 8, 48, 96, 4, 4)
 TEXT = LlamaConfig(96, 64, 112, 3, 4, 2, max_position_embeddings=128)
@@ -78,10 +78,14 @@ def test_activations_are_those_that_autograd_saves(trainable):
 def test_memory_of_a_sharded_model(trainable):
     """Bytes of weights, gradients and moments of one rank after a step."""
     config = LlavaConfig(VISION, TEXT, image_token_id=95)
-    model, device = LLaVA(config), loop.start("cpu")
-    loop.freeze(model, trainable)
-    loop.shard(
-        model, model.language_model.model.layers, model.vision_tower, device, Settings(dtype="bf16")
+    model, device = LLaVA(config), distributed.start("cpu")
+    distributed.freeze(model, trainable)
+    distributed.shard(
+        model,
+        model.language_model.model.layers,
+        model.vision_tower,
+        device,
+        TrainConfig(dtype="bf16"),
     )
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, fused=True)
@@ -93,7 +97,8 @@ def test_memory_of_a_sharded_model(trainable):
         t.to_local().nbytes for s in optimizer.state.values() for k, t in s.items() if k != "step"
     )
     weights = sum(
-        (p.to_local() if isinstance(p, loop.DTensor) else p).nbytes for p in model.parameters()
+        (p.to_local() if isinstance(p, distributed.DTensor) else p).nbytes
+        for p in model.parameters()
     )
     found = plan.memory(config, trainable, 1, 1, 20, 3, checkpointing=False)
     assert (weights, gradients, moments) == (
@@ -113,7 +118,7 @@ def test_flops_are_what_torch_counts():
     ids = torch.tensor([[1] + [95] * 16 + list(range(5, 25))])
     for trainable in STAGES:
         model = LLaVA(config)
-        loop.freeze(model, trainable)
+        distributed.freeze(model, trainable)
         with FlopCounterMode(display=False) as counter:
             model.loss(ids, ids.where(ids != 95, -100), torch.zeros(1, 3, 32, 32))[0].backward()
         ours = sum(plan.flops(config, trainable, [37], 1, 20).values())

@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from nanollava.errors import UserError
-
 TOY = "checkpoints/toy-llava"
 
 
@@ -166,7 +164,7 @@ def test_bad_flags_of_sample(flags, message):
         (
             "train_align.py",
             ["--plan", "--batch", "12"],
-            "--batch 12 (global) is no multiple of 8 ranks x",
+            "--batch 12 (global) is not a multiple of 8 ranks x",
         ),
     ],
 )
@@ -205,7 +203,7 @@ def test_malformed_record(tmp_path):
     late = [*train, tmp_path / "late.json", "--max-steps", "8", "--batch", "1", "--workers", "1"]
     all_refused(
         ([*bad, "."], "bad.json, record 1: turn 0: comes from 'gpt', expected 'human'"),
-        ([*well, ".", *odd], "--batch 3 (global) is no multiple of"),
+        ([*well, ".", *odd], "--batch 3 (global) is not a multiple of"),
         ([*well, "nowhere"], "nowhere: neither a folder nor a zip or"),
         ([*well, tmp_path], f"good.json, record 0: cat.jpg: no such picture in {tmp_path}"),
     )
@@ -216,66 +214,6 @@ def test_malformed_record(tmp_path):
         f"error: {tmp_path / 'late.json'}, record 7: {tmp_path / 'b.jpg'}: not a readable image"
         in done.stderr
     )
-
-
-def test_recipes(monkeypatch):
-    """A recipe sets template, projector, picture shape and rates together; a flag given beside it wins."""
-    from nanollava.training.arguments import training_arguments
-
-    def parse(stage: int, *flags: str):
-        monkeypatch.setattr(sys, "argv", ["train.py", *flags])
-        return training_arguments(
-            "", stage, lr=5e-3, batch=32, max_steps=600, template="vicuna_v1", projector="linear"
-        )
-
-    def values(args) -> tuple:
-        return (
-            args.template,
-            args.image_mode,
-            args.group,
-            args.batch,
-            args.lr,
-            args.epochs,
-            args.warmup,
-            args.max_steps,
-        )
-
-    args = parse(1, "--recipe", "v1.5", "--batch", "64")
-    assert (
-        values(args) == ("plain", "crop", False, 64, 1e-3, 1, 0.03, None)
-        and args.projector == "mlp2x_gelu"
-    )
-    assert values(parse(2, "--recipe", "v1.5")) == (
-        "vicuna_v1",
-        "pad",
-        True,
-        128,
-        2e-5,
-        1,
-        0.03,
-        None,
-    )
-    assert values(parse(1, "--recipe", "v1")) == ("plain", "crop", False, 128, 2e-3, 1, 0.03, None)
-    assert values(parse(2, "--recipe", "paper")) == ("v0", "crop", False, 32, 2e-5, 3, 0.03, None)
-    assert values(parse(1, "--recipe", "paper")) == ("v0", "crop", False, 128, 2e-3, 1, 0.03, None)
-    assert values(parse(2, "--recipe", "v1")) == (
-        "vicuna_v1",
-        "crop",
-        False,
-        32,
-        2e-5,
-        3,
-        0.03,
-        None,
-    )
-    assert parse(2, "--recipe", "v1.5", "--no-group").group is False
-    assert (
-        parse(1).max_steps == 600 and parse(1, "--max-steps", "7", "--epochs", "2").max_steps == 7
-    )
-    whole = parse(1, "--epochs", "2")  # without a recipe: not the default's steps
-    assert (whole.epochs, whole.max_steps) == (2, None) and parse(1).epochs == 1
-    with pytest.raises(UserError, match="give --eval-steps"):
-        parse(1, "--validation", "held-out.json")
 
 
 @pytest.mark.parametrize(

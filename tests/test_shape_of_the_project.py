@@ -36,7 +36,6 @@ KNOWN_EXCEPTIONS = {
     "nanollava.generate imports nanollava.cpu",
     "nanollava.generate imports nanollava.image",
     "nanollava.generate imports nanollava.tokenizer",
-    "nanollava.training.loop imports nanollava.cpu",
     "nanollava.cpu imports nanollava.device",
     "nanollava.cpu imports nanollava.llama",
     "notebooks.01_image_to_patches imports benchmarks.probe",

@@ -18,7 +18,7 @@ from nanollava import LLaVA
 from nanollava.image import ImageConfig
 from nanollava.toyland import data
 from nanollava.toyland.pretrain import make_tokenizer
-from nanollava.training import loop
+from nanollava.training import distributed, loop
 
 
 @pytest.fixture(scope="module")
@@ -180,18 +180,6 @@ def test_two_ranks_equal_one_in_both_stages(world):
     )
 
 
-def test_one_process_on_cuda_takes_the_first_device(monkeypatch):
-    """torch.cuda.set_device wants a device with its number, which a run without torchrun was not given."""
-    taken = []
-    for name in ("is_available", "device_count"):
-        monkeypatch.setattr(torch.cuda, name, lambda: 1)
-    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
-    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: None)
-    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *args, **options: None)
-    assert loop.start("cuda") == loop.start("auto") == torch.device("cuda", 0)
-    assert taken == [torch.device("cuda", 0)] * 2
-
-
 def test_batch_loss_is_the_mean_over_singles_weighted_by_labels(llava_dir):
     from conftest import batch
 
@@ -210,7 +198,7 @@ def test_a_few_steps_overfit_four_samples(llava_dir):
     from conftest import batch
 
     model = LLaVA.from_pretrained(llava_dir())
-    loop.freeze(
+    distributed.freeze(
         model, {"vision_tower.": False, "multi_modal_projector.": True, "language_model.": True}
     )
     ids, labels, _, pixels = batch(rows=4)
@@ -227,42 +215,7 @@ def test_a_few_steps_overfit_four_samples(llava_dir):
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters() if n in before)
 
 
-def test_freeze_needs_a_row_for_everything(llava_dir):
-    with pytest.raises(loop.UserError, match="is in no row of the table"):
-        loop.freeze(
-            LLaVA.from_pretrained(llava_dir()), {"vision_tower.": False, "language_model.": True}
-        )
-
-
 def test_schedule():
     rates = [loop.cosine(s, 100, 0.03) for s in range(100)]
     assert rates[:3] == pytest.approx([1 / 3, 2 / 3, 1.0]) and rates[3] == 1.0
     assert all(a >= b for a, b in zip(rates[3:], rates[4:], strict=False)) and rates[-1] < 0.001
-
-
-def test_groups_are_of_one_modality_and_sorted_by_length():
-    """Each sample once an epoch; only the epoch's last batch may mix pictures and text; no word of ranks."""
-    sizes = [(i % 3 > 0, (7 * i) % 23) for i in range(41)]
-    order = loop.global_batches(41, 4, 2, 1, sizes)
-    assert (
-        order == loop.global_batches(41, 4, 2, 1, sizes) != loop.global_batches(41, 4, 2, 2, sizes)
-    )
-    for epoch in (order[:11], order[11:]):
-        assert sorted(sum(epoch, [])) == list(range(41)) and [len(b) for b in epoch] == [4] * 10 + [
-            1
-        ]
-        assert sum(len({sizes[i][0] for i in batch}) > 1 for batch in epoch) <= 1
-        assert all(
-            sizes[a][1] >= sizes[b][1]
-            for batch in epoch
-            for a, b in zip(batch, batch[1:], strict=False)
-        )
-    assert order[:11] != order[11:]
-
-
-def test_order_covers_every_sample_once_an_epoch():
-    order = loop.global_batches(10, 4, 2, seed=1)
-    assert [len(b) for b in order] == [4, 4, 2, 4, 4, 2]
-    epochs = [sum(order[:3], []), sum(order[3:], [])]
-    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(10)) and epochs[0] != epochs[1]
-    assert order != loop.global_batches(10, 4, 2, seed=2)

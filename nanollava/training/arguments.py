@@ -1,99 +1,311 @@
-"""What the scripts share: flags, data sets of the flags, and errors as one line."""
+"""The settings of a training: TrainConfig, the published recipes, and the command line."""
+
+# ruff: noqa: RUF009 - `fixed` and `free` return dataclass fields
 
 import argparse
-from collections.abc import Callable
-from pathlib import Path
-
-import torch.distributed as dist
+from dataclasses import Field, asdict, dataclass, field, fields
+from typing import Any, get_args
 
 from ..conversation import TEMPLATES
-from ..data import InstructionData, collate
 from ..device import DTYPES
 from ..errors import UserError
-from ..files import read_json
-from .loop import mean_loss
-from .resume import gathered
-from .settings import FLAGS, Settings, micro_batch
 
-RECIPES = read_json(Path(__file__).parent / "recipes.json")
-TYPES = {"int": int, "float": float, "str": str}
+# Where each recipe's values come from:
+# paper  Visual Instruction Tuning, section 5: CC-595K for one epoch, then LLaVA-Instruct-158K for three.
+# v1     The release after the paper: stage 1 on LCS-558K, no instruction; Vicuna v1's prompt.
+# v1.5   Improved Baselines with Visual Instruction Tuning, table of hyperparameters: a projector of
+#        two layers, images padded to a square, LLaVA-Mix-665K.
+# `samples` is the size of the data set; only `--plan` uses it.
+SHARED = {
+    "max_length": 2048,  # Vicuna v1's context, in the release's scripts
+    "warmup": 0.03,  # all three releases
+    "checkpoint_activations": True,  # the release's scripts; does not change the result
+    "workers": 4,  # the release's scripts; does not change the result
+}
+RECIPES = {
+    "paper": {
+        1: {
+            **SHARED,
+            "template": "v0",  # the instruction stays before the caption
+            "projector": "linear",
+            "image_mode": "crop",  # CLIP's own preprocessing
+            "group": False,
+            "batch": 128,
+            "lr": 2e-3,
+            "epochs": 1,
+            "samples": 595_375,  # CC-595K
+        },
+        2: {
+            **SHARED,
+            "template": "v0",
+            "image_mode": "crop",
+            "group": False,
+            "batch": 32,
+            "lr": 2e-5,
+            "epochs": 3,
+            "samples": 157_712,  # LLaVA-Instruct-158K
+        },
+    },
+    "v1": {
+        1: {
+            **SHARED,
+            "template": "plain",  # v1 drops the instruction: image, caption, newline
+            "projector": "linear",
+            "image_mode": "crop",
+            "group": False,
+            "batch": 128,
+            "lr": 2e-3,
+            "epochs": 1,
+            "samples": 558_128,  # LCS-558K
+        },
+        2: {
+            **SHARED,
+            "template": "vicuna_v1",
+            "image_mode": "crop",
+            "group": False,
+            "batch": 32,
+            "lr": 2e-5,
+            "epochs": 3,
+            "samples": 157_712,
+        },
+    },
+    "v1.5": {
+        1: {
+            **SHARED,
+            "template": "plain",
+            "projector": "mlp2x_gelu",  # v1.5's change to the architecture
+            "image_mode": "crop",
+            "group": False,
+            "batch": 256,
+            "lr": 1e-3,  # half of v1's: the MLP needs it
+            "epochs": 1,
+            "samples": 558_128,
+        },
+        2: {
+            **SHARED,
+            "template": "vicuna_v1",
+            "image_mode": "pad",  # keep the borders of wide images
+            "group": True,  # the mix contains conversations without images
+            "batch": 128,
+            "lr": 2e-5,
+            "epochs": 1,
+            "samples": 665_298,  # LLaVA-Mix-665K
+        },
+    },
+}
 
 
-def training_arguments(description: str, stage: int, **defaults) -> Settings:
-    """The flags of both stages, checked; where none is given, a recipe's value stands, else the stage's `defaults`."""
-    form = argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser(
-        description=description, allow_abbrev=False, formatter_class=form
+def fixed(default, help: str, *, minimum=None, above=None, choices=None) -> Any:
+    """A field on which the result depends. A run resumes only with the value it began with."""
+    return _field(True, default, help, minimum, above, choices)
+
+
+def free(default, help: str, *, minimum=None, above=None, choices=None) -> Any:
+    """A field on which the result does not depend. It may change when a run resumes."""
+    return _field(False, default, help, minimum, above, choices)
+
+
+def _field(is_fixed: bool, default, help: str, minimum, above, choices) -> Any:
+    """A dataclass field with its help text, `minimum <= value` and `above < value`."""
+    metadata = {
+        "fixed": is_fixed,
+        "help": help,
+        "minimum": minimum,
+        "above": above,
+        "choices": choices,
+    }
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything a training can be told. Each field is also a flag: `micro_batch` is --micro-batch."""
+
+    # Model
+    vision: str = fixed("checkpoints/toy-clip", "Hugging Face CLIP directory")
+    llm: str = fixed("checkpoints/toy-vicuna", "Hugging Face Llama directory")
+    projector: str = fixed("linear", "a new 'linear' or 'mlp2x_gelu' W, or the result of stage 1")
+    vision_layer: int = fixed(
+        -2, "hidden state of the vision tower that the projector reads; -1 is the last"
     )
-    choices = dict(recipe=tuple(RECIPES), template=TEMPLATES, save_dtype=tuple(DTYPES))
-    for name, flag in FLAGS.items():
-        kind = flag.get("type", "str")
-        options = {key: flag[key] for key in ("help", "default", "nargs") if key in flag}
-        if kind == "bool":
-            options["action"] = argparse.BooleanOptionalAction
-        else:
-            options |= {"type": TYPES[kind], "choices": choices.get(name, flag.get("choices"))}
-        parser.add_argument(f"--{name.replace('_', '-')}", **options)
-    parser.set_defaults(**defaults)
-    asked = parser.parse_args(namespace=argparse.Namespace(epochs=None))
-    parser.set_defaults(**{"max_steps": None} if asked.epochs else {})
-    parser.set_defaults(**RECIPES[asked.recipe][stage - 1] if asked.recipe else {})
-    args = parser.parse_args()
-    for name, flag in FLAGS.items():
-        value, given = getattr(args, name), f"--{name.replace('_', '-')} {getattr(args, name)}"
-        if value is not None and value < flag.get("least", value):
-            raise UserError(f"{given}: expected at least {flag['least']}")
-        if value is not None and "above" in flag and not value > flag["above"]:
-            raise UserError(f"{given}: expected more than {flag['above']}")
-    if (args.validation or args.toyland_scenes) and not args.eval_steps:
+
+    # Data
+    data: str | None = free(
+        None, "LLaVA JSON file; Toyland's is generated if its default is missing"
+    )
+    images: list[str] | None = free(
+        None,
+        "where the images are: folders, .zip or .tar archives, PREFIX=ARCHIVE for names that begin "
+        "with PREFIX/; default: the folder of the data file",
+    )
+    template: str = fixed("vicuna_v1", "prompt template", choices=TEMPLATES)
+    image_mode: str = fixed(
+        "crop",
+        "how an image becomes a square: cut out the center, or pad the shorter side",
+        choices=("crop", "pad"),
+    )
+    max_length: int = fixed(
+        1024, "maximum tokens of a sample, image tokens included; longer ones are cut", minimum=1
+    )
+    check_images: bool = free(False, "decode every image before the first step")
+    skip_bad: bool = free(False, "leave out bad records, and count them, instead of stopping")
+    workers: int = free(0, "processes per rank that read data ahead", minimum=0)
+
+    # Optimization
+    recipe: str | None = free(
+        None, "all values of a published stage at once; other flags override it", choices=RECIPES
+    )
+    batch: int = fixed(32, "samples per optimizer step, over all ranks", minimum=1)
+    micro_batch: int | None = free(
+        None, "samples per forward pass on one rank; default: batch / ranks", minimum=1
+    )
+    epochs: int = fixed(1, "passes over the data", minimum=1)
+    max_steps: int | None = fixed(
+        None, "optimizer steps, overrides --epochs; 0 writes the untrained model", minimum=0
+    )
+    lr: float = fixed(1e-3, "peak learning rate", above=0)
+    warmup: float = fixed(0.03, "fraction of the steps in which the learning rate rises", minimum=0)
+    max_grad_norm: float = fixed(1.0, "gradients with a larger norm are scaled down to it", above=0)
+    group: bool = fixed(
+        False, "batches of one modality, micro-batches of samples of similar length"
+    )
+    seed: int = fixed(0, "seed of the sample order and of a new projector")
+
+    # Computation
+    device: str = free("auto", "auto, cpu, cuda or mps")
+    dtype: str = fixed(
+        "auto",
+        "dtype of the computation; auto: bf16 on CUDA, else fp32; master weights are fp32",
+        choices=("auto", "fp32", "bf16"),
+    )
+    checkpoint_activations: bool = free(
+        False, "recompute each block in the backward pass instead of keeping its activations"
+    )
+    compile: bool = free(False, "torch.compile each block")
+    offload_optimizer: bool = free(
+        False, "keep fp32 weights, gradients and AdamW's state in CPU memory"
+    )
+
+    # Output, checkpoints and resume
+    out: str = free("out", "directory for the result, metrics.jsonl, training.json, checkpoints/")
+    save_dtype: str = free("fp16", "dtype of the saved weights", choices=tuple(DTYPES))
+    resume: str = free(
+        "auto",
+        "auto: resume from the newest checkpoint in OUT; never: stop if there is one",
+        choices=("auto", "never"),
+    )
+    save_steps: int = free(0, "steps between checkpoints; 0: by time only", minimum=0)
+    save_minutes: float = free(30.0, "minutes between checkpoints; 0: by steps only", minimum=0)
+    keep: int = free(2, "checkpoints to keep", minimum=1)
+
+    # Evaluation and metrics
+    validation: str | None = free(
+        None, "LLaVA JSON file whose loss is measured, images as for --data"
+    )
+    eval_steps: int = free(0, "steps between evaluations; 0: none", minimum=0)
+    toyland_scenes: int = free(0, "Toyland scenes to score at each evaluation", minimum=0)
+    tensorboard: bool = free(False, "also write OUT/tensorboard")
+
+    # Planning
+    plan: bool = free(False, "print parameters, memory, FLOPs, hours and traffic, then stop")
+    gpus: int = free(8, "plan: GPUs in total", minimum=1)
+    nodes: int = free(1, "plan: machines they are in", minimum=1)
+    mfu: float = free(0.4, "plan: expected fraction of the peak FLOP/s", above=0)
+    peak_tflops: float = free(312.0, "plan: of one GPU in bf16; A100 312, H100 989", above=0)
+    tokens: int = free(640, "plan: tokens per sample, image tokens included", minimum=2)
+    samples: int | None = free(
+        None, "plan: size of the data set; default: the recipe's, or that of --data", minimum=1
+    )
+
+    def __post_init__(self):
+        for setting in fields(self):
+            check_bounds(setting, getattr(self, setting.name))
+        if (self.validation or self.toyland_scenes) and not self.eval_steps:
+            raise UserError(
+                "--validation or --toyland-scenes: also give --eval-steps; without it nothing is "
+                "measured"
+            )
+
+    def result_settings(self) -> dict:
+        """The fields on which the result depends."""
+        values = asdict(self)
+        return {f.name: values[f.name] for f in fields(self) if f.metadata["fixed"]}
+
+
+def check_bounds(setting: Field, value) -> None:
+    """Raise a UserError if the value of a numeric field is too small."""
+    if value is None:
+        return
+    minimum = setting.metadata["minimum"]
+    above = setting.metadata["above"]
+    if minimum is not None and value < minimum:
+        raise UserError(f"{flag_name(setting)} {value}: expected at least {minimum}")
+    if above is not None and value <= above:
+        raise UserError(f"{flag_name(setting)} {value}: expected more than {above}")
+
+
+def micro_batch_size(config: TrainConfig, world_size: int) -> int:
+    """Samples of one forward pass on one rank. All ranks and rounds together make up the batch."""
+    size = config.micro_batch
+    if size is None:
+        size = max(1, config.batch // world_size)
+    if config.batch % (world_size * size) != 0:
         raise UserError(
-            "--validation or --toyland-scenes: give --eval-steps, too, else nothing is measured"
+            f"--batch {config.batch} (global) is not a multiple of {world_size} ranks x "
+            f"--micro-batch {size}; change one of the three"
         )
-    return Settings(**vars(args))
+    return size
 
 
-def datasets(args, tokenizer, image_config, config) -> list[InstructionData | None]:
-    """The training data and the validation split; every record is checked, each rank taking a share."""
-    made, rank, ranks = [], dist.get_rank(), dist.get_world_size()
-    for path in (args.data, args.validation):
-        made.append(
-            path
-            and InstructionData(
-                path,
-                args.images or Path(path).parent,
-                tokenizer,
-                image_config,
-                config.image_token_id,
-                config.vision_config.num_patches,
-                args.template,
-                min(args.max_length, config.text_config.max_position_embeddings),
+def combine(stage_defaults: dict, recipe: dict, flags: dict) -> TrainConfig:
+    """What counts, in rising order: TrainConfig's defaults, the stage's, the recipe, the flags."""
+    values = dict(stage_defaults)
+    # The stage's default number of steps is Toyland's. Epochs that somebody asks for replace it.
+    if "epochs" in recipe or "epochs" in flags:
+        values["max_steps"] = None
+    values.update(recipe)
+    values.update(flags)
+    return TrainConfig(**values)
+
+
+def parse_config(description: str, stage: int, stage_defaults: dict) -> TrainConfig:
+    """The command line of a stage's script as a TrainConfig."""
+    flags = vars(flag_parser(description, stage_defaults).parse_args())
+    recipe = {}
+    if "recipe" in flags:
+        recipe = RECIPES[flags["recipe"]][stage]
+    return combine(stage_defaults, recipe, flags)
+
+
+def flag_parser(description: str, stage_defaults: dict) -> argparse.ArgumentParser:
+    """A parser with one flag per field of TrainConfig. It returns only the flags that were given."""
+    parser = argparse.ArgumentParser(
+        description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS
+    )
+    for setting in fields(TrainConfig):
+        help = setting.metadata["help"]
+        default = stage_defaults.get(setting.name, setting.default)
+        if default is not None:
+            help += f" (default: {default})"
+        value_type = flag_type(setting)
+        if value_type is bool:
+            parser.add_argument(
+                flag_name(setting), action=argparse.BooleanOptionalAction, help=help
             )
-        )
-        if path:
-            wrong = made[-1].check(
-                range(rank, len(made[-1]), ranks), args.check_images, args.workers
-            )
-            told = made[-1].leave_out(gathered(wrong), args.skip_bad)
-            if told and rank == 0:
-                print(told, flush=True)
-    return made
+        elif value_type == list[str]:
+            parser.add_argument(flag_name(setting), nargs="+", help=help)
+        else:
+            choices = setting.metadata["choices"]
+            parser.add_argument(flag_name(setting), type=value_type, choices=choices, help=help)
+    return parser
 
 
-def evaluation(
-    args, model, held_out: InstructionData | None, device, toyland_score
-) -> Callable[[], dict]:
-    """What is measured every `--eval-steps`: the loss of the validation split, Toyland's score."""
-    micro = micro_batch(args, dist.get_world_size())
+def flag_name(setting: Field) -> str:
+    return f"--{setting.name.replace('_', '-')}"
 
-    def evaluate() -> dict:
-        loss = (
-            {"validation_loss": mean_loss(model, held_out, collate, micro, device)}
-            if held_out
-            else {}
-        )
-        model.unshard()  # the score streams its answers, which is no forward pass that FSDP sees
-        return loss | (
-            {"toyland_score": toyland_score(args.toyland_scenes)} if args.toyland_scenes else {}
-        )
 
-    return evaluate
+def flag_type(setting: Field) -> type:
+    """The type of a flag's value: `int` for fields of type `int` and `int | None`."""
+    if setting.default is None:
+        return get_args(setting.type)[0]
+    return setting.type

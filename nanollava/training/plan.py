@@ -1,154 +1,357 @@
-"""What a training will take: parameters, memory, FLOPs, hours and traffic, from the config alone (`--plan`)."""
+"""What a training will take, by arithmetic on the config: parameters, memory, FLOPs, hours, traffic.
 
+One quantity per line, with its unit. `--plan` prints the result; notebook 10 derives the formulas."""
+
+import math
 from dataclasses import replace
-from pathlib import Path
 
-from ..config import LlavaConfig
+from ..config import LlamaConfig, LlavaConfig, VisionConfig
 from ..data import read_records
-from ..files import read_json
-from ..hf import files as hf_files
+from ..files import read_json, shipped
 from ..hf.config import parse_llama_config, parse_vision_config
+from ..hf.files import projector_files, projector_kind
 from ..tokenizer import Tokenizer
-from .settings import Settings, micro_batch
+from .arguments import TrainConfig, micro_batch_size
 
-PARTS = ("vision_tower.", "multi_modal_projector.", "language_model.")
+TOWER = "vision_tower."
+PROJECTOR = "multi_modal_projector."
+LLM = "language_model."
+PARTS = (TOWER, PROJECTOR, LLM)
+
+BF16 = 2  # bytes
+FP32 = 4  # bytes
+GIB = 2**30  # bytes
+GB = 1e9  # bytes
+
+
+# Parameters
 
 
 def parameters(config: LlavaConfig) -> dict[str, int]:
-    """Numbers of parameters: of the three parts (`PARTS`), and of the LLM's `block`, `embedding` and `head`."""
-    v, t = config.vision_config, config.text_config
-    D, F, E, patch = v.hidden_size, v.intermediate_size, t.head_dim, 3 * v.patch_size**2
-    tower = D * (1 + patch + v.num_patches + 1 + 4)
-    tower += v.num_hidden_layers * (4 * D * D + 2 * D * F + 9 * D + F)
-    W = (D + 1) * t.hidden_size + (config.projector != "linear") * (
-        t.hidden_size + 1
-    ) * t.hidden_size
-    D, F = t.hidden_size, t.intermediate_size
-    block = 2 * D * E * (t.num_attention_heads + t.num_key_value_heads) + 3 * D * F + 2 * D
-    embedding, head = t.vocab_size * D, t.vocab_size * D * (not t.tie_word_embeddings)
-    llm = t.num_hidden_layers * block + embedding + head + D
-    parts = dict(zip(PARTS, (tower, W, llm), strict=True))
-    return {**parts, "block": block, "embedding": embedding, "head": head}
+    """Parameters of the three PARTS, and of the language model's `block`, `embedding` and `head`."""
+    text = config.text_config
+    embedding = text.vocab_size * text.hidden_size
+    head = text.vocab_size * text.hidden_size
+    if text.tie_word_embeddings:
+        head = 0  # the embedding's matrix
+    block = llama_block_parameters(text)
+    final_norm = text.hidden_size
+    return {
+        TOWER: tower_parameters(config.vision_config),
+        PROJECTOR: projector_parameters(config),
+        LLM: embedding + text.num_hidden_layers * block + final_norm + head,
+        "block": block,
+        "embedding": embedding,
+        "head": head,
+    }
+
+
+def tower_parameters(vision: VisionConfig) -> int:
+    """CLIP's vision transformer."""
+    D = vision.hidden_size
+    F = vision.intermediate_size
+    patch_embedding = 3 * vision.patch_size**2 * D  # 3 colors; no bias
+    class_embedding = D
+    position_embedding = (vision.num_patches + 1) * D
+    outer_norms = 2 * 2 * D  # before and behind the blocks; weight and bias
+    attention = 4 * (D * D + D)  # q, k, v, out
+    mlp = (D * F + F) + (F * D + D)
+    block_norms = 2 * 2 * D
+    blocks = vision.num_hidden_layers * (attention + mlp + block_norms)
+    return patch_embedding + class_embedding + position_embedding + outer_norms + blocks
+
+
+def projector_parameters(config: LlavaConfig) -> int:
+    """One linear layer, or two with a nonlinearity between them."""
+    vision_width = config.vision_config.hidden_size
+    text_width = config.text_config.hidden_size
+    linear_1 = vision_width * text_width + text_width
+    linear_2 = text_width * text_width + text_width
+    if config.projector == "linear":
+        return linear_1
+    return linear_1 + linear_2
+
+
+def llama_block_parameters(text: LlamaConfig) -> int:
+    """Attention, SwiGLU and two norms of one block."""
+    D = text.hidden_size
+    q_and_out = 2 * D * text.num_attention_heads * text.head_dim
+    k_and_v = 2 * D * text.num_key_value_heads * text.head_dim
+    swiglu = 3 * D * text.intermediate_size  # gate, up, down
+    norms = 2 * D
+    return q_and_out + k_and_v + swiglu + norms
+
+
+def trained_parameters(config: LlavaConfig, trainable: dict[str, bool]) -> int:
+    n = parameters(config)
+    return sum(n[part] for part in PARTS if trainable[part])
+
+
+# FLOPs
 
 
 def flops(
-    config: LlavaConfig, trainable: dict, lengths: list[int], pictures: int, labelled: int
-) -> dict:
-    """FLOPs of a forward and backward pass over samples of `lengths` tokens with `pictures` in all, head and last MLP run on
-    the `labelled` places: of the tower, then of the `forward` pass behind it, and of the gradients by inputs and by weights.
-    A matrix takes 2 FLOPs per weight and token in each of the three, attention 4 per pair of tokens and width, half of
-    them causal, and twice that backwards. Frozen weights need no gradient; behind a trained W inputs do, not before it.
-    Activations that are computed again are not counted: MFU is of the work that must be done."""
-    v, t, n = config.vision_config, config.text_config, parameters(config)
-    P, D, depth = (
-        v.num_patches,
-        v.hidden_size,
-        config.vision_feature_layer % (v.num_hidden_layers + 1),
-    )
-    per_block = 2 * (P + 1) * (4 * D * D + 2 * D * v.intermediate_size) + 4 * (P + 1) ** 2 * D
-    tower = pictures * (2 * P * D * 3 * v.patch_size**2 + depth * per_block)
-    W = 2 * pictures * P * n["multi_modal_projector."]
-    linear_2 = 2 * pictures * P * t.hidden_size**2 * (config.projector != "linear")
-    matrices = 2 * sum(lengths) * t.num_hidden_layers * n["block"] + 2 * labelled * n["embedding"]
-    matrices -= (
-        6 * (sum(lengths) - labelled) * t.hidden_size * t.intermediate_size
-    )  # of the last block
-    attention = (
-        2 * t.num_hidden_layers * t.num_attention_heads * t.head_dim * sum(n**2 for n in lengths)
-    )
-    by_inputs, by_weights = (
-        linear_2 + matrices + 2 * attention,
-        W + matrices * trainable["language_model."],
-    )
-    return dict(
-        tower=tower, forward=W + matrices + attention, by_inputs=by_inputs, by_weights=by_weights
-    )
+    config: LlavaConfig,
+    trainable: dict[str, bool],
+    lengths: list[int],
+    images: int,
+    label_tokens: int,
+) -> dict[str, float]:
+    """FLOPs of forward and backward over samples of `lengths` tokens, image tokens included.
+
+    `tower`      the vision tower's forward pass; it is frozen and gets no gradient
+    `forward`    projector and language model
+    `by_inputs`  gradients with respect to activations; nothing before the projector needs them
+    `by_weights` gradients with respect to trained weights
+
+    A matrix product takes 2 FLOPs per weight and token in each pass. The head, and the last block's MLP
+    before it, only run on the `label_tokens`. Recomputed activations do not count: MFU is about the work
+    that must be done."""
+    tokens = sum(lengths)
+    linear_1, linear_2 = projector_flops(config, images)
+    matrices = matrix_flops(config, tokens, label_tokens)
+    attention = attention_flops(config.text_config, lengths)
+
+    forward = linear_1 + linear_2 + matrices + attention
+    by_inputs = linear_2 + matrices + 2 * attention  # attention has two products, two inputs each
+    by_weights = linear_1 + linear_2
+    if trainable[LLM]:
+        by_weights += matrices
+    return {
+        "tower": tower_flops(config, images),
+        "forward": forward,
+        "by_inputs": by_inputs,
+        "by_weights": by_weights,
+    }
+
+
+def tower_flops(config: LlavaConfig, images: int) -> int:
+    """Forward pass up to the layer that the projector reads."""
+    vision = config.vision_config
+    D = vision.hidden_size
+    F = vision.intermediate_size
+    T = vision.num_patches + 1  # positions: the patches and the class token
+    blocks = config.vision_feature_layer % (vision.num_hidden_layers + 1)  # -2: all but the last
+    patch_embedding = 2 * vision.num_patches * 3 * vision.patch_size**2 * D
+    matrices = 2 * T * (4 * D * D + 2 * D * F)
+    attention = 4 * T**2 * D  # q k^T and the weighted sum of v: 2 T^2 D each
+    return images * (patch_embedding + blocks * (matrices + attention))
+
+
+def projector_flops(config: LlavaConfig, images: int) -> tuple[int, int]:
+    """One pass through the first and through the second layer, biases included."""
+    image_tokens = images * config.vision_config.num_patches
+    linear_2 = 0
+    if config.projector != "linear":
+        linear_2 = 2 * image_tokens * config.text_config.hidden_size**2
+    linear_1 = 2 * image_tokens * projector_parameters(config) - linear_2
+    return linear_1, linear_2
+
+
+def matrix_flops(config: LlavaConfig, tokens: int, label_tokens: int) -> int:
+    """One pass through the weights of all blocks and of the head."""
+    text = config.text_config
+    n = parameters(config)
+    blocks = 2 * tokens * text.num_hidden_layers * n["block"]
+    mlp_left_out = 2 * (tokens - label_tokens) * 3 * text.hidden_size * text.intermediate_size
+    head = 2 * label_tokens * n["embedding"]  # vocab_size x hidden_size
+    return blocks - mlp_left_out + head
+
+
+def attention_flops(text: LlamaConfig, lengths: list[int]) -> int:
+    """Forward pass of causal attention: 4 FLOPs per pair of tokens and channel, for half of the pairs."""
+    channels = text.num_attention_heads * text.head_dim
+    pairs = sum(length**2 for length in lengths) / 2
+    return int(4 * text.num_hidden_layers * channels * pairs)
+
+
+# Memory
 
 
 def activations(
-    config: LlavaConfig, trainable: dict, tokens: int, size: int = 2
+    config: LlavaConfig, trainable: dict[str, bool], tokens: int, size: int = BF16
 ) -> tuple[int, int]:
-    """Bytes that the backward pass of the decoder's blocks needs of `tokens` in all, `size` bytes each number: kept, and
-    with every block run again (the blocks' inputs, and all of one block)."""
-    t, trained = config.text_config, trainable["language_model."]
-    D, F, E = t.hidden_size, t.intermediate_size, t.head_dim
-    queries, keys = t.num_attention_heads * E, t.num_key_value_heads * E
-    # Twice RMSNorm's input in float32; queries, keys, values and result of the attention; gate, silu(gate) and up. What is
-    # trained also keeps RMSNorm's result in float32, and the inputs of its matrices.
-    block = 8 * D + size * (2 * queries + 2 * keys + 3 * F) + trained * (8 * D + size * (2 * D + F))
-    return tokens * t.num_hidden_layers * block, tokens * (t.num_hidden_layers * size * D + block)
+    """Bytes that the decoder's blocks keep for the backward pass, for `tokens` in all.
+
+    First with all activations kept; second with checkpointing: the inputs of all blocks, and everything
+    of the one block that is being recomputed. `size` is the bytes per number."""
+    text = config.text_config
+    D = text.hidden_size
+    F = text.intermediate_size
+    queries = text.num_attention_heads * text.head_dim
+    keys = text.num_key_value_heads * text.head_dim
+
+    # Bytes per token and block.
+    norm_inputs = 2 * FP32 * D  # both RMSNorms compute in float32
+    attention = size * (queries + keys + keys + queries)  # q, k, v and the result
+    swiglu = size * 3 * F  # gate, silu(gate), up
+    block = norm_inputs + attention + swiglu
+    if trainable[LLM]:
+        block += 2 * FP32 * D  # the RMSNorms' results, for the gradients of their weights
+        block += size * (2 * D + F)  # inputs of q/k/v, of gate/up and of down
+    block_input = size * D
+
+    kept = tokens * text.num_hidden_layers * block
+    checkpointed = tokens * (text.num_hidden_layers * block_input + block)
+    return kept, checkpointed
 
 
-def memory(config, trainable, gpus, micro, tokens, labelled, checkpointing, offload=False) -> dict:
-    """Bytes on each GPU, bf16 over fp32 master weights: shards of weights, gradients and AdamW's two moments; weights and
-    gradients gathered for a block ahead; activations and logits of `micro` samples of `tokens`."""
-    n, tuned = parameters(config), trainable["language_model."]
-    trained, root = (
-        sum(n[p] for p in PARTS if trainable[p]),
-        n[PARTS[1]] + n["embedding"] + n["head"],
-    )
-    states = dict(
-        weights=4 * trained / gpus, gradients=4 * trained / gpus, optimizer=8 * trained / gpus
-    )
-    states = {name: size * (not offload) for name, size in states.items()}
-    states["weights"] += 2 * n["vision_tower."] + 2 * n["language_model."] * (not tuned) / gpus
-    states["gathered"] = 2 * (root + 2 * n["block"]) + 6 * max(root, n["block"]) * tuned
-    states["activations"] = activations(config, trainable, micro * tokens)[checkpointing]
-    return states | {"logits": 10 * micro * labelled * config.text_config.vocab_size}
+def memory(
+    config: LlavaConfig,
+    trainable: dict[str, bool],
+    gpus: int,
+    micro: int,
+    tokens: int,
+    label_tokens: int,
+    checkpointing: bool,
+    offload: bool = False,
+) -> dict[str, float]:
+    """Bytes on each of `gpus` GPUs: bf16 computation over fp32 master weights, sharded by FSDP2.
+
+    `micro` samples of `tokens` tokens run at once. `offload` keeps the trained state in CPU memory."""
+    n = parameters(config)
+    trained = trained_parameters(config, trainable)
+    kept, checkpointed = activations(config, trainable, micro * tokens)
+
+    weights = FP32 * trained / gpus
+    gradients = FP32 * trained / gpus
+    optimizer = 2 * FP32 * trained / gpus  # AdamW's two moments
+    if offload:
+        weights = gradients = optimizer = 0
+    weights += BF16 * n[TOWER]  # whole on each GPU
+    if not trainable[LLM]:
+        weights += BF16 * n[LLM] / gpus
+
+    # FSDP gathers the root (projector, embedding, head), one block, and the next one ahead.
+    root = n[PROJECTOR] + n["embedding"] + n["head"]
+    gathered = BF16 * (root + 2 * n["block"])
+    if trainable[LLM]:  # gradients of one unit: bf16 as computed, fp32 as reduced
+        gathered += (BF16 + FP32) * max(root, n["block"])
+
+    # Bytes per logit: 2 in bf16, 4 as float32, 4 for the log-softmax that the backward pass needs.
+    logits = (2 + 4 + 4) * micro * label_tokens * config.text_config.vocab_size
+    return {
+        "weights": weights,
+        "gradients": gradients,
+        "optimizer": optimizer,
+        "gathered": gathered,
+        "activations": checkpointed if checkpointing else kept,
+        "logits": logits,
+    }
+
+
+# Traffic, time, and everything together
+
+
+def bytes_sent(config: LlavaConfig, trainable: dict[str, bool], gpus: int, rounds: int) -> float:
+    """Bytes that each GPU sends to its neighbor in a ring per step of `rounds` micro-batches."""
+    n = parameters(config)
+    all_blocks = config.text_config.num_hidden_layers * n["block"]
+    gathered_forward = BF16 * (n[PROJECTOR] + n[LLM])  # weights
+    gathered_backward = BF16 * all_blocks  # their weights were dropped
+    gradients = FP32 * trained_parameters(config, trainable)
+    return rounds * (gathered_forward + gathered_backward + gradients) * (gpus - 1) / gpus
 
 
 def figures(
-    config, trainable, gpus, batch, micro, tokens, samples, rate, offload=False
+    config: LlavaConfig,
+    trainable: dict[str, bool],
+    gpus: int,
+    batch: int,
+    micro: int,
+    tokens: int,
+    samples: int,
+    rate: float,
+    offload: bool = False,
 ) -> dict[str, float]:
-    """The plan: GiB on each GPU, blocks run again or kept; GB that each sends a step; hours at `rate` FLOP/s a GPU."""
-    labelled = max(1, tokens - config.vision_config.num_patches)  # at the most
-    given = config, trainable, gpus, micro, tokens, labelled
-    kept, again = memory(*given, False, offload), memory(*given, True, offload)
-    gib = {**again, "all": sum(again.values())}
-    gib |= {"activations kept": kept["activations"], "all kept": sum(kept.values())}
-    # For each micro-batch over a ring: bf16 weights gathered forwards, blocks again backwards, fp32 gradients scattered.
-    n, rounds, depth = (
-        parameters(config),
-        -(-batch // (gpus * micro)),
-        config.text_config.num_hidden_layers,
-    )
-    gathered = 2 * (n[PARTS[1]] + n[PARTS[2]] + depth * n["block"])  # bytes
-    sent = (
-        rounds * (gathered + 4 * sum(n[p] for p in PARTS if trainable[p])) * (gpus - 1) / gpus / 1e9
-    )
-    hours = (
-        samples * sum(flops(config, trainable, [tokens], 1, labelled).values()) / gpus / rate / 3600
-    )
-    return {**{k: v / 2**30 for k, v in gib.items()}, "GB sent": sent, "hours": hours}
+    """The plan: GiB per GPU, with checkpointing and with all activations kept; GB that each GPU sends
+    per step; hours for `samples` at `rate` FLOP/s per GPU."""
+    label_tokens = max_label_tokens(config, tokens)
+    checkpointed = memory(config, trainable, gpus, micro, tokens, label_tokens, True, offload)
+    kept = memory(config, trainable, gpus, micro, tokens, label_tokens, False, offload)
+    plan = {name: size / GIB for name, size in checkpointed.items()}
+    plan["all"] = sum(checkpointed.values()) / GIB
+    plan["activations kept"] = kept["activations"] / GIB
+    plan["all kept"] = sum(kept.values()) / GIB
+
+    rounds = math.ceil(batch / (gpus * micro))
+    plan["GB sent"] = bytes_sent(config, trainable, gpus, rounds) / GB
+
+    sample_flops = sum(flops(config, trainable, [tokens], 1, label_tokens).values())
+    seconds = samples * sample_flops / (gpus * rate)
+    plan["hours"] = seconds / 3600
+    return plan
 
 
-def of_run(args: Settings, trainable: dict) -> str:
-    """The plan of a training script's flags."""
-    values = read_json(Path(args.vision) / "config.json")
-    vision = parse_vision_config(values.get("vision_config", values), args.vision)
-    text = parse_llama_config(read_json(Path(args.llm) / "config.json"), args.llm)
-    if (Tokenizer.from_pretrained(args.llm).image_token_id or text.vocab_size) == text.vocab_size:
-        text = replace(
-            text, vocab_size=(text.vocab_size // 64 + 1) * 64
-        )  # as LLaVA.compose adds it
-    new = args.projector in ("linear", "mlp2x_gelu")
-    kind = (
-        args.projector if new else hf_files.projector_kind(hf_files.projector_files(args.projector))
+def max_label_tokens(config: LlavaConfig, tokens: int) -> int:
+    """At most everything but the image is labelled."""
+    return max(1, tokens - config.vision_config.num_patches)
+
+
+# The plan of a training script's flags
+
+
+def describe(config: TrainConfig, trainable: dict[str, bool]) -> str:
+    """The text that --plan prints."""
+    model_config = planned_model(config)
+    samples = planned_samples(config)
+    rate = config.mfu * config.peak_tflops * 1e12  # FLOP/s per GPU
+    plan = figures(
+        model_config,
+        trainable,
+        config.gpus,
+        config.batch,
+        micro_batch_size(config, config.gpus),
+        config.tokens,
+        samples,
+        rate,
+        config.offload_optimizer,
     )
-    config = LlavaConfig(vision, text, kind, args.vision_layer, image_token_id=text.vocab_size - 1)
-    given = args.max_steps and args.max_steps * args.batch
-    samples = given or args.epochs * (args.samples or len(read_records(args.data)[0]))
-    micro, rate = micro_batch(args, args.gpus), args.mfu * args.peak_tflops * 1e12
-    given = config, trainable, args.gpus, args.batch, micro, args.tokens, samples, rate
-    n, told = parameters(config), {True: "trained", False: "frozen"}
-    rows = [
-        f"{part.rstrip('.'):24} {n[part]:>20,} parameters, {told[trainable[part]]}"
-        for part in PARTS
-    ]
-    passes = flops(config, trainable, [args.tokens], 1, max(1, args.tokens - vision.num_patches))
-    rows += [f"{k:24} {v:>20.3e} FLOPs a sample of {args.tokens} tokens" for k, v in passes.items()]
-    across = "; each node sends as many to the next" if args.nodes > 1 else ""
-    units = {"GB sent": f"GB, by each GPU in a step{across}"}
-    units |= {"hours": f"for {samples:,} samples, {rate:.2e} FLOP/s a GPU"}
-    gib, found = f"GiB on each of {args.gpus} GPUs", figures(*given, args.offload_optimizer)
-    return "\n".join(rows + [f"{k:24} {v:>20.3f} {units.get(k, gib)}" for k, v in found.items()])
+    n = parameters(model_config)
+    label_tokens = max_label_tokens(model_config, config.tokens)
+    passes = flops(model_config, trainable, [config.tokens], 1, label_tokens)
+
+    lines = []
+    for part in PARTS:
+        state = "trained" if trainable[part] else "frozen"
+        lines.append(f"{part.rstrip('.'):24} {n[part]:>20,} parameters, {state}")
+    for name, count in passes.items():
+        lines.append(f"{name:24} {count:>20.3e} FLOPs per sample of {config.tokens} tokens")
+    for name, value in plan.items():
+        unit = f"GiB on each of {config.gpus} GPUs"
+        if name == "GB sent":
+            unit = "GB, by each GPU per step"
+            if config.nodes > 1:
+                unit += "; each node sends as many to the next"
+        if name == "hours":
+            unit = f"for {samples:,} samples, {rate:.2e} FLOP/s per GPU"
+        lines.append(f"{name:24} {value:>20.3f} {unit}")
+    return "\n".join(lines)
+
+
+def planned_model(config: TrainConfig) -> LlavaConfig:
+    """The config of the LLaVA that a training script would build."""
+    values = read_json(shipped(config.vision) / "config.json")
+    vision = parse_vision_config(values.get("vision_config", values), config.vision)
+    llm = shipped(config.llm)
+    text = parse_llama_config(read_json(llm / "config.json"), config.llm)
+    image_token_id = Tokenizer.from_pretrained(llm).image_token_id
+    if image_token_id is None or image_token_id == text.vocab_size:
+        # LLaVA.compose adds an image token and pads the vocabulary to a multiple of 64.
+        text = replace(text, vocab_size=(text.vocab_size // 64 + 1) * 64)
+    projector = config.projector
+    if projector not in ("linear", "mlp2x_gelu"):
+        projector = projector_kind(projector_files(projector))
+    return LlavaConfig(
+        vision, text, projector, config.vision_layer, image_token_id=text.vocab_size - 1
+    )
+
+
+def planned_samples(config: TrainConfig) -> int:
+    """Samples that the whole training reads."""
+    if config.max_steps:
+        return config.max_steps * config.batch
+    samples = config.samples
+    if samples is None:
+        samples = len(read_records(config.data)[0])
+    return config.epochs * samples

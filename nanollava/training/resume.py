@@ -1,136 +1,229 @@
-"""Checkpoints to go on from: torch DCP directories `step-N`, written aside and renamed, the last few kept."""
+"""Resumable checkpoints: torch DCP directories `step-N`, written under a temporary name, then renamed.
+
+A checkpoint holds the trained weights, AdamW's state and the random state, sharded as they are. With
+the step number they determine the rest of the run bit by bit."""
 
 import json
 import shutil
+import time
 import zlib
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from safetensors import SafetensorError
+from torch import nn
 from torch.distributed.checkpoint import state_dict as dcp_state
 
 from ..errors import UserError
 from ..files import read_json, write_json
+from .arguments import TrainConfig
+from .distributed import merge_over_ranks, print_on_rank_0, sum_over_ranks, write_on_rank_0
 
-ONLY_TRAINED = dcp_state.StateDictOptions(
-    ignore_frozen_params=True, strict=False
-)  # the rest is not in it
+# Frozen weights come from the model's own files; a checkpoint does not repeat them.
+ONLY_TRAINED = dcp_state.StateDictOptions(ignore_frozen_params=True, strict=False)
 
 
 class CheckpointError(UserError):
-    """A checkpoint that cannot be written, or none that can be read, or one of another run."""
+    """A checkpoint cannot be written, cannot be read, or belongs to another run."""
 
 
-def on_rank_0(action: Callable[[], None]) -> None:
-    """Does it on rank 0, which the others await; if writing fails there, every rank raises a CheckpointError."""
-    failure = [None]
-    try:
-        if dist.get_rank() == 0:
-            action()
-    except (OSError, SafetensorError) as error:
-        failure = [str(error)]
-    dist.broadcast_object_list(failure)
-    if failure[0]:
-        raise CheckpointError(failure[0])
+class Checkpoints:
+    """The checkpoints of one run in OUT/checkpoints: resume, when to save, save."""
+
+    def __init__(self, config: TrainConfig, model, optimizer, fingerprint: dict):
+        """`fingerprint` has all values on which the result depends. A run resumes only from a
+        checkpoint with the same fingerprint."""
+        self.config = config
+        self.folder = Path(config.out) / "checkpoints"
+        self.model = model
+        self.optimizer = optimizer
+        self.fingerprint = fingerprint
+        self.in_use = config.save_steps > 0  # a run with checkpoints also saves its last step
+        self.last_save = time.perf_counter()
+
+    def resume(self) -> int:
+        """Load the newest readable checkpoint. Returns the number of steps done, 0 without one."""
+        if self.config.resume == "never" and list_checkpoints(self.folder):
+            raise UserError(
+                f"--resume never, but {self.folder} contains checkpoints; remove them or change --out"
+            )
+        record = load(self.folder, self.model, self.optimizer, self.fingerprint, print_on_rank_0)
+        settings = asdict(self.config) | self.fingerprint | {"ranks": dist.get_world_size()}
+        path = Path(self.config.out) / "training.json"
+        write_on_rank_0(lambda: write_json(path, settings))
+        step = record.get("step", 0)
+        self.in_use = self.in_use or step > 0
+        return step
+
+    def save_if_due(self, step: int, steps: int, stop_signal: int | None, device) -> Path | None:
+        """Save after `step` of `steps` steps if it is time, or if a signal stops the run.
+
+        If that fails, for example because the disk is full, the run continues with a warning. Only a
+        run that is being stopped raises the CheckpointError: its work would be lost."""
+        by_steps = self.config.save_steps > 0 and step % self.config.save_steps == 0
+        by_time = self.minutes_are_over(device)
+        at_end = self.in_use and step == steps
+        if not (by_steps or by_time or at_end or stop_signal):
+            return None
+        self.in_use = True
+        self.last_save = time.perf_counter()
+        try:
+            return save(
+                self.folder, step, self.model, self.optimizer, self.fingerprint, self.config.keep
+            )
+        except CheckpointError as error:
+            if stop_signal:
+                raise
+            print_on_rank_0(f"warning: {error}")
+            return None
+
+    def minutes_are_over(self, device: torch.device) -> bool:
+        """Whether rank 0's clock asks for a checkpoint: clocks differ, so one decides for all."""
+        if self.config.save_minutes == 0:
+            return False
+        elapsed = time.perf_counter() - self.last_save
+        is_due = dist.get_rank() == 0 and elapsed >= 60 * self.config.save_minutes
+        votes = sum_over_ranks(torch.tensor([is_due], dtype=torch.int32, device=device))
+        return votes.item() > 0
 
 
-def found(folder: Path) -> list[Path]:
-    """The whole checkpoints of a run, newest first."""
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints of a run, newest first."""
     return sorted(folder.glob("step-" + 8 * "[0-9]"), reverse=True)
 
 
-def gathered(mine: dict) -> dict:
-    """The union over all ranks of dicts of different keys."""
-    parts = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, mine)
-    return {key: value for part in parts for key, value in part.items()}
+def save(
+    folder: Path, step: int, model: nn.Module, optimizer, fingerprint: dict, keep: int
+) -> Path:
+    """Write the state after `step` steps and remove all but the newest `keep` checkpoints.
+
+    run.json gets the fingerprint. If writing fails, the previous checkpoints are untouched."""
+    final = folder / f"step-{step:08d}"
+    temporary = final.with_suffix(".partial")
+    try:
+        write_on_rank_0(lambda: make_room(folder, model))
+        dcp.save(training_state(model, optimizer), checkpoint_id=temporary)
+        record = {**fingerprint, "step": step, "crc32": checksums(temporary)}
+        write_on_rank_0(lambda: publish(temporary, final, record, keep))
+    except (dcp.api.CheckpointException, OSError) as error:
+        previous = list_checkpoints(folder)
+        remains = "there is no previous one"
+        if previous:
+            remains = f"the previous one, {previous[0]}, is still valid"
+        reason = last_line(error)
+        raise CheckpointError(f"checkpoint {final} was not written ({reason}); {remains}") from None
+    return final
 
 
-def checksums(path: Path) -> dict[str, int]:
-    """CRC-32 of DCP's files, each rank reading a share: DCP itself reads a changed byte without a word."""
-    sums, files = {}, sorted(file for file in path.iterdir() if file.name != "run.json")
-    for file in files[dist.get_rank() :: dist.get_world_size()]:
-        sums[file.name] = 0
-        with open(file, "rb") as content:
-            while block := content.read(1 << 24):
-                sums[file.name] = zlib.crc32(block, sums[file.name])
-    return gathered(sums)
+def make_room(folder: Path, model: nn.Module) -> None:
+    """Remove unfinished checkpoints and check that the disk has space for another one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for unfinished in folder.glob("*.partial"):
+        shutil.rmtree(unfinished)
+    trained_bytes = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    needed = int(3.1 * trained_bytes) + 2**20  # weights, AdamW's two moments, and some metadata
+    free = shutil.disk_usage(folder).free
+    if 0 < free < needed:  # some file systems report 0 for unknown
+        raise OSError(f"{folder}: {free:,} bytes free, a checkpoint takes {needed:,}")
 
 
-def state_of(model, optimizer) -> dict:
+def publish(temporary: Path, final: Path, record: dict, keep: int) -> None:
+    """Give a written checkpoint its final name and remove those that it replaces."""
+    write_json(temporary / "run.json", record)
+    for unreadable in list_checkpoints(final.parent):
+        if unreadable >= final:  # the run resumed from an earlier one
+            shutil.rmtree(unreadable)
+    temporary.rename(final)
+    for old in list_checkpoints(final.parent)[keep:]:
+        # Renamed first: a directory that is half removed must not look like a checkpoint.
+        shutil.rmtree(old.rename(old.with_suffix(".partial")))
+
+
+def load(
+    folder: Path,
+    model: nn.Module,
+    optimizer,
+    fingerprint: dict,
+    report: Callable[[str], None],
+) -> dict:
+    """Load the newest readable checkpoint into model, optimizer and random state.
+
+    Returns its run.json, or {} if there is no checkpoint. An unreadable one is reported, and the one
+    before it is used. One with another fingerprint is a CheckpointError."""
+    fingerprint = json.loads(json.dumps(fingerprint))  # as it comes back from a file
+    checkpoints = list_checkpoints(folder)
+    for path in checkpoints:
+        try:
+            record = read_record(path)
+            check_fingerprint(path, record, fingerprint)
+            state = training_state(model, optimizer)
+            dcp.load(state, checkpoint_id=path)
+        except OtherRunError:
+            raise
+        except (dcp.api.CheckpointException, UserError, OSError) as error:
+            report(f"{path} is not readable ({last_line(error)}); using the previous one")
+            continue
+        dcp_state.set_state_dict(
+            model,
+            optimizer,
+            model_state_dict=state["model"],
+            optim_state_dict=state["optimizer"],
+            options=ONLY_TRAINED,
+        )
+        torch.set_rng_state(state["rng"])
+        report(f"resuming from {path}")
+        return record
+    if checkpoints:
+        raise CheckpointError(f"{folder}: no checkpoint is readable; remove them to start over")
+    return {}
+
+
+class OtherRunError(CheckpointError):
+    """A checkpoint that belongs to a run with other settings."""
+
+
+def read_record(path: Path) -> dict:
+    """A checkpoint's run.json, once all its files match their checksums."""
+    record = read_json(path / "run.json")
+    if checksums(path) != record.get("crc32"):
+        raise CheckpointError(f"{path}: files are missing or have changed since they were written")
+    return record
+
+
+def check_fingerprint(path: Path, record: dict, fingerprint: dict) -> None:
+    differences = []
+    for name, value in fingerprint.items():
+        if record.get(name) != value:
+            differences.append(f"{name} {record.get(name)!r}, now {value!r}")
+    if differences:
+        raise OtherRunError(
+            f"{path} was made with {'; '.join(differences)}; use the same flags, another --out, or "
+            f"remove it"
+        )
+
+
+def training_state(model: nn.Module, optimizer) -> dict:
+    """What a checkpoint holds: sharded weights, AdamW's moments, the random state of the CPU."""
     weights, moments = dcp_state.get_state_dict(model, optimizer, options=ONLY_TRAINED)
     return {"model": weights, "optimizer": moments, "rng": torch.get_rng_state()}
 
 
-def save(folder: Path, step: int, model, optimizer, run: dict, keep: int) -> Path:
-    """Writes what `step` steps gave; `run` tells what it depends on. If it fails the former ones are untouched."""
-    final, state = folder / f"step-{step:08d}", state_of(model, optimizer)
-    aside = final.with_suffix(".partial")
-
-    def prepare() -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob("*.partial"):
-            shutil.rmtree(old)
-        trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
-        free, need = (
-            shutil.disk_usage(folder).free,
-            int(3.1 * trained) + 2**20,
-        )  # AdamW's moments, too
-        if 0 < free < need:  # some file systems say 0
-            raise OSError(f"{folder}: {free:,} bytes free, a checkpoint takes {need:,}")
-
-    def finish() -> None:
-        write_json(aside / "run.json", {**run, "step": step, "crc32": sums})
-        for unreadable in (
-            path for path in found(folder) if path >= final
-        ):  # it went on from a former one
-            shutil.rmtree(unreadable)
-        aside.rename(final)
-        for old in found(folder)[keep:]:
-            shutil.rmtree(old.rename(old.with_suffix(".partial")))
-
-    try:
-        on_rank_0(prepare)
-        dcp.save(state, checkpoint_id=aside)
-        sums = checksums(aside)
-        on_rank_0(finish)
-    except (dcp.api.CheckpointException, CheckpointError) as error:
-        former, reason = found(folder), str(error).strip().splitlines()[-1]
-        stands = f"the former one, {former[0]}, stands" if former else "there is no former one"
-        raise CheckpointError(f"checkpoint {final} was not written ({reason}); {stands}") from None
-    return final
+def checksums(path: Path) -> dict[str, int]:
+    """CRC-32 of DCP's files; each rank reads its share. DCP does not detect corrupted bytes."""
+    files = sorted(file for file in path.iterdir() if file.name != "run.json")
+    sums = {}
+    for file in files[dist.get_rank() :: dist.get_world_size()]:
+        crc = 0
+        with open(file, "rb") as content:
+            while block := content.read(2**24):
+                crc = zlib.crc32(block, crc)
+        sums[file.name] = crc
+    return merge_over_ranks(sums)
 
 
-def load(folder: Path, model, optimizer, run: dict, say: Callable[[str], None]) -> dict:
-    """Fills model, optimizer and RNG from the newest readable checkpoint; returns its run.json, or {} if none is there."""
-    run = json.loads(json.dumps(run))
-    for path in found(folder):
-        try:
-            told = read_json(path / "run.json")
-            if checksums(path) != told.get("crc32"):
-                raise CheckpointError(
-                    f"{path}: files are missing or have changed since they were written"
-                )
-            changed = [f"{k} {told.get(k)!r}, now {run[k]!r}" for k in run if told.get(k) != run[k]]
-            state = state_of(model, optimizer)
-            if not changed:
-                dcp.load(state, checkpoint_id=path)
-        except (dcp.api.CheckpointException, UserError, OSError) as error:
-            say(
-                f"{path} is not readable ({str(error).strip().splitlines()[-1]}); taking the former one"
-            )
-            continue
-        if changed:
-            made = f"{path} was made with {'; '.join(changed)}"
-            raise CheckpointError(f"{made}; give the same flags, another --out, or remove it")
-        parts = {"model_state_dict": state["model"], "optim_state_dict": state["optimizer"]}
-        dcp_state.set_state_dict(model, optimizer, **parts, options=ONLY_TRAINED)
-        torch.set_rng_state(state["rng"])
-        say(f"going on from {path}")
-        return told
-    if found(folder):
-        raise CheckpointError(f"{folder}: no checkpoint is readable; remove them to begin anew")
-    return {}
+def last_line(error: Exception) -> str:
+    """The last line of an error's message: DCP's begin with a traceback."""
+    return str(error).strip().splitlines()[-1]

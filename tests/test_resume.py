@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from nanollava.training import loop, resume
-from nanollava.training.settings import FLAGS, Settings
+from nanollava.errors import Stopped, UserError
+from nanollava.training import distributed, loop, resume
+from nanollava.training.arguments import TrainConfig
 
 STEPS = 11  # 26 samples in batches of 4: epochs end in the middle, at steps 7 and 14
 
@@ -62,15 +63,15 @@ def collate(samples):
 
 @pytest.fixture(scope="module", autouse=True)
 def group():
-    loop.start("cpu")
+    distributed.start("cpu")
     yield
-    loop.finish()
+    distributed.finish()
 
 
 def train(out: Path, data=None, **settings) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     model = Line()
-    loop.freeze(model, {"tower.": False, "": True})
+    distributed.freeze(model, {"tower.": False, "": True})
     given = (
         dict(
             out=str(out),
@@ -83,11 +84,11 @@ def train(out: Path, data=None, **settings) -> dict[str, torch.Tensor]:
         )
         | settings
     )
-    given = Settings(**given)
-    loop.shard(model, model.blocks, model.tower, torch.device("cpu"), given)
+    given = TrainConfig(**given)
+    distributed.shard(model, model.blocks, model.tower, torch.device("cpu"), given)
     out.mkdir(exist_ok=True)
     loop.train(model, data or Samples(), collate, given, torch.device("cpu"))
-    return loop.full_state(model, torch.float32, "")
+    return distributed.full_state(model, torch.float32, "")
 
 
 def steps(out: Path) -> list[tuple[int, float]]:
@@ -117,7 +118,7 @@ def test_a_signal_ends_in_a_checkpoint_from_which_the_run_goes_on(
     with pytest.raises(SystemExit) as stopped:
         errors.run(lambda: train(tmp_path, Samples(stop_at=22, number=number), save_steps=0))
     assert stopped.value.code == code and "step-00000006 is written" in capsys.readouterr().err
-    assert [p.name for p in resume.found(tmp_path / "checkpoints")] == ["step-00000006"]
+    assert [p.name for p in resume.list_checkpoints(tmp_path / "checkpoints")] == ["step-00000006"]
     assert len(steps(tmp_path)) == 6 and signal.getsignal(number) is before
     with open(
         tmp_path / "metrics.jsonl", "a"
@@ -126,7 +127,7 @@ def test_a_signal_ends_in_a_checkpoint_from_which_the_run_goes_on(
     equal(train(tmp_path, save_steps=0), whole[0])
     assert steps(tmp_path) == whole[1]
     # A run that has kept something keeps its end: what comes after it may fail.
-    assert f"step-{STEPS:08d}" == resume.found(tmp_path / "checkpoints")[0].name
+    assert f"step-{STEPS:08d}" == resume.list_checkpoints(tmp_path / "checkpoints")[0].name
 
 
 def test_a_signal_while_a_step_is_computed_ends_with_that_step(tmp_path, monkeypatch):
@@ -139,27 +140,20 @@ def test_a_signal_while_a_step_is_computed_ends_with_that_step(tmp_path, monkeyp
         return loss(self, **batch)
 
     monkeypatch.setattr(Line, "loss", killing)
-    with pytest.raises(loop.Stopped):
+    with pytest.raises(Stopped):
         train(tmp_path, save_steps=0)
-    assert [p.name for p in resume.found(tmp_path / "checkpoints")] == ["step-00000003"]
-
-
-def test_a_rank_without_a_sample_counts_nothing():
-    """It repeats one without labels, so that all ranks make the same calls."""
-    reader = loop.Reader(Samples(), collate, lambda lengths, pictures, labelled: {"all": 1.0})
-    assert reader.join([reader[0, True]])[1] == (5, 6, 0, 1.0)
-    assert reader.join([reader[0, False]])[1] == (0, 0, 0, 0.0)
+    assert [p.name for p in resume.list_checkpoints(tmp_path / "checkpoints")] == ["step-00000003"]
 
 
 def test_a_short_run_keeps_nothing_unasked(tmp_path):
     train(tmp_path, save_steps=0)
-    assert not resume.found(tmp_path / "checkpoints")
+    assert not resume.list_checkpoints(tmp_path / "checkpoints")
 
 
 def test_the_last_few_stay_and_a_broken_one_gives_way_to_the_former(tmp_path, whole, capsys):
     train(tmp_path, keep=3)
     folder = tmp_path / "checkpoints"
-    assert [p.name for p in resume.found(folder)] == [
+    assert [p.name for p in resume.list_checkpoints(folder)] == [
         "step-00000011",
         "step-00000010",
         "step-00000008",
@@ -173,11 +167,11 @@ def test_the_last_few_stay_and_a_broken_one_gives_way_to_the_former(tmp_path, wh
     said = capsys.readouterr().out
     assert "step-00000011 is not readable" in said and "files are missing or have changed" in said
     assert (
-        "step-00000010 is not readable" in said and f"going on from {folder}/step-00000008" in said
+        "step-00000010 is not readable" in said and f"resuming from {folder}/step-00000008" in said
     )
-    assert [p.name for p in resume.found(folder)] == ["step-00000011"] and steps(tmp_path) == whole[
-        1
-    ]
+    assert [p.name for p in resume.list_checkpoints(folder)] == ["step-00000011"] and steps(
+        tmp_path
+    ) == whole[1]
     (folder / "step-00000011/run.json").write_text("{")
     with pytest.raises(resume.CheckpointError, match="no checkpoint is readable"):
         train(tmp_path)
@@ -186,7 +180,7 @@ def test_the_last_few_stay_and_a_broken_one_gives_way_to_the_former(tmp_path, wh
 def test_a_full_disk_leaves_the_former_checkpoint(tmp_path, whole, capsys, monkeypatch):
     """Seen beforehand (free bytes), and met while writing (a limit on the size of files)."""
     folder = tmp_path / "checkpoints"
-    with pytest.raises(loop.Stopped):
+    with pytest.raises(Stopped):
         train(tmp_path, Samples(stop_at=22), save_steps=0)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 90, 10))
@@ -198,8 +192,8 @@ def test_a_full_disk_leaves_the_former_checkpoint(tmp_path, whole, capsys, monke
             shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 0)
         )  # not known
         train(tmp_path / "unknown", max_steps=2)
-        assert resume.found(tmp_path / "unknown/checkpoints")
-    assert [p.name for p in resume.found(folder)] == ["step-00000006"]
+        assert resume.list_checkpoints(tmp_path / "unknown/checkpoints")
+    assert [p.name for p in resume.list_checkpoints(folder)] == ["step-00000006"]
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
@@ -207,8 +201,8 @@ def test_a_full_disk_leaves_the_former_checkpoint(tmp_path, whole, capsys, monke
         train(tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert "step-00000006, stands" in capsys.readouterr().out
-    assert [p.name for p in resume.found(folder)] == ["step-00000006"]
+    assert "step-00000006, is still valid" in capsys.readouterr().out
+    assert [p.name for p in resume.list_checkpoints(folder)] == ["step-00000006"]
     equal(train(tmp_path), whole[0])
 
 
@@ -217,21 +211,22 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     settings = (tmp_path / "training.json").read_text()
     with pytest.raises(
         resume.CheckpointError,
-        match="step-00000011 was made with lr 0.05, now 0.1; give the same flags",
+        match="step-00000011 was made with lr 0.05, now 0.1; use the same flags",
     ):
         train(tmp_path, lr=0.1)
     with pytest.raises(
         resume.CheckpointError, match="with dtype 'torch.float32', now 'torch.bfloat16'"
     ):
         train(tmp_path, dtype="bf16")
-    with pytest.raises(loop.UserError, match="--resume never, but .* holds checkpoints"):
+    with pytest.raises(UserError, match="--resume never, but .* contains checkpoints"):
         train(tmp_path, resume="never")
     assert (tmp_path / "training.json").read_text() == settings and json.loads(settings)[
         "lr"
     ] == 0.05
-    assert not FLAGS["lr"].get("free") and FLAGS["workers"]["free"]
 
 
 def test_readers_and_minutes_change_nothing(tmp_path, whole):
     equal(train(tmp_path, workers=2, save_steps=0, save_minutes=1e-9, keep=2), whole[0])
-    assert len(resume.found(tmp_path / "checkpoints")) == 2 and steps(tmp_path) == whole[1]
+    assert (
+        len(resume.list_checkpoints(tmp_path / "checkpoints")) == 2 and steps(tmp_path) == whole[1]
+    )

@@ -1,0 +1,191 @@
+"""Which samples make up a step, and which of them each rank reads.
+
+The order depends on the seed, the number of samples and the global batch, never on the number of ranks or
+the micro-batch: more GPUs train the same model."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch.utils.data import DataLoader, Dataset
+
+from ..conversation import IGNORE_INDEX
+from .arguments import TrainConfig, micro_batch_size
+from .distributed import sum_over_ranks
+from .signals import ignore_stop_signals
+
+
+class Counts(NamedTuple):
+    """What a batch holds. Sums over micro-batches and ranks are exact: float64."""
+
+    label_tokens: float  # tokens that are predicted and trained
+    tokens: float  # all tokens, without padding
+    images: float
+    flops: float  # of forward and backward
+
+
+class MicroBatch(NamedTuple):
+    """The samples of one forward pass on one rank: arguments of `model.loss`, and their counts."""
+
+    inputs: dict
+    counts: Counts
+
+
+def total_steps(config: TrainConfig, samples: int) -> int:
+    """Optimizer steps of the whole run."""
+    if config.max_steps is not None:
+        return config.max_steps
+    return config.epochs * math.ceil(samples / config.batch)
+
+
+def global_batches(
+    samples: int,
+    batch: int,
+    epochs: int,
+    seed: int,
+    groups: list[tuple[bool, int]] | None = None,
+) -> list[list[int]]:
+    """Sample indices of every step. Each epoch is shuffled; its last, incomplete batch is kept.
+
+    `groups` has (has images, length) for every sample. With it, a batch is of one modality, except the
+    epoch's last, and sorted by length, so that micro-batches hold samples of similar length."""
+    batches = []
+    for epoch in range(epochs):
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        order = torch.randperm(samples, generator=generator).tolist()
+        if groups is None:
+            batches += split(order, batch)
+        else:
+            for indices in one_modality_batches(order, batch, groups, generator):
+                batches.append(sorted(indices, key=lambda i: (-groups[i][1], i)))
+    return batches
+
+
+def one_modality_batches(
+    order: list[int], batch: int, groups: list[tuple[bool, int]], generator: torch.Generator
+) -> list[list[int]]:
+    """Full batches with images and full batches without, shuffled; at the end what remains of both."""
+    full_batches = []
+    remainder = []
+    for with_images in (True, False):
+        indices = [i for i in order if groups[i][0] == with_images]
+        full = len(indices) // batch * batch
+        full_batches += split(indices[:full], batch)
+        remainder += indices[full:]
+    shuffled = torch.randperm(len(full_batches), generator=generator).tolist()
+    return [full_batches[i] for i in shuffled] + split(remainder, batch)
+
+
+def split(indices: list[int], size: int) -> list[list[int]]:
+    """Consecutive parts of `size` indices; the last one may be shorter."""
+    return [indices[i : i + size] for i in range(0, len(indices), size)]
+
+
+class SampleKey(NamedTuple):
+    """Which sample to read, and whether its labels count."""
+
+    index: int
+    has_labels: bool
+
+
+def rank_share(batch: list[int], micro: int, rank: int, world_size: int) -> list[list[SampleKey]]:
+    """One rank's micro-batches of a global batch: samples rank, rank + world_size, ...
+
+    All ranks must make the same number of forward passes, because each pass gathers weights from all of
+    them. A rank that runs out of samples repeats one without its labels, which adds nothing."""
+    mine = [SampleKey(i, True) for i in batch[rank::world_size]]
+    rounds = math.ceil(len(batch) / (world_size * micro))
+    share = []
+    for start in range(0, rounds * micro, micro):
+        share.append(mine[start : start + micro] or [SampleKey(batch[0], False)])
+    return share
+
+
+@dataclass
+class KeyedSamples(Dataset):
+    """The data set that a DataLoader reads: sample dicts by SampleKey."""
+
+    data: Dataset
+
+    def __getitem__(self, key: SampleKey) -> dict:
+        sample = self.data[key.index]
+        if not key.has_labels:
+            sample = {**sample, "labels": torch.full_like(sample["labels"], IGNORE_INDEX)}
+        return sample
+
+
+@dataclass
+class Collator:
+    """Joins samples to a MicroBatch. A class, so that worker processes can receive it."""
+
+    collate: Callable[[list[dict]], dict]
+    flops: Callable[[list[int], int, int], dict] | None = None
+
+    def __call__(self, samples: list[dict]) -> MicroBatch:
+        return MicroBatch(self.collate(samples), self.count(samples))
+
+    def count(self, samples: list[dict]) -> Counts:
+        lengths = [len(sample["labels"]) for sample in samples]
+        images = sum(len(sample.get("pixel_values", ())) for sample in samples)
+        label_tokens = 0
+        for sample in samples:  # the first token is never predicted
+            label_tokens += int((sample["labels"][1:] != IGNORE_INDEX).sum())
+        if label_tokens == 0:
+            return Counts(0, 0, 0, 0.0)  # the repeated sample of a rank without one
+        flops = 0.0
+        if self.flops is not None:
+            flops = sum(self.flops(lengths, images, label_tokens).values())
+        return Counts(label_tokens, sum(lengths), images, flops)
+
+
+def load_steps(
+    data: Dataset, collator: Collator, batches: list[list[int]], micro: int, workers: int = 0
+) -> Iterator[list[MicroBatch]]:
+    """This rank's micro-batches, one list per global batch, read ahead by `workers` processes."""
+    rank = dist.get_rank()
+    world_size = dist.get_world_size()
+    shares = [rank_share(batch, micro, rank, world_size) for batch in batches]
+    loader = DataLoader(
+        KeyedSamples(data),
+        batch_sampler=list(chain.from_iterable(shares)),
+        collate_fn=collator,
+        num_workers=workers,
+        worker_init_fn=ignore_stop_signals,
+        generator=torch.Generator(),  # leaves the global random state alone
+        pin_memory=torch.cuda.is_available(),
+    )
+    micro_batches = iter(loader)
+    for share in shares:
+        yield [next(micro_batches) for _ in share]
+
+
+def training_steps(
+    data: Dataset, collator: Collator, config: TrainConfig, first_step: int
+) -> Iterator[list[MicroBatch]]:
+    """This rank's micro-batches of the run's remaining steps."""
+    steps = total_steps(config, len(data))
+    epochs = math.ceil(steps / math.ceil(len(data) / config.batch))
+    groups = data.groups() if config.group else None
+    batches = global_batches(len(data), config.batch, epochs, config.seed, groups)
+    micro = micro_batch_size(config, dist.get_world_size())
+    return load_steps(data, collator, batches[first_step:steps], micro, config.workers)
+
+
+def total_counts(micro_batches: list[MicroBatch], device: torch.device) -> Counts:
+    """The counts of a whole step: all micro-batches of all ranks. All ranks must call it."""
+    counts = torch.tensor([part.counts for part in micro_batches], dtype=torch.float64)
+    return Counts(*sum_over_ranks(counts.sum(0).to(device)).tolist())
+
+
+def to_device(inputs: dict, device: torch.device) -> dict:
+    """The tensors of a batch on `device`; `pixel_values` may be None."""
+    moved = {}
+    for name, value in inputs.items():
+        moved[name] = value
+        if value is not None:
+            moved[name] = value.to(device, non_blocking=True)
+    return moved

@@ -1,0 +1,39 @@
+"""The training and validation data that the flags name, with every record checked before step 1."""
+
+from pathlib import Path
+
+import torch.distributed as dist
+
+from ..config import LlavaConfig
+from ..data import InstructionData
+from ..image import ImageConfig
+from ..tokenizer import Tokenizer
+from .arguments import TrainConfig
+from .distributed import merge_over_ranks, print_on_rank_0
+
+
+def load_dataset(
+    path: str,
+    config: TrainConfig,
+    tokenizer: Tokenizer,
+    image_config: ImageConfig,
+    model_config: LlavaConfig,
+) -> InstructionData:
+    """One data file. Each rank checks a share of its records; bad ones raise a DataError that lists all,
+    or are left out with --skip-bad."""
+    data = InstructionData(
+        path,
+        config.images or Path(path).parent,
+        tokenizer,
+        image_config,
+        model_config.image_token_id,
+        model_config.vision_config.num_patches,
+        config.template,
+        min(config.max_length, model_config.text_config.max_position_embeddings),
+    )
+    share = range(dist.get_rank(), len(data), dist.get_world_size())
+    errors = merge_over_ranks(data.check(share, config.check_images, config.workers))
+    summary = data.leave_out(errors, config.skip_bad)
+    if summary:
+        print_on_rank_0(summary)
+    return data

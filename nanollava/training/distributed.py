@@ -1,0 +1,179 @@
+"""Processes and shards: the process group, freezing, FSDP2, and the collectives of a training."""
+
+import atexit
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError
+from torch import nn
+from torch.distributed import fsdp
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import checkpoint as recompute_in_backward
+
+from ..device import pick_device, pick_dtype
+from ..errors import UserError
+from .arguments import TrainConfig
+
+
+def start(device_name: str) -> torch.device:
+    """Join torchrun's process group, or form one of this process alone. Returns this rank's device."""
+    if device_name == "auto" and not torch.cuda.is_available():
+        device_name = "cpu"  # not mps
+    device = pick_device(device_name)
+    if device.type == "mps":
+        raise UserError("--device mps: sharded training runs on cuda or cpu")
+    backend = "gloo"
+    if device.type == "cuda":
+        backend = "cpu:gloo,cuda:nccl"
+    if dist.is_torchelastic_launched():
+        dist.init_process_group(backend)
+        index = dist.get_node_local_rank()
+    else:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        index = device.index or 0
+    atexit.register(wait_for_gloo_threads)
+    if device.type == "cuda":
+        device = torch.device("cuda", index)
+        torch.cuda.set_device(device)
+        torch.set_float32_matmul_precision("high")  # TF32, as in the paper's runs
+    return device
+
+
+def finish() -> None:
+    """Leave the process group together: no rank exits while another still talks to it."""
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def wait_for_gloo_threads() -> None:
+    """Give gloo's threads time to release the tensors of the last collectives.
+
+    A collective is complete before the thread that ran it has released its tensors, and for that the thread
+    needs Python's lock. If it asks for the lock while the interpreter is shutting down, Python (before
+    3.14) ends the thread in a place where C++ can only abort the process: exit code -6 after all work is
+    done. torch offers no call that waits for these threads, and FSDP keeps them alive to the end."""
+    time.sleep(0.2)  # releases the lock; the threads need microseconds
+
+
+def freeze(model: nn.Module, trainable: dict[str, bool]) -> list[str]:
+    """Apply a table of name prefixes to `requires_grad`. Every parameter must match a row.
+
+    Returns one line of text per row, with its number of parameters."""
+    counts = dict.fromkeys(trainable, 0)
+    for name, parameter in model.named_parameters():
+        prefix = matching_prefix(name, trainable)
+        parameter.requires_grad_(trainable[prefix])
+        counts[prefix] += parameter.numel()
+    report = []
+    for prefix, is_trained in trainable.items():
+        state = "trained" if is_trained else "frozen"
+        report.append(f"{prefix.rstrip('.'):24} {counts[prefix]:>14,}  {state}")
+    return report
+
+
+def matching_prefix(name: str, trainable: dict[str, bool]) -> str:
+    for prefix in trainable:
+        if name.startswith(prefix):
+            return prefix
+    raise UserError(f"parameter {name!r} matches no row of the table {list(trainable)}")
+
+
+def shard(
+    model: nn.Module,
+    blocks: Iterable[nn.Module],
+    frozen_tower: nn.Module,
+    device: torch.device,
+    config: TrainConfig,
+) -> None:
+    """Shard the model over all ranks with FSDP2: each of `blocks` by itself, then everything else.
+
+    What is trained becomes float32 (the master weights), what is frozen the compute dtype. The frozen
+    tower is not sharded: each rank has all of it. Weights may still be memory-mapped files; then each
+    rank reads one block at a time and keeps only its shard."""
+    dtype = pick_dtype(config.dtype, device)
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    options = {"mesh": mesh, "ignored_params": set(frozen_tower.parameters())}
+    if device.type == "cpu" and mesh.size() == 1:
+        options["reshard_after_forward"] = False  # one rank has the whole weights anyway
+    if dtype != torch.float32:
+        options["mp_policy"] = fsdp.MixedPrecisionPolicy(
+            param_dtype=dtype, reduce_dtype=torch.float32
+        )
+    if config.offload_optimizer:  # shards of weights and gradients, too: AdamW runs on the CPU
+        options["offload_policy"] = fsdp.CPUOffloadPolicy(pin_memory=device.type == "cuda")
+
+    frozen_tower.to(device, dtype)
+    for block in blocks:
+        if config.compile:
+            block.forward = torch.compile(block.forward)
+        if config.checkpoint_activations:
+            block.forward = partial(recompute_in_backward, block.forward, use_reentrant=False)
+        move_unsharded(block, device, dtype)
+        fsdp.fully_shard(block, **options)
+    move_unsharded(model, device, dtype)
+    fsdp.fully_shard(model, **options)  # moves buffers, too
+    # FSDP2 gathers weights around `forward`. These methods run the model without calling it.
+    for method in ("loss", "generate"):
+        fsdp.register_fsdp_forward_method(model, method)
+
+
+def move_unsharded(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Move the parameters that are not shards yet; trained ones become float32, others `dtype`."""
+    for parameter in module.parameters():
+        if isinstance(parameter, DTensor):
+            continue
+        target = torch.float32 if parameter.requires_grad else dtype
+        parameter.data = parameter.data.to(device).to(target)
+
+
+def full_state(model: nn.Module, dtype: torch.dtype, *prefixes: str) -> dict[str, torch.Tensor]:
+    """The unsharded state dict of the names that start with `prefixes`, on the CPU.
+
+    Every rank must call it; rank 0 gets the tensors, the others an empty dict."""
+    state = {}
+    for name, tensor in model.state_dict().items():
+        if not name.startswith(prefixes):
+            continue
+        if isinstance(tensor, DTensor):
+            tensor = tensor.full_tensor()
+        if dist.get_rank() == 0:
+            state[name] = tensor.detach().to("cpu", dtype)
+    return state
+
+
+def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    """The sum of each rank's `values`, in place."""
+    dist.all_reduce(values)
+    return values
+
+
+def merge_over_ranks(mine: dict) -> dict:
+    """The union of each rank's dict. Their keys differ."""
+    parts = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, mine)
+    union = {}
+    for part in parts:
+        union.update(part)
+    return union
+
+
+def write_on_rank_0(action: Callable[[], None]) -> None:
+    """Run `action` on rank 0 while the others wait. If it fails to write, every rank raises OSError."""
+    failure = [None]
+    if dist.get_rank() == 0:
+        try:
+            action()
+        except (OSError, SafetensorError) as error:
+            failure = [str(error)]
+    dist.broadcast_object_list(failure)
+    if failure[0] is not None:
+        raise OSError(failure[0])
+
+
+def print_on_rank_0(text: str) -> None:
+    if dist.get_rank() == 0:
+        print(text, flush=True)

@@ -1,0 +1,161 @@
+"""What a training reports: the progress bar, metrics.jsonl, TensorBoard, and MFU."""
+
+import json
+import resource
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+
+from ..device import matmul_rate, pick_dtype
+from ..errors import UserError
+from .arguments import TrainConfig
+from .batches import Counts
+from .distributed import print_on_rank_0
+
+
+def announce(config: TrainConfig, trained_rows: list[str], samples: int, title: str) -> None:
+    """Print all settings and what is trained."""
+    settings = asdict(config) | {"samples": samples, "ranks": dist.get_world_size()}
+    words = [f"{name}={value}" for name, value in settings.items()]
+    print_on_rank_0(" ".join([title, *words]))
+    print_on_rank_0("\n".join(trained_rows))
+
+
+class Metrics:
+    """Reports every step on rank 0: progress bar, OUT/metrics.jsonl and, if asked for, TensorBoard."""
+
+    def __init__(self, config: TrainConfig, device: torch.device, first_step: int, steps: int):
+        self.device = device
+        self.is_writer = dist.get_rank() == 0
+        self.peak = matmul_rate(device, pick_dtype(config.dtype, device))  # FLOP/s
+        self.file = None
+        self.board = None
+        self.seconds = 0.0  # training time, with that of the runs that this one resumes
+        if self.is_writer:
+            path = Path(config.out) / "metrics.jsonl"
+            self.seconds = keep_lines_before(path, first_step)
+            self.file = open(path, "a", encoding="utf-8")
+            if config.tensorboard:
+                self.board = open_tensorboard(Path(config.out) / "tensorboard", first_step)
+        self.bar = tqdm(
+            desc="train",
+            total=steps,
+            initial=first_step,
+            mininterval=0.5,
+            dynamic_ncols=True,
+            disable=not self.is_writer,
+        )
+        self.last_step_end = time.perf_counter()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.bar.close()
+        if self.file is not None:
+            self.file.close()
+        if self.board is not None:
+            self.board.close()
+
+    def log(
+        self,
+        step: int,
+        loss: float,
+        lr: float,
+        grad_norm: float,
+        counts: Counts,
+        evaluation: dict[str, float],
+    ) -> None:
+        """Report one step. `counts` and `loss` are of all ranks."""
+        now = time.perf_counter()
+        step_seconds = now - self.last_step_end
+        self.last_step_end = now
+        self.seconds += step_seconds
+        if not self.is_writer:
+            return
+        # Model FLOPs utilization: the work that the step needs, per second and rank, as a fraction of
+        # what one matrix product reaches on this device.
+        mfu = counts.flops / step_seconds / dist.get_world_size() / self.peak
+        memory = peak_memory(self.device)
+        self.write(
+            {
+                "step": step,
+                "loss": loss,
+                "lr": lr,
+                "grad_norm": grad_norm,
+                "tokens": int(counts.tokens),
+                "label_tokens": int(counts.label_tokens),
+                "pictures": int(counts.images),
+                "memory": memory,
+                **evaluation,
+                "mfu": round(mfu, 4),
+                "seconds": round(self.seconds, 3),
+            }
+        )
+        shown = {
+            "loss": loss,
+            "lr": lr,
+            "mfu": mfu,
+            "tokens/s": counts.tokens / step_seconds,
+            "images/s": counts.images / step_seconds,
+            "GB": memory / 1e9,
+            **evaluation,
+        }
+        self.bar.set_postfix({name: short(value) for name, value in shown.items()}, refresh=False)
+        self.bar.update()
+
+    def write(self, entry: dict) -> None:
+        try:
+            self.file.write(json.dumps(entry) + "\n")
+            self.file.flush()
+        except OSError as error:  # a full disk does not end a training
+            print(f"warning: {self.file.name}: {error}", flush=True)
+        if self.board is not None:
+            for name, value in entry.items():
+                self.board.add_scalar(name, value, entry["step"])
+
+
+def keep_lines_before(path: Path, first_step: int) -> float:
+    """Drop the steps that a resumed run repeats, and a line that was cut off.
+
+    Returns the training seconds up to the last line that is kept."""
+    kept = []
+    seconds = 0.0
+    if first_step > 0 and path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if not line.endswith("}"):
+                continue
+            entry = json.loads(line)
+            if entry["step"] < first_step:
+                kept.append(line + "\n")
+                seconds = entry["seconds"]
+    temporary = path.with_suffix(".partial")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    temporary.replace(path)
+    return seconds
+
+
+def open_tensorboard(folder: Path, first_step: int):
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError("--tensorboard: pip install tensorboard, or omit the flag") from None
+    return SummaryWriter(str(folder), purge_step=first_step)
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes in use so far: of GPU memory on CUDA, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def short(value: float) -> str:
+    """A number for the progress bar: three digits, or all before the decimal point."""
+    if value < 1000:
+        return f"{value:,.3g}"
+    return f"{value:,.0f}"

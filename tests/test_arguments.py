@@ -1,0 +1,133 @@
+"""Flags, recipes and defaults, and how they combine to a TrainConfig."""
+
+import sys
+
+import pytest
+
+from nanollava.errors import UserError
+from nanollava.training.arguments import RECIPES, TrainConfig, micro_batch_size, parse_config
+
+DEFAULTS = {
+    "out": "out/align",
+    "lr": 5e-3,
+    "batch": 32,
+    "max_steps": 600,
+    "template": "vicuna_v1",
+    "projector": "linear",
+}
+
+
+@pytest.fixture
+def parse(monkeypatch):
+    def parse_flags(stage: int, *flags: str) -> TrainConfig:
+        monkeypatch.setattr(sys, "argv", ["train.py", *flags])
+        return parse_config("A stage.", stage, DEFAULTS)
+
+    return parse_flags
+
+
+# template, image mode, group, batch, lr, epochs
+PUBLISHED = {
+    ("paper", 1): ("v0", "crop", False, 128, 2e-3, 1),
+    ("paper", 2): ("v0", "crop", False, 32, 2e-5, 3),
+    ("v1", 1): ("plain", "crop", False, 128, 2e-3, 1),
+    ("v1", 2): ("vicuna_v1", "crop", False, 32, 2e-5, 3),
+    ("v1.5", 1): ("plain", "crop", False, 256, 1e-3, 1),
+    ("v1.5", 2): ("vicuna_v1", "pad", True, 128, 2e-5, 1),
+}
+
+
+@pytest.mark.parametrize("recipe, stage", PUBLISHED)
+def test_a_recipe_sets_all_values_of_a_stage(parse, recipe, stage):
+    config = parse(stage, "--recipe", recipe)
+    template, image_mode, group, batch, lr, epochs = PUBLISHED[recipe, stage]
+    assert config.template == template
+    assert config.image_mode == image_mode
+    assert config.group == group
+    assert config.batch == batch
+    assert config.lr == lr
+    assert config.epochs == epochs
+    assert config.warmup == 0.03
+    assert config.max_steps is None
+    assert config.max_length == 2048
+
+
+def test_every_recipe_is_published():
+    assert {(name, stage) for name in RECIPES for stage in RECIPES[name]} == set(PUBLISHED)
+
+
+def test_v15_has_a_projector_of_two_layers(parse):
+    assert parse(1, "--recipe", "v1.5").projector == "mlp2x_gelu"
+    assert parse(1, "--recipe", "v1").projector == "linear"
+
+
+def test_flags_override_the_recipe(parse):
+    config = parse(2, "--recipe", "v1.5", "--batch", "64", "--no-group")
+    assert config.batch == 64
+    assert config.group is False
+    assert config.lr == 2e-5
+
+
+def test_stage_defaults_override_those_of_the_dataclass(parse):
+    config = parse(1)
+    assert config.lr == 5e-3
+    assert config.max_steps == 600
+    assert config.epochs == 1
+    assert config.warmup == 0.03
+
+
+def test_epochs_replace_the_default_number_of_steps(parse):
+    config = parse(1, "--epochs", "2")
+    assert config.epochs == 2
+    assert config.max_steps is None
+
+
+def test_max_steps_override_epochs(parse):
+    assert parse(1, "--max-steps", "7", "--epochs", "2").max_steps == 7
+
+
+def test_images_takes_several_places(parse):
+    assert parse(1, "--images", "a.zip", "b=b.tar").images == ["a.zip", "b=b.tar"]
+    assert parse(1).images is None
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--lr", "0"], "--lr 0.0: expected more than 0"),
+        (["--micro-batch", "0"], "--micro-batch 0: expected at least 1"),
+        (["--max-steps", "-1"], "--max-steps -1: expected at least 0"),
+        (["--validation", "held-out.json"], "also give --eval-steps"),
+        (["--toyland-scenes", "3"], "also give --eval-steps"),
+    ],
+)
+def test_values_out_of_bounds_are_refused(parse, flags, message):
+    with pytest.raises(UserError, match=message):
+        parse(1, *flags)
+
+
+def test_help_shows_the_defaults_of_the_stage(parse, capsys):
+    with pytest.raises(SystemExit) as end:
+        parse(1, "--help")
+    help = " ".join(capsys.readouterr().out.split())
+    assert end.value.code == 0
+    assert "peak learning rate (default: 0.005)" in help
+    assert (
+        "optimizer steps, overrides --epochs; 0 writes the untrained model (default: 600)" in help
+    )
+
+
+def test_the_result_depends_on_the_learning_rate_but_not_on_the_workers():
+    settings = TrainConfig().result_settings()
+    assert "lr" in settings
+    assert "workers" not in settings
+
+
+def test_the_micro_batch_is_by_default_a_rank_s_share():
+    assert micro_batch_size(TrainConfig(batch=32), world_size=4) == 8
+    assert micro_batch_size(TrainConfig(batch=32, micro_batch=2), world_size=4) == 2
+
+
+def test_a_batch_that_the_ranks_cannot_share_is_refused():
+    with pytest.raises(UserError, match=r"--batch 12 \(global\) is not a multiple of 8 ranks"):
+        micro_batch_size(TrainConfig(batch=12), world_size=8)

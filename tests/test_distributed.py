@@ -1,0 +1,65 @@
+"""The process group, freezing, and what sharding does to a model."""
+
+import pytest
+import torch
+from conftest import batch
+
+from nanollava import LLaVA
+from nanollava.errors import UserError
+from nanollava.training import distributed
+from nanollava.training.arguments import TrainConfig
+
+STAGE_2 = {"vision_tower.": False, "multi_modal_projector.": True, "language_model.": True}
+
+
+def test_one_process_on_cuda_uses_the_first_device(monkeypatch):
+    """torch.cuda.set_device needs a device with an index; without torchrun nothing sets it."""
+    devices = []
+    for name in ("is_available", "device_count"):
+        monkeypatch.setattr(torch.cuda, name, lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", devices.append)
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: None)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *args, **options: None)
+    assert distributed.start("cuda") == torch.device("cuda", 0)
+    assert distributed.start("auto") == torch.device("cuda", 0)
+    assert devices == [torch.device("cuda", 0)] * 2
+
+
+def test_freeze_follows_the_table(llava_dir):
+    model = LLaVA.from_pretrained(llava_dir())
+    report = distributed.freeze(model, STAGE_2)
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == (not name.startswith("vision_tower."))
+    assert [line.split()[-1] for line in report] == ["frozen", "trained", "trained"]
+
+
+def test_freeze_needs_a_row_for_every_parameter(llava_dir):
+    model = LLaVA.from_pretrained(llava_dir())
+    with pytest.raises(UserError, match="matches no row of the table"):
+        distributed.freeze(model, {"vision_tower.": False, "language_model.": True})
+
+
+def test_sharded_bf16_training_has_fp32_gradients_near_those_of_fp32(llava_dir):
+    ids, labels, _, pixels = batch()
+    path = llava_dir()
+    plain = LLaVA.from_pretrained(path, dtype=torch.float32)
+    distributed.freeze(plain, STAGE_2)
+    expected, count = plain.loss(ids, labels, pixels)
+    (expected / count).backward()
+    device = distributed.start("cpu")
+    try:
+        model = LLaVA.from_pretrained(path, dtype=torch.float32)
+        distributed.freeze(model, STAGE_2)
+        blocks = model.language_model.model.layers
+        config = TrainConfig(dtype="bf16")
+        distributed.shard(model, blocks, model.vision_tower, device, config)
+        loss, count = model.loss(ids, labels, pixels)
+        (loss / count).backward()
+        torch.testing.assert_close(loss.detach(), expected.detach(), rtol=0.02, atol=0)
+        for (name, p), q in zip(model.named_parameters(), plain.parameters(), strict=True):
+            if p.requires_grad:
+                gradient = p.grad.full_tensor()
+                assert gradient.dtype == torch.float32, name
+                assert (gradient - q.grad).norm() < 0.1 * q.grad.norm(), name
+    finally:
+        distributed.finish()
