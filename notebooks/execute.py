@@ -3,6 +3,7 @@
 python notebooks/execute.py              # run all, write outputs and the line numbers of README.md
 python notebooks/execute.py 01 04        # only these
 python notebooks/execute.py --check      # run all, change no file; a text that differs is an error
+python notebooks/execute.py --lines      # run nothing; only renew the line numbers of README.md
 
 An exercise (tag "exercise") is an empty cell for the reader. The solution above it runs in its
 place, and nothing of it is stored. The text of cells tagged "varies" (training, timing) is not
@@ -122,13 +123,17 @@ def main() -> None:
         "numbers", nargs="*", help="numbers of the notebooks to run, as 01 (default: all)"
     )
     parser.add_argument("--check", action="store_true", help="compare, change no file")
+    parser.add_argument("--lines", action="store_true", help="only renew README.md's line numbers")
     args = parser.parse_args()
+    readme = HERE / "README.md"
+    if args.lines:
+        readme.write_text(with_lines(readme.read_text(encoding="utf-8")), encoding="utf-8")
+        return
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     paths = [
         p for p in sorted(HERE.glob("*.ipynb")) if not args.numbers or p.name[:2] in args.numbers
     ]
     wrong = [f"{path.name}, {line}" for path in paths for line in execute(path, args.check)]
-    readme = HERE / "README.md"
     if not args.check:
         readme.write_text(with_lines(readme.read_text(encoding="utf-8")), encoding="utf-8")
     print("\n".join(wrong) or f"{len(paths)} notebooks ran")

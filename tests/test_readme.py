@@ -285,7 +285,7 @@ def test_the_readme_links_every_page():
 
 def test_files_of_the_ci_jobs_exist():
     workflow = read(Path(".github/workflows/ci.yml"))
-    named = re.findall(r"[\w./]*\w+\.(?:py|txt|jpg)", workflow)
+    named = re.findall(r"[\w./-]*\w+\.(?:py|txt|jpg)", workflow)
     assert len(named) > 5
     assert [name for name in named if not Path(name).is_file()] == []
 
