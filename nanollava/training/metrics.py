@@ -1,7 +1,7 @@
 """What a training reports: the progress bar, metrics.jsonl, TensorBoard, and MFU."""
 
 import json
-import resource
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +15,9 @@ from ..errors import UserError
 from .arguments import TrainConfig
 from .batches import Counts
 from .distributed import print_on_rank_0
+
+if sys.platform != "win32":
+    import resource  # a module of Unix
 
 
 def announce(config: TrainConfig, trained_rows: list[str], samples: int, title: str) -> None:
@@ -148,10 +151,15 @@ def open_tensorboard(folder: Path, first_step: int):
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes in use so far: of GPU memory on CUDA, else of this process."""
+    """The most bytes in use so far: of GPU memory on CUDA, else of this process (Windows: 0)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if sys.platform == "win32":
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if sys.platform == "darwin":
+        return peak  # bytes on macOS
+    return 1024 * peak  # kilobytes on Linux
 
 
 def short(value: float) -> str:
