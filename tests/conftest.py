@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+import sys
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # many short runs on few cores
 
@@ -11,6 +12,7 @@ import pytest
 import sentencepiece
 import torch
 import transformers
+from fake_endpoint import FakeEndpoint
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -154,3 +156,32 @@ def tokenizer_dir(request, sentencepiece_file, tmp_path):
     if request.param is not None:
         (path / "tokenizer_config.json").write_text(json.dumps({"legacy": request.param}))
     return path
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """Starts fake chat endpoints with given options, and stops them after the test."""
+    monkeypatch.setenv("OPENAI_API_KEY", "good")
+    started = []
+
+    def start(**options) -> FakeEndpoint:
+        started.append(FakeEndpoint(**options))
+        return started[-1]
+
+    yield start
+    for endpoint in started:
+        endpoint.shutdown()
+        endpoint.server_close()
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Runs the main of a module in this process and returns what it printed on both streams."""
+
+    def run(module, *argv) -> str:
+        monkeypatch.setattr(sys, "argv", ["program", *map(str, argv)])
+        capsys.readouterr()
+        module.main()
+        return "".join(capsys.readouterr())
+
+    return run

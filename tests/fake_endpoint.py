@@ -1,4 +1,4 @@
-"""An OpenAI-compatible chat endpoint on localhost that fails at random, for tests and benchmarks."""
+"""A fake OpenAI-compatible chat endpoint that fails at random, for tests and benchmarks."""
 
 import collections
 import json
@@ -103,3 +103,8 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return None
         return self.reply(200, body)
+
+
+def endpoint_flags(endpoint: FakeEndpoint) -> list[str]:
+    """Flags that send a program to the fake endpoint, as fast as it answers."""
+    return ["--base-url", endpoint.url, "--wait", "0.01", "--per-minute", "100000"]

@@ -9,7 +9,6 @@ from email.utils import formatdate
 from threading import Thread
 
 import pytest
-from local_endpoint import server  # noqa: F401
 
 from nanollava.errors import UserError
 from nanollava.evals.answers import Rejected, Reply
@@ -29,7 +28,7 @@ def no_backoff(monkeypatch):
     monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.01)
 
 
-def test_an_answer_with_its_tokens(server):  # noqa: F811
+def test_an_answer_with_its_tokens(server):
     fake = server(answer=lambda messages: "Hello to you.")
     endpoint = Endpoint(fake.url)
     assert dict(endpoint.ask({"a": job()})) == {"a": Reply("Hello to you.", 100, 10)}
@@ -40,7 +39,7 @@ def test_a_negative_temperature_is_left_to_the_server():
     assert make_request("m", [], 0.0)["temperature"] == 0.0
 
 
-def test_failed_requests_are_sent_again(server, no_backoff):  # noqa: F811
+def test_failed_requests_are_sent_again(server, no_backoff):
     fake = server(failing=0.5)
     endpoint = Endpoint(fake.url, tries=30)
     replies = dict(endpoint.ask({str(i): job() for i in range(30)}))
@@ -49,7 +48,7 @@ def test_failed_requests_are_sent_again(server, no_backoff):  # noqa: F811
     assert len(usable) == fake.outcomes["answer"] and len(replies) == 30
 
 
-def test_broken_and_empty_replies_are_rejected(server, monkeypatch):  # noqa: F811
+def test_broken_and_empty_replies_are_rejected(server, monkeypatch):
     fake = server(failing=1.0)
     endpoint = Endpoint(fake.url, tries=1)
     monkeypatch.setattr("fake_endpoint.FAILURES", ("broken",))
@@ -58,7 +57,7 @@ def test_broken_and_empty_replies_are_rejected(server, monkeypatch):  # noqa: F8
     assert "empty answer" in str(endpoint.complete(job()))
 
 
-def test_an_answer_at_the_token_limit_is_rejected(server):  # noqa: F811
+def test_an_answer_at_the_token_limit_is_rejected(server):
     fake = server()
     fake.finish_reason = "length"
     reply = Endpoint(fake.url).complete(job())
@@ -66,7 +65,7 @@ def test_an_answer_at_the_token_limit_is_rejected(server):  # noqa: F811
 
 
 @pytest.mark.parametrize("form", ["seconds", "date"])
-def test_retry_after_is_obeyed_in_both_forms(server, monkeypatch, form):  # noqa: F811
+def test_retry_after_is_obeyed_in_both_forms(server, monkeypatch, form):
     monkeypatch.setattr("fake_endpoint.FAILURES", ("429",))
     fake = server(failing=1.0)
     if form == "seconds":
@@ -84,7 +83,7 @@ def test_retry_after_is_obeyed_in_both_forms(server, monkeypatch, form):  # noqa
     assert fake.times[1] - fake.times[0] > 1.1  # the client's own first wait is 0.5 s
 
 
-def test_a_server_that_does_not_answer_in_time(server):  # noqa: F811
+def test_a_server_that_does_not_answer_in_time(server):
     fake = server(seconds=5.0)
     start = time.monotonic()
     reply = Endpoint(fake.url, tries=1, timeout=0.2).complete(job())
@@ -92,13 +91,13 @@ def test_a_server_that_does_not_answer_in_time(server):  # noqa: F811
     assert time.monotonic() - start < 3
 
 
-def test_a_wrong_model_ends_the_run_at_once(server):  # noqa: F811
+def test_a_wrong_model_ends_the_run_at_once(server):
     fake = server()
     with pytest.raises(UserError, match=r"model other: .*404.*does not exist"):
         list(Endpoint(fake.url).ask({"a": job("other"), "b": job("other")}))
 
 
-def test_a_wrong_key_ends_the_run_and_is_not_printed(server, monkeypatch):  # noqa: F811
+def test_a_wrong_key_ends_the_run_and_is_not_printed(server, monkeypatch):
     fake = server()
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-0123456789")
     with pytest.raises(UserError, match="401.*Incorrect API key") as error:
@@ -106,7 +105,7 @@ def test_a_wrong_key_ends_the_run_and_is_not_printed(server, monkeypatch):  # no
     assert "secret" not in str(error.value) and "\n" not in str(error.value)
 
 
-def test_an_unreachable_server_ends_the_run(server, no_backoff):  # noqa: F811
+def test_an_unreachable_server_ends_the_run(server, no_backoff):
     fake = server()
     fake.shutdown()
     fake.server_close()
@@ -165,7 +164,7 @@ def test_pace_over_all_threads():
     assert max(starts) - min(starts) > 0.45
 
 
-def test_ctrl_c_does_not_wait_for_open_requests(server):  # noqa: F811
+def test_ctrl_c_does_not_wait_for_open_requests(server):
     fake = server(seconds=30.0)
     program = (
         "from nanollava.evals.endpoint import Endpoint, make_request\n"

@@ -1,4 +1,4 @@
-"""python -m nanollava.plot, from outside."""
+"""Loss curves: the running mean, and the program."""
 
 import json
 import subprocess
@@ -7,41 +7,57 @@ import sys
 import pytest
 from PIL import Image
 
-from nanollava.plot import running_mean
+from nanollava import plot
+from nanollava.errors import UserError
+
+BLUE = (31, 119, 180)  # matplotlib's first two colors
+ORANGE = (255, 127, 14)
+
+
+def write_run(directory, scale: float):
+    directory.mkdir()
+    lines = []
+    for step in range(9):
+        entry = {"step": step, "loss": scale / (1 + step)}
+        if step == 5:
+            entry["validation_loss"] = 1.0
+        lines.append(json.dumps(entry) + "\n")
+    lines.append('{"step": 9, "lo')  # as a killed run leaves it
+    (directory / "metrics.jsonl").write_text("".join(lines))
+    return directory
 
 
 def test_running_mean():
-    assert running_mean([1.0, 3.0, 5.0, 7.0], 2) == [1, 2, 4, 6] and running_mean([4.0], 1) == [4.0]
+    assert plot.running_mean([1.0, 3.0, 5.0, 7.0], 2) == [1, 2, 4, 6]
+    assert plot.running_mean([4.0], 1) == [4.0]
 
 
-def test_picture(tmp_path):
+def test_a_half_written_line_is_ignored(tmp_path):
+    steps, losses = plot.read_metric(write_run(tmp_path / "one", 3.0), "loss")
+    assert steps == list(range(9)) and losses[0] == 3.0
+
+
+def test_only_lines_with_the_metric_count(tmp_path):
+    assert plot.read_metric(write_run(tmp_path / "one", 3.0), "validation_loss") == ([5], [1.0])
+
+
+def test_the_program_draws_a_curve_per_run(tmp_path):
     pytest.importorskip("matplotlib")
-    for name, base in (("one", 3.0), ("two", 2.0)):
-        (tmp_path / name).mkdir()
-        entries = [
-            {"step": i, "loss": base / (1 + i), **({"validation_loss": 1.0} if i == 5 else {})}
-            for i in range(9)
-        ]
-        text = "".join(json.dumps(e) + "\n" for e in entries)
-        (tmp_path / name / "metrics.jsonl").write_text(
-            text + '{"step": 9, "lo'
-        )  # as a killed run leaves it
-    command = [
-        sys.executable,
-        "-m",
-        "nanollava.plot",
-        tmp_path / "one",
-        tmp_path / "two",
-        "--out",
-        tmp_path / "loss.png",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    colors = {c[:3] for _, c in Image.open(tmp_path / "loss.png").getcolors(1 << 20)}
-    assert {(31, 119, 180), (255, 127, 14)} <= colors  # both curves
-    done = subprocess.run([*command[:3], tmp_path / "none"], capture_output=True, text=True)
-    assert (
-        done.returncode == 2
-        and "no metrics of a training" in done.stderr
-        and done.stderr.count("\n") == 1
-    )
+    runs = [write_run(tmp_path / "one", 3.0), write_run(tmp_path / "two", 2.0)]
+    command = [sys.executable, "-m", "nanollava.plot", *runs, "--out", tmp_path / "loss.png"]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    colors = {color[:3] for _, color in Image.open(tmp_path / "loss.png").getcolors(1 << 20)}
+    assert {BLUE, ORANGE} <= colors
+
+
+def test_a_directory_without_metrics(tmp_path):
+    with pytest.raises(UserError, match="no metrics of a training run"):
+        plot.read_metric(tmp_path / "none", "loss")
+
+
+def test_a_run_without_a_step(tmp_path, call):
+    pytest.importorskip("matplotlib")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "validation_loss": 1.0}\n')
+    with pytest.raises(UserError, match="contains no step"):
+        call(plot, tmp_path, "--out", tmp_path / "loss.png")

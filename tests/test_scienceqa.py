@@ -1,9 +1,10 @@
-"""ScienceQA: parsing, prompts, training file, accuracy by group, GPT-4 as complement and judge over real HTTP."""
+"""ScienceQA: parsing, prompts, training file, accuracy by group, GPT-4 as complement and judge."""
 
 import json
 
 import pytest
-from local_endpoint import arguments, call, rows_of, server, write  # noqa: F401
+from fake_endpoint import endpoint_flags
+from jsonl import read_rows, write_rows
 from PIL import Image
 
 from nanollava.data import read_records
@@ -21,11 +22,7 @@ from nanollava.evals.scienceqa import parse_answer
         ("C. Maine", 3, 2),
         (" A\n", 2, 0),
         ("Assistant: SOLUTION: It is cold.\n The answer is B.", 2, 1),
-        (
-            "The answer is D.",
-            2,
-            None,
-        ),  # as in question 3247 of the published outputs, where two choices were given
+        ("The answer is D.", 2, None),  # question 3247 of the published answers, with two options
         ("The answer is A. No: the answer is B. The answer is B.", 4, None),
         ("The answer is A. The answer is A.", 4, None),
         ("The answer is B", 4, None),
@@ -39,24 +36,19 @@ def test_parse_answer(text, options, index):
     assert parse_answer(text, options) == index
 
 
-def problem(
-    answer: int, subject: str, grade: int, hint: str = "", image: str | None = None, **more
-) -> dict:
-    found = {
+def problem(answer: int, subject: str, grade: int, **changes) -> dict:
+    return {
         "question": "Which?",
         "choices": ["one", "two", "three"],
         "answer": answer,
-        "hint": hint,
-        "image": image,
-    }
-    return {
-        **found,
+        "hint": "",
+        "image": None,
         "grade": f"grade{grade}",
         "subject": subject,
         "split": "test",
         "lecture": "L.",
         "solution": "S.",
-        **more,
+        **changes,
     }
 
 
@@ -71,137 +63,135 @@ PROBLEMS = {
 
 @pytest.fixture
 def data(tmp_path):
+    """A small copy of ScienceQA's directory."""
     (tmp_path / "problems.json").write_text(json.dumps(PROBLEMS))
     (tmp_path / "pid_splits.json").write_text(json.dumps({"test": list(PROBLEMS), "minitest": [4]}))
     for pid in ("1", "3"):
-        place = tmp_path / "images" / "test" / pid
-        place.mkdir(parents=True)
-        Image.new("RGB", (40, 30), "red").save(place / "image.png")
+        directory = tmp_path / "images" / "test" / pid
+        directory.mkdir(parents=True)
+        Image.new("RGB", (40, 30), "red").save(directory / "image.png")
     return tmp_path
 
 
-def test_training_file(data, call):  # noqa: F811
-    common = ["--data", data, "--images", data / "images", "--make", data / "new" / "made.json"]
-    call(scienceqa, *common)
-    records = {record["id"]: record for record in read_records(data / "new" / "made.json")[0]}
-    human, gpt = (turn["value"] for turn in records["1"]["conversations"])
+def flags(data) -> list:
+    return ["--data", data, "--images", data / "images", "--out", data / "out"]
+
+
+def training_records(data, call, *more) -> dict[str, dict]:
+    path = data / "new" / "train.json"
+    call(scienceqa, *flags(data), "--make", path, *more)
+    return {record["id"]: record for record in read_records(path)[0]}
+
+
+def test_training_record_with_an_image(data, call):
+    record = training_records(data, call)["1"]
+    human, gpt = (turn["value"] for turn in record["conversations"])
     assert human == "<image>\nContext: N/A\nQuestion: Which?\nOptions: (A) one (B) two (C) three"
-    assert (
-        gpt == "LECTURE: L.\nSOLUTION: S.\nThe answer is A."
-        and records["1"]["image"] == "test/1/image.png"
-    )
-    human, gpt = (turn["value"] for turn in records["2"]["conversations"])
-    assert human.startswith("Context: It rains.\n") and "image" not in records["2"]
-    call(scienceqa, *common, "--no-lecture", "--answer-first", "--split", "minitest")
-    (record,) = read_records(data / "new" / "made.json")[0]
-    assert record["conversations"][1]["value"] == "The answer is A.\nSOLUTION: S."
+    assert gpt == "LECTURE: L.\nSOLUTION: S.\nThe answer is A."
+    assert record["image"] == "test/1/image.png"
+
+
+def test_training_record_without_an_image(data, call):
+    record = training_records(data, call)["2"]
+    assert record["conversations"][0]["value"].startswith("Context: It rains.\n")
+    assert "image" not in record
+
+
+def test_training_records_of_the_ablations(data, call):
+    (record,) = training_records(data, call, "--answer-first", "--split", "minitest").values()
+    assert record["conversations"][1]["value"] == "The answer is A.\nSOLUTION: S."  # no lecture
+    record = training_records(data, call, "--no-lecture")["1"]
+    assert record["conversations"][1]["value"] == "SOLUTION: S.\nThe answer is A."
 
 
 def test_accuracy_by_group(data):
-    """By hand: 1 right, 2 wrong, 3 right, 4 unreadable, 5 right."""
-    found = scienceqa.accuracy(
-        scienceqa.read_problems(data, "test"), {"1": 0, "2": 0, "3": 2, "4": None, "5": 1}
-    )
-    wanted = {"NAT": 50, "SOC": 100, "LAN": 50, "TXT": 50, "IMG": 100, "NO": 50}
-    assert found == pytest.approx({**wanted, "G1-6": 100, "G7-12": 100 / 3, "Average": 60})
+    """By hand: 1 right, 2 wrong, 3 right, 4 without an option, 5 right."""
+    problems = scienceqa.read_problems(data, "test")
+    result = scienceqa.accuracy(problems, {"1": 0, "2": 0, "3": 2, "4": None, "5": 1})
+    expected = {"NAT": 50, "SOC": 100, "LAN": 50, "TXT": 50, "IMG": 100, "NO": 50}
+    expected |= {"G1-6": 100, "G7-12": 100 / 3, "Average": 60}
+    assert result == pytest.approx(expected)
 
 
-def test_complement_and_judge(data, server, call, monkeypatch):  # noqa: F811
-    """Ours: A B A - B; GPT-4: none A C A B. It is asked again about 1 to 4; what names no option is wrong."""
-    out, again = data / "out", []
-    said = [
-        "The answer is A.",
-        "The answer is B.",
-        "The answer is A.",
-        "Perhaps.",
-        "The answer is B.",
-    ]
+# GPT-4 as complement and judge. Correct are A, B, C, A, B.
+
+LLAVA = ["The answer is A.", "The answer is B.", "The answer is A.", "Perhaps.", "The answer is B."]
+GPT4 = ["I cannot answer.", "The answer is A.", "The answer is C.", "The answer is A."]
+GPT4 += ["The answer is B."]
+
+
+@pytest.fixture
+def judged(data, server, call, monkeypatch):
+    """Runs the evaluation; returns its scores, and what the judge was asked."""
 
     def llava_answer(args, open_image, jobs):
         for name in jobs:
-            yield name, Reply(said[int(name) - 1])
+            yield name, Reply(LLAVA[int(name) - 1])
 
     monkeypatch.setattr(ask, "ask_model", llava_answer)
-    alone = iter(
-        [
-            "I cannot answer.",
-            "The answer is A.",
-            "The answer is C.",
-            "The answer is A.",
-            "The answer is B.",
-        ]
-    )
+    alone = iter(GPT4)
+    judge_prompts = []
 
-    def answer(messages):
-        if "[Assistant 1]" not in messages[-1]["content"]:
+    def answer(prompt) -> str:
+        text = prompt[-1]["content"]
+        if "[Assistant 1]" not in text:
             return next(alone)
-        again.append(messages[-1]["content"])
-        return "I am not sure." if len(again) == 1 else "The answer is B."
+        judge_prompts.append(text)
+        return "I am not sure." if len(judge_prompts) == 1 else "The answer is B."
 
-    one = server(answer=answer)
-    common = [
-        "--data",
-        data,
-        "--images",
-        data / "images",
-        "--out",
-        out,
-        "--judge",
-        "teacher",
-        *arguments(one),
-    ]
-    call(scienceqa, *common, "--threads", 1)
-    score = json.loads((out / "score.json").read_text())
+    command = [*flags(data), "--judge", "teacher", *endpoint_flags(server(answer=answer))]
+    call(scienceqa, *command, "--threads", 1)
+    call(scienceqa, *command)  # asks nothing: all answers are in the files
+    return json.loads((data / "out" / "score.json").read_text()), judge_prompts
+
+
+def test_accuracies_of_model_gpt4_complement_and_judge(judged):
+    score, _ = judged
     average = {name: row["Average"] for name, row in score.items()}
     assert average == {"LLaVA": 60, "teacher": 60, "complement": 80, "judge": 40}
-    assert [score[name]["unreadable"] for name in score] == [1, 1, 1, 0]
-    assert len(again) == 4 and {row["question_id"] for row in rows_of(out / "judge.jsonl")} == {
-        "1",
-        "2",
-        "3",
-        "4",
-    }
-    assert "[Assistant 1]\nThe answer is A.\n\n[Assistant 2]\nThe answer is C." in "".join(again)
-    call(scienceqa, *common)
-    assert len(again) == 4  # all is in the files
 
 
-def test_the_toy_model_answers(data, call):  # noqa: F811
-    call(
-        scienceqa,
-        "--data",
-        data,
-        "--images",
-        data / "images",
-        "--out",
-        data / "out",
-        "--max-new-tokens",
-        4,
-    )
-    assert [row["question_id"] for row in rows_of(data / "out" / "answers.jsonl")] == list(PROBLEMS)
-    assert json.loads((data / "out" / "score.json").read_text())["LLaVA"]["Average"] >= 0
+def test_answers_without_an_option_are_counted(judged):
+    score, _ = judged
+    unreadable = {name: row["unreadable"] for name, row in score.items()}
+    assert unreadable == {"LLaVA": 1, "teacher": 1, "complement": 0, "judge": 1}
 
 
-def test_bad_input(data, call):  # noqa: F811
-    common = ["--data", data, "--images", data / "images", "--out", data / "out"]
+def test_the_judge_decides_only_where_the_two_disagree(judged, data):
+    _, judge_prompts = judged
+    assert len(judge_prompts) == 4
+    names = {row["question_id"] for row in read_rows(data / "out" / "judge.jsonl")}
+    assert names == {"1", "2", "3", "4"}
+    both = "[Assistant 1]\nThe answer is A.\n\n[Assistant 2]\nThe answer is C."
+    assert both in "".join(judge_prompts)
+
+
+def test_the_toy_model_answers(data, call):
+    call(scienceqa, *flags(data), "--max-new-tokens", 4)
+    answers = read_rows(data / "out" / "answers.jsonl")
+    assert [row["question_id"] for row in answers] == list(PROBLEMS)
+    assert "Average" in json.loads((data / "out" / "score.json").read_text())["LLaVA"]
+
+
+def test_an_unknown_split(data, call):
     with pytest.raises(UserError, match="--split train: .* has test, minitest"):
-        call(scienceqa, *common, "--split", "train")
-    write(data / "out.jsonl")
+        call(scienceqa, *flags(data), "--split", "train")
+
+
+def test_answers_to_other_questions_are_refused(data, call):
     (data / "out").mkdir()
-    write(data / "out" / "answers.jsonl", {"question_id": "99", "text": "A"})
+    write_rows(data / "out" / "answers.jsonl", {"question_id": "99", "text": "A"})
     with pytest.raises(UserError, match="question_id 99 is not asked for here"):
-        call(scienceqa, *common)
-    write(
-        data / "out" / "answers.jsonl",
-        {"question_id": 1, "text": "A"},
-        {"question_id": "1", "text": "B"},
-    )
-    with pytest.raises(UserError, match="a second row with question_id 1"):
-        call(scienceqa, *common)
-    (data / "problems.json").write_text(
-        json.dumps({**PROBLEMS, "5": {**PROBLEMS["5"], "answer": 7}})
-    )
+        call(scienceqa, *flags(data))
+
+
+def test_a_broken_problem_is_named(data, call):
+    broken = {**PROBLEMS, "5": {**PROBLEMS["5"], "answer": 7}}
+    (data / "problems.json").write_text(json.dumps(broken))
     with pytest.raises(UserError, match="problem 5: IndexError"):
-        call(scienceqa, *common)
+        call(scienceqa, *flags(data))
+
+
+def test_a_missing_directory(data, call):
     with pytest.raises(UserError, match="no such file"):
         call(scienceqa, "--data", data / "nowhere")

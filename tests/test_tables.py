@@ -1,4 +1,4 @@
-"""The tables on Toyland: which cells run with which flags, the mixtures, means and verdicts, resuming."""
+"""The tables on Toyland: cells and their flags, data mixtures, means and verdicts, resume."""
 
 import json
 import re
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from local_endpoint import call, rows_of  # noqa: F401
+from jsonl import read_rows
 
 from nanollava.errors import UserError
 from nanollava.evals import tables
@@ -14,6 +14,8 @@ from nanollava.files import REPOSITORY, shipped
 from nanollava.llama import Llama
 
 CELLS = {cell.name: cell for cell in tables.CELLS}
+ALIGN = str(REPOSITORY / "train_align.py")
+INSTRUCT = str(REPOSITORY / "train_instruct.py")
 
 
 def test_every_row_is_a_cell_and_every_cell_a_row():
@@ -30,158 +32,215 @@ def test_the_papers_figures():
             assert row.paper_score is None or row.paper.endswith(f"{row.paper_score:g}"), row
 
 
-def test_mixture(tmp_path):
-    """Shares by kind of record; reasons go before their answers, and nothing else changes."""
+# Data mixtures
+
+ANSWERS = {
+    "conversation": "a red cat",
+    "detail": "A cat.",
+    "complex": "yes, because it is raining.",
+}
+
+
+@pytest.fixture
+def records(tmp_path):
+    """400 records of each kind, in the file that the mixtures are made from."""
     records = []
-    for kind, answer in (
-        ("conversation", "a red cat"),
-        ("detail", "A cat."),
-        ("complex", "yes, because it is raining."),
-    ):
+    for kind, answer in ANSWERS.items():
         turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": answer}]
-        records += [
-            {"id": f"train_{i:06d}_{kind}_0", "image": "a.jpg", "conversations": turns}
-            for i in range(400)
-        ]
+        for i in range(400):
+            name = f"train_{i:06d}_{kind}_0"
+            records.append({"id": name, "image": "a.jpg", "conversations": turns})
     (tmp_path / "instruct.json").write_text(json.dumps(records))
+    return records
 
-    def kept(cell: tables.Cell, seed: int = 0) -> list[dict]:
-        tables.write_mixture(tmp_path, tmp_path / "out.json", cell, seed)
-        return json.loads((tmp_path / "out.json").read_text())
 
-    assert kept(CELLS["full"]) == records
-    cell = CELLS["conversation + 5% detail + 10% complex"]
-    count = {
-        kind: sum(kind in r["id"] for r in kept(cell))
-        for kind in ("conversation", "detail", "complex")
-    }
-    assert count["conversation"] == 400 and 8 < count["detail"] < 40 and 20 < count["complex"] < 70
-    assert kept(cell) == kept(cell) != kept(cell, seed=1)
-    assert not any("conversation" in r["id"] for r in kept(CELLS["detail + complex"]))
-    turned = kept(CELLS["reasoning first"])
+def mixture(path: Path, cell: str, seed: int = 0) -> list[dict]:
+    tables.write_mixture(path, path / "out.json", CELLS[cell], seed)
+    return json.loads((path / "out.json").read_text())
+
+
+def count(records: list[dict], kind: str) -> int:
+    return sum(kind in record["id"] for record in records)
+
+
+def test_the_full_mixture_is_all_records(tmp_path, records):
+    assert mixture(tmp_path, "full") == records
+
+
+def test_a_mixture_keeps_its_share_of_each_kind(tmp_path, records):
+    kept = mixture(tmp_path, "conversation + 5% detail + 10% complex")
+    assert count(kept, "conversation") == 400
+    assert 8 < count(kept, "detail") < 40 and 20 < count(kept, "complex") < 70
+    assert count(mixture(tmp_path, "detail + complex"), "conversation") == 0
+
+
+def test_a_mixture_depends_on_the_seed_alone(tmp_path, records):
+    cell = "conversation + 5% detail + 10% complex"
+    assert mixture(tmp_path, cell) == mixture(tmp_path, cell) != mixture(tmp_path, cell, seed=1)
+
+
+def test_reasoning_first_turns_only_answers_with_a_reason(tmp_path, records):
+    turned = mixture(tmp_path, "reasoning first")
     assert turned[:800] == records[:800]
-    assert {r["conversations"][1]["value"] for r in turned[800:]} == {"because it is raining, yes."}
+    answers = {record["conversations"][1]["value"] for record in turned[800:]}
+    assert answers == {"because it is raining, yes."}
 
 
-def test_verdict():
-    assert tables.verdict([-5.0, -6.0, -5.5], -3.2) == "yes: -5.5, the paper -3.2"
-    assert tables.verdict([-5.0, 6.0, -5.5], -3.2) == "not beyond the noise: -1.5, the paper -3.2"
-    assert tables.verdict([5.0], -3.2) == "no: +5.0, the paper -3.2"
-    assert (
-        tables.verdict([-5.0], -3.2) == "not beyond the noise: -5.0, the paper -3.2"
-    )  # one seed shows nothing
-    assert tables.verdict([1.0, 2.0], None) == "+1.5"
+# Verdicts
+
+
+@pytest.mark.parametrize(
+    ("changes", "paper_change", "verdict"),
+    [
+        ([-5.0, -6.0, -5.5], -3.2, "yes: -5.5, the paper -3.2"),
+        ([-5.0, 6.0, -5.5], -3.2, "not beyond the noise: -1.5, the paper -3.2"),
+        ([5.0], -3.2, "no: +5.0, the paper -3.2"),
+        ([-5.0], -3.2, "not beyond the noise: -5.0, the paper -3.2"),  # one seed shows nothing
+        ([1.0, 2.0], None, "+1.5"),
+    ],
+)
+def test_verdict(changes, paper_change, verdict):
+    assert tables.verdict(changes, paper_change) == verdict
+
+
+# The program, with commands that are recorded instead of run
 
 
 @pytest.fixture
 def commands(tmp_path, monkeypatch):
-    """Records what would be run, and lets every score be its seed plus 50 (10 less without instruction tuning)."""
-    run = []
+    """The commands so far. Every score is 50 + seed, 10 less without instruction tuning."""
+    recorded = []
     (tmp_path / "data").mkdir()
     turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "That."}]
     record = {"id": "train_000000_conversation_0", "conversations": turns}
     (tmp_path / "data" / "instruct.json").write_text(json.dumps([record]))
 
-    def small(path: Path, steps: int) -> None:
+    def make_smaller_llm(path: Path, steps: int) -> None:
         path.mkdir(parents=True)
         (path / "tokenizer.json").touch()
 
-    monkeypatch.setattr(tables, "make_smaller_llm", small)
-
-    def fake(*command) -> str:
-        run.append(list(map(str, command)))
-        if "nanollava.evals.llava_bench" in run[-1]:
-            place = Path(run[-1][-1])
-            place.mkdir(parents=True)
-            value = 50 + int(place.parent.name[-1]) - 10 * ("no instruction" in str(place))
-            scores = {
-                column: [value, value - 1, value + 1]
-                for column in ("conv", "detail", "complex", "all")
-            }
-            (place / "score.json").write_text(json.dumps(scores))
+    def call(*command) -> str:
+        command = list(map(str, command))
+        recorded.append(command)
+        if "nanollava.evals.llava_bench" in command:
+            out = Path(command[-1])
+            out.mkdir(parents=True)
+            score = 50 + int(out.parent.name[-1])
+            if "no instruction" in str(out):
+                score -= 10
+            columns = ("conv", "detail", "complex", "all")
+            scores = {column: [score, score - 1, score + 1] for column in columns}
+            (out / "score.json").write_text(json.dumps(scores))
         return json.dumps({"overall": 0.25})
 
-    monkeypatch.setattr(tables, "call", fake)
-    flags = [
-        "--out",
-        tmp_path / "out",
-        "--data",
-        tmp_path / "data",
-        "--doc",
-        tmp_path / "tables.md",
-    ]
-    return run, [*flags, "--seeds", 2, "--steps", 7, 9, "--parallel", 1]
+    monkeypatch.setattr(tables, "make_smaller_llm", make_smaller_llm)
+    monkeypatch.setattr(tables, "call", call)
+    return recorded
 
 
-def test_cells_flags_and_document(commands, tmp_path, call):  # noqa: F811
-    run, flags = commands
+@pytest.fixture
+def flags(tmp_path):
+    paths = ["--out", tmp_path / "out", "--data", tmp_path / "data", "--doc", tmp_path / "doc.md"]
+    return [*paths, "--seeds", 2, "--steps", 7, 9, "--parallel", 1]
+
+
+def flag(command: list[str], name: str) -> str:
+    """A flag's value; of two, the last one counts."""
+    return command[len(command) - command[::-1].index(name)]
+
+
+def by_output(commands: list[list[str]], script: str) -> dict[str, list[str]]:
+    """The commands of a training script, by the name of their output directory."""
+    return {Path(flag(c, "--out")).name: c for c in commands if c[0] == script}
+
+
+def test_cells_that_differ_only_in_stage_2_share_stage_1(commands, flags, call):
     call(tables, *flags)
-    first = [c for c in run if c[0] == str(REPOSITORY / "train_align.py")]
-    script = str(REPOSITORY / "train_instruct.py")
-    second = {Path(c[c.index("--out") + 1]).name: c for c in run if c[0] == script}
-    assert (
-        len(first) == 2 * 5 and len(second) == 2 * 11
-    )  # full, last, middle, smaller, MLP; every cell
-    assert all(c[c.index("--max-steps") + 1] == "7" for c in first)
-
-    def value(cell: str, flag: str) -> str:
-        command = second[cell]
-        return command[len(command) - command[::-1].index(flag)]  # the last one counts
-
-    assert (
-        value("full-1", "--projector").endswith("align/full-1") and value("full-1", "--seed") == "1"
-    )
-    assert value("no stage 1-0", "--projector") == "linear"
-    assert (
-        value("no instruction tuning-0", "--max-steps") == "0"
-        and value("full-0", "--max-steps") == "9"
-    )
-    assert (
-        value("last layer-0", "--vision-layer") == "-1"
-        and value("middle layer-0", "--vision-layer") == "-4"
-    )
-    assert value("MLP projector-0", "--projector").endswith("align/MLP projector-0")
-    assert value("smaller language model-0", "--llm") == str(tmp_path / "out" / "small")
-    mlp = next(c for c in first if "MLP projector-0" in " ".join(c))
-    assert mlp[-2:] == ["--projector", "mlp2x_gelu"]
-    text = (tmp_path / "tables.md").read_text()
-    assert text.count("\n## ") == 6 and "(7 in stage 1, 9 in stage 2, of 16 samples)" in re.sub(
-        r"\s+", " ", text
-    )
-    none = next(line for line in text.splitlines() if line.startswith("| none: stage 1 alone"))
-    cells = [cell.strip() for cell in none.strip("|").split("|")]
-    assert cells[1:] == [
-        "22.0 / 24.0 / 18.5 / 21.5",
-        *["40.5 ± 0.7"] * 4,
-        "25.0 ± 0.0",
-        "yes: -10.0, the paper -63.6",
-    ]
+    aligned = ("full", "last layer", "middle layer", "smaller language model", "MLP projector")
+    expected = {f"{cell}-{seed}" for cell in aligned for seed in (0, 1)}
+    assert set(by_output(commands, ALIGN)) == expected
+    assert len([c for c in commands if c[0] == ALIGN]) == len(expected)
+    assert len(by_output(commands, INSTRUCT)) == 2 * len(CELLS)
 
 
-def test_a_second_run_goes_on_and_other_settings_are_refused(commands, tmp_path, call):  # noqa: F811
-    run, flags = commands
+def test_flags_of_stage_1(commands, flags, tmp_path, call):
+    call(tables, *flags)
+    commands = by_output(commands, ALIGN)
+    assert {flag(command, "--max-steps") for command in commands.values()} == {"7"}
+    assert flag(commands["MLP projector-0"], "--projector") == "mlp2x_gelu"
+    assert flag(commands["last layer-0"], "--vision-layer") == "-1"
+    assert flag(commands["smaller language model-1"], "--llm") == str(tmp_path / "out" / "small")
+
+
+@pytest.mark.parametrize(
+    ("cell", "name", "value"),
+    [
+        ("full-1", "--seed", "1"),
+        ("full-0", "--max-steps", "9"),
+        ("full-1", "--projector", "{out}/align/full-1"),
+        ("no stage 1-0", "--projector", "linear"),
+        ("no instruction tuning-0", "--max-steps", "0"),
+        ("last layer-0", "--vision-layer", "-1"),
+        ("middle layer-0", "--vision-layer", "-4"),
+        ("MLP projector-0", "--projector", "{out}/align/MLP projector-0"),
+        ("smaller language model-0", "--llm", "{out}/small"),
+    ],
+)
+def test_flags_of_stage_2(commands, flags, tmp_path, call, cell, name, value):
+    call(tables, *flags)
+    command = by_output(commands, INSTRUCT)[cell]
+    assert flag(command, name) == value.format(out=tmp_path / "out")
+
+
+def test_the_document(commands, flags, tmp_path, call):
+    call(tables, *flags)
+    text = (tmp_path / "doc.md").read_text()
+    assert text.count("\n## ") == len(tables.TABLES)
+    assert "(7 in stage 1, 9 in stage 2, of 16 samples)" in re.sub(r"\s+", " ", text)
+    (line,) = [line for line in text.splitlines() if line.startswith("| none: stage 1 alone")]
+    fields = [field.strip() for field in line.strip("|").split("|")]
+    scores = ["40.5 ± 0.7"] * 4 + ["25.0 ± 0.0"]
+    assert fields[1:] == ["22.0 / 24.0 / 18.5 / 21.5", *scores, "yes: -10.0, the paper -63.6"]
+
+
+def test_a_second_run_continues_where_the_first_was_killed(commands, flags, tmp_path, call):
     call(tables, *flags)
     cells = tmp_path / "out" / "cells.jsonl"
     lines = cells.read_bytes().splitlines(keepends=True)
-    cells.write_bytes(b"".join(lines[:-1]) + lines[-1][:30])  # killed in the last cell
-    run.clear()
+    cells.write_bytes(b"".join(lines[:-1]) + lines[-1][:30])
+    commands.clear()
     call(tables, *flags)
-    assert [Path(c[0]).name for c in run] == ["train_instruct.py", "-m", "-m"]
-    assert len(rows_of(cells)) == 22
+    assert [command[0] for command in commands] == [INSTRUCT, "-m", "-m"]
+    assert len(read_rows(cells)) == 2 * len(CELLS)
+
+
+def test_results_of_other_settings_are_refused(commands, flags, call):
+    call(tables, *flags)
     with pytest.raises(UserError, match="was asked in another way"):
         call(tables, *flags, "--steps", 7, 10)
+
+
+def test_a_script_that_is_not_there(commands, flags, tmp_path, monkeypatch, call):
+    monkeypatch.setattr(tables, "REPOSITORY", tmp_path)
+    with pytest.raises(UserError, match="the tables need a clone of the repository"):
+        call(tables, *flags)
 
 
 def test_the_error_of_a_failing_script_is_shown():
     with pytest.raises(UserError, match="error: no such cat"):
         tables.call("-c", "import sys; sys.exit('error: no such cat')")
-    assert tables.call("-c", "print(3)") == "3\n"
 
 
-def test_smaller_language_model(tmp_path):
+def test_commands_find_the_package_from_any_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert tables.call("-c", "import nanollava; print(3)") == "3\n"
+
+
+def test_the_smaller_language_model_is_trained_from_the_first_layers(tmp_path):
     tables.make_smaller_llm(tmp_path / "small", 1)
     model = Llama.from_pretrained(tmp_path / "small", dtype=torch.float32)
     whole = Llama.from_pretrained(shipped(tables.LLM), dtype=torch.float32)
     assert len(model.model.layers) == 3 < len(whole.model.layers)
     name = "model.layers.2.mlp.up_proj.weight"
-    assert 0 < (model.state_dict()[name] - whole.state_dict()[name]).abs().max() < 0.01
+    change = (model.state_dict()[name] - whole.state_dict()[name]).abs().max()
+    assert 0 < change < 0.01

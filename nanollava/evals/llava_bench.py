@@ -8,7 +8,7 @@ python -m nanollava.evals.llava_bench --model M --questions Q.jsonl --references
 import argparse
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from ..toyland.scenes import Scene, scenes
 from ..toyland.score import PICTURE, normal
 from ..toyland.teacher import instructions, read, stated
 from . import ask, endpoint
-from .answers import Rejected, Reply, collect, read_rows
+from .answers import Ask, Rejected, Reply, collect, read_rows
 from .context import Context, read_contexts
 from .endpoint import Endpoint, make_request
 from .prompts import judge_messages
@@ -32,6 +32,8 @@ from .prompts import judge_messages
 # The benchmark's names of the three kinds of question, and Toyland's teacher's.
 CATEGORIES = {"conv": "conversation", "detail": "detail", "complex": "complex"}
 RESAMPLES = 2000  # of the bootstrap
+
+OpenImage = Callable[[str], Image.Image]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -120,10 +122,11 @@ def exact(jobs: dict[str, dict]) -> Iterator[tuple[str, Reply]]:
     for name, job in jobs.items():
         reference = claims(job["category"], job["reference"])
         answer = claims(job["category"], job["answer"])
-        F1 = 2 * len(reference & answer) / (len(reference) + len(answer))
-        wrong = sorted(answer - reference)
-        explanation = f"true: {sorted(reference & answer)}, wrong: {wrong}"
-        yield name, Reply(f"10 {1 + 9 * F1:.4g}\n{explanation}")
+        true = reference & answer
+        F1 = 2 * len(true) / (len(reference) + len(answer))
+        score = 1 + 9 * F1
+        explanation = f"true: {sorted(true)}, wrong: {sorted(answer - reference)}"
+        yield name, Reply(f"10 {score:.4g}\n{explanation}")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -185,6 +188,53 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def load_questions(args: argparse.Namespace) -> tuple[dict[str, dict], OpenImage]:
+    """The questions by name, and a function that opens what a question calls "image"."""
+    files = [args.questions, args.references, args.context, args.images]
+    if not any(files):
+        questions, pool = toyland(args.count, args.seed)
+        return questions, lambda image: draw(pool[int(image)], PICTURE)
+    if not all(files) or not args.judge:
+        needed = "--questions, --references, --context, --images and --judge"
+        raise UserError(f"real questions need {needed}")
+    questions = read_questions(args.questions, args.references, args.context)
+    return questions, lambda image: open_image(Path(args.images) / image)
+
+
+def collect_answers(
+    args: argparse.Namespace, questions: dict[str, dict], open_image: OpenImage
+) -> dict[str, dict]:
+    """Ask the model what OUT/answers.jsonl lacks; return all answers."""
+    jobs = {}
+    for name, question in questions.items():
+        jobs[name] = ask.make_job(args, question["text"], question["image"])
+    ask_model = partial(ask.ask_model, args, open_image)
+    return collect(Path(args.out) / "answers.jsonl", "question_id", jobs, ask_model)
+
+
+def collect_reviews(
+    args: argparse.Namespace, judge: Ask, questions: dict[str, dict], answers: dict[str, dict]
+) -> dict[str, dict]:
+    """Ask the judge what OUT/reviews.jsonl lacks; return the reviews that can be read."""
+    jobs = {}
+    for name, question in questions.items():
+        job = {**question, "answer": answers[name]["text"]}
+        if args.judge:
+            messages = judge_messages(job["context"], job["text"], job["reference"], job["answer"])
+            job["request"] = make_request(args.judge, messages, args.temperature)
+        jobs[name] = job
+    return collect(
+        Path(args.out) / "reviews.jsonl",
+        "question_id",
+        jobs,
+        judge,
+        parse_review,
+        args.tries,
+        args.wait,
+        args.price,
+    )
+
+
 def parse_review(job: dict, text: str) -> dict:
     """The row of a review, or Rejected."""
     scores = parse_scores(text)
@@ -195,53 +245,18 @@ def parse_review(job: dict, text: str) -> dict:
 
 def main() -> None:
     args = parse_arguments()
-    out = Path(args.out)
-    files = [args.questions, args.references, args.context, args.images]
-    if any(files):
-        if not all(files) or not args.judge:
-            needed = "--questions, --references, --context, --images and --judge"
-            raise UserError(f"real questions need {needed}")
-        questions = read_questions(args.questions, args.references, args.context)
-        scene_pool = {}
-    else:
-        questions, scene_pool = toyland(args.count, args.seed)
-    judge = Endpoint.from_arguments(args).ask if args.judge else exact
-
-    def open_question_image(image: str) -> Image.Image:
-        if scene_pool:
-            return draw(scene_pool[int(image)], PICTURE)
-        return open_image(Path(args.images) / image)
-
-    answer_jobs = {}
-    for name, question in questions.items():
-        answer_jobs[name] = ask.make_job(args, question["text"], question["image"])
-    ask_model = partial(ask.ask_model, args, open_question_image)
-    answers = collect(out / "answers.jsonl", "question_id", answer_jobs, ask_model)
-
-    review_jobs = {}
-    for name, question in questions.items():
-        job = {**question, "answer": answers[name]["text"]}
-        if args.judge:
-            messages = judge_messages(job["context"], job["text"], job["reference"], job["answer"])
-            job["request"] = make_request(args.judge, messages, args.temperature)
-        review_jobs[name] = job
-    reviews = collect(
-        out / "reviews.jsonl",
-        "question_id",
-        review_jobs,
-        judge,
-        parse_review,
-        args.tries,
-        args.wait,
-        args.price,
-    )
-
+    questions, open_question_image = load_questions(args)
+    judge = exact
+    if args.judge:
+        judge = Endpoint.from_arguments(args).ask  # before the model runs: is there a key?
+    answers = collect_answers(args, questions, open_question_image)
+    reviews = collect_reviews(args, judge, questions, answers)
     result = relative_scores(list(reviews.values()))
-    write_json(out / "score.json", result)
+    write_json(Path(args.out) / "score.json", result)
     for category, (score, low, high) in result.items():
         print(f"{category:8} {score:6.1f}  95% interval {low:.1f} to {high:.1f}")
-    if len(reviews) < len(review_jobs):
-        count = len(review_jobs) - len(reviews)
+    if len(reviews) < len(questions):
+        count = len(questions) - len(reviews)
         raise UserError(f"{count} questions have no usable review and are not in the scores above")
 
 

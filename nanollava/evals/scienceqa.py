@@ -222,10 +222,12 @@ def ask_llava(args: argparse.Namespace, problems: dict[str, dict]) -> dict[str, 
 
 
 def score_with_judge(
-    args: argparse.Namespace, problems: dict[str, dict], llava_texts: dict[str, str]
+    args: argparse.Namespace,
+    client: Endpoint,
+    problems: dict[str, dict],
+    llava_texts: dict[str, str],
 ) -> dict[str, dict[str, int | None]]:
     """Options of GPT-4 alone, of GPT-4 as judge, and of GPT-4 with LLaVA as its complement."""
-    client = Endpoint.from_arguments(args)
     jobs = {}
     for name, problem in problems.items():
         messages = scienceqa_messages(problem["prompt"])
@@ -256,10 +258,13 @@ def score_with_judge(
 def score(args: argparse.Namespace) -> None:
     """Ask the model, and the judge if there is one; write and print the accuracies."""
     problems = read_problems(Path(args.data), args.split)
+    client = None
+    if args.judge:
+        client = Endpoint.from_arguments(args)  # before the model runs: is there a key?
     llava_texts = ask_llava(args, problems)
     table = {"LLaVA": parse_answers(problems, llava_texts)}
-    if args.judge:
-        table.update(score_with_judge(args, problems, llava_texts))
+    if client is not None:
+        table.update(score_with_judge(args, client, problems, llava_texts))
     result = {}
     for name, options in table.items():
         result[name] = accuracy(problems, options)

@@ -1,0 +1,158 @@
+"""The answers file: what is kept, what is asked again, what is refused."""
+
+import pytest
+from jsonl import read_rows, write_rows
+
+from nanollava.errors import UserError
+from nanollava.evals import answers
+from nanollava.evals.answers import Rejected, Reply, collect
+
+JOBS = {"1": {"question": "Who?"}, "2": {"question": "What?"}}
+
+
+def answer_all(jobs: dict):
+    for name in jobs:
+        yield name, Reply(f"Answer {name}.", 10, 1)
+
+
+def fail(jobs: dict):
+    raise AssertionError(f"asked for {list(jobs)}")
+
+
+def test_every_answer_is_one_line(tmp_path):
+    rows = collect(tmp_path / "new" / "a.jsonl", "id", JOBS, answer_all)
+    assert read_rows(tmp_path / "new" / "a.jsonl") == list(rows.values())
+    assert rows["1"]["text"] == "Answer 1." and rows["1"]["tokens"] == [10, 1]
+
+
+def test_a_rerun_asks_only_for_what_is_missing(tmp_path):
+    path = tmp_path / "a.jsonl"
+    first = collect(path, "id", {"1": JOBS["1"]}, answer_all)
+    asked = []
+
+    def ask(jobs: dict):
+        asked.extend(jobs)
+        return answer_all(jobs)
+
+    rows = collect(path, "id", JOBS, ask)
+    assert asked == ["2"] and rows["1"] == first["1"]
+    assert collect(path, "id", JOBS, fail) == rows
+
+
+def test_answers_are_returned_in_the_order_of_the_jobs(tmp_path):
+    def ask(jobs: dict):
+        return reversed(list(answer_all(jobs)))
+
+    assert list(collect(tmp_path / "a.jsonl", "id", JOBS, ask)) == ["1", "2"]
+
+
+def test_answers_are_written_as_they_come(tmp_path):
+    path = tmp_path / "a.jsonl"
+
+    def ask(jobs: dict):
+        yield "1", Reply("Answer 1.")
+        assert len(read_rows(path)) == 1
+        raise UserError("the server is gone")
+
+    with pytest.raises(UserError, match="the server is gone"):
+        collect(path, "id", JOBS, ask)
+    assert len(read_rows(path)) == 1
+
+
+def test_a_half_written_last_line_is_dropped(tmp_path):
+    path = tmp_path / "a.jsonl"
+    collect(path, "id", JOBS, answer_all)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + lines[1][:12])
+    collect(path, "id", JOBS, answer_all)
+    assert path.read_bytes() == b"".join(lines)
+
+
+def test_rejected_answers_are_stored_with_the_reason_and_asked_again(tmp_path):
+    texts = iter(["bad", "good"])
+
+    def ask(jobs: dict):
+        yield "1", Reply(next(texts), 10, 1)
+
+    def parse(job: dict, text: str) -> dict:
+        if text == "bad":
+            raise Rejected("it is bad")
+        return {"text": text}
+
+    rows = collect(tmp_path / "a.jsonl", "id", {"1": JOBS["1"]}, ask, parse, tries=3)
+    assert rows["1"]["text"] == "good"
+    (reject,) = read_rows(tmp_path / "a.rejects.jsonl")
+    assert reject == {"id": "1", "tokens": [10, 1], "why": "it is bad", "text": "bad"}
+
+
+def test_what_stays_missing_is_listed_with_the_last_reason(tmp_path, capsys):
+    reasons = iter(["first", "second"])
+
+    def ask(jobs: dict):
+        yield "1", Rejected(next(reasons))
+
+    assert collect(tmp_path / "a.jsonl", "id", {"1": JOBS["1"]}, ask, tries=2) == {}
+    assert "missing: 1 (second)" in capsys.readouterr().err
+
+
+def test_the_cost_counts_rejected_answers_too(tmp_path, capsys):
+    write_rows(
+        tmp_path / "a.rejects.jsonl", {"id": "1", "tokens": [100, 10], "why": "", "text": ""}
+    )
+    collect(tmp_path / "a.jsonl", "id", JOBS, answer_all, price=(10, 1000))
+    summary = "2 of 2 answers, 1 unusable; 120 prompt + 12 completion tokens, $0.01"
+    assert summary in capsys.readouterr().err
+
+
+def test_answers_to_another_prompt_are_refused(tmp_path):
+    collect(tmp_path / "a.jsonl", "id", JOBS, answer_all)
+    with pytest.raises(UserError, match="id 2 was asked in another way"):
+        collect(tmp_path / "a.jsonl", "id", {**JOBS, "2": {"question": "Where?"}}, fail)
+
+
+def test_answers_that_are_not_asked_for_are_refused(tmp_path):
+    write_rows(tmp_path / "a.jsonl", {"id": "99", "text": "A"})
+    with pytest.raises(UserError, match="id 99 is not asked for here"):
+        collect(tmp_path / "a.jsonl", "id", JOBS, fail)
+
+
+def test_answers_made_elsewhere_count(tmp_path):
+    write_rows(tmp_path / "a.jsonl", {"id": 1, "text": "A"}, {"id": 2, "text": "B"})
+    rows = collect(tmp_path / "a.jsonl", "id", JOBS, fail)
+    assert [row["text"] for row in rows.values()] == ["A", "B"]
+
+
+def test_two_runs_cannot_write_one_file(tmp_path):
+    pytest.importorskip("fcntl")
+    with (
+        answers.open_to_append(tmp_path / "a.jsonl"),
+        pytest.raises(UserError, match="another run is writing it"),
+    ):
+        collect(tmp_path / "a.jsonl", "id", JOBS, fail)
+
+
+def test_a_directory_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        collect(tmp_path / "file" / "a.jsonl", "id", JOBS, fail)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"id": 1}\n{"id": "1"}\n', "line 2: a second row with id 1"),
+        ('{"id": 1}\n{"id": \n{"id": 3}\n', "line 2: expected a JSON object with 'id'"),
+        ('{"name": 1}\n', "line 1: expected a JSON object with 'id'"),
+        ("[1]\n", "line 1: expected a JSON object with 'id'"),
+    ],
+)
+def test_broken_rows_are_refused(tmp_path, text, message):
+    (tmp_path / "a.jsonl").write_text(text)
+    with pytest.raises(UserError, match=message):
+        answers.read_rows(tmp_path / "a.jsonl", "id")
+
+
+def test_a_file_that_is_not_text_is_refused(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b"\xff\xfe{}")
+    with pytest.raises(UserError, match="not a UTF-8 text file"):
+        answers.read_rows(tmp_path / "a.jsonl", "id")
