@@ -1,0 +1,256 @@
+"""Weights in and out: shards and their index, broken files, full disks, the projector alone."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+
+from nanollava import LLaVA
+from nanollava.hf import files as hf_files
+from nanollava.hf.files import (
+    projector_files,
+    projector_kind,
+    save,
+    save_projector,
+    shapes,
+    shards,
+    tensors,
+)
+from nanollava.hf.names import LLAMA, LLAVA, WeightsError
+
+ONE_FILE = 10**9  # bytes per shard
+
+
+@pytest.fixture
+def path(llava_dir, tmp_path):
+    """A directory that transformers has written, 250 kB in one file."""
+    return shutil.copytree(llava_dir(), tmp_path / "model")
+
+
+@pytest.fixture
+def state(path):
+    return LLaVA.from_pretrained(path).state_dict()
+
+
+def tensors_of(count: int) -> dict[str, torch.Tensor]:
+    """Tensors of 400 bytes."""
+    return {f"model.{i}": torch.full((100,), float(i)) for i in range(count)}
+
+
+def file_names(path) -> set[str]:
+    return {file.name for file in path.iterdir()}
+
+
+# Writing
+
+
+def test_few_bytes_are_one_file(tmp_path):
+    save(tensors_of(3), tmp_path, LLAMA)
+    assert file_names(tmp_path) == {"model.safetensors"}
+    for name, tensor in load_file(tmp_path / "model.safetensors").items():
+        assert torch.equal(tensor, tensors_of(3)[name])
+
+
+def test_many_bytes_are_shards_with_an_index(tmp_path):
+    save(tensors_of(5), tmp_path, LLAMA, shard_bytes=800)
+    assert file_names(tmp_path) == {
+        "model-00001-of-00003.safetensors",
+        "model-00002-of-00003.safetensors",
+        "model-00003-of-00003.safetensors",
+        "model.safetensors.index.json",
+    }
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    assert index["metadata"] == {"total_size": 2000}
+    assert index["weight_map"]["model.2"] == "model-00002-of-00003.safetensors"
+
+
+def test_a_tensor_larger_than_a_shard_has_a_shard_of_its_own(tmp_path):
+    save(tensors_of(2), tmp_path, LLAMA, shard_bytes=100)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+
+
+def test_shards_come_back_bit_by_bit(path, state, tmp_path):
+    out = tmp_path / "shards"
+    out.mkdir()
+    shutil.copy(path / "config.json", out)
+    save(state, out, LLAVA, shard_bytes=50_000)
+    assert len(list(out.glob("model-*.safetensors"))) > 2
+    again = LLaVA.from_pretrained(out).state_dict()
+    for name, tensor in state.items():
+        assert torch.equal(tensor, again[name]), name
+
+
+@pytest.mark.parametrize(
+    "first, second",
+    [(ONE_FILE, 30_000), (30_000, 100_000), (30_000, ONE_FILE), (ONE_FILE, ONE_FILE)],
+    ids=["one file, then shards", "then fewer shards", "shards, then one file", "one file twice"],
+)
+def test_a_second_save_leaves_nothing_of_the_first(path, state, first, second):
+    name = "multi_modal_projector.linear_1.weight"
+    save(state | {name: torch.zeros_like(state[name])}, path, LLAVA, shard_bytes=first)
+    save(state | {name: torch.ones_like(state[name])}, path, LLAVA, shard_bytes=second)
+    theirs = transformers.LlavaForConditionalGeneration.from_pretrained(path)
+    ours = LLaVA.from_pretrained(path)
+    assert (theirs.model.multi_modal_projector.linear_1.weight == 1).all()
+    assert (ours.multi_modal_projector.linear_1.weight == 1).all()
+    expected = {file.name for file in shards(path)}
+    if second != ONE_FILE:
+        expected.add("model.safetensors.index.json")
+    assert {file.name for file in path.glob("model*")} == expected
+
+
+def test_a_linear_projector_is_completed_by_an_identity(state, tmp_path):
+    del state["multi_modal_projector.linear_2.weight"]
+    del state["multi_modal_projector.linear_2.bias"]
+    save(state, tmp_path, LLAVA)
+    saved = load_file(tmp_path / "model.safetensors")
+    assert torch.equal(saved["multi_modal_projector.linear_2.weight"], torch.eye(64))
+    assert torch.equal(saved["multi_modal_projector.linear_2.bias"], torch.zeros(64))
+
+
+def disk_with(free: int):
+    return lambda folder: shutil._ntuple_diskusage(total=100, used=100 - free, free=free)
+
+
+def test_a_full_disk_is_an_error_before_anything_is_written(path, state, monkeypatch):
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    monkeypatch.setattr(hf_files.shutil, "disk_usage", disk_with(free=1))
+    with pytest.raises(OSError, match="1 bytes free, the weights take [0-9,]{5,}"):
+        save(state, path, LLAVA)
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+
+
+def test_what_an_interrupted_save_has_left_is_removed(path, state):
+    (path / "model.safetensors.partial").write_bytes(b"half of it")
+    save(state, path, LLAVA)
+    assert not (path / "model.safetensors.partial").exists()
+
+
+def test_a_file_system_that_always_says_0_is_written_to(path, state, monkeypatch):
+    monkeypatch.setattr(hf_files.shutil, "disk_usage", disk_with(free=0))
+    save(state, path, LLAVA)
+
+
+def test_an_error_while_writing_leaves_the_old_weights(tmp_path, monkeypatch):
+    save(tensors_of(3), tmp_path, LLAMA)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    calls = []
+
+    def fail_at_second(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise OSError("no space left")
+        save_file(*arguments, **options)
+
+    save_file = hf_files.save_file
+    monkeypatch.setattr(hf_files, "save_file", fail_at_second)
+    with pytest.raises(OSError, match="no space left"):
+        save(tensors_of(3), tmp_path, LLAMA, shard_bytes=400)
+    assert [file.name for file in shards(tmp_path)] == ["model.safetensors"]
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+# Reading
+
+
+def test_shapes_are_those_of_all_shards(tmp_path):
+    save(tensors_of(5), tmp_path, LLAMA, shard_bytes=800)
+    assert shapes(tmp_path) == {f"model.{i}": (100,) for i in range(5)}
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "old format"])
+def test_pickles_of_torch_are_read(tmp_path, zipped):
+    file = tmp_path / "pytorch_model.bin"
+    torch.save(tensors_of(2), file, _use_new_zipfile_serialization=zipped)
+    (first, second) = tensors(file)
+    assert (first.name, first.shape) == ("model.0", (100,))
+    assert torch.equal(second.read(), tensors_of(2)["model.1"])
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ([1, 2], "expected names and tensors, got list"),
+        ({"step": 3}, "'step' is int, expected a tensor"),
+    ],
+)
+def test_a_pickle_of_other_things_is_an_error(tmp_path, content, message):
+    torch.save(content, tmp_path / "model.bin")
+    with pytest.raises(WeightsError, match=message):
+        list(tensors(tmp_path / "model.bin"))
+
+
+def test_a_missing_directory_is_an_error(tmp_path):
+    with pytest.raises(WeightsError, match="nowhere: no such model directory"):
+        shards(tmp_path / "nowhere")
+
+
+def test_a_directory_without_weights_is_an_error(tmp_path):
+    with pytest.raises(WeightsError, match="no model.safetensors or pytorch_model.bin"):
+        shards(tmp_path)
+
+
+def test_a_missing_shard_is_an_error(tmp_path):
+    save(tensors_of(5), tmp_path, LLAMA, shard_bytes=800)
+    (tmp_path / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(WeightsError, match=r"names model-00002.*, which is missing"):
+        shards(tmp_path)
+
+
+@pytest.mark.parametrize("index", [{}, {"weight_map": {}}, {"weight_map": ["model.0"]}])
+def test_an_index_without_a_weight_map_is_an_error(tmp_path, index):
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(WeightsError, match="expected a 'weight_map' from tensors to files"):
+        shards(tmp_path)
+
+
+def test_an_index_whose_file_names_are_numbers_is_an_error(tmp_path):
+    index = {"weight_map": {"model.0": 5}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(WeightsError, match="names 5, which is missing"):
+        shards(tmp_path)
+
+
+def test_a_safetensors_file_cut_in_half_is_an_error(path):
+    file = path / "model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(WeightsError, match="not a readable safetensors file"):
+        list(tensors(file))
+
+
+# The projector alone
+
+LINEAR = {"multi_modal_projector.linear_1.weight": torch.ones(4, 3)}
+MLP = LINEAR | {"multi_modal_projector.linear_2.weight": torch.ones(4, 4)}
+
+
+def test_the_projector_of_stage_1_is_found_in_its_directory(tmp_path):
+    save_projector(LINEAR, tmp_path / "mm_projector.safetensors")
+    assert projector_files(tmp_path) == [tmp_path / "mm_projector.safetensors"]
+
+
+def test_the_projector_of_an_original_llava_is_in_its_shards(tmp_path):
+    save(tensors_of(5), tmp_path, LLAMA, shard_bytes=800)
+    assert projector_files(tmp_path) == shards(tmp_path)
+
+
+@pytest.mark.parametrize("state, kind", [(LINEAR, "linear"), (MLP, "mlp2x_gelu")])
+def test_the_names_tell_which_projector_it_is(tmp_path, state, kind):
+    file = tmp_path / "mm_projector.safetensors"
+    save_projector(state, file)
+    assert projector_kind([file]) == kind
+
+
+def test_a_file_without_a_projector_is_an_error(tmp_path):
+    torch.save({"model.norm.weight": torch.ones(3)}, tmp_path / "mm_projector.bin")
+    with pytest.raises(WeightsError, match=r"no projector in it; expected .* \*mm_projector"):
+        projector_kind([tmp_path / "mm_projector.bin"])
+
+
+def test_a_saved_projector_leaves_no_temporary_file(tmp_path):
+    save_projector(LINEAR, tmp_path / "mm_projector.safetensors")
+    assert file_names(tmp_path) == {"mm_projector.safetensors"}

@@ -1,0 +1,283 @@
+"""Strict loading: what fits is loaded bit by bit, what does not fit is an error that names it.
+
+Also what loading must reach at the published widths: transformers' hidden states.
+"""
+
+import json
+import shutil
+
+import pytest
+import torch
+import transformers
+from checkpoint_layouts import prompts, reference_model, write_original_and_clip
+from safetensors.torch import load_file, save_file
+
+from nanollava import LLaVA
+from nanollava.config import LlamaConfig, VisionConfig
+from nanollava.errors import ConfigError
+from nanollava.hf.load import uninitialized
+from nanollava.hf.names import CLIP_VISION, LLAMA, WeightsError
+from nanollava.llama import Llama
+from nanollava.vit import CLIPVisionTransformer
+
+
+@pytest.fixture
+def path(llava_dir, tmp_path):
+    """A directory that transformers has written."""
+    return shutil.copytree(llava_dir(), tmp_path / "model")
+
+
+@pytest.fixture
+def change_tensors(path):
+    """Calls a function on the tensors of the file, and writes them again."""
+
+    def change(edit) -> None:
+        tensors = load_file(path / "model.safetensors")
+        edit(tensors)
+        save_file(tensors, path / "model.safetensors")
+
+    return change
+
+
+def test_the_dtype_of_the_file_is_kept(path):
+    assert LLaVA.from_pretrained(path).language_model.lm_head.weight.dtype == torch.float32
+
+
+def test_another_dtype_converts_every_parameter(path):
+    model = LLaVA.from_pretrained(path, dtype=torch.float16)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float16}
+
+
+def test_tables_of_old_files_are_dropped(path, change_tensors):
+    name = "language_model.model.layers.0.self_attn.rotary_emb.inv_freq"
+    change_tensors(lambda tensors: tensors.update({name: torch.ones(8)}))
+    LLaVA.from_pretrained(path)
+
+
+# What does not fit
+
+
+def test_a_missing_tensor_is_an_error(path, change_tensors):
+    change_tensors(lambda tensors: tensors.pop("language_model.model.norm.weight"))
+    with pytest.raises(
+        WeightsError, match="1 of .* tensors are missing, the first 'language_model.model.norm"
+    ):
+        LLaVA.from_pretrained(path)
+
+
+@pytest.mark.parametrize(
+    "name, tensor, message",
+    [
+        (
+            "language_model.model.extra.weight",
+            torch.ones(2),
+            "extra.weight.* is not part of this model",
+        ),
+        ("stranger", torch.ones(2), "'stranger' has no place in the llava-hf layout"),
+        (
+            "language_model.model.norm.weight",
+            torch.ones(3),
+            r"has shape \(3,\), the config says \(64,\)",
+        ),
+        (
+            "language_model.model.norm.weight",
+            torch.ones(64, dtype=torch.int32),
+            "is torch.int32; expected fp32, fp16 or bf16",
+        ),
+        (
+            "model.language_model.norm.weight",
+            torch.ones(64),
+            "norm.weight' comes twice",
+        ),
+    ],
+    ids=["surplus", "unknown name", "shape", "integers", "twice"],
+)
+def test_a_tensor_that_does_not_fit_is_an_error(path, change_tensors, name, tensor, message):
+    change_tensors(lambda tensors: tensors.update({name: tensor}))
+    with pytest.raises(WeightsError, match=message):
+        LLaVA.from_pretrained(path)
+
+
+def test_a_linear_projector_needs_an_identity_behind_it(path):
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"projector_hidden_act": "linear"}))
+    with pytest.raises(WeightsError, match=r"linear_2.* is not the identity"):
+        LLaVA.from_pretrained(path)
+
+
+def test_a_broken_file_is_an_error(path):
+    whole = (path / "model.safetensors").read_bytes()
+    (path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(WeightsError, match="not a readable safetensors file"):
+        LLaVA.from_pretrained(path)
+
+
+def test_a_directory_without_weights_is_an_error(path):
+    (path / "model.safetensors").unlink()
+    with pytest.raises(WeightsError, match="no model.safetensors or pytorch_model.bin"):
+        LLaVA.from_pretrained(path)
+
+
+def test_a_broken_config_is_an_error(path):
+    (path / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match="not valid JSON"):
+        LLaVA.from_pretrained(path)
+
+
+def test_a_missing_directory_is_an_error(tmp_path):
+    with pytest.raises(ConfigError, match="nowhere/config.json: no such file"):
+        LLaVA.from_pretrained(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "part, key, value", [("vision_config", "hidden_size", "48"), (None, "vision_feature_layer", [])]
+)
+def test_a_config_that_does_not_fit_is_an_error(path, part, key, value):
+    config = json.loads((path / "config.json").read_text())
+    target = config if part is None else config[part]
+    target[key] = value
+    (path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=f"{path}/config.json.*{key}"):
+        LLaVA.from_pretrained(path)
+
+
+# An original LLaVA, whose vision tower is another directory
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return reference_model("gelu")
+
+
+@pytest.fixture(scope="module")
+def original_and_clip(reference, tmp_path_factory):
+    return write_original_and_clip(reference, tmp_path_factory.mktemp("original"))
+
+
+def test_an_original_llava_is_loaded_with_its_tower(reference, original_and_clip):
+    original, clip = original_and_clip
+    model = LLaVA.from_pretrained(original, vision=clip)
+    ids, pixels = next(prompts())
+    with torch.no_grad():
+        expected = reference(input_ids=ids, pixel_values=pixels).logits
+        assert (model(ids, pixels) - expected).abs().max() < 1e-5
+
+
+def test_an_original_llava_is_loaded_in_another_dtype(original_and_clip):
+    original, clip = original_and_clip
+    model = LLaVA.from_pretrained(original, vision=clip, dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
+def test_an_original_llava_without_its_tower_is_an_error(original_and_clip):
+    original, _ = original_and_clip
+    with pytest.raises(
+        WeightsError, match=r"vision tower 'openai/clip' is not a directory here; give .* --vision"
+    ):
+        LLaVA.from_pretrained(original)
+
+
+# The published widths, with random weights
+
+
+def with_random_weights(model: torch.nn.Module) -> torch.nn.Module:
+    """Weights of a scale that makes every part of the model matter."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.normal_(1.0, 0.1, generator=generator)
+            else:
+                parameter.normal_(0.0, parameter.shape[-1] ** -0.5, generator=generator)
+    return model.eval()
+
+
+def load_ours(model_class, config, layout, theirs: torch.nn.Module) -> torch.nn.Module:
+    """Our model with copies of transformers' tensors."""
+    state = {}
+    for name, tensor in theirs.state_dict().items():
+        our_name = layout.to_ours(name)
+        if our_name is not None:
+            state[our_name] = tensor.clone()
+    with uninitialized():
+        ours = model_class(config)
+    ours.load_state_dict(state, assign=True)
+    return ours
+
+
+def assert_equal_in_fp32(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> None:
+    """Equal to 1e-4 of the largest value of each state."""
+    for our_state, their_state in zip(ours, theirs, strict=True):
+        assert (our_state - their_state).abs().max() <= 1e-4 * their_state.abs().max()
+
+
+def distance(states: list[torch.Tensor], exact: list[torch.Tensor]) -> float:
+    total = 0.0
+    for state, exact_state in zip(states, exact, strict=True):
+        total += (state.double() - exact_state).norm().item()
+    return total
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_tower_of_the_published_width():
+    """ViT-L/14 at 336 px, 24 layers. In bf16, no farther from float64 than transformers' bf16."""
+    config = transformers.CLIPVisionConfig(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        image_size=336,
+        patch_size=14,
+    )
+    theirs = with_random_weights(transformers.CLIPVisionModel(config))
+    pixels = torch.randn(1, 3, 336, 336, generator=torch.Generator().manual_seed(0))
+
+    def load():
+        return load_ours(CLIPVisionTransformer, VisionConfig(image_size=336), CLIP_VISION, theirs)
+
+    def their_states(x):
+        return theirs(x, output_hidden_states=True).hidden_states[1:]
+
+    ours = load()
+    assert_equal_in_fp32(ours.hidden_states(pixels)[1:], their_states(pixels))
+    exact = [state.clone() for state in ours.double().hidden_states(pixels.double())[1:]]
+    del ours
+    theirs = theirs.bfloat16()
+    ours = load()
+    our_distance = distance(ours.hidden_states(pixels.bfloat16())[1:], exact)
+    their_distance = distance(their_states(pixels.bfloat16()), exact)
+    assert our_distance <= 1.05 * their_distance
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_decoder_of_the_published_width():
+    """LLaMA-7B's width, 2 layers. In bf16, no farther from float64 than transformers' bf16."""
+    sizes = {
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 32,
+        "vocab_size": 1000,
+    }
+    config = transformers.LlamaConfig(**sizes, rms_norm_eps=1e-5, max_position_embeddings=2048)
+    theirs = with_random_weights(transformers.LlamaForCausalLM(config))
+    ids = torch.randint(0, 1000, (1, 64), generator=torch.Generator().manual_seed(0))
+
+    def load():
+        return load_ours(Llama, LlamaConfig(**sizes), LLAMA, theirs)
+
+    def their_states():
+        return [theirs.model(ids).last_hidden_state, theirs(ids).logits]
+
+    def our_states(model):
+        return [model.model(model.model.embed_tokens(ids)), model(ids)]
+
+    ours = load()
+    assert_equal_in_fp32(our_states(ours), their_states())
+    exact = [state.clone() for state in our_states(ours.double())]
+    del ours
+    theirs = theirs.bfloat16()
+    ours = load()
+    assert distance(our_states(ours), exact) <= 1.05 * distance(their_states(), exact)
