@@ -1,125 +1,46 @@
-"""Instruction data in LLaVA's JSON form, its pictures in folders or archives, as padded batches."""
+"""Instruction data: records of LLaVA's JSON files to training samples, and samples to padded batches.
 
-import io
+A record is {"image": NAME or a list of names, "conversations": [{"from": "human", "value": TEXT}, ...]}, with
+one <image> in the text for every name, and no "image" if there is none."""
+
 import json
-import struct
-import tarfile
-import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from pathlib import Path
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
-from .conversation import IGNORE_INDEX, IMAGE, check, encode, expand
+from .archives import ImageFiles
+from .conversation import IGNORE_INDEX, check, encode, expand
 from .errors import UserError
-from .image import ImageConfig, ImageError, open_image, preprocess
-from .tokenizer import Tokenizer
+from .image import ImageConfig, preprocess
+from .tokenizer import IMAGE, Tokenizer
+
+# Upper bounds for the length of a sample without encoding it: a token has at least one byte of text, and
+# templates add some around the conversation and around each turn.
+TEMPLATE_TOKENS = 512
+TURN_TOKENS = 32
+
+SHOWN_ERRORS = 20  # of the records that were left out
 
 
 class DataError(UserError):
-    """A data file or record that cannot be trained on; names the file and the record's index."""
-
-
-def read_records(path: str | Path) -> tuple[list, int]:
-    """The records of a LLaVA JSON file, unchecked, and the file's CRC-32."""
-    try:
-        text = Path(path).read_bytes()
-        records = json.loads(text)
-    except OSError as error:
-        raise DataError(f"{path}: no such data file that can be read ({error})") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(records, list) or not records:
-        raise DataError(f"{path}: expected a list of records")
-    return records, zlib.crc32(text)
-
-
-def pictures_of(record: dict) -> list[str]:
-    """The file names of a record's pictures, one for every <image> of its turns: `image` is a name, a list, or absent."""
-    image = record.get("image")
-    names = [] if image is None else image if isinstance(image, list) else [image]
-    if not all(isinstance(name, str) for name in names):
-        raise DataError(f"image is {image!r}; expected a file name or a list of them")
-    asked = sum(turn["value"].count(IMAGE) for turn in record["conversations"])
-    if asked != len(names):
-        raise DataError(f"{asked} {IMAGE} in the text, but {len(names)} pictures named")
-    return names
-
-
-def entries(archive: Path) -> Iterator[tuple[str, tuple[Path, int, int, int | None]]]:
-    """Name and (archive, offset, bytes, compression: None in a tar) of every file in a zip or uncompressed tar."""
-    try:
-        if zipfile.is_zipfile(archive):
-            for i in zipfile.ZipFile(archive).infolist():
-                yield i.filename, (archive, i.header_offset, i.compress_size, i.compress_type)
-        else:
-            with tarfile.open(archive, "r:") as file:
-                for i in file:
-                    yield i.name.removeprefix("./"), (archive, i.offset_data, i.size, None)
-    except (tarfile.TarError, zipfile.BadZipFile, OSError) as error:
-        reason = f"neither a folder nor a zip or uncompressed tar ({error})"
-        raise DataError(f"{archive}: {reason}; a .tar.gz must be unpacked") from None
-
-
-class Pictures:
-    """Pictures by name, in folders and archives. Archives are read in place, by offset, and opened for each picture: no
-    handle is shared by processes. PREFIX=ARCHIVE holds the names that begin with PREFIX/."""
-
-    def __init__(self, sources: Iterable[str | Path]):
-        self.folders, self.index = [], {}
-        for source in map(str, sources):
-            prefix, _, path = ("", "", source) if Path(source).exists() else source.rpartition("=")
-            if Path(path).is_dir():
-                self.folders.append(Path(path))
-            else:
-                for name, place in entries(Path(path)):  # found without its topmost folder, too
-                    self.index[f"{prefix}/{name}".lstrip("/")] = place
-                    self.index.setdefault(name.partition("/")[2] or name, place)
-
-    def find(self, name: str) -> Path | tuple:
-        """A file's path, or where it lies in an archive."""
-        files = (folder / name for folder in self.folders if (folder / name).is_file())
-        place = self.index.get(name) or next(files, None)
-        if place is None:
-            where = [
-                *map(str, self.folders),
-                *sorted({str(place[0]) for place in self.index.values()}),
-            ]
-            raise ImageError(f"{name}: no such picture in {', '.join(where)}")
-        return place
-
-    def open(self, name: str):
-        """The decoded picture."""
-        place = self.find(name)
-        if isinstance(place, Path):
-            return open_image(place)
-        archive, offset, size, compression = place
-        try:
-            with open(archive, "rb") as file:
-                file.seek(offset)
-                if (
-                    compression is not None
-                ):  # behind the entry's own header, whose names' lengths stand at 26
-                    file.seek(sum(struct.unpack("<HH", file.read(30)[26:])), 1)
-                content = file.read(size)
-            content = (
-                zlib.decompress(content, -15) if compression == zipfile.ZIP_DEFLATED else content
-            )
-            return open_image(io.BytesIO(content))
-        except (OSError, struct.error, zlib.error, ImageError):
-            raise ImageError(f"{archive}, {name}: not a readable picture") from None
+    """A data file or record that cannot be trained on. The message names file and record."""
 
 
 class InstructionData(torch.utils.data.Dataset):
-    """Records as dicts of `input_ids`, `labels` (T,) and `pixel_values` (pictures, 3, H, W). `images` is a folder or
-    archive, or a list of them. Call `check` and `leave_out` before the first step."""
+    """The records of a data file as samples.
+
+    A sample is a dict of `input_ids` (T,), `labels` (T,) and, if the record has images, `pixel_values`
+    (images, 3, H, W). Call `check` and `leave_out` before training."""
 
     def __init__(
         self,
         path: str | Path,
-        images,
+        images: str | Path | list[str | Path],
         tokenizer: Tokenizer,
         image_config: ImageConfig,
         image_token_id: int,
@@ -127,103 +48,173 @@ class InstructionData(torch.utils.data.Dataset):
         template: str = "vicuna_v1",
         max_length: int = 2048,
     ):
-        self.path, (records, self.crc32) = Path(path), read_records(path)
-        self.pictures = Pictures([images] if isinstance(images, str | Path) else images)
-        self.rows = list(range(len(records)))  # the records in use
-        # As bytes: a list of objects would be copied by every worker that merely counts references to it.
+        """`images` is a folder or archive, or a list of them. `max_length` counts tokens."""
+        self.path = Path(path)
+        if isinstance(images, str | Path):
+            images = [images]
+        self.images = ImageFiles(images)
+        self.tokenizer = tokenizer
+        self.image_config = image_config
+        self.image_token_id = image_token_id
+        self.num_patches = num_patches
+        self.template = template
+        self.max_length = max_length
+
+        records, self.crc32 = read_records(path)
+        self.rows = list(range(len(records)))  # the records in use, by their index in the file
+        # All records as one string of bytes. Reading a Python object changes its reference count, so
+        # every worker process would soon have its own copy of a list of dicts.
         lines = [json.dumps(record).encode() for record in records]
-        self.ends, self.lines = torch.tensor([0, *map(len, lines)]).cumsum(0), b"".join(lines)
-        self.tokenizer, self.image_config, self.template = tokenizer, image_config, template
-        self.image_token_id, self.num_patches, self.max_length = (
-            image_token_id,
-            num_patches,
-            max_length,
-        )
+        self.text = b"".join(lines)
+        self.offsets = torch.tensor([0, *map(len, lines)]).cumsum(0)  # record i: offsets i to i + 1
 
     def __len__(self) -> int:
         return len(self.rows)
-
-    def record(self, index: int):
-        """A record as it stands in the file, by its place among those in use."""
-        begin, end = self.ends[self.rows[index] : self.rows[index] + 2].tolist()
-        return json.loads(self.lines[begin:end])
-
-    def size(self, record: dict) -> tuple[int, int]:
-        """Pictures of a record, and tokens at the most: one for every byte, and some for the template."""
-        text = 512 + sum(len(turn["value"].encode()) + 32 for turn in record["conversations"])
-        return (n := len(pictures_of(record))), n * self.num_patches + text
-
-    def groups(self) -> list[tuple[bool, int]]:
-        """Whether a sample has pictures, and its length, not exactly: what batches are grouped by."""
-        return [
-            (n > 0, bound) for n, bound in (self.size(self.record(i)) for i in range(len(self)))
-        ]
-
-    def tokens(self, record: dict) -> tuple[list[int], list[int]]:
-        """Ids and labels, cut at the end; a picture is never cut, and something is labelled."""
-        ids, labels = encode(record["conversations"], self.tokenizer, self.template)
-        ids, labels = expand(ids, labels, self.image_token_id, self.num_patches)
-        if self.image_token_id in ids[self.max_length :]:
-            raise DataError(f"the picture reaches past max length {self.max_length}; raise it")
-        ids, labels = ids[: self.max_length], labels[: self.max_length]
-        if all(label == IGNORE_INDEX for label in labels[1:]):
-            raise DataError(f"no answer begins within max length {self.max_length}; raise it")
-        return ids, labels
-
-    def check(
-        self, indices: Iterable[int], open_pictures: bool = False, threads: int = 0
-    ) -> dict[int, str]:
-        """What is wrong with which of these records: turns, pictures that are missing (or, opened, are none), length."""
-
-        def wrong(index: int) -> str | None:
-            record = self.record(index)
-            if not isinstance(record, dict):
-                return f"expected an object, got {type(record).__name__}"
-            try:
-                turns, names = check(record.get("conversations")), pictures_of(record)
-                if turns[-1][0] != "gpt":
-                    return "the last turn has no answer"
-                for name in names:
-                    _ = self.pictures.open(name) if open_pictures else self.pictures.find(name)
-                if self.size(record)[1] > self.max_length:  # else it is surely short enough
-                    self.tokens(record)
-            except (UserError, UnicodeError, OSError) as error:  # no Unicode; a name too long
-                return str(error)
-
-        with ThreadPoolExecutor(max(1, threads)) as pool:
-            return {
-                i: told for i, told in zip(indices, pool.map(wrong, indices), strict=True) if told
-            }
-
-    def leave_out(self, wrong: dict[int, str], skip_bad: bool) -> str:
-        """Takes the wrong records out; without `skip_bad`, or if none remains, that is an error that lists them all."""
-        lines = [f"{self.path}, record {self.rows[i]}: {wrong[i]}" for i in sorted(wrong)]
-        counts = f"{len(wrong)} of {len(self)} records"
-        if wrong and (not skip_bad or len(wrong) == len(self)):
-            lines += [f"{self.path}: {counts} are wrong; --skip-bad goes on without them"] * (
-                len(wrong) > 1
-            )
-            raise DataError("\n".join(lines))
-        self.rows = [row for i, row in enumerate(self.rows) if i not in wrong]
-        return "\n".join([f"left out {counts}, the first:", *lines[:20]] if wrong else [])
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         record = self.record(index)
         try:
             ids, labels = self.tokens(record)
-            pixels = [
-                preprocess(self.pictures.open(name), self.image_config)
-                for name in pictures_of(record)
-            ]
+            pixels = []
+            for name in image_names(record):
+                pixels.append(preprocess(self.images.open(name), self.image_config))
         except UserError as error:
             raise DataError(f"{self.path}, record {self.rows[index]}: {error}") from None
         sample = {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
-        return sample | ({"pixel_values": torch.stack(pixels)} if pixels else {})
+        if pixels:
+            sample["pixel_values"] = torch.stack(pixels)
+        return sample
+
+    def record(self, index: int) -> dict:
+        """One record in use, as it is in the file."""
+        row = self.rows[index]
+        start, end = self.offsets[row : row + 2].tolist()
+        return json.loads(self.text[start:end])
+
+    def tokens(self, record: dict) -> tuple[list[int], list[int]]:
+        """Ids and labels of a record, at most `max_length` of them. The end is cut off, but never an
+        image, and never all labels."""
+        ids, labels = encode(record["conversations"], self.tokenizer, self.template)
+        ids, labels = expand(ids, labels, self.image_token_id, self.num_patches)
+        if self.image_token_id in ids[self.max_length :]:
+            raise DataError(f"an image extends beyond --max-length {self.max_length}; raise it")
+        ids = ids[: self.max_length]
+        labels = labels[: self.max_length]
+        if all(label == IGNORE_INDEX for label in labels[1:]):
+            raise DataError(f"no answer begins within --max-length {self.max_length}; raise it")
+        return ids, labels
+
+    def groups(self) -> list[tuple[bool, int]]:
+        """(has images, upper bound of its length) for every record in use: batches are grouped by it."""
+        groups = []
+        for index in range(len(self)):
+            record = self.record(index)
+            groups.append((len(image_names(record)) > 0, self.max_tokens(record)))
+        return groups
+
+    def max_tokens(self, record: dict) -> int:
+        """An upper bound of a record's number of tokens."""
+        tokens = TEMPLATE_TOKENS + len(image_names(record)) * self.num_patches
+        for turn in record["conversations"]:
+            tokens += TURN_TOKENS + len(turn["value"].encode())
+        return tokens
+
+    def check(
+        self, indices: Iterable[int], open_images: bool = False, threads: int = 0
+    ) -> dict[int, str]:
+        """The errors in these records, by index; good records are not in the dict.
+
+        Checks turns, length, and whether each image exists; with `open_images`, also whether it can be
+        decoded."""
+        indices = list(indices)
+        errors = {}
+        with ThreadPoolExecutor(max(1, threads)) as pool:
+            results = pool.map(self.find_error, indices, repeat(open_images))
+            for index, error in zip(indices, results, strict=True):
+                if error is not None:
+                    errors[index] = error
+        return errors
+
+    def find_error(self, index: int, open_images: bool) -> str | None:
+        """What is wrong with a record, or None."""
+        record = self.record(index)
+        if not isinstance(record, dict):
+            return f"expected an object, got {type(record).__name__}"
+        try:
+            turns = check(record.get("conversations"))
+            names = image_names(record)
+            last_role, _ = turns[-1]
+            if last_role != "gpt":
+                return "the last turn has no answer"
+            for name in names:
+                if open_images:
+                    self.images.open(name)
+                else:
+                    self.images.find(name)
+            if self.max_tokens(record) > self.max_length:  # else it is surely short enough
+                self.tokens(record)
+        except (UserError, UnicodeError, OSError) as error:  # text that is not Unicode; a long name
+            return str(error)
+        return None
+
+    def leave_out(self, errors: dict[int, str], skip_bad: bool) -> str:
+        """Take the bad records out of use. Returns a summary, "" if there are none.
+
+        Without `skip_bad`, or if no record would remain, raises a DataError that lists all of them."""
+        if not errors:
+            return ""
+        lines = []
+        for index in sorted(errors):
+            lines.append(f"{self.path}, record {self.rows[index]}: {errors[index]}")
+        counts = f"{len(errors)} of {len(self)} records"
+        if not skip_bad or len(errors) == len(self):
+            if len(errors) > 1:
+                lines.append(f"{self.path}: {counts} are bad; --skip-bad leaves them out")
+            raise DataError("\n".join(lines))
+        self.rows = [row for index, row in enumerate(self.rows) if index not in errors]
+        return "\n".join([f"left out {counts}, the first:", *lines[:SHOWN_ERRORS]])
 
 
 def collate(samples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor | None]:
-    """Pads on the right (id 0, label -100) and joins all pictures: ids and labels (B, T), pixel_values (N, 3, H, W)."""
-    pad, values = torch.nn.utils.rnn.pad_sequence, {"input_ids": 0, "labels": IGNORE_INDEX}
-    padded = {key: pad([s[key] for s in samples], True, value) for key, value in values.items()}
-    pixels = [s["pixel_values"] for s in samples if "pixel_values" in s]
-    return padded | {"pixel_values": torch.cat(pixels) if pixels else None}
+    """Join samples to a batch: `input_ids` and `labels` (B, T), padded on the right, and `pixel_values`
+    (N, 3, H, W) of all images in reading order, or None without any."""
+    ids = [sample["input_ids"] for sample in samples]
+    labels = [sample["labels"] for sample in samples]
+    pixels = [sample["pixel_values"] for sample in samples if "pixel_values" in sample]
+    return {
+        "input_ids": pad_sequence(ids, batch_first=True, padding_value=0),
+        "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORE_INDEX),
+        "pixel_values": torch.cat(pixels) if pixels else None,
+    }
+
+
+def read_records(path: str | Path) -> tuple[list, int]:
+    """The records of a data file, unchecked, and the file's CRC-32."""
+    try:
+        content = Path(path).read_bytes()
+        records = json.loads(content)
+    except OSError as error:
+        raise DataError(f"{path}: no such data file, or it cannot be read ({error})") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(records, list) or not records:
+        raise DataError(f"{path}: expected a list of records")
+    return records, zlib.crc32(content)
+
+
+def image_names(record: dict) -> list[str]:
+    """The file names of a record's images, one for every <image> in its turns."""
+    image = record.get("image")
+    if image is None:
+        names = []
+    elif isinstance(image, list):
+        names = image
+    else:
+        names = [image]
+    for name in names:
+        if not isinstance(name, str):
+            raise DataError(f"image is {image!r}; expected a file name or a list of them")
+    count = sum(turn["value"].count(IMAGE) for turn in record["conversations"])
+    if count != len(names):
+        raise DataError(f"{count} {IMAGE} in the text, but {len(names)} images named")
+    return names

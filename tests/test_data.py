@@ -1,232 +1,231 @@
-"""The data set in LLaVA's JSON form, and every malformed record."""
+"""Records in LLaVA's JSON form: samples, batches, and every kind of bad record."""
 
 import json
-import tarfile
-import zipfile
 from functools import cache
 
 import pytest
 import torch
 from PIL import Image
+from test_archives import png, write_archive
 
 from nanollava.data import DataError, InstructionData, collate
 from nanollava.image import ImageConfig
 from nanollava.toyland.pretrain import make_tokenizer
 
-TOKENIZER = cache(lambda: make_tokenizer(0))
-GOOD = {
-    "id": "a",
-    "image": "a.png",
-    "conversations": [
-        {"from": "human", "value": "<image>\nWhat is it?"},
-        {"from": "gpt", "value": "a cat"},
-    ],
+IMAGE_TOKEN = 704
+TOKENIZER = cache(lambda: make_tokenizer(0).with_image_token(IMAGE_TOKEN))
+
+QUESTION = {"from": "human", "value": "<image>\nWhat is it?"}
+ANSWER = {"from": "gpt", "value": "a cat"}
+TURNS = [QUESTION, ANSWER]
+GOOD = {"id": "a", "image": "a.png", "conversations": TURNS}
+TEXT_ONLY = {
+    "id": "b",
+    "conversations": [{"from": "human", "value": "Hi"}, {"from": "assistant", "value": "Hello."}],
 }
 
 
-def write(tmp_path, records) -> str:
+def human(text) -> dict:
+    return {"from": "human", "value": text}
+
+
+def gpt(text) -> dict:
+    return {"from": "gpt", "value": text}
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Writes records to data.json, beside the image a.png, and reads them."""
     Image.new("RGB", (30, 20), "red").save(tmp_path / "a.png")
-    (tmp_path / "data.json").write_text(
-        records if isinstance(records, str) else json.dumps(records)
-    )
-    return tmp_path / "data.json"
+
+    def make_data(records, images=tmp_path, **options) -> InstructionData:
+        path = tmp_path / "data.json"
+        path.write_text(records if isinstance(records, str) else json.dumps(records))
+        return InstructionData(
+            path, images, TOKENIZER(), ImageConfig(20), IMAGE_TOKEN, num_patches=4, **options
+        )
+
+    return make_data
 
 
-def edited(**changes):
-    record = json.loads(json.dumps(GOOD))
-    record.update(changes)
-    return record
+def errors_of(data: InstructionData) -> dict[int, str]:
+    """What `check` finds. Reading such a record must fail, too."""
+    errors = data.check(range(len(data)), open_images=True, threads=2)
+    for index in errors:
+        with pytest.raises((DataError, TypeError, AttributeError)):
+            data[index]
+    return errors
 
 
-def make(path, images=None, **options):
-    tokenizer = TOKENIZER().with_image_token(704)
-    return InstructionData(
-        path, images or path.parent, tokenizer, ImageConfig(20), 704, 4, **options
-    )
+# Samples and batches
 
 
-def test_batch(tmp_path):
-    text_only = {
-        "id": "b",
-        "conversations": [
-            {"from": "human", "value": "Hi"},
-            {"from": "assistant", "value": "Hello."},
-        ],
+def test_a_sample_has_an_image_token_per_patch(make):
+    sample = make([GOOD])[0]
+    assert (sample["input_ids"] == IMAGE_TOKEN).sum() == 4
+    assert sample["pixel_values"].shape == (1, 3, 20, 20)
+    assert sample["labels"].shape == sample["input_ids"].shape
+
+
+def test_a_record_may_have_several_images(make):
+    record = {
+        "image": ["a.png", "a.png"],
+        "conversations": [human("<image><image>\nSame?"), ANSWER],
     }
-    data = make(write(tmp_path, [GOOD, text_only]))
+    sample = make([record])[0]
+    assert sample["pixel_values"].shape[0] == 2
+    assert (sample["input_ids"] == IMAGE_TOKEN).sum() == 8
+
+
+def test_a_record_may_have_no_image(make):
+    assert "pixel_values" not in make([TEXT_ONLY])[0]
+
+
+def test_collate_pads_on_the_right_without_labels(make):
+    data = make([GOOD, TEXT_ONLY])
     batch = collate([data[0], data[1]])
-    assert batch["input_ids"].shape == batch["labels"].shape
-    assert (batch["input_ids"] == 704).sum(1).tolist() == [4, 0]
-    assert batch["pixel_values"].shape == (1, 3, 20, 20)
-    ends = [int((labels != -100).nonzero().max()) for labels in batch["labels"]]
-    assert ends[1] < ends[0] == batch["labels"].shape[1] - 1, (
-        "the shorter row is padded on the right"
-    )
-    assert batch["labels"][1, ends[1] + 1 :].eq(-100).all()
+    length = len(data[1]["input_ids"])
+    assert length < batch["input_ids"].shape[1] == len(data[0]["input_ids"])
+    assert torch.equal(batch["input_ids"][1, :length], data[1]["input_ids"])
+    assert batch["labels"][1, length:].eq(-100).all()
+    assert batch["labels"].shape == batch["input_ids"].shape
+
+
+def test_collate_joins_the_images(make):
+    data = make([GOOD, TEXT_ONLY, GOOD])
+    assert collate([data[0], data[1], data[2]])["pixel_values"].shape == (2, 3, 20, 20)
     assert collate([data[1]])["pixel_values"] is None
 
 
-def test_two_pictures(tmp_path):
-    two = json.loads(json.dumps(GOOD))
-    two["image"] = ["a.png", "a.png"]
-    two["conversations"][0]["value"] = "<image><image>\nSame?"
-    sample = make(write(tmp_path, [two]))[0]
-    assert sample["pixel_values"].shape[0] == 2 and (sample["input_ids"] == 704).sum() == 8
+def test_truncation_keeps_the_beginning(make):
+    records = [{"image": "a.png", "conversations": [QUESTION, gpt("a cat " * 50)]}]
+    whole = make(records)[0]
+    cut = make(records, max_length=60)[0]
+    assert len(cut["input_ids"]) == 60
+    assert torch.equal(cut["input_ids"], whole["input_ids"][:60])
 
 
-def wrong(path, **options) -> list[str]:
-    """What the check before the first step says, a line for every record, all of which it must meet at reading, too."""
-    data = make(path, **options)
-    found = data.check(range(len(data)), open_pictures=True, threads=2)
-    for index in found:
-        with pytest.raises((DataError, TypeError, AttributeError)):
-            data[index]
-    with pytest.raises(DataError) as told:
-        data.leave_out(found, skip_bad=False)
-    return str(told.value).splitlines()
+def test_worker_processes_read_archives(make, tmp_path):
+    archive = write_archive(tmp_path / "a.zip", {"x/a.png": png("red")})
+    record = {"image": "y/x/a.png", "conversations": TURNS}
+    data = make([record], images=[f"y={archive}"])
+    loader = torch.utils.data.DataLoader(data, 1, num_workers=1, collate_fn=collate)
+    assert torch.equal(next(iter(loader))["pixel_values"], data[0]["pixel_values"])
+
+
+# The published data sets: CC-595K and LCS-558K (captions), LLaVA-Instruct-158K (numbers as ids), the
+# mix of v1.5 (a key "model", text without images)
+
+CAPTION = {
+    "id": "GCC_1",
+    "image": "a.png",
+    "conversations": [human("Give a brief description.\n<image>"), gpt("olive oil")],
+}
+PUBLISHED = [CAPTION, GOOD | {"id": 33471}, TEXT_ONLY | {"model": ""}]
+
+
+def test_published_forms_have_no_errors(make):
+    assert errors_of(make(PUBLISHED)) == {}
+    assert errors_of(make(PUBLISHED, template="plain")) == {}
+
+
+def test_the_plain_template_drops_the_question_before_or_after_the_image(make):
+    other = CAPTION | {"conversations": [human("<image>\nProvide one."), gpt("olive oil")]}
+    data = make([CAPTION, other], template="plain")
+    assert torch.equal(data[0]["input_ids"], data[1]["input_ids"])
+
+
+def test_groups_tell_images_and_an_upper_bound_of_the_length(make):
+    data = make(PUBLISHED)
+    assert [has_images for has_images, _ in data.groups()] == [True, True, False]
+    for index, (_, max_tokens) in enumerate(data.groups()):
+        assert len(data[index]["input_ids"]) <= max_tokens
+
+
+# Bad files and records
 
 
 @pytest.mark.parametrize(
     "text, message",
     [("{", "not valid JSON"), ("{}", "expected a list of records"), ("[]", "expected a list")],
 )
-def test_a_file_that_is_no_list(tmp_path, text, message):
+def test_a_file_that_is_not_a_list_is_refused(make, text, message):
     with pytest.raises(DataError, match=f"data.json: {message}"):
-        make(write(tmp_path, text))
+        make(text)
 
 
-TURNS = GOOD["conversations"]
-BAD = {
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(DataError, match="none.json: no such data file"):
+        InstructionData(tmp_path / "none.json", tmp_path, TOKENIZER(), ImageConfig(20), 704, 4)
+
+
+BAD_RECORDS = {
     "expected an object, got int": 3,
-    "conversations: expected a list of turns, got none": edited(conversations=[]),
-    "turn 0: comes from 'gpt', expected 'human'": edited(conversations=TURNS[::-1]),
-    "1 <image> in the text, but 2 pictures named": edited(image=["a.png", "a.png"]),
-    "1 <image> in the text, but 0 pictures named": {"id": 7, "conversations": TURNS},
-    "the last turn has no answer": edited(conversations=TURNS[:1]),
-    "turn 0: comes from ['human'], expected 'human'": edited(
-        conversations=[{"from": ["human"], "value": "<image>"}, TURNS[1]]
+    "conversations: expected a list of turns, got none": GOOD | {"conversations": []},
+    "turn 0: comes from 'gpt', expected 'human'": GOOD | {"conversations": TURNS[::-1]},
+    "1 <image> in the text, but 2 images named": GOOD | {"image": ["a.png", "a.png"]},
+    "1 <image> in the text, but 0 images named": {"id": 7, "conversations": TURNS},
+    "the last turn has no answer": GOOD | {"conversations": [QUESTION]},
+    "turn 0: comes from ['human'], expected 'human'": GOOD
+    | {"conversations": [{"from": ["human"], "value": "<image>"}, ANSWER]},
+    "'utf-8' codec can't encode character '\\ud800' in position 13: surrogates not allowed": GOOD
+    | {"conversations": [human("<image> What \ud800"), ANSWER]},
+    "turn 1: the answer is empty": GOOD | {"conversations": [QUESTION, gpt(" ")]},
+    "turn 0: expected an object with 'from' and the text 'value'": GOOD
+    | {"conversations": [human(3)]},
+    "image is 3; expected a file name or a list of them": GOOD | {"image": 3},
+    "b.png: no such image in {folder}": GOOD | {"image": "b.png"},
+    "{folder}/data.json: not a readable image (cannot identify image file '{folder}/data.json')": (
+        GOOD | {"image": "data.json"}
     ),
-    "'utf-8' codec can't encode character '\\ud800' in position 13: surrogates not allowed": edited(
-        conversations=[{"from": "human", "value": "<image> What \ud800"}, TURNS[1]]
-    ),
-    "turn 1: the answer is empty": edited(conversations=[TURNS[0], {"from": "gpt", "value": " "}]),
-    "turn 0: expected an object with 'from' and the text 'value'": edited(
-        conversations=[{"from": "human", "value": 3}]
-    ),
-    "image is 3; expected a file name or a list of them": edited(image=3),
-    "b.png: no such picture in {folder}": edited(image="b.png"),
-    "{folder}/data.json: not a readable image (cannot identify image file '{folder}/data.json')": edited(
-        image="data.json"
-    ),
-    "the picture reaches past max length 100; raise it": edited(
-        conversations=[{"from": "human", "value": "Hi " * 99 + "<image>"}, TURNS[1]]
-    ),
-    "no answer begins within max length 100; raise it": edited(
-        conversations=[{"from": "human", "value": "<image>" + "Hi " * 99}, TURNS[1]]
-    ),
+    "an image extends beyond --max-length 100; raise it": GOOD
+    | {"conversations": [human("Hi " * 99 + "<image>"), ANSWER]},
+    "no answer begins within --max-length 100; raise it": GOOD
+    | {"conversations": [human("<image>" + "Hi " * 99), ANSWER]},
 }
 
 
-def test_every_wrong_record_is_told(tmp_path):
-    """One file of them all: each by file and index, and what is wrong."""
-    path = write(tmp_path, [GOOD, *BAD.values(), GOOD])
-    *lines, counts = wrong(path, max_length=100)
-    assert (
-        counts
-        == f"{path}: {len(BAD)} of {len(BAD) + 2} records are wrong; --skip-bad goes on without them"
+@pytest.mark.parametrize("message", BAD_RECORDS)
+def test_a_bad_record_is_named_with_file_index_and_reason(make, message, tmp_path):
+    data = make([GOOD, BAD_RECORDS[message]], max_length=100)
+    errors = errors_of(data)
+    reason = message.format(folder=tmp_path)
+    assert errors == {1: reason}
+    with pytest.raises(DataError) as error:
+        data.leave_out(errors, skip_bad=False)
+    assert str(error.value) == f"{data.path}, record 1: {reason}"
+
+
+def test_all_bad_records_are_listed(make):
+    data = make([3] * 30 + [GOOD])
+    with pytest.raises(DataError) as error:
+        data.leave_out(errors_of(data), skip_bad=False)
+    *lines, counts = str(error.value).splitlines()
+    assert lines == [f"{data.path}, record {i}: expected an object, got int" for i in range(30)]
+    assert counts == f"{data.path}: 30 of 31 records are bad; --skip-bad leaves them out"
+
+
+def test_skip_bad_leaves_the_bad_records_out(make):
+    data = make([GOOD, *BAD_RECORDS.values(), TEXT_ONLY], max_length=100)
+    summary = data.leave_out(errors_of(data), skip_bad=True)
+    bad = len(BAD_RECORDS)
+    assert summary.startswith(
+        f"left out {bad} of {bad + 2} records, the first:\n{data.path}, record 1"
     )
-    expected = [
-        f"{path}, record {i + 1}: {text.format(folder=tmp_path)}" for i, text in enumerate(BAD)
-    ]
-    assert lines == expected
-    data = make(path, max_length=100)
-    told = data.leave_out(data.check(range(len(data)), True), skip_bad=True)
-    assert told.splitlines() == [
-        f"left out {len(BAD)} of {len(BAD) + 2} records, the first:",
-        *expected[:20],
-    ]
-    assert len(data) == 2
-    assert torch.equal(data[0]["input_ids"], data[1]["input_ids"])
-    assert wrong(write(tmp_path, [GOOD, 3])) == [f"{path}, record 1: expected an object, got int"]
-    assert len(wrong(write(tmp_path, [3] * 30))) == 31  # every one is listed
-    data = make(write(tmp_path, [3]))
-    with pytest.raises(DataError, match="record 0"):  # nothing would remain
-        data.leave_out(data.check([0]), skip_bad=True)
-    with pytest.raises(DataError, match="no such data file"):
-        make(tmp_path / "none.json")
+    assert [data.record(i) for i in range(len(data))] == [GOOD, TEXT_ONLY]
 
 
-def test_no_picture_is_opened_without_being_asked(tmp_path):
-    data = make(write(tmp_path, [edited(image="data.json")]))
-    assert data.check([0]) == {} and list(data.check([0], open_pictures=True)) == [0]
+def test_skip_bad_needs_a_good_record(make):
+    data = make([3])
+    with pytest.raises(DataError, match="record 0"):
+        data.leave_out(errors_of(data), skip_bad=True)
 
 
-@pytest.mark.parametrize("kind", ["stored.zip", "deflated.zip", "plain.tar"])
-def test_pictures_in_an_archive(tmp_path, kind):
-    """The same samples as from the folder, in reader processes as well; what an archive lacks or holds broken is told."""
-    records = [edited(image="x/a.png"), edited(image="x/none.png"), edited(image="x/broken.png")]
-    path, archive = write(tmp_path, records), tmp_path / kind
-    (tmp_path / "broken.png").write_bytes(b"no picture")
-    if kind.endswith("zip"):
-        with zipfile.ZipFile(
-            archive, "w", zipfile.ZIP_STORED if "stored" in kind else zipfile.ZIP_DEFLATED
-        ) as file:
-            for name in ("broken.png", "a.png"):
-                file.write(tmp_path / name, name)
-    else:
-        with tarfile.open(archive, "w") as file:
-            for name in ("broken.png", "a.png"):
-                file.add(tmp_path / name, f"./{name}")
-    data = make(path, [f"x={archive}"])
-    assert data.check(range(3), True) == {
-        1: f"x/none.png: no such picture in {archive}",
-        2: f"{archive}, x/broken.png: not a readable picture",
-    }
-    data.leave_out(data.check(range(3), True), skip_bad=True)
-    pixels = make(write(tmp_path, [GOOD]))[0]["pixel_values"]
-    loader = torch.utils.data.DataLoader(data, 1, num_workers=1, collate_fn=collate)
-    assert torch.equal(next(iter(loader))["pixel_values"], pixels)
-    (tmp_path / "a.tar.gz").write_bytes(b"\x1f\x8b")
-    for bad in ("a.tar.gz", "nowhere"):
-        with pytest.raises(
-            DataError, match=f"{bad}: neither a folder nor a zip or uncompressed tar"
-        ):
-            make(path, [tmp_path / bad])
+def test_good_records_need_no_summary(make):
+    assert make([GOOD]).leave_out({}, skip_bad=False) == ""
 
 
-def test_published_forms(tmp_path):
-    """CC-595K, LCS-558K, LLaVA-Instruct-158K and mix665k: captions, int ids, `model`, text without pictures, the
-    question on either side of the picture; stage 1's plain template drops the question."""
-    caption = {
-        "id": "GCC_1",
-        "image": "a.png",
-        "conversations": [
-            {"from": "human", "value": "Give a brief description.\n<image>"},
-            {"from": "gpt", "value": "olive oil"},
-        ],
-    }
-    text = {
-        "id": "x_0",
-        "model": "",
-        "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}],
-    }
-    data = make(write(tmp_path, [caption, edited(id=33471), text]), template="plain")
-    assert data.check(range(3), True) == {} and data.leave_out({}, False) == ""
-    other = json.loads(json.dumps(caption))
-    other["conversations"][0]["value"] = "<image>\nProvide one."
-    assert torch.equal(
-        data[0]["input_ids"], make(write(tmp_path, [other]), template="plain")[0]["input_ids"]
-    )
-    data = make(write(tmp_path, [caption, edited(id=33471), text]))
-    kinds = [picture for picture, _ in data.groups()]
-    assert kinds == [True, True, False] and "pixel_values" not in data[2]
-    assert all(len(data[i]["input_ids"]) <= bound for i, (_, bound) in enumerate(data.groups()))
-
-
-def test_truncation_keeps_the_beginning(tmp_path):
-    path = write(
-        tmp_path,
-        [edited(conversations=[GOOD["conversations"][0], {"from": "gpt", "value": "a cat " * 50}])],
-    )
-    whole, cut = make(path)[0], make(path, max_length=60)[0]
-    assert len(cut["input_ids"]) == 60 and torch.equal(cut["input_ids"], whole["input_ids"][:60])
+def test_images_are_not_decoded_unless_asked(make):
+    data = make([GOOD | {"image": "data.json"}])
+    assert data.check([0]) == {}
+    assert list(data.check([0], open_images=True)) == [0]

@@ -205,7 +205,7 @@ def test_malformed_record(tmp_path):
         ([*bad, "."], "bad.json, record 1: turn 0: comes from 'gpt', expected 'human'"),
         ([*well, ".", *odd], "--batch 3 (global) is not a multiple of"),
         ([*well, "nowhere"], "nowhere: neither a folder nor a zip or"),
-        ([*well, tmp_path], f"good.json, record 0: cat.jpg: no such picture in {tmp_path}"),
+        ([*well, tmp_path], f"good.json, record 0: cat.jpg: no such image in {tmp_path}"),
     )
     # Met by a reader process in the middle of the training: it ends, and with it the program.
     done = run(*late)
