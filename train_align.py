@@ -19,15 +19,17 @@ from nanollava.llava import PROJECTOR_FILE, LLaVA
 from nanollava.tokenizer import Tokenizer
 from nanollava.toyland.data import ensure_data
 from nanollava.training import arguments, distributed, plan
-from nanollava.training.datasets import load_dataset
+from nanollava.training.batches import Collator
+from nanollava.training.datasets import load_datasets
 from nanollava.training.evaluation import evaluate
 from nanollava.training.loop import train
 from nanollava.training.metrics import announce
 
-# The paper's stage 1, by the beginning of the parameters' names.
+# What learns, by the beginning of the parameters' names.
 TRAINABLE = {"vision_tower.": False, "multi_modal_projector.": True, "language_model.": False}
 
-# Values for Toyland. The instruction is kept before the caption, as in the paper. For real data see --recipe.
+# Values for Toyland. The instruction stays before the caption, as in the paper. For real data see
+# --recipe.
 DEFAULTS = {
     "out": "out/align",
     "data": "data/toyland/align.json",
@@ -48,7 +50,7 @@ def main() -> None:
     device = distributed.start(config.device)
     ensure_data(config.data, made_here=DEFAULTS["data"])
 
-    # Build: CLIP, the language model and a new W, which the seed makes the same on every rank.
+    # Build: CLIP, the language model and a new W. The seed makes W the same on every rank.
     torch.manual_seed(config.seed)
     vision = shipped(config.vision)
     llm = shipped(config.llm)
@@ -65,43 +67,35 @@ def main() -> None:
     image_config = ImageConfig.from_pretrained(vision, config.image_mode, image_size)
 
     # Data: every record is checked now, not in the middle of the training.
-    data = load_dataset(config.data, config, tokenizer, image_config, model.config)
-    validation = None
-    if config.validation:
-        validation = load_dataset(config.validation, config, tokenizer, image_config, model.config)
+    data, validation = load_datasets(config, tokenizer, image_config, model.config)
+    collator = Collator(collate, flops=partial(plan.flops, model.config, TRAINABLE))
 
-    # Freeze and shard.
+    # Freeze by the table, then shard.
     trained_rows = distributed.freeze(model, TRAINABLE)
     blocks = model.language_model.model.layers
     distributed.shard(model, blocks, model.vision_tower, device, config)
     announce(config, trained_rows, len(data), "stage 1: align")
 
     # Train.
-    train(
-        model,
-        data,
-        collate,
-        config,
-        device,
-        flops=partial(plan.flops, model.config, TRAINABLE),
-        evaluate=partial(
-            evaluate, model, validation, collate, tokenizer, image_config, config, device
-        ),
+    measure = partial(
+        evaluate, model, validation, collator, tokenizer, image_config, config, device
     )
+    train(model, data, collator, config, device, measure)
 
     # Save W alone: nothing else has changed.
-    projector = distributed.full_state(model, DTYPES[config.save_dtype], "multi_modal_projector.")
     out = Path(config.out)
-
-    def save() -> None:
-        save_projector(projector, out / PROJECTOR_FILE)
-        made_by(out)
-
-    distributed.write_on_rank_0(save)
+    save_dtype = DTYPES[config.save_dtype]
+    projector = distributed.full_state(model, save_dtype, "multi_modal_projector.")
+    distributed.write_on_rank_0(partial(save, out, projector))
     distributed.print_on_rank_0(
         f"W is in {out / PROJECTOR_FILE}; next: python train_instruct.py --projector {out}"
     )
     distributed.finish()
+
+
+def save(out: Path, projector: dict[str, torch.Tensor]) -> None:
+    save_projector(projector, out / PROJECTOR_FILE)
+    made_by(out)
 
 
 if __name__ == "__main__":

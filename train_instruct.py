@@ -1,4 +1,4 @@
-"""Stage 2, visual instruction tuning: W and the language model learn, from instructions (paper, section 4.2).
+"""Stage 2, visual instruction tuning: W and the language model learn (paper, section 4.2).
 
 python train_instruct.py                               # Toyland, after train_align.py
 torchrun --nproc_per_node 2 train_instruct.py          # the same with two processes (FSDP2)
@@ -18,19 +18,20 @@ from nanollava.llava import LLaVA
 from nanollava.tokenizer import Tokenizer
 from nanollava.toyland.data import ensure_data
 from nanollava.training import arguments, distributed, plan
-from nanollava.training.datasets import load_dataset
+from nanollava.training.batches import Collator
+from nanollava.training.datasets import load_datasets
 from nanollava.training.evaluation import evaluate
 from nanollava.training.loop import train
 from nanollava.training.metrics import announce
 
-# The paper's stage 2, by the beginning of the parameters' names.
+# What learns, by the beginning of the parameters' names.
 TRAINABLE = {"vision_tower.": False, "multi_modal_projector.": True, "language_model.": True}
 
 # Values for Toyland. For real data see --recipe.
 DEFAULTS = {
     "out": "out/instruct",
     "data": "data/toyland/instruct.json",
-    "projector": "out/align",  # from stage 1
+    "projector": "out/align",  # the result of stage 1
     "template": "vicuna_v1",
     "batch": 24,
     "lr": 1.5e-3,
@@ -64,13 +65,11 @@ def main() -> None:
     image_config = ImageConfig.from_pretrained(vision, config.image_mode, image_size)
 
     # Data: every record is checked now, not in the middle of the training.
-    data = load_dataset(config.data, config, tokenizer, image_config, model.config)
-    validation = None
-    if config.validation:
-        validation = load_dataset(config.validation, config, tokenizer, image_config, model.config)
+    data, validation = load_datasets(config, tokenizer, image_config, model.config)
+    collator = Collator(collate, flops=partial(plan.flops, model.config, TRAINABLE))
 
-    # Freeze and shard. Sharding casts the frozen tower to the compute dtype, so keep it as it was: the
-    # result contains the original.
+    # Freeze by the table, then shard. Sharding casts the frozen tower to the compute dtype; the
+    # result gets the tower as it was.
     trained_rows = distributed.freeze(model, TRAINABLE)
     tower = model.vision_tower.state_dict(prefix="vision_tower.")
     blocks = model.language_model.model.layers
@@ -78,36 +77,29 @@ def main() -> None:
     announce(config, trained_rows, len(data), "stage 2: instruct")
 
     # Train.
-    train(
-        model,
-        data,
-        collate,
-        config,
-        device,
-        flops=partial(plan.flops, model.config, TRAINABLE),
-        evaluate=partial(
-            evaluate, model, validation, collate, tokenizer, image_config, config, device
-        ),
+    measure = partial(
+        evaluate, model, validation, collator, tokenizer, image_config, config, device
     )
+    train(model, data, collator, config, device, measure)
 
-    # Save a complete LLaVA: the tower as it was, W and the language model as they are now.
+    # Save a complete LLaVA: W and the language model as trained, and the tower.
+    out = Path(config.out)
     save_dtype = DTYPES[config.save_dtype]
     state = distributed.full_state(model, save_dtype, "multi_modal_projector.", "language_model.")
-    out = Path(config.out)
-
-    def save() -> None:
-        for name, tensor in tower.items():
-            state[name] = tensor.to(save_dtype)
-        model.save_pretrained(out, state)
-        tokenizer.with_image_token(model.config.image_token_id).save_pretrained(out)
-        image_config.save_pretrained(out)
-        made_by(out)
-
-    distributed.write_on_rank_0(save)
+    for name, tensor in tower.items():
+        state[name] = tensor.to(save_dtype)
+    distributed.write_on_rank_0(partial(save, out, model, state, tokenizer, image_config))
     distributed.print_on_rank_0(
         f"LLaVA is in {out}; next: python sample.py --model {out} --image cat.jpg"
     )
     distributed.finish()
+
+
+def save(out: Path, model: LLaVA, state: dict, tokenizer: Tokenizer, image_config) -> None:
+    model.save_pretrained(out, state)
+    tokenizer.with_image_token(model.config.image_token_id).save_pretrained(out)
+    image_config.save_pretrained(out)
+    made_by(out)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ from PIL import Image
 from .errors import UserError
 from .image import ImageError, open_image
 
-# A zip member begins with a header of 30 bytes, the member's name and an extra field. The lengths of
-# both are the header's last two numbers, 16 bits each.
+# A zip member begins with a header of 30 bytes, the member's name and an extra field. The lengths
+# of both are the header's last two numbers, 16 bits each.
 ZIP_HEADER_BYTES = 30
 ZIP_LENGTHS_AT = 26
 RAW_DEFLATE = -15  # zlib's code for a stream without zlib's own header, as in a zip
@@ -37,11 +37,11 @@ class Member(NamedTuple):
 class ImageFiles:
     """Images by name, from a list of sources: folders and archives.
 
-    A name in an archive is also found without the archive's topmost folder. A source PREFIX=ARCHIVE has
-    the names that begin with PREFIX/.
+    A name in an archive is also found without the archive's topmost folder. A source
+    PREFIX=ARCHIVE has the names that begin with PREFIX/.
 
-    Archives are never unpacked. Each image is read by its offset, with a file handle of its own, so that
-    worker processes share nothing."""
+    Archives are never unpacked. Each image is read by its offset, with a file handle of its own,
+    so that worker processes share nothing."""
 
     def __init__(self, sources: Iterable[str | Path]):
         self.folders: list[Path] = []
@@ -104,8 +104,8 @@ def list_members(archive: Path) -> Iterator[tuple[str, Member]]:
                     yield info.name.removeprefix("./"), member
     except (tarfile.TarError, zipfile.BadZipFile, OSError) as error:
         raise ArchiveError(
-            f"{archive}: neither a folder nor a zip or uncompressed tar archive ({error}); unpack a "
-            ".tar.gz first"
+            f"{archive}: neither a folder nor a zip or uncompressed tar archive ({error}); "
+            "unpack a .tar.gz first"
         ) from None
 
 

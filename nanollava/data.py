@@ -1,7 +1,7 @@
-"""Instruction data: records of LLaVA's JSON files to training samples, and samples to padded batches.
+"""Instruction data: records of LLaVA's JSON files become samples, and samples padded batches.
 
-A record is {"image": NAME or a list of names, "conversations": [{"from": "human", "value": TEXT}, ...]}, with
-one <image> in the text for every name, and no "image" if there is none."""
+A record is {"image": NAME or a list of names, "conversations": [{"from": "human", "value": TEXT},
+...]}, with one <image> in the text for every name, and no "image" if there is none."""
 
 import json
 import zlib
@@ -19,8 +19,8 @@ from .errors import UserError
 from .image import ImageConfig, preprocess
 from .tokenizer import IMAGE, Tokenizer
 
-# Upper bounds for the length of a sample without encoding it: a token has at least one byte of text, and
-# templates add some around the conversation and around each turn.
+# Upper bounds for the length of a sample without encoding it: a token has at least one byte of
+# text, and templates add some around the conversation and around each turn.
 TEMPLATE_TOKENS = 512
 TURN_TOKENS = 32
 
@@ -34,8 +34,8 @@ class DataError(UserError):
 class InstructionData(torch.utils.data.Dataset):
     """The records of a data file as samples.
 
-    A sample is a dict of `input_ids` (T,), `labels` (T,) and, if the record has images, `pixel_values`
-    (images, 3, H, W). Call `check` and `leave_out` before training."""
+    A sample is a dict of `input_ids` (T,), `labels` (T,) and, if the record has images,
+    `pixel_values` (images, 3, H, W). Call `check` and `leave_out` before training."""
 
     def __init__(
         self,
@@ -62,8 +62,8 @@ class InstructionData(torch.utils.data.Dataset):
 
         records, self.crc32 = read_records(path)
         self.rows = list(range(len(records)))  # the records in use, by their index in the file
-        # All records as one string of bytes. Reading a Python object changes its reference count, so
-        # every worker process would soon have its own copy of a list of dicts.
+        # All records as one string of bytes. Reading a Python object changes its reference count,
+        # so every worker process would soon have its own copy of a list of dicts.
         lines = [json.dumps(record).encode() for record in records]
         self.text = b"".join(lines)
         self.offsets = torch.tensor([0, *map(len, lines)]).cumsum(0)  # record i: offsets i to i + 1
@@ -92,8 +92,9 @@ class InstructionData(torch.utils.data.Dataset):
         return json.loads(self.text[start:end])
 
     def tokens(self, record: dict) -> tuple[list[int], list[int]]:
-        """Ids and labels of a record, at most `max_length` of them. The end is cut off, but never an
-        image, and never all labels."""
+        """Ids and labels of a record, at most `max_length` of them.
+
+        The end is cut off, but never an image, and never all labels."""
         ids, labels = encode(record["conversations"], self.tokenizer, self.template)
         ids, labels = expand(ids, labels, self.image_token_id, self.num_patches)
         if self.image_token_id in ids[self.max_length :]:
@@ -105,7 +106,7 @@ class InstructionData(torch.utils.data.Dataset):
         return ids, labels
 
     def groups(self) -> list[tuple[bool, int]]:
-        """(has images, upper bound of its length) for every record in use: batches are grouped by it."""
+        """(has images, maximum length) of every record in use: batches are grouped by it."""
         groups = []
         for index in range(len(self)):
             record = self.record(index)
@@ -124,8 +125,8 @@ class InstructionData(torch.utils.data.Dataset):
     ) -> dict[int, str]:
         """The errors in these records, by index; good records are not in the dict.
 
-        Checks turns, length, and whether each image exists; with `open_images`, also whether it can be
-        decoded."""
+        Checks turns, length, and whether each image exists; with `open_images`, also whether it
+        can be decoded."""
         indices = list(indices)
         errors = {}
         with ThreadPoolExecutor(max(1, threads)) as pool:
@@ -160,7 +161,8 @@ class InstructionData(torch.utils.data.Dataset):
     def leave_out(self, errors: dict[int, str], skip_bad: bool) -> str:
         """Take the bad records out of use. Returns a summary, "" if there are none.
 
-        Without `skip_bad`, or if no record would remain, raises a DataError that lists all of them."""
+        Without `skip_bad`, or if no record would remain, raises a DataError that lists all of
+        them."""
         if not errors:
             return ""
         lines = []
@@ -176,8 +178,10 @@ class InstructionData(torch.utils.data.Dataset):
 
 
 def collate(samples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor | None]:
-    """Join samples to a batch: `input_ids` and `labels` (B, T), padded on the right, and `pixel_values`
-    (N, 3, H, W) of all images in reading order, or None without any."""
+    """Join samples to a batch.
+
+    `input_ids` and `labels` (B, T) are padded on the right; `pixel_values` (N, 3, H, W) has all
+    images in reading order, or is None without any."""
     ids = [sample["input_ids"] for sample in samples]
     labels = [sample["labels"] for sample in samples]
     pixels = [sample["pixel_values"] for sample in samples if "pixel_values" in sample]

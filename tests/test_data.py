@@ -113,8 +113,8 @@ def test_worker_processes_read_archives(make, tmp_path):
     assert torch.equal(next(iter(loader))["pixel_values"], data[0]["pixel_values"])
 
 
-# The published data sets: CC-595K and LCS-558K (captions), LLaVA-Instruct-158K (numbers as ids), the
-# mix of v1.5 (a key "model", text without images)
+# The published data sets: CC-595K and LCS-558K (captions), LLaVA-Instruct-158K (numbers as ids),
+# the mix of v1.5 (a key "model", text without images)
 
 CAPTION = {
     "id": "GCC_1",

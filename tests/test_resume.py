@@ -14,6 +14,7 @@ from torch import nn
 from nanollava.errors import Stopped, UserError
 from nanollava.training import distributed, loop, resume
 from nanollava.training.arguments import TrainConfig
+from nanollava.training.batches import Collator
 
 STEPS = 11  # 26 samples in batches of 4: epochs end in the middle, at steps 7 and 14
 
@@ -87,7 +88,8 @@ def train(out: Path, data=None, **settings) -> dict[str, torch.Tensor]:
     given = TrainConfig(**given)
     distributed.shard(model, model.blocks, model.tower, torch.device("cpu"), given)
     out.mkdir(exist_ok=True)
-    loop.train(model, data or Samples(), collate, given, torch.device("cpu"))
+    collator = Collator(collate)
+    loop.train(model, data or Samples(), collator, given, torch.device("cpu"))
     return distributed.full_state(model, torch.float32, "")
 
 

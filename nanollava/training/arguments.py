@@ -10,10 +10,10 @@ from ..conversation import TEMPLATES
 from ..device import DTYPES
 from ..errors import UserError
 
-# Where each recipe's values come from:
-# paper  Visual Instruction Tuning, section 5: CC-595K for one epoch, then LLaVA-Instruct-158K for three.
-# v1     The release after the paper: stage 1 on LCS-558K, no instruction; Vicuna v1's prompt.
-# v1.5   Improved Baselines with Visual Instruction Tuning, table of hyperparameters: a projector of
+# Where each recipe's values come from: paper  Visual Instruction Tuning, section 5: CC-595K for
+# one epoch, then LLaVA-Instruct-158K for three. v1     The release after the paper: stage 1 on
+# LCS-558K, no instruction; Vicuna v1's prompt. v1.5   Improved Baselines with Visual Instruction
+# Tuning, table of hyperparameters: a projector of
 #        two layers, images padded to a square, LLaVA-Mix-665K.
 # `samples` is the size of the data set; only `--plan` uses it.
 SHARED = {
@@ -119,7 +119,7 @@ def _field(is_fixed: bool, default, help: str, minimum, above, choices) -> Any:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything a training can be told. Each field is also a flag: `micro_batch` is --micro-batch."""
+    """All settings of a training. Each field is also a flag: `micro_batch` is --micro-batch."""
 
     # Model
     vision: str = fixed("checkpoints/toy-clip", "Hugging Face CLIP directory")
@@ -278,7 +278,7 @@ def parse_config(description: str, stage: int, stage_defaults: dict) -> TrainCon
 
 
 def flag_parser(description: str, stage_defaults: dict) -> argparse.ArgumentParser:
-    """A parser with one flag per field of TrainConfig. It returns only the flags that were given."""
+    """A parser with one flag per field of TrainConfig. Flags that are not given stay unset."""
     parser = argparse.ArgumentParser(
         description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS
     )

@@ -1,7 +1,7 @@
 """Which samples make up a step, and which of them each rank reads.
 
-The order depends on the seed, the number of samples and the global batch, never on the number of ranks or
-the micro-batch: more GPUs train the same model."""
+The order depends on the seed, the number of samples and the global batch, never on the number of
+ranks or the micro-batch: more GPUs train the same model."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -51,8 +51,9 @@ def global_batches(
 ) -> list[list[int]]:
     """Sample indices of every step. Each epoch is shuffled; its last, incomplete batch is kept.
 
-    `groups` has (has images, length) for every sample. With it, a batch is of one modality, except the
-    epoch's last, and sorted by length, so that micro-batches hold samples of similar length."""
+    `groups` has (has images, length) for every sample. With it, a batch is of one modality, except
+    the epoch's last, and sorted by length, so that micro-batches hold samples of similar
+    length."""
     batches = []
     for epoch in range(epochs):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
@@ -68,7 +69,7 @@ def global_batches(
 def one_modality_batches(
     order: list[int], batch: int, groups: list[tuple[bool, int]], generator: torch.Generator
 ) -> list[list[int]]:
-    """Full batches with images and full batches without, shuffled; at the end what remains of both."""
+    """Full batches with images and full batches without, shuffled; then what remains of both."""
     full_batches = []
     remainder = []
     for with_images in (True, False):
@@ -95,8 +96,9 @@ class SampleKey(NamedTuple):
 def rank_share(batch: list[int], micro: int, rank: int, world_size: int) -> list[list[SampleKey]]:
     """One rank's micro-batches of a global batch: samples rank, rank + world_size, ...
 
-    All ranks must make the same number of forward passes, because each pass gathers weights from all of
-    them. A rank that runs out of samples repeats one without its labels, which adds nothing."""
+    All ranks must make the same number of forward passes, because each pass gathers weights from
+    all of them. A rank that runs out of samples repeats one without its labels, which adds
+    nothing."""
     mine = [SampleKey(i, True) for i in batch[rank::world_size]]
     rounds = math.ceil(len(batch) / (world_size * micro))
     share = []
@@ -120,7 +122,9 @@ class KeyedSamples(Dataset):
 
 @dataclass
 class Collator:
-    """Joins samples to a MicroBatch. A class, so that worker processes can receive it."""
+    """Joins samples to a MicroBatch. A class, so that worker processes can receive it.
+
+    `flops(lengths, images, label_tokens)` is the work of forward and backward, for MFU."""
 
     collate: Callable[[list[dict]], dict]
     flops: Callable[[list[int], int, int], dict] | None = None

@@ -12,6 +12,17 @@ from .arguments import TrainConfig
 from .distributed import merge_over_ranks, print_on_rank_0
 
 
+def load_datasets(
+    config: TrainConfig, tokenizer: Tokenizer, image_config: ImageConfig, model_config: LlavaConfig
+) -> tuple[InstructionData, InstructionData | None]:
+    """The data of --data, and those of --validation if that is given."""
+    data = load_dataset(config.data, config, tokenizer, image_config, model_config)
+    validation = None
+    if config.validation is not None:
+        validation = load_dataset(config.validation, config, tokenizer, image_config, model_config)
+    return data, validation
+
+
 def load_dataset(
     path: str,
     config: TrainConfig,
@@ -19,8 +30,9 @@ def load_dataset(
     image_config: ImageConfig,
     model_config: LlavaConfig,
 ) -> InstructionData:
-    """One data file. Each rank checks a share of its records; bad ones raise a DataError that lists all,
-    or are left out with --skip-bad."""
+    """One data file, checked. Each rank checks a share of the records.
+
+    Bad records raise a DataError that lists all of them; with --skip-bad they are left out."""
     data = InstructionData(
         path,
         config.images or Path(path).parent,

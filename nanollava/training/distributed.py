@@ -20,7 +20,9 @@ from .arguments import TrainConfig
 
 
 def start(device_name: str) -> torch.device:
-    """Join torchrun's process group, or form one of this process alone. Returns this rank's device."""
+    """Join torchrun's process group, or form one of this process alone.
+
+    Returns the device of this rank."""
     if device_name == "auto" and not torch.cuda.is_available():
         device_name = "cpu"  # not mps
     device = pick_device(device_name)
@@ -52,10 +54,11 @@ def finish() -> None:
 def wait_for_gloo_threads() -> None:
     """Give gloo's threads time to release the tensors of the last collectives.
 
-    A collective is complete before the thread that ran it has released its tensors, and for that the thread
-    needs Python's lock. If it asks for the lock while the interpreter is shutting down, Python (before
-    3.14) ends the thread in a place where C++ can only abort the process: exit code -6 after all work is
-    done. torch offers no call that waits for these threads, and FSDP keeps them alive to the end."""
+    A collective is complete before the thread that ran it has released its tensors, and for that
+    the thread needs Python's lock. If it asks for the lock while the interpreter is shutting down,
+    Python (before 3.14) ends the thread in a place where C++ can only abort the process: exit code
+    -6 after all work is done. torch offers no call that waits for these threads, and FSDP keeps
+    them alive to the end."""
     time.sleep(0.2)  # releases the lock; the threads need microseconds
 
 
@@ -91,9 +94,9 @@ def shard(
 ) -> None:
     """Shard the model over all ranks with FSDP2: each of `blocks` by itself, then everything else.
 
-    What is trained becomes float32 (the master weights), what is frozen the compute dtype. The frozen
-    tower is not sharded: each rank has all of it. Weights may still be memory-mapped files; then each
-    rank reads one block at a time and keeps only its shard."""
+    What is trained becomes float32 (the master weights), what is frozen the compute dtype. The
+    frozen tower is not sharded: each rank has all of it. Weights may still be memory-mapped files;
+    then each rank reads one block at a time and keeps only its shard."""
     dtype = pick_dtype(config.dtype, device)
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     options = {"mesh": mesh, "ignored_params": set(frozen_tower.parameters())}
@@ -162,7 +165,7 @@ def merge_over_ranks(mine: dict) -> dict:
 
 
 def write_on_rank_0(action: Callable[[], None]) -> None:
-    """Run `action` on rank 0 while the others wait. If it fails to write, every rank raises OSError."""
+    """Run `action` on rank 0 while the others wait. If writing fails, every rank raises OSError."""
     failure = [None]
     if dist.get_rank() == 0:
         try:

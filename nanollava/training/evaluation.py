@@ -1,7 +1,5 @@
 """What is measured during a training: the loss on validation data, and Toyland's score."""
 
-from collections.abc import Callable
-
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -13,15 +11,21 @@ from .distributed import sum_over_ranks
 
 
 def evaluate(
-    model: nn.Module, data, collate: Callable, tokenizer, image_config, config: TrainConfig, device
+    model: nn.Module,
+    validation,
+    collator: Collator,
+    tokenizer,
+    image_config,
+    config: TrainConfig,
+    device: torch.device,
 ) -> dict[str, float]:
     """The loss on the validation data and Toyland's score, as far as `config` asks for them."""
     results = {}
-    if data is not None:
+    if validation is not None:
         micro = micro_batch_size(config, dist.get_world_size())
-        results["validation_loss"] = mean_loss(model, data, collate, micro, device)
-    # Generation calls parts of the model without a forward pass of the whole, and only the latter gathers
-    # FSDP's shards.
+        results["validation_loss"] = mean_loss(model, validation, collator, micro, device)
+    # Generation calls parts of the model without a forward pass of the whole, and only the latter
+    # gathers FSDP's shards.
     model.unshard()
     if config.toyland_scenes:
         overall = score(model, tokenizer, image_config, config.toyland_scenes)["overall"]
@@ -30,11 +34,13 @@ def evaluate(
 
 
 @torch.no_grad()
-def mean_loss(model: nn.Module, data, collate: Callable, micro: int, device) -> float:
+def mean_loss(
+    model: nn.Module, data, collator: Collator, micro: int, device: torch.device
+) -> float:
     """The mean loss per label token of a whole data set. All ranks share the work."""
     totals = torch.zeros(2, dtype=torch.float64, device=device)  # loss, label tokens
     batches = split(list(range(len(data))), micro * dist.get_world_size())
-    for micro_batches in load_steps(data, Collator(collate), batches, micro):
+    for micro_batches in load_steps(data, collator, batches, micro):
         for inputs, _ in micro_batches:
             loss_sum, num_labels = model.loss(**to_device(inputs, device))
             totals += torch.stack([loss_sum.double(), num_labels.double()])

@@ -1,7 +1,7 @@
 """The training loop of both stages.
 
-It knows neither LLaVA nor its files. It needs a model with `loss(**batch) -> (loss_sum, num_labels)` and a
-data set of dicts with `labels`."""
+It knows neither LLaVA nor its files. It needs a model with `loss(**batch) -> (loss_sum,
+num_labels)` and a data set of dicts with `labels`."""
 
 import math
 from collections.abc import Callable
@@ -23,28 +23,28 @@ from .signals import StopSignals, stopped
 def train(
     model: nn.Module,
     data,
-    collate: Callable[[list[dict]], dict],
+    collator: Collator,
     config: TrainConfig,
     device: torch.device,
-    flops: Callable[[list[int], int, int], dict] | None = None,
     evaluate: Callable[[], dict[str, float]] | None = None,
 ) -> None:
-    """Train what is not frozen in a sharded model. `flops(lengths, images, label_tokens)` is for MFU."""
+    """Train what `freeze` left trainable in a sharded model; write metrics.jsonl in config.out."""
     world_size = dist.get_world_size()
     steps = total_steps(config, len(data))
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, config.lr, weight_decay=0.0, fused=True)
     checkpoints = Checkpoints(config, model, optimizer, fingerprint(config, data, device))
     first_step = checkpoints.resume()
-    batches = training_steps(data, Collator(collate, flops), config, first_step)
+    batches = training_steps(data, collator, config, first_step)
     with StopSignals() as signals, Metrics(config, device, first_step, steps) as metrics:
         for step in range(first_step, steps):
             lr = config.lr * cosine(step, steps, config.warmup)
             set_learning_rate(optimizer, lr)
 
-            # The loss is the mean over all label tokens of the step: their summed loss, over all ranks and
-            # micro-batches, divided by their number. So every token weighs the same wherever it is computed.
-            # FSDP averages gradients over the ranks; times world_size, the average is the sum again.
+            # The loss is the mean over all label tokens of the step: their summed loss, over all
+            # ranks and micro-batches, divided by their number. So every token weighs the same
+            # wherever it is computed. FSDP averages gradients over the ranks; times world_size,
+            # the average is the sum again.
             micro_batches = next(batches)  # of this rank
             counts = total_counts(micro_batches, device)  # of all ranks
             loss_sum = torch.zeros((), dtype=torch.float64, device=device)
@@ -59,11 +59,12 @@ def train(
             optimizer.step()
             optimizer.zero_grad()
 
-            done = step + 1
+            done = step + 1  # steps
             stop_signal = signals.on_any_rank(device) if done < steps else None
             evaluation = {}
             if evaluate and is_due(done, config.eval_steps) and not stop_signal:
                 evaluation = evaluate()
+
             metrics.log(step, loss, lr, grad_norm, counts, evaluation)
             path = checkpoints.save_if_due(done, steps, stop_signal, device)
             if stop_signal:
@@ -71,17 +72,19 @@ def train(
 
 
 def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> float:
-    """Scale all gradients down so that their norm is at most `max_norm`. Returns the norm before."""
+    """Scale the gradients down to the norm `max_norm` if it is larger. Returns the norm before."""
     return nn.utils.clip_grad_norm_(parameters, max_norm).full_tensor().item()
 
 
 def is_due(step: int, interval: int) -> bool:
-    """Whether something happens after `step` steps that happens every `interval` steps; 0: never."""
+    """Whether `step` is a multiple of `interval`. An interval of 0 is never due."""
     return interval > 0 and step % interval == 0
 
 
 def cosine(step: int, steps: int, warmup: float) -> float:
-    """Fraction of the peak learning rate: linear warm-up over `warmup` of the steps, then a cosine to 0."""
+    """Fraction of the peak learning rate: linear warm-up, then half a cosine down to 0.
+
+    `warmup` is the fraction of the steps in which it rises."""
     warmup_steps = max(1, math.ceil(steps * warmup))
     if step < warmup_steps:
         return (step + 1) / warmup_steps

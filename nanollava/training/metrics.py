@@ -29,7 +29,7 @@ def announce(config: TrainConfig, trained_rows: list[str], samples: int, title: 
 
 
 class Metrics:
-    """Reports every step on rank 0: progress bar, OUT/metrics.jsonl and, if asked for, TensorBoard."""
+    """Reports every step on rank 0: progress bar, OUT/metrics.jsonl, TensorBoard if asked for."""
 
     def __init__(self, config: TrainConfig, device: torch.device, first_step: int, steps: int):
         self.device = device
@@ -80,8 +80,8 @@ class Metrics:
         self.seconds += step_seconds
         if not self.is_writer:
             return
-        # Model FLOPs utilization: the work that the step needs, per second and rank, as a fraction of
-        # what one matrix product reaches on this device.
+        # Model FLOPs utilization: the work that the step needs, per second and rank, as a fraction
+        # of what one matrix product reaches on this device.
         mfu = counts.flops / step_seconds / dist.get_world_size() / self.peak
         memory = peak_memory(self.device)
         self.write(

@@ -1,6 +1,7 @@
-"""What a training will take, by arithmetic on the config: parameters, memory, FLOPs, hours, traffic.
+"""What a training will take, computed from the config: parameters, memory, FLOPs, hours, traffic.
 
-One quantity per line, with its unit. `--plan` prints the result; notebook 10 derives the formulas."""
+One quantity per line, with its unit. `--plan` prints the result; notebook 10 derives the
+formulas."""
 
 import math
 from dataclasses import replace
@@ -28,7 +29,7 @@ GB = 1e9  # bytes
 
 
 def parameters(config: LlavaConfig) -> dict[str, int]:
-    """Parameters of the three PARTS, and of the language model's `block`, `embedding` and `head`."""
+    """Numbers of parameters: the three PARTS, and the LLM's `block`, `embedding` and `head`."""
     text = config.text_config
     embedding = text.vocab_size * text.hidden_size
     head = text.vocab_size * text.hidden_size
@@ -104,9 +105,9 @@ def flops(
     `by_inputs`  gradients with respect to activations; nothing before the projector needs them
     `by_weights` gradients with respect to trained weights
 
-    A matrix product takes 2 FLOPs per weight and token in each pass. The head, and the last block's MLP
-    before it, only run on the `label_tokens`. Recomputed activations do not count: MFU is about the work
-    that must be done."""
+    A matrix product takes 2 FLOPs per weight and token in each pass. The head, and the last
+    block's MLP before it, only run on the `label_tokens`. Recomputed activations do not count: MFU
+    is about the work that must be done."""
     tokens = sum(lengths)
     linear_1, linear_2 = projector_flops(config, images)
     matrices = matrix_flops(config, tokens, label_tokens)
@@ -159,7 +160,7 @@ def matrix_flops(config: LlavaConfig, tokens: int, label_tokens: int) -> int:
 
 
 def attention_flops(text: LlamaConfig, lengths: list[int]) -> int:
-    """Forward pass of causal attention: 4 FLOPs per pair of tokens and channel, for half of the pairs."""
+    """Causal attention, forward: 4 FLOPs per channel and pair of tokens; half of the pairs."""
     channels = text.num_attention_heads * text.head_dim
     pairs = sum(length**2 for length in lengths) / 2
     return int(4 * text.num_hidden_layers * channels * pairs)
@@ -173,8 +174,8 @@ def activations(
 ) -> tuple[int, int]:
     """Bytes that the decoder's blocks keep for the backward pass, for `tokens` in all.
 
-    First with all activations kept; second with checkpointing: the inputs of all blocks, and everything
-    of the one block that is being recomputed. `size` is the bytes per number."""
+    First with all activations kept; second with checkpointing: the inputs of all blocks, and
+    everything of the one block that is being recomputed. `size` is the bytes per number."""
     text = config.text_config
     D = text.hidden_size
     F = text.intermediate_size
@@ -208,7 +209,8 @@ def memory(
 ) -> dict[str, float]:
     """Bytes on each of `gpus` GPUs: bf16 computation over fp32 master weights, sharded by FSDP2.
 
-    `micro` samples of `tokens` tokens run at once. `offload` keeps the trained state in CPU memory."""
+    `micro` samples of `tokens` tokens run at once. `offload` keeps the trained state in CPU
+    memory."""
     n = parameters(config)
     trained = trained_parameters(config, trainable)
     kept, checkpointed = activations(config, trainable, micro * tokens)
@@ -264,8 +266,8 @@ def figures(
     rate: float,
     offload: bool = False,
 ) -> dict[str, float]:
-    """The plan: GiB per GPU, with checkpointing and with all activations kept; GB that each GPU sends
-    per step; hours for `samples` at `rate` FLOP/s per GPU."""
+    """The plan: GiB per GPU, with checkpointing and with all activations kept; GB that each GPU
+    sends per step; hours for `samples` at `rate` FLOP/s per GPU."""
     label_tokens = max_label_tokens(config, tokens)
     checkpointed = memory(config, trainable, gpus, micro, tokens, label_tokens, True, offload)
     kept = memory(config, trainable, gpus, micro, tokens, label_tokens, False, offload)

@@ -1,7 +1,7 @@
-"""Resumable checkpoints: torch DCP directories `step-N`, written under a temporary name, then renamed.
+"""Resumable checkpoints: torch DCP directories `step-N`, written under a temporary name.
 
-A checkpoint holds the trained weights, AdamW's state and the random state, sharded as they are. With
-the step number they determine the rest of the run bit by bit."""
+A checkpoint holds the trained weights, AdamW's state and the random state, sharded as they are.
+With the step number they determine the rest of the run bit by bit."""
 
 import json
 import shutil
@@ -48,7 +48,8 @@ class Checkpoints:
         """Load the newest readable checkpoint. Returns the number of steps done, 0 without one."""
         if self.config.resume == "never" and list_checkpoints(self.folder):
             raise UserError(
-                f"--resume never, but {self.folder} contains checkpoints; remove them or change --out"
+                f"--resume never, but {self.folder} contains checkpoints; remove them or "
+                "change --out"
             )
         record = load(self.folder, self.model, self.optimizer, self.fingerprint, print_on_rank_0)
         settings = asdict(self.config) | self.fingerprint | {"ranks": dist.get_world_size()}
@@ -61,8 +62,8 @@ class Checkpoints:
     def save_if_due(self, step: int, steps: int, stop_signal: int | None, device) -> Path | None:
         """Save after `step` of `steps` steps if it is time, or if a signal stops the run.
 
-        If that fails, for example because the disk is full, the run continues with a warning. Only a
-        run that is being stopped raises the CheckpointError: its work would be lost."""
+        If that fails, for example because the disk is full, the run continues with a warning. Only
+        a run that is being stopped raises the CheckpointError: its work would be lost."""
         by_steps = self.config.save_steps > 0 and step % self.config.save_steps == 0
         by_time = self.minutes_are_over(device)
         at_end = self.in_use and step == steps
@@ -151,8 +152,8 @@ def load(
 ) -> dict:
     """Load the newest readable checkpoint into model, optimizer and random state.
 
-    Returns its run.json, or {} if there is no checkpoint. An unreadable one is reported, and the one
-    before it is used. One with another fingerprint is a CheckpointError."""
+    Returns its run.json, or {} if there is no checkpoint. An unreadable one is reported, and the
+    one before it is used. One with another fingerprint is a CheckpointError."""
     fingerprint = json.loads(json.dumps(fingerprint))  # as it comes back from a file
     checkpoints = list_checkpoints(folder)
     for path in checkpoints:

@@ -31,7 +31,7 @@ class StopSignals:
             signal.signal(number, handler)
 
     def on_any_rank(self, device: torch.device) -> int | None:
-        """A stop signal that some rank has received, the same on every rank. All ranks must call it."""
+        """A stop signal that some rank has received, or None. All ranks must call it."""
         received = [number in self.received for number in STOP_SIGNALS]
         ranks = sum_over_ranks(torch.tensor(received, dtype=torch.int32, device=device))
         for number, count in zip(STOP_SIGNALS, ranks.tolist(), strict=True):
