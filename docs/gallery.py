@@ -10,52 +10,66 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without installation
 
 from nanollava import LLaVA
+from nanollava.files import REPOSITORY
 from nanollava.image import ImageConfig
 from nanollava.tokenizer import Tokenizer
-from nanollava.toyland.captions import boxes, captions
 from nanollava.toyland.draw import draw
-from nanollava.toyland.scenes import scenes
+from nanollava.toyland.scenes import Scene, scenes
 from nanollava.toyland.score import ask, normal
-from nanollava.toyland.teacher import questions, read
+from nanollava.toyland.teacher import QA, facts_told, questions
 
-COLUMNS, SIZE, BAND = 4, 300, 64
-KINDS = (
-    "color",
-    "what",
-    "count",
-    "position",
-    "reason",
-    "relation",
-    "presence",
-    "distance",
-)  # one question each
+COLUMNS = 4
+SIZE = 300  # pixels; width and height of a cell
+MARGIN = 3  # around the image in its cell
+BAND = 64  # pixels below the image, for question and answer
+TYPES = ("color", "what", "count", "position", "reason", "relation", "presence", "distance")
+
+
+def choose_questions(rng: random.Random) -> list[tuple[Scene, QA]]:
+    """One question of every type, each about another scene with at least three things."""
+    chosen = []
+    for scene in scenes("test", 60, seed=11, unseen=False):
+        by_type = questions(facts_told(scene, rng), rng)
+        if len(chosen) == len(TYPES) or len(scene.things) < 3:
+            continue
+        qas = by_type[TYPES[len(chosen)]]
+        if qas:
+            chosen.append((scene, rng.choice(qas)))
+    return chosen
+
+
+def draw_sheet(chosen: list[tuple[Scene, QA]], answers: list[str]) -> Image.Image:
+    rows = len(chosen) // COLUMNS
+    sheet = Image.new("RGB", (COLUMNS * SIZE, rows * (SIZE + BAND)), "white")
+    pen = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=17)
+    for i, ((scene, qa), answer) in enumerate(zip(chosen, answers, strict=True)):
+        x = i % COLUMNS * SIZE
+        y = i // COLUMNS * (SIZE + BAND)
+        sheet.paste(draw(scene, SIZE - 2 * MARGIN), (x + MARGIN, y + MARGIN))
+        text = answer
+        if normal(answer) != normal(qa.answer):
+            text += f"  (wrong: {qa.answer})"
+        pen.text((x + 8, y + SIZE + 4), qa.question, "#202020", font)
+        pen.text((x + 8, y + SIZE + 30), text, "#0a58a8", font)
+    return sheet
 
 
 def main() -> None:
-    path = sys.argv[1] if len(sys.argv) > 1 else "checkpoints/toy-llava"
-    model, rng = LLaVA.from_pretrained(path, dtype=torch.float32), random.Random(4)
-    asked = []
-    for scene in scenes("test", 60, seed=11, unseen=False):
-        found = questions(read(captions(scene, rng), boxes(scene)), rng)
-        if len(asked) < len(KINDS) and len(scene.things) >= 3 and found[KINDS[len(asked)]]:
-            asked.append((scene, rng.choice(found[KINDS[len(asked)]])))
-    pairs = [(scene, qa.question) for scene, qa in asked]
-    answers = ask(
-        model, Tokenizer.from_pretrained(path), ImageConfig.from_pretrained(path), pairs, 32
-    )
-    rows = len(asked) // COLUMNS
-    sheet = Image.new("RGB", (COLUMNS * SIZE, rows * (SIZE + BAND)), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=17)
-    for i, ((scene, qa), answer) in enumerate(zip(asked, answers, strict=True)):
-        x, y = i % COLUMNS * SIZE, i // COLUMNS * (SIZE + BAND)
-        sheet.paste(draw(scene, SIZE - 6), (x + 3, y + 3))
-        pen.text((x + 8, y + SIZE + 4), qa.question, "#202020", font)
-        wrong = "" if normal(answer) == normal(qa.answer) else f"  (wrong: {qa.answer})"
-        pen.text((x + 8, y + SIZE + 30), answer + wrong, "#0a58a8", font)
-    sheet.save("docs/toyland.png", optimize=True)
+    path = REPOSITORY / "checkpoints/toy-llava"
+    if len(sys.argv) > 1:
+        path = Path(sys.argv[1])
+    model = LLaVA.from_pretrained(path, dtype=torch.float32)
+    tokenizer = Tokenizer.from_pretrained(path)
+    image_config = ImageConfig.from_pretrained(path)
+    chosen = choose_questions(random.Random(4))
+    asked = [(scene, qa.question) for scene, qa in chosen]
+    answers = ask(model, tokenizer, image_config, asked, max_new_tokens=32)
+    sheet = draw_sheet(chosen, answers)
+    sheet.save(REPOSITORY / "docs/toyland.png", optimize=True)
 
 
 if __name__ == "__main__":

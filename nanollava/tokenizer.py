@@ -31,7 +31,6 @@ DECODER = decoders.Sequence(
         decoders.Strip(" ", 1, 0),  # the space before the text
     ]
 )
-BLANKS = TEXT_NORMALIZER  # the earlier name, until its caller uses the new one
 
 
 class Tokenizer:

@@ -38,7 +38,6 @@ KNOWN_EXCEPTIONS = {
     "nanollava.generate imports nanollava.tokenizer",
     "nanollava.cpu imports nanollava.device",
     "nanollava.cpu imports nanollava.llama",
-    "notebooks.01_image_to_patches imports benchmarks.probe",
 }
 
 IMPORT_CALLS = ("import_module", "__import__", "run_module")

@@ -27,8 +27,9 @@ from ..files import REPOSITORY, read_json, shipped, write_text
 from ..llama import Llama
 from ..tokenizer import Tokenizer
 from ..toyland import data as toyland
-from ..toyland import pretrain
+from ..toyland.pretrain import fit
 from ..toyland.scenes import scenes
+from ..toyland.vicuna import dialogues, save_vicuna, text_backward
 from .answers import Reply, collect
 
 LLM = "checkpoints/toy-vicuna"
@@ -191,15 +192,15 @@ def make_smaller_llm(path: Path, steps: int) -> None:
     with ThreadPoolExecutor(2) as threads:
 
         def backward(step: int) -> tuple[torch.Tensor, dict]:
-            rows = pretrain.dialogues(rng, 32, tokenizer, pool)
-            loss = pretrain.text_backward(model, rows, threads, torch.bfloat16, device)
+            rows = dialogues(rng, 32, tokenizer, pool)
+            loss = text_backward(model, rows, threads, torch.bfloat16, device)
             return loss, {}
 
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01
         )
-        pretrain.fit(path.name, model, optimizer, steps, backward, 20)
-    pretrain.save_vicuna(model, tokenizer, path)
+        fit(path.name, model, optimizer, steps, backward, 20)
+    save_vicuna(model, tokenizer, path)
 
 
 def write_mixture(data: Path, path: Path, cell: Cell, seed: int) -> None:

@@ -2,17 +2,20 @@
 
 import argparse
 import json
+from pathlib import Path
 
-from ..device import DTYPES, pick_device
+from ..device import DTYPES, pick_device, pick_dtype
 from ..errors import UserError, run
 from ..files import shipped
 from ..image import ImageConfig, save_image
 from ..llava import LLaVA
 from ..tokenizer import Tokenizer
-from . import data, pretrain
+from . import data
+from .clip import MIN_IMAGES, pretrain_clip
 from .draw import MIN_SIZE, draw
 from .scenes import SPLITS, scenes
 from .score import score, table
+from .vicuna import pretrain_vicuna
 
 DEVICES = "auto, cpu, cuda or mps"
 
@@ -25,7 +28,17 @@ def run_data(args: argparse.Namespace) -> None:
 
 
 def run_pretrain(args: argparse.Namespace) -> None:
-    pretrain.pretrain(args)
+    if args.pictures < MIN_IMAGES:
+        raise UserError(f"--pictures {args.pictures}: expected at least {MIN_IMAGES}")
+    if args.scale <= 0:
+        raise UserError(f"--scale {args.scale}: expected a positive number")
+    device = pick_device(args.device)
+    dtype = pick_dtype(args.dtype, device)
+    out = Path(args.out)
+    if args.only in (None, "clip"):
+        pretrain_clip(out / "toy-clip", args.scale, args.pictures, args.seed, dtype, device)
+    if args.only in (None, "vicuna"):
+        pretrain_vicuna(out / "toy-vicuna", args.scale, args.seed, dtype, device)
 
 
 def run_score(args: argparse.Namespace) -> None:

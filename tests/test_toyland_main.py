@@ -1,0 +1,85 @@
+"""Toyland's commands: what they write and print, and one line for input that cannot be used."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from nanollava.errors import run
+from nanollava.llama import Llama
+from nanollava.toyland.__main__ import main
+from nanollava.toyland.clip import load_clip
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def toyland(*args, cwd: Path, timeout: int = 120) -> subprocess.CompletedProcess:
+    """Runs a command of Toyland in another directory than the repository."""
+    command = [sys.executable, "-m", "nanollava.toyland", *map(str, args)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=timeout, cwd=cwd, env=environment
+    )
+
+
+def test_picture_draws_a_scene_and_prints_it(tmp_path):
+    finished = toyland("picture", "--index", 3, "--size", 100, "--out", "p.png", cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.startswith("Scene(place=")
+    assert Image.open(tmp_path / "p.png").size == (100, 100)
+
+
+def test_data_writes_a_data_set(tmp_path):
+    flags = ["--train", 3, "--validation", 1, "--size", 64]
+    finished = toyland("data", "--out", "d", *flags, cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert len(json.loads((tmp_path / "d/align.json").read_text())) == 3
+
+
+def test_score_finds_the_shipped_model_from_any_directory(tmp_path):
+    finished = toyland("score", "--count", 3, "--json", "--device", "cpu", cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    result = json.loads(finished.stdout)
+    assert 0 <= result["overall"] <= 1
+    assert set(result["detail"]) == {"precision", "recall"}
+
+
+def test_pretrain_makes_both_starting_points(tmp_path):
+    flags = ["--scale", 0.001, "--pictures", 512, "--device", "cpu"]
+    finished = toyland("pretrain", "--out", ".", *flags, cwd=tmp_path, timeout=240)
+    assert finished.returncode == 0, finished.stderr
+    for name, model_type in (("toy-clip", "clip"), ("toy-vicuna", "llama")):
+        assert "--scale 0.001" in (tmp_path / name / "MADE_BY.txt").read_text()
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        assert config["model_type"] == model_type
+    load_clip(tmp_path / "toy-clip")
+    Llama.from_pretrained(tmp_path / "toy-vicuna")
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["picture", "--out", "p.png", "--index", -1], "--index -1: expected at least 0"),
+        (["picture", "--out", "p.png", "--size", 20], "--size 20: expected at least 48 pixels"),
+        (["picture", "--out", "p.unknown"], "p.unknown"),
+        (["data", "--out", "."], "exists already"),
+        (["data", "--out", "d", "--train", 0], "--train"),
+        (["score", "--count", 2], "--count 2: expected at least 3 scenes"),
+        (["score", "--model", "missing"], "missing"),
+        (["pretrain", "--pictures", 10], "--pictures 10"),
+        (["pretrain", "--scale", 0], "--scale 0"),
+    ],
+)
+def test_unusable_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, args, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["toyland", *map(str, args)])
+    with pytest.raises(SystemExit) as stopped:
+        run(main)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
