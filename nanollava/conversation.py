@@ -1,11 +1,12 @@
 """Chat templates: a conversation becomes token ids and labels in one pass.
 
-A template says how turns are written as one text and which parts of that text the model learns to
-write itself. The parts it learns are *trained*: their labels repeat the token ids. All other
-labels are -100 (`IGNORE_INDEX`), and the loss skips them. This is the label mask. For example:
+A template says how turns are written as one text, and which parts of that text the model is
+trained to write. The labels are the ids of those parts, and -100 (`IGNORE_INDEX`) everywhere else,
+where the loss has no term. This is the label mask. For example, with tokens for ids ("▁" is a
+space) and a dash for -100:
 
-    text     <s> A chat between ... USER: <image>\\nWhat is this? ASSISTANT: A cat.</s>
-    trained                                                                ^^^^^^^^^^^
+    ids      <s>  ▁A  ▁chat  ...  ▁US  ER  :  ▁  <image>  ▁  ...  ANT  :  ▁A  ▁cat  .  </s>
+    labels    -    -    -    ...   -   -   -  -     -     -  ...   -   -  ▁A  ▁cat  .  </s>
 """
 
 from collections.abc import Iterator
