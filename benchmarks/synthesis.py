@@ -6,7 +6,6 @@ python -m benchmarks.synthesis                # 500 records
 import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -30,7 +29,7 @@ def kill_when(process: subprocess.Popen, answers: Path, count: int) -> None:
     while not answers.exists() or answers.read_bytes().count(b"\n") < count:
         assert process.poll() is None, "the program ended before it could be killed"
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
     content = answers.read_bytes()
     print(f"killed after {len(content.splitlines())} records")

@@ -39,6 +39,7 @@ class FakeEndpoint(ThreadingHTTPServer):
         self.times: list[float] = []  # when it came
         self.finish_reason = "stop"
         self.retry_after = "0.05"  # header of a 429
+        self.body: dict | None = None  # sent instead of a whole chat completion
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -87,7 +88,7 @@ class Handler(BaseHTTPRequestHandler):
             "finish_reason": server.finish_reason,
         }
         usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
-        body = json.dumps({"choices": [choice], "usage": usage}).encode()
+        body = json.dumps(server.body or {"choices": [choice], "usage": usage}).encode()
         if outcome == "429":
             message = b'{"error": {"message": "slow down"}}'
             return self.reply(429, message, Retry_After=server.retry_after)

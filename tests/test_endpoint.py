@@ -57,6 +57,30 @@ def test_broken_and_empty_replies_are_rejected(server, monkeypatch):
     assert "empty answer" in str(endpoint.complete(job()))
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"choices": [{"message": {"content": "Hello."}}]},
+        {"choices": [{"message": {"content": "Hello."}}], "usage": {}},
+        {"choices": [{"message": {"content": "Hello."}}], "usage": {"prompt_tokens": None}},
+    ],
+)
+def test_a_server_that_reports_only_the_answer(server, body):
+    fake = server()
+    fake.body = body
+    assert Endpoint(fake.url).complete(job()) == Reply("Hello.", 0, 0)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"choices": []}, {"choices": None}, {"choices": [{"message": None}]}, {"error": "busy"}],
+)
+def test_a_reply_without_an_answer_is_rejected(server, body):
+    fake = server()
+    fake.body = body
+    assert "not a chat completion" in str(Endpoint(fake.url).complete(job()))
+
+
 def test_an_answer_at_the_token_limit_is_rejected(server):
     fake = server()
     fake.finish_reason = "length"
@@ -164,6 +188,7 @@ def test_pace_over_all_threads():
     assert max(starts) - min(starts) > 0.45
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no SIGINT for another process")
 def test_ctrl_c_does_not_wait_for_open_requests(server):
     fake = server(seconds=30.0)
     program = (

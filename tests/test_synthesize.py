@@ -1,7 +1,6 @@
 """Instruction data from captions and boxes: what is rejected, and the program over real HTTP."""
 
 import json
-import signal
 import subprocess
 import sys
 import time
@@ -103,7 +102,7 @@ def test_a_failing_endpoint_and_a_kill_lose_nothing(tmp_path, server, call):
     while not answers.exists() or answers.read_bytes().count(b"\n") < 10:
         assert process.poll() is None
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
     content = answers.read_bytes()
     whole_lines = content[: content.rfind(b"\n") + 1]

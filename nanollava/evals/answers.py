@@ -169,10 +169,12 @@ def print_summary(
         tokens = row.get("tokens", (0, 0))
         prompt_tokens += tokens[0]
         completion_tokens += tokens[1]
-    dollars = (prompt_tokens * price[0] + completion_tokens * price[1]) / 1e6
-    counts = f"{len(rows)} of {len(jobs)} answers, {len(rejects)} unusable"
-    cost = f"{prompt_tokens} prompt + {completion_tokens} completion tokens, ${dollars:.2f}"
-    print(f"{path}: {counts}; {cost}", file=sys.stderr)
+    summary = f"{path}: {len(rows)} of {len(jobs)} answers, {len(rejects)} unusable"
+    if prompt_tokens + completion_tokens > 0:
+        dollars = (prompt_tokens * price[0] + completion_tokens * price[1]) / 1e6
+        tokens = f"{prompt_tokens} prompt + {completion_tokens} completion tokens"
+        summary += f"; {tokens}, ${dollars:.2f}"
+    print(summary, file=sys.stderr)
     for name, reason in reasons.items():
         if name not in rows:
             print(f"missing: {name} ({reason})", file=sys.stderr)

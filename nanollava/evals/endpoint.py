@@ -125,33 +125,30 @@ class Endpoint:
     def complete(self, job: dict) -> Reply | Rejected:
         """Send one request. Raise a UserError if asking again cannot help: a wrong key or model, a
         malformed request, or a server that no longer answers."""
-        from openai import APIStatusError, OpenAIError
+        from openai import OpenAIError
 
         request = job["request"]
         self.pace.wait()
         try:
             completion = self.client.chat.completions.create(**request)
             choice = completion.choices[0]
-            text = choice.message.content or ""
+            text = str(choice.message.content or "")
         except (OpenAIError, AttributeError, LookupError, TypeError, ValueError) as error:
             problem = self.describe(error)
             self.failures += 1
-            temporary = True
-            if isinstance(error, APIStatusError) and error.status_code < 500:
-                temporary = error.status_code in TEMPORARY_STATUS
-            if not temporary or self.failures >= MAX_FAILURES:
+            if is_permanent(error) or self.failures >= MAX_FAILURES:
                 where = f"{self.base_url}, model {request['model']}"
                 raise UserError(f"{where}: {problem}") from None
             return Rejected(problem)
         self.failures = 0
-        if choice.finish_reason == "length":
+        finish_reason = getattr(choice, "finish_reason", None)
+        if finish_reason == "length":
             return Rejected("the answer was cut off at the server's token limit")
         if not text.strip():
-            return Rejected(f"empty answer (finish reason {choice.finish_reason!r})")
-        usage = completion.usage
-        if usage is None:
-            return Reply(text)
-        return Reply(text, usage.prompt_tokens, usage.completion_tokens)
+            return Rejected(f"empty answer (finish reason {finish_reason!r})")
+        prompt_tokens = token_count(completion.usage, "prompt_tokens")
+        completion_tokens = token_count(completion.usage, "completion_tokens")
+        return Reply(text, prompt_tokens, completion_tokens)
 
     def describe(self, error: Exception) -> str:
         """Put an error on one line, without the key, which some servers echo."""
@@ -163,6 +160,21 @@ class Endpoint:
         elif error.__cause__ is not None:
             message = f"{message} ({error.__cause__})"  # "Connection error." alone helps nobody
         return " ".join(message.replace(self.key, "***").split())[:400]
+
+
+def is_permanent(error: Exception) -> bool:
+    """Whether the same request would fail again: a wrong key, model or request."""
+    from openai import APIStatusError
+
+    if not isinstance(error, APIStatusError):
+        return False
+    return error.status_code < 500 and error.status_code not in TEMPORARY_STATUS
+
+
+def token_count(usage, name: str) -> int:
+    """A count of the reply's usage; 0 if the server does not report it."""
+    count = getattr(usage, name, None)
+    return 0 if count is None else count
 
 
 def read_key() -> str:

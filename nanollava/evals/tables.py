@@ -452,6 +452,9 @@ def parse_arguments() -> argparse.Namespace:
         args.scenes = 50
         args.out = "out/tables-quick"
         args.doc = "out/tables-quick/tables.md"
+    counts = [args.seeds, *args.steps, args.batch, args.heal, args.pictures, args.parallel]
+    if min(counts) < 1 or args.scenes < 3:
+        parser.error("expected at least 1 of everything, and 3 --scenes")
     return args
 
 
