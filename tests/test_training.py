@@ -1,29 +1,34 @@
-"""Both stages as a user runs them: one process and two, what is trained, what is written."""
+"""Both stages as a user runs them, with one process and with two: what is trained and written."""
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 import transformers
-from conftest import randomise, text_config, vision_config
+from conftest import batch, randomise, text_config, vision_config
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nanollava import LLaVA
+from nanollava.errors import UserError
 from nanollava.image import ImageConfig
 from nanollava.toyland import data
 from nanollava.toyland.pretrain import make_tokenizer
 from nanollava.training import distributed, loop
+from nanollava.training.arguments import TrainConfig
+
+STAGE_2 = {"vision_tower.": False, "multi_modal_projector.": True, "language_model.": True}
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """A tiny random CLIP, a tiny random Llama with a tokenizer, and a little data."""
+def world(tmp_path_factory) -> Path:
+    """A tiny random CLIP, a tiny random Llama with a tokenizer, and a little data. Every second
+    record of mixed.json is text only: some micro-batches of some ranks have no image."""
     path = tmp_path_factory.mktemp("world")
     transformers.set_seed(0)
     randomise(transformers.CLIPVisionModel(vision_config())).save_pretrained(path / "clip")
@@ -33,177 +38,215 @@ def world(tmp_path_factory):
     randomise(transformers.LlamaForCausalLM(config)).save_pretrained(path / "llama")
     tokenizer.save_pretrained(path / "llama")
     data.write(path / "data", train=40, validation=4, size=64)
+    records = json.loads((path / "data/align.json").read_text())
+    for record in records[::2]:
+        record["conversations"][0]["value"] = "Say it."
+        del record["image"]
+    (path / "data/mixed.json").write_text(json.dumps(records))
     return path
 
 
-def launch(world, script: str, out: str, *flags: str, ranks: int | None = None) -> list[dict]:
-    """Runs a stage and returns its metrics."""
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        str(ranks),
-    ]
-    command = [
-        *(torchrun if ranks else [sys.executable]),
-        script,
-        "--vision",
-        world / "clip",
-        "--llm",
-        world / "llama",
-    ]
-    command += [
-        "--out",
-        world / out,
-        "--batch",
-        "8",
-        "--max-steps",
-        "5",
-        "--device",
-        "cpu",
-        "--save-dtype",
-        "fp32",
-    ]
-    command += [] if "--dtype" in flags else ["--dtype", "fp32"]
+def launch(world: Path, script: str, out: str, flags: str, ranks: int = 0) -> list[dict]:
+    """Run a stage; 0 ranks: without torchrun. Returns its metrics."""
+    command = [sys.executable]
+    if ranks:
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    command += [script, f"--vision={world}/clip", f"--llm={world}/llama", f"--out={world}/{out}"]
+    command += ["--batch=8", "--max-steps=5", "--device=cpu", "--save-dtype=fp32", "--dtype=fp32"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*map(str, command), *flags], capture_output=True, text=True, env=env, timeout=240
+        [*command, *flags.split()], capture_output=True, text=True, env=env, timeout=240
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "trained" in done.stdout and "frozen" in done.stdout
-    return [json.loads(line) for line in (world / out / "metrics.jsonl").read_text().splitlines()]
+    return metrics(world / out)
 
 
-def close(one: dict, other: dict) -> None:
-    assert one.keys() == other.keys()
-    for name, tensor in one.items():
-        assert (tensor - other[name]).norm() <= 1e-6 * tensor.norm() + 1e-12, name
+def metrics(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_two_ranks_equal_one_in_both_stages(world):
-    records = json.loads((world / "data/align.json").read_text())
-    for record in records[::2]:  # text alone: some micro-batches of some ranks hold nothing else
-        record["conversations"][0]["value"] = "Say it."
-        del record["image"]
-    (world / "data/mixed.json").write_text(json.dumps(records))
-    align = ["--data", str(world / "data/mixed.json"), "--lr", "1e-3"]
-    saved = ["--micro-batch", "2", "--save-steps", "3"]
-    side_by_side = ThreadPoolExecutor(2)
-    one = side_by_side.submit(launch, world, "train_align.py", "align1", *align)
-    two = side_by_side.submit(launch, world, "train_align.py", "align2", *align, *saved, ranks=2)
-    one, two = one.result(), two.result()
-    assert [m["step"] for m in one] == [0, 1, 2, 3, 4] and one[0]["loss"] > 1
-    for a, b in zip(one, two, strict=True):
-        assert a["label_tokens"] == b["label_tokens"] and a["lr"] == b["lr"]
+@pytest.fixture(scope="module")
+def align(world) -> dict[str, list[dict]]:
+    """Metrics of stage 1 with one rank, with two, and resumed by one from step 3 of the two."""
+    flags = f"--data {world}/data/mixed.json --lr 1e-3"
+    micro = "--micro-batch 2 --save-steps 3"
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(launch, world, "train_align.py", "align1", flags)
+        two = pool.submit(launch, world, "train_align.py", "align2", f"{flags} {micro}", ranks=2)
+        runs = {"one": one.result(), "two": two.result()}
+    (world / "align2").rename(world / "kept")
+    resumed = world / "resumed"
+    (resumed / "checkpoints").mkdir(parents=True)
+    (resumed / "metrics.jsonl").write_text((world / "kept/metrics.jsonl").read_text())
+    (world / "kept/checkpoints/step-00000003").rename(resumed / "checkpoints/step-00000003")
+    runs["resumed"] = launch(world, "train_align.py", "resumed", f"{flags} {micro}")
+    return runs
+
+
+@pytest.fixture(scope="module")
+def instruct(world, align) -> dict[str, list[dict]]:
+    """Metrics of stage 2 with one rank, with two, and in bf16 with many options."""
+    # AdamW turns the rounding of a gradient near zero into a step of up to lr: a small one.
+    flags = f"--data {world}/data/instruct.json --projector {world}/align1 --lr 1e-4"
+    scored = "--micro-batch 2 --eval-steps 5 --toyland-scenes 3"
+    options = f"--dtype bf16 --validation {world}/data/validation.json --eval-steps 4 "
+    options += "--toyland-scenes 2 --group --workers 1 --checkpoint-activations "
+    options += "--offload-optimizer --check-images --tensorboard"
+    with ThreadPoolExecutor(2) as pool:
+        script = "train_instruct.py"
+        one = pool.submit(launch, world, script, "instruct1", flags)
+        bf16 = pool.submit(launch, world, script, "instruct3", f"{flags} {options}")
+        two = pool.submit(launch, world, script, "instruct2", f"{flags} {scored}", ranks=2)
+        return {"one": one.result(), "two": two.result(), "bf16": bf16.result()}
+
+
+def assert_same_losses(one: list[dict], other: list[dict]) -> None:
+    for a, b in zip(one, other, strict=True):
+        assert a["step"] == b["step"]
+        assert a["label_tokens"] == b["label_tokens"]
+        assert a["lr"] == b["lr"]
         assert abs(a["loss"] - b["loss"]) <= 1e-6 * a["loss"]
-    w1, w2 = (load_file(world / out / "mm_projector.safetensors") for out in ("align1", "align2"))
-    assert set(w1) == {
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    weights = load_file(one)
+    other_weights = load_file(other)
+    assert weights.keys() == other_weights.keys()
+    for name, tensor in weights.items():
+        difference = (tensor - other_weights[name]).norm()
+        assert difference <= 1e-6 * tensor.norm() + 1e-12, name
+
+
+# Stage 1
+
+
+def test_two_ranks_equal_one_in_stage_1(world, align):
+    assert [entry["step"] for entry in align["one"]] == [0, 1, 2, 3, 4]
+    assert align["one"][0]["loss"] > 1
+    assert_same_losses(align["one"], align["two"])
+    file = "mm_projector.safetensors"
+    assert_same_weights(world / "align1" / file, world / "kept" / file)
+
+
+def test_one_rank_resumes_what_two_have_saved(world, align):
+    """In the middle of an epoch. The steps before come from the first run's metrics."""
+    assert align["resumed"][:3] == align["two"][:3]
+    assert_same_losses(align["one"], align["resumed"])
+    file = "mm_projector.safetensors"
+    assert_same_weights(world / "align1" / file, world / "resumed" / file)
+
+
+def test_a_run_with_checkpoints_saves_its_last_step(world, align):
+    names = [path.name for path in (world / "kept/checkpoints").iterdir()]
+    assert names == ["step-00000005"]  # step 3 was moved away
+
+
+def test_stage_1_writes_the_projector_alone(world, align):
+    assert set(load_file(world / "align1/mm_projector.safetensors")) == {
         "multi_modal_projector.linear_1.weight",
         "multi_modal_projector.linear_1.bias",
     }
-    close(w1, w2)
-    # The same from what two ranks saved after step 3, by one rank: in the middle of an epoch, and of its metrics.
-    checkpoints = sorted((world / "align2/checkpoints").iterdir())
-    assert [p.name for p in checkpoints] == ["step-00000003", "step-00000005"]
-    shutil.rmtree(checkpoints[1])
-    again = side_by_side.submit(launch, world, "train_align.py", "align2", *align, *saved)
-    instruct = [
-        "--data",
-        str(world / "data/instruct.json"),
-        "--projector",
-        str(world / "align1"),
-        "--lr",
-        "1e-4",  # AdamW turns the rounding of a gradient near zero into a step of up to lr
-    ]
-    validation = str(world / "data/validation.json")
-    more = [
-        "--validation",
-        validation,
-        "--eval-steps",
-        "4",
-        "--toyland-scenes",
-        "2",
-        "--group",
-        "--workers",
-        "1",
-    ]
-    more += ["--checkpoint-activations", "--offload-optimizer", "--check-images", "--tensorboard"]
-    stage2, scored = (
-        (world, "train_instruct.py"),
-        "--micro-batch 2 --eval-steps 5 --toyland-scenes 3".split(),
-    )
-    one = side_by_side.submit(launch, *stage2, "instruct1", *instruct)
-    third = side_by_side.submit(launch, *stage2, "instruct3", *instruct, "--dtype", "bf16", *more)
-    once_more = side_by_side.submit(launch, *stage2, "instruct2", *instruct, *scored, ranks=2)
-    again, before, one, two, third = (
-        again.result(),
-        two,
-        one.result(),
-        once_more.result(),
-        third.result(),
-    )
 
-    assert again[:3] == before[:3] and [m["step"] for m in again] == [0, 1, 2, 3, 4]
-    close(w1, load_file(world / "align2/mm_projector.safetensors"))
-    for a, b in zip(one, two, strict=True):
-        assert abs(a["loss"] - b["loss"]) <= 1e-6 * a["loss"]
-    m1, m2 = (load_file(world / out / "model.safetensors") for out in ("instruct1", "instruct2"))
-    close(m1, m2)
-    assert "toyland_score" in two[-1]  # though no forward pass of FSDP's came before it
-    assert [m["step"] for m in third if {"validation_loss", "toyland_score"} <= m.keys()] == [3]
-    assert all(
-        m["pictures"] == 8 and m["mfu"] > 0 and m["label_tokens"] < m["tokens"] for m in third
-    )
-    board = EventAccumulator(str(world / "instruct3/tensorboard")).Reload()
-    assert set(board.Tags()["scalars"]) == {name for m in third for name in m}
-    for event, m in zip(board.Scalars("loss"), third, strict=True):
-        assert event.step == m["step"] and event.value == pytest.approx(m["loss"])
-    tower = load_file(world / "clip/model.safetensors")
-    result = LLaVA.from_pretrained(world / "instruct1")
-    for frozen in (result.vision_tower, LLaVA.from_pretrained(world / "instruct3").vision_tower):
-        frozen = frozen.state_dict()
-        assert len(frozen) == len(tower)
-        for name, tensor in tower.items():
-            assert torch.equal(tensor, frozen[name.removeprefix("vision_model.")]), (
-                f"{name} was trained"
-            )
-    old = load_file(world / "llama/model.safetensors")["model.layers.0.mlp.up_proj.weight"]
-    assert not torch.equal(old, result.language_model.model.layers[0].mlp.up_proj.weight)
+
+# Stage 2
+
+
+def test_two_ranks_equal_one_in_stage_2(world, instruct):
+    assert_same_losses(instruct["one"], instruct["two"])
+    file = "model.safetensors"
+    assert_same_weights(world / "instruct1" / file, world / "instruct2" / file)
+
+
+@pytest.mark.parametrize("out", ["instruct1", "instruct3"])
+def test_the_vision_tower_stays_as_it_was_even_in_bf16(world, instruct, out):
+    before = load_file(world / "clip/model.safetensors")
+    after = LLaVA.from_pretrained(world / out).vision_tower.state_dict()
+    assert len(before) == len(after)
+    for name, tensor in before.items():
+        assert torch.equal(tensor, after[name.removeprefix("vision_model.")]), name
+
+
+def test_projector_and_language_model_are_trained(world, instruct):
+    model = LLaVA.from_pretrained(world / "instruct1")
+    projector = load_file(world / "align1/mm_projector.safetensors")
+    llama = load_file(world / "llama/model.safetensors")
     assert not torch.equal(
-        w1["multi_modal_projector.linear_1.weight"], result.multi_modal_projector.linear_1.weight
+        projector["multi_modal_projector.linear_1.weight"],
+        model.multi_modal_projector.linear_1.weight,
     )
-    theirs = transformers.LlavaForConditionalGeneration
-    assert not any(
-        theirs.from_pretrained(world / "instruct1", output_loading_info=True)[1].values()
+    assert not torch.equal(
+        llama["model.layers.0.mlp.up_proj.weight"],
+        model.language_model.model.layers[0].mlp.up_proj.weight,
     )
 
 
-def test_batch_loss_is_the_mean_over_singles_weighted_by_labels(llava_dir):
-    from conftest import batch
+def test_transformers_loads_the_result(world, instruct):
+    _, report = transformers.LlavaForConditionalGeneration.from_pretrained(
+        world / "instruct1", output_loading_info=True
+    )
+    assert not any(report.values())
 
+
+def test_evaluations_are_in_the_metrics_of_their_step(instruct):
+    steps = []
+    for entry in instruct["bf16"]:
+        if "validation_loss" in entry and "toyland_score" in entry:
+            steps.append(entry["step"])
+    assert steps == [3]
+
+
+def test_toyland_is_scored_without_a_validation_pass_before_it(instruct):
+    """FSDP has not gathered the weights for a forward pass then."""
+    assert "toyland_score" in instruct["two"][-1]
+
+
+def test_metrics_count_tokens_images_and_work(instruct):
+    for entry in instruct["bf16"]:
+        assert entry["pictures"] == 8
+        assert 0 < entry["label_tokens"] < entry["tokens"]
+        assert entry["mfu"] > 0
+
+
+def test_tensorboard_has_all_metrics(world, instruct):
+    board = EventAccumulator(str(world / "instruct3/tensorboard")).Reload()
+    names = set()
+    for entry in instruct["bf16"]:
+        names |= set(entry)
+    assert set(board.Tags()["scalars"]) == names
+    for event, entry in zip(board.Scalars("loss"), instruct["bf16"], strict=True):
+        assert event.step == entry["step"]
+        assert event.value == pytest.approx(entry["loss"])
+
+
+# The loss and the loop's parts
+
+
+def test_the_loss_of_a_batch_is_the_sum_over_its_samples(llava_dir):
     model = LLaVA.from_pretrained(llava_dir())
     ids, labels, mask, pixels = batch(rows=4)
-    labels[1, :30] = ids[1, :30]
+    labels[1, :30] = ids[1, :30]  # more labels in one row than in the others
     labels[labels == 95] = -100
     labels[mask == 0] = -100
     whole, count = model.loss(ids, labels, pixels)
-    singles = [model.loss(ids[i : i + 1], labels[i : i + 1], pixels[i : i + 1]) for i in range(4)]
-    assert count == sum(n for _, n in singles) and len({int(n) for _, n in singles}) > 1
-    torch.testing.assert_close(whole, sum(loss for loss, _ in singles), rtol=1e-6, atol=0)
+    losses = []
+    counts = []
+    for i in range(4):
+        row = slice(i, i + 1)
+        loss, row_count = model.loss(ids[row], labels[row], pixels[row])
+        losses.append(loss)
+        counts.append(int(row_count))
+    assert count == sum(counts)
+    assert len(set(counts)) > 1
+    torch.testing.assert_close(whole, sum(losses), rtol=1e-6, atol=0)
 
 
 def test_a_few_steps_overfit_four_samples(llava_dir):
-    from conftest import batch
-
     model = LLaVA.from_pretrained(llava_dir())
-    distributed.freeze(
-        model, {"vision_tower.": False, "multi_modal_projector.": True, "language_model.": True}
-    )
+    distributed.freeze(model, STAGE_2)
+    tower = {name: p.clone() for name, p in model.vision_tower.named_parameters()}
     ids, labels, _, pixels = batch(rows=4)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 3e-3)
-    before = {n: p.clone() for n, p in model.named_parameters() if n.startswith("vision_tower.")}
     losses = []
     for _ in range(60):
         loss, count = model.loss(ids, labels, pixels)
@@ -211,11 +254,19 @@ def test_a_few_steps_overfit_four_samples(llava_dir):
         optimizer.step()
         optimizer.zero_grad()
         losses.append((loss / count).item())
-    assert losses[0] > 3 and losses[-1] < 0.05
-    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters() if n in before)
+    assert losses[0] > 3
+    assert losses[-1] < 0.05
+    for name, parameter in model.vision_tower.named_parameters():
+        assert torch.equal(parameter, tower[name])
 
 
-def test_schedule():
-    rates = [loop.cosine(s, 100, 0.03) for s in range(100)]
-    assert rates[:3] == pytest.approx([1 / 3, 2 / 3, 1.0]) and rates[3] == 1.0
-    assert all(a >= b for a, b in zip(rates[3:], rates[4:], strict=False)) and rates[-1] < 0.001
+def test_the_learning_rate_rises_linearly_and_falls_to_0():
+    rates = [loop.cosine(step, 100, warmup=0.03) for step in range(100)]
+    assert rates[:4] == pytest.approx([1 / 3, 2 / 3, 1.0, 1.0])
+    assert rates[3:] == sorted(rates[3:], reverse=True)
+    assert rates[-1] < 0.001
+
+
+def test_a_loss_that_is_not_finite_stops_the_training():
+    with pytest.raises(UserError, match="step 7: the loss is nan"):
+        loop.check_finite(7, float("nan"), 1.0, TrainConfig())
