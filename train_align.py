@@ -13,9 +13,9 @@ from nanollava.data import collate
 from nanollava.device import DTYPES
 from nanollava.errors import run
 from nanollava.files import made_by, shipped
-from nanollava.hf.files import save_projector
+from nanollava.hf.files import PROJECTOR_FILES, save_projector
 from nanollava.image import ImageConfig
-from nanollava.llava import PROJECTOR_FILE, LLaVA
+from nanollava.llava import LLaVA
 from nanollava.tokenizer import Tokenizer
 from nanollava.toyland.data import ensure_data
 from nanollava.training import arguments, distributed, plan
@@ -61,7 +61,7 @@ def main() -> None:
         config.projector,
         tokenizer.image_token_id,
         vision_feature_layer=config.vision_layer,
-        mapped=True,  # weights stay in their files until they are sharded
+        dtype=None,  # as in the files, which stay mapped into memory until they are sharded
     )
     image_size = model.config.vision_config.image_size
     image_config = ImageConfig.from_pretrained(vision, config.image_mode, image_size)
@@ -88,13 +88,13 @@ def main() -> None:
     projector = distributed.full_state(model, save_dtype, "multi_modal_projector.")
     distributed.write_on_rank_0(partial(save, out, projector))
     distributed.print_on_rank_0(
-        f"W is in {out / PROJECTOR_FILE}; next: python train_instruct.py --projector {out}"
+        f"W is in {out / PROJECTOR_FILES[0]}; next: python train_instruct.py --projector {out}"
     )
     distributed.finish()
 
 
 def save(out: Path, projector: dict[str, torch.Tensor]) -> None:
-    save_projector(projector, out / PROJECTOR_FILE)
+    save_projector(projector, out / PROJECTOR_FILES[0])
     made_by(out)
 
 

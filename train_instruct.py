@@ -59,7 +59,7 @@ def main() -> None:
         config.projector,
         tokenizer.image_token_id,
         vision_feature_layer=config.vision_layer,
-        mapped=True,  # weights stay in their files until they are sharded
+        dtype=None,  # as in the files, which stay mapped into memory until they are sharded
     )
     image_size = model.config.vision_config.image_size
     image_config = ImageConfig.from_pretrained(vision, config.image_mode, image_size)

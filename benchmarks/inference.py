@@ -239,6 +239,7 @@ def batch(args) -> dict:
 def context(args) -> dict:
     """Milliseconds of one step at growing context (29M, fp32), and how many bytes of cache it reads."""
     from nanollava.cpu import quickest
+
     from nanollava.llama import KVCache
 
     _, ours, _ = pair("29M", torch.float32)

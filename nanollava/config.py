@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from .errors import ConfigError
 
+IGNORE_INDEX = -100  # the label of a position that is not trained, as in torch's cross_entropy
 PROJECTORS = ("linear", "mlp2x_gelu")  # the paper's and v1's W; v1.5's MLP
 
 

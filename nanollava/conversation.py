@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from .config import IGNORE_INDEX
 from .errors import UserError
 from .tokenizer import BOS, EOS, IMAGE, Tokenizer
 
 IMAGE_INDEX = -200  # one image in the token ids, until `expand` makes room for its patches
-IGNORE_INDEX = -100  # the label of a position that is not trained
 
 # Who speaks, in the words of LLaVA's data files and in those of chat APIs.
 ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}

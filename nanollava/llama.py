@@ -1,121 +1,146 @@
-"""The LLaMA decoder (and so Vicuna): RMSNorm, rotary positions, grouped-query attention, SwiGLU, KV cache.
-B sequences, T tokens, S cached places, D width, H query heads, K key-value heads, E head width.
-Leaf modules carry the names that Hugging Face files use."""
+"""The LLaMA decoder, and so Vicuna: RMSNorm, RoPE, grouped-query attention, SwiGLU, KV cache.
 
-from collections import defaultdict
-from pathlib import Path
+B sequences, T tokens, S positions that are attended to, D width, H query heads, K key-value heads,
+E head width. Leaf modules carry the names that Hugging Face files use.
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import int8
 from .config import LlamaConfig
-from .files import read_json
-from .hf import load as hf_load
-from .hf import names as hf_names
-from .hf.config import parse_llama_config
+from .hf.load import build, read_llama_config
+from .hf.names import LLAMA
 
 
-class RMSNorm(nn.RMSNorm):
-    """x / sqrt(mean(x^2) + eps) * weight, the mean taken in float32 (in float64 for float64)."""
+class RMSNorm(nn.Module):
+    """y = x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich 2019, equation 4)."""
+
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # At least float32: in half precision x^2 overflows, and small terms of the mean are lost.
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        mean_square = wide.pow(2).mean(-1, keepdim=True)
+        normalized = wide * torch.rsqrt(mean_square + self.eps)
+        return self.weight * normalized.to(x.dtype)
 
 
-def rope_table(config: LlamaConfig, length: int) -> torch.Tensor:
-    """cos and sin of position * theta^(-2i / E), float32 (2, length, E): the second half repeats the first, and the
-    first half of sin is negative, as `rotate` needs it."""
-    exponent = torch.arange(0, config.head_dim, 2, device="cpu").float() / config.head_dim
-    inverse = 1.0 / (config.rope_theta**exponent * config.rope_factor)
-    angles = torch.outer(torch.arange(length, device="cpu").float(), inverse)  # (length, E / 2)
-    cos, sin = angles.cos(), angles.sin()
-    return torch.cat([cos, cos, -sin, sin], dim=-1).view(length, 2, -1).transpose(0, 1)
+def rope_cos_sin(
+    position: torch.Tensor, config: LlamaConfig, like: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """cos and sin of the RoPE angles m * theta^(-2i / E) (Su et al. 2021, equation 15).
+
+    `position` m is (1 or B, T). Both results are (1 or B, 1, T, E) in the dtype of `like`, computed
+    in float32. The angle of pair i stands at i and at i + E/2, the two dimensions that it rotates.
+    """
+    E = config.head_dim
+    two_i = torch.arange(0, E, 2, device=position.device)
+    inverse_frequency = 1.0 / (config.rope_theta ** (two_i.float() / E) * config.rope_factor)
+    angle = position[:, None, :, None].float() * inverse_frequency  # (B, 1, T, E / 2)
+    angle = torch.cat([angle, angle], dim=-1)  # (B, 1, T, E)
+    return angle.cos().to(like.dtype), angle.sin().to(like.dtype)
 
 
-def rotate(x: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
-    """Rotary embedding, split-half layout: dimension i turns with i + E/2. x (B, heads, T, E), rope (2, B or 1, 1, T, E)."""
-    cos, sin = rope
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
+def rotate_half(x: torch.Tensor) -> torch.Tensor:
+    """(x1, x2) -> (-x2, x1): a quarter turn of every pair (i, i + E/2)."""
+    x1, x2 = x.chunk(2, dim=-1)
+    return torch.cat([-x2, x1], dim=-1)
+
+
+def apply_rotary_emb(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotates every pair of x (B, heads, T, E) by its angle: x cos + rotate_half(x) sin."""
+    return x * cos + rotate_half(x) * sin
 
 
 class KVCache:
-    """Keys and values of every layer, allocated before they are needed: `length` places of (B, K, S, E) are filled. `ids` are
-    those of row 0 at the filled places. With `place` (1,), a tensor on the device, one token is written there and all S
-    places are given back, filled or not: shapes that stay the same from step to step, as compilation wants them."""
+    """Keys and values of the positions computed so far, one pair of tensors per layer.
 
-    def __init__(self, config: LlamaConfig, batch: int, device, dtype):
+    Only this class changes them: `append` writes behind the `length` filled positions, `advance`
+    counts these once every layer has written, `truncate` forgets the last ones.
+    """
+
+    def __init__(self, config: LlamaConfig, batch: int, like: torch.Tensor):
+        """An empty cache of `batch` rows with the dtype and device of `like`."""
         shape = (batch, config.num_key_value_heads, 0, config.head_dim)
-        empty = torch.zeros(shape, device=device, dtype=dtype)  # no place yet: see `reserve`
-        self.keys, self.values = (
-            [empty] * config.num_hidden_layers,
-            [empty] * config.num_hidden_layers,
-        )
-        self.length, self.ids, self.place = 0, [], None
+        layers = range(config.num_hidden_layers)
+        self.keys = [like.new_zeros(shape) for _ in layers]  # (B, K, capacity, E) each
+        self.values = [like.new_zeros(shape) for _ in layers]
+        self.length = 0
 
-    def reserve(self, length: int) -> None:
-        """Makes room for `length` places, in steps of 64; what is filled stays."""
-        more = -(-length // 64) * 64 - self.keys[0].shape[2]
-        if more > 0:
-            self.keys = [F.pad(old, (0, 0, 0, more)) for old in self.keys]
-            self.values = [F.pad(old, (0, 0, 0, more)) for old in self.values]
+    @property
+    def capacity(self) -> int:
+        """Positions that there is memory for."""
+        return self.keys[0].shape[2]
 
-    def reuse(self, ids: list[int], image_token_id: int, patches: int) -> int:
-        """Keeps the places that hold the beginning of `ids` (whole pictures, not all of it), and returns their number."""
-        pairs = zip(self.ids[: self.length], ids[:-1], strict=False)
-        same = next(
-            (i for i, (old, new) in enumerate(pairs) if old != new), min(self.length, len(ids) - 1)
-        )
-        while ids[:same].count(image_token_id) % patches:
-            same -= 1
-        self.length, self.ids, self.place = same, list(ids), None
-        return same
+    def reserve(self, capacity: int) -> None:
+        """Makes room for `capacity` positions; those already filled are kept."""
+        missing = capacity - self.capacity
+        if missing > 0:
+            self.keys = [F.pad(keys, (0, 0, 0, missing)) for keys in self.keys]
+            self.values = [F.pad(values, (0, 0, 0, missing)) for values in self.values]
 
-    def update(
+    def append(
         self, layer: int, k: torch.Tensor, v: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Writes k, v (B, K, T, E) behind the filled places and gives back everything written; `length` stays."""
-        keys, values = self.keys[layer], self.values[layer]
-        if self.place is not None:
-            return keys.index_copy_(2, self.place, k), values.index_copy_(2, self.place, v)
+        """Writes k and v (B, K, T, E) of one layer; returns all of its keys and values (B, K, S, E)."""
         end = self.length + k.shape[2]
-        if end > keys.shape[2]:
-            raise ValueError(f"KV cache is full: {end} tokens, room for {keys.shape[2]}")
-        keys.narrow(2, self.length, k.shape[2]).copy_(k)
-        values.narrow(2, self.length, k.shape[2]).copy_(v)
-        return keys.narrow(2, 0, end), values.narrow(2, 0, end)
+        if end > self.capacity:
+            raise ValueError(f"KV cache is full: {end} tokens, room for {self.capacity}")
+        self.keys[layer][:, :, self.length : end] = k
+        self.values[layer][:, :, self.length : end] = v
+        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+
+    def advance(self, tokens: int) -> None:
+        """Counts `tokens` positions that every layer has written."""
+        self.length += tokens
+
+    def truncate(self, length: int) -> None:
+        """Keeps the first `length` positions; 0 empties the cache."""
+        self.length = min(length, self.length)
 
 
 class LlamaAttention(nn.Module):
+    """Causal self-attention. H / K query heads share one key-value head (grouped-query attention)."""
+
     def __init__(self, config: LlamaConfig, layer: int):
         super().__init__()
-        self.layer, self.head_dim = layer, config.head_dim
+        self.layer = layer
+        self.head_dim = config.head_dim
         D, E = config.hidden_size, config.head_dim
         H, K = config.num_attention_heads, config.num_key_value_heads
-        self.heads, self.grouped = (H, K), H != K
         self.q_proj = nn.Linear(D, H * E, bias=False)
         self.k_proj = nn.Linear(D, K * E, bias=False)
         self.v_proj = nn.Linear(D, K * E, bias=False)
         self.o_proj = nn.Linear(H * E, D, bias=False)
 
-    def forward(self, x, rope, mask=None, cache: KVCache | None = None) -> torch.Tensor:
-        B, T, _ = x.shape
-        both = torch.cat([self.q_proj(x), self.k_proj(x)], dim=-1)
-        both, v = (y.view(B, T, -1, self.head_dim).transpose(1, 2) for y in (both, self.v_proj(x)))
-        q, k = rotate(both, rope).split(self.heads, dim=1)  # (B, H or K, T, E)
-        if cache is not None:
-            k, v = cache.update(self.layer, k, v)  # (B, K, S, E)
-        elif (
-            x.is_cpu and x.dtype == torch.bfloat16
-        ):  # whose backward pass is slower than fp32's there
-            q, k, v = q.float(), k.float(), v.float()
-        causal = mask is None and T > 1
+    def forward(self, x, cos, sin, mask=None, kv_cache: KVCache | None = None) -> torch.Tensor:
+        q = self.split_heads(self.q_proj(x))  # (B, H, T, E)
+        k = self.split_heads(self.k_proj(x))  # (B, K, T, E)
+        v = self.split_heads(self.v_proj(x))
+        q = apply_rotary_emb(q, cos, sin)
+        k = apply_rotary_emb(k, cos, sin)
+        if kv_cache is not None:
+            k, v = kv_cache.append(self.layer, k, v)  # (B, K, S, E)
+        # softmax(q k^T / sqrt(E)) v. A single token sees every cached position: nothing to mask.
+        causal = mask is None and x.shape[1] > 1
+        grouped = q.shape[1] != k.shape[1]
         y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=self.grouped
+            q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped
         )
-        return self.o_proj(y.transpose(1, 2).reshape(B, T, -1).to(x.dtype))
+        return self.o_proj(y.transpose(1, 2).flatten(2))  # (B, T, D)
+
+    def split_heads(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, T, heads * E) -> (B, heads, T, E)."""
+        B, T, _ = x.shape
+        return x.view(B, T, -1, self.head_dim).transpose(1, 2)
 
 
 class LlamaMLP(nn.Module):
-    """SwiGLU: down(silu(gate(x)) * up(x))."""
+    """SwiGLU: down(silu(gate(x)) * up(x)) (Shazeer 2020)."""
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
@@ -128,6 +153,8 @@ class LlamaMLP(nn.Module):
 
 
 class LlamaBlock(nn.Module):
+    """One pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x))."""
+
     def __init__(self, config: LlamaConfig, layer: int):
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -135,69 +162,76 @@ class LlamaBlock(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = LlamaMLP(config.hidden_size, config.intermediate_size)
 
-    def forward(self, x, rope, mask=None, cache: KVCache | None = None, keep=None) -> torch.Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), rope, mask, cache)
-        x = x if keep is None else x[keep]  # (places kept, D)
+    def forward(self, x, cos, sin, mask=None, kv_cache: KVCache | None = None) -> torch.Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask, kv_cache)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
+def causal_mask(T: int, S: int, like: torch.Tensor) -> torch.Tensor:
+    """True where one of the last T of S positions may look: at itself and at all before. (T, S)"""
+    ones = torch.ones(T, S, dtype=torch.bool, device=like.device)
+    return ones.tril(diagonal=S - T)
+
+
 class LlamaModel(nn.Module):
-    """Embedding, decoder blocks and the last norm; holds the rotary table, which is computed and never saved."""
+    """Embedding, decoder blocks and the last norm."""
 
     def __init__(self, config: LlamaConfig):
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(LlamaBlock(config, i) for i in range(config.num_hidden_layers))
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.register_buffer(
-            "rope", rope_table(config, config.max_position_embeddings), persistent=False
+        self.layers = nn.ModuleList(
+            LlamaBlock(config, layer) for layer in range(config.num_hidden_layers)
         )
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(
+        self,
+        inputs_embeds: torch.Tensor,
+        position: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+        kv_cache: KVCache | None = None,
+    ) -> torch.Tensor:
+        """Hidden states (B, T, D) of `inputs_embeds` (B, T, D).
+
+        `position` (1 or B, T) defaults to those that follow the cache; `mask` (B, 1, T, S), True
+        where a token may look, defaults to the causal one.
+        """
+        T = inputs_embeds.shape[1]
+        if self.config.max_position_embeddings < T:
+            room = self.config.max_position_embeddings
+            raise ValueError(f"{T} tokens: the model was built for {room}")
+        past = 0 if kv_cache is None else kv_cache.length
+        if position is None:
+            position = torch.arange(past, past + T, device=inputs_embeds.device)[None]
+        if mask is None and past > 0 and T > 1:
+            mask = causal_mask(T, past + T, inputs_embeds)
+        cos, sin = rope_cos_sin(position, self.config, like=inputs_embeds)
+
+        x = inputs_embeds
+        for block in self.layers:
+            x = block(x, cos, sin, mask, kv_cache)
+        if kv_cache is not None:
+            kv_cache.advance(T)
+        return self.norm(x)
 
     def hidden_states(self, inputs_embeds: torch.Tensor) -> list[torch.Tensor]:
-        """The embeddings, the output of every block, and in the last place that of the final norm, each (B, T, D)."""
-        rope, states = self.positions(inputs_embeds), [inputs_embeds]
+        """The embeddings and the output of every block, the last one normed, each (B, T, D)."""
+        position = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None]
+        cos, sin = rope_cos_sin(position, self.config, like=inputs_embeds)
+        states = [inputs_embeds]
         for block in self.layers:
-            states.append(block(states[-1], rope))
+            states.append(block(states[-1], cos, sin))
         states[-1] = self.norm(states[-1])
         return states
 
-    def positions(self, x: torch.Tensor, start: torch.Tensor | int = 0) -> torch.Tensor:
-        """The rotary table's rows for T tokens from `start`, one number or one a sequence (B,): (2, B or 1, 1, T, E) in x's dtype."""
-        if isinstance(start, int):
-            return self.rope.narrow(1, start, x.shape[1])[:, None, None].to(x.dtype)
-        index = start.view(-1, 1) + torch.arange(x.shape[1], device=x.device)  # (B, T)
-        return self.rope[:, index.clamp(min=0)].unsqueeze(2).to(x.dtype)  # below 0 lies padding
-
-    def forward(self, inputs_embeds, mask=None, cache=None, start=0, keep=None) -> torch.Tensor:
-        """Last hidden states (B, T, D), or of the places that `keep` (B, T) marks, (places, D): the last MLP runs there
-        alone. Without `mask` attention is causal; `start` is the first token's position."""
-        if inputs_embeds.shape[1] > self.config.max_position_embeddings:
-            room = self.config.max_position_embeddings
-            raise ValueError(f"{inputs_embeds.shape[1]} tokens: the model was built for {room}")
-        x, rope = inputs_embeds, self.positions(inputs_embeds, start).unbind()
-        if mask is None and cache is not None and cache.length and x.shape[1] > 1:
-            shape = (x.shape[1], cache.length + x.shape[1])
-            mask = torch.ones(shape, dtype=torch.bool, device=x.device).tril(cache.length)
-        *before, last = self.layers
-        for block in before:
-            x = block(x, rope, mask, cache)
-        x = last(x, rope, mask, cache, keep)
-        if cache is not None and cache.place is None:
-            cache.length += x.shape[1]
-        return self.norm(x)
-
 
 class Llama(nn.Module):
-    """The language model: `model` and the head that turns its states into logits."""
+    """The language model: the decoder and the head that turns its states into logits."""
 
     def __init__(self, config: LlamaConfig):
         super().__init__()
         self.config = config
-        self.way = self.settled = (
-            None  # of one token's step, as are the seconds: see `cpu.quickest`
-        )
-        self.seconds = defaultdict(list)
         self.model = LlamaModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
@@ -208,15 +242,6 @@ class Llama(nn.Module):
         return self.lm_head(self.model(self.model.embed_tokens(input_ids)))
 
     @classmethod
-    def from_pretrained(
-        cls, path: str | Path, device="cpu", dtype=None, quantised: bool = False
-    ) -> "Llama":
-        """Loads a Hugging Face Llama directory; `dtype` None keeps that of the files, `quantised` makes the layers int8."""
-        with hf_load.uninitialized():
-            model = cls(
-                parse_llama_config(read_json(Path(path) / "config.json"), f"{path}/config.json")
-            )
-        if quantised:
-            int8.convert(model.model.layers)
-        hf_load.load(model, path, hf_names.LLAMA, device, dtype)
-        return model.eval()
+    def from_pretrained(cls, path, **options) -> "Llama":
+        """Loads a Hugging Face Llama directory; `options` as for `hf.load.build`."""
+        return build(cls, read_llama_config(path), path, LLAMA, **options)

@@ -1,26 +1,25 @@
-"""LLaVA: CLIP's patches, projected into the word space, read by the language model in the places of the image token."""
+"""LLaVA: CLIP's patch features, projected into the word embedding space, take the positions of the
+image token in the language model's input."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import int8
-from .config import LlavaConfig
-from .conversation import IGNORE_INDEX
+from .config import IGNORE_INDEX, PROJECTORS, LlavaConfig
 from .files import read_json, write_json
 from .generate import generate
 from .hf import files as hf_files
-from .hf import load as hf_load
-from .hf import names as hf_names
 from .hf.config import llava_config_json, parse_llava_config
+from .hf.load import build, load, uninitialized
+from .hf.names import LLAVA, PROJECTOR, WeightsError
 from .llama import Llama
 from .projector import Projector
+from .quantize import quantize_linear_layers
 from .vit import CLIPVisionTransformer
-
-PROJECTOR_FILE = hf_files.PROJECTOR_FILES[0]  # what stage 1 writes
 
 
 class LLaVA(nn.Module):
@@ -29,57 +28,75 @@ class LLaVA(nn.Module):
     def __init__(self, config: LlavaConfig):
         super().__init__()
         self.config = config
-        vision, text = config.vision_config, config.text_config
-        self.vision_tower = CLIPVisionTransformer(vision)
-        self.multi_modal_projector = Projector(
-            vision.hidden_size, text.hidden_size, config.projector
-        )
-        self.language_model = Llama(text)
+        vision_width = config.vision_config.hidden_size
+        text_width = config.text_config.hidden_size
+        self.vision_tower = CLIPVisionTransformer(config.vision_config)
+        self.multi_modal_projector = Projector(vision_width, text_width, config.projector)
+        self.language_model = Llama(config.text_config)
 
     def encode_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """H_v = W g(X_v): pictures (N, 3, H, W) to word-like vectors (N, P, D)."""
-        features = self.vision_tower.features(pixel_values, self.config.vision_feature_layer)
-        return self.multi_modal_projector(features)
+        """H_v = W g(X_v): images (N, 3, height, width) to word-like vectors (N, P, D)."""
+        Z_v = self.vision_tower.features(pixel_values, self.config.vision_feature_layer)
+        return self.multi_modal_projector(Z_v)
 
     def embed(
         self, input_ids: torch.Tensor, pixel_values: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Word vectors (B, T, D) of ids (B, T), the image places filled with H_v in reading order."""
+        """The language model's input (B, T, D): word vectors, with the image features spliced in.
+
+        `input_ids` (B, T) hold the image token once per image feature. These positions take the
+        rows of H_v in reading order: images in order, each image's patches row by row.
+        """
         embeds = self.language_model.model.embed_tokens(input_ids)
-        places = input_ids == self.config.image_token_id
-        count, pictures = int(places.sum()), 0 if pixel_values is None else len(pixel_values)
-        features = pictures * self.config.vision_config.num_patches
-        if count != features:
-            raise ValueError(f"{count} image places in input_ids, but {features} image features")
-        if not pictures:
+        is_image = input_ids == self.config.image_token_id  # (B, T)
+        num_images = 0 if pixel_values is None else len(pixel_values)
+        num_features = num_images * self.config.vision_config.num_patches
+        num_positions = int(is_image.sum())
+        if num_positions != num_features:
+            found = f"{num_positions} image positions in input_ids, but {num_features} features"
+            raise ValueError(f"{found} of {num_images} images")
+        if num_images == 0:
             return embeds
-        images = self.encode_images(pixel_values.to(embeds.dtype))
-        return embeds.masked_scatter(places.unsqueeze(-1), images.to(embeds.dtype))
+        H_v = self.encode_images(pixel_values.to(embeds.dtype))
+        return embeds.masked_scatter(is_image.unsqueeze(-1), H_v.to(embeds.dtype))
 
     def forward(
         self, input_ids: torch.Tensor, pixel_values: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Logits (B, T, vocab). `input_ids` (B, T) hold `config.image_token_id` once per image feature;
-        `pixel_values` is (pictures, 3, H, W). Right padding needs no mask: attention is causal."""
-        return self.language_model.lm_head(
-            self.language_model.model(self.embed(input_ids, pixel_values))
-        )
+        """Logits (B, T, vocab) of ids (B, T) and images (N, 3, height, width).
 
-    def loss(self, input_ids, labels, pixel_values=None) -> tuple[torch.Tensor, torch.Tensor]:
-        """L = - sum over labelled t of log p(x_t | x_<t) (paper, equation 3) and the number of labelled tokens. `labels`
-        (B, T) repeat the id where it is trained and are -100 elsewhere; the first place is never predicted."""
-        trained = F.pad(labels[:, 1:] != IGNORE_INDEX, (0, 1))  # places whose next id is labelled
+        Right padding needs no mask: attention is causal, so no token sees the padding behind it.
+        """
+        hidden_states = self.language_model.model(self.embed(input_ids, pixel_values))
+        return self.language_model.lm_head(hidden_states)
+
+    def loss(
+        self,
+        input_ids: torch.Tensor,
+        labels: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """- sum over labelled t of log p(x_t | x_<t) (paper, equation 3), and how many t there are.
+
+        `labels` (B, T) repeat the id where it is trained and are IGNORE_INDEX elsewhere. The caller
+        divides by the number of labels of all micro-batches and ranks.
+        """
         embeds = self.embed(input_ids, pixel_values)
-        if (
-            pixel_values is None
-        ):  # W takes part in every step: all ranks must run the same backward pass
+        if pixel_values is None:
+            # All ranks must run the same backward pass, so W takes part in text-only batches, too.
             embeds = embeds + 0.0 * sum(p.sum() for p in self.multi_modal_projector.parameters())
-        states = self.language_model.model(embeds, keep=trained)
-        logits = self.language_model.lm_head(states).float()  # (labelled tokens, vocab)
-        loss = F.cross_entropy(logits, labels[:, 1:][trained[:, :-1]], reduction="sum")
-        return loss, trained.sum()
+        hidden_states = self.language_model.model(embeds)  # (B, T, D)
 
-    generate = generate  # the new ids of each prompt: see there
+        # The state at t predicts the id at t + 1: states drop the last, labels the first position.
+        next_labels = labels[:, 1:]
+        is_labelled = next_labels != IGNORE_INDEX  # (B, T - 1)
+        # Logits are computed for labelled positions alone: most of a prompt needs none.
+        labelled_states = hidden_states[:, :-1][is_labelled]  # (labels, D)
+        logits = self.language_model.lm_head(labelled_states).float()  # (labels, vocab)
+        loss_sum = F.cross_entropy(logits, next_labels[is_labelled], reduction="sum")
+        return loss_sum, is_labelled.sum()
+
+    generate = generate  # new ids of each prompt: see generate.py
 
     @classmethod
     def compose(
@@ -91,94 +108,135 @@ class LLaVA(nn.Module):
         device="cpu",
         dtype: torch.dtype | None = torch.float32,
         vision_feature_layer: int = -2,
-        quantised: bool = False,
-        mapped: bool = False,
+        quantize: str | None = None,
     ) -> "LLaVA":
-        """Joins a CLIP directory and a Llama directory, as both stages begin. `projector` is "linear" or "mlp2x_gelu" for a
-        new W, or the result of stage 1 (directory or file). Without an `image_token_id` in the vocabulary, one row for it
-        is added, and the vocabulary padded to a multiple of 64. `dtype` None keeps that of the files; `mapped` keeps it
-        for tower and decoder blocks, and maps these into memory."""
-        known = str(projector) in ("linear", "mlp2x_gelu")
-        if not known and not Path(projector).exists():
-            known = f"'linear', 'mlp2x_gelu' or a directory with {PROJECTOR_FILE}; run train_align.py first"
-            raise hf_names.WeightsError(f"--projector {projector}: expected {known}")
-        files = [] if known else hf_files.projector_files(projector)
-        kind = str(projector) if known else hf_files.projector_kind(files)
-        tower = CLIPVisionTransformer.from_pretrained(vision, device, None if mapped else dtype)
-        llama = Llama.from_pretrained(llm, device, None if mapped else dtype, quantised)
-        text = llama.config
-        image_token_id = text.vocab_size if image_token_id is None else image_token_id
-        if image_token_id > text.vocab_size:
-            sizes = f"{image_token_id} tokens, its embedding only {text.vocab_size} rows"
-            raise hf_names.WeightsError(f"{llm}: its tokenizer has {sizes}")
-        if image_token_id == text.vocab_size:
-            text = replace(text, vocab_size=(image_token_id // 64 + 1) * 64)
-        config = LlavaConfig(
-            tower.config, text, kind, vision_feature_layer, image_token_id=image_token_id
-        )
-        with hf_load.uninitialized():
-            model = cls(config)
-        model.vision_tower, joined = tower, model.language_model
-        pairs = (
-            (joined.model.embed_tokens, llama.model.embed_tokens),
-            (joined.lm_head, llama.lm_head),
-        )
-        for layer, source in pairs:
-            old = source.weight.detach().to(dtype or source.weight.dtype)
-            # New rows are the mean of the old: neither likely nor large.
-            rows = (
-                old.float()
-                .mean(0, keepdim=True)
-                .expand(text.vocab_size - len(old), -1)
-                .to(old.dtype)
-            )
-            layer.weight = nn.Parameter(torch.cat([old, rows]))
-        llama.model.embed_tokens, llama.model.config = joined.model.embed_tokens, text
-        joined.model = llama.model
-        if text.tie_word_embeddings:
-            joined.lm_head.weight = joined.model.embed_tokens.weight
-        if known:
-            W = Projector(tower.config.hidden_size, text.hidden_size, kind)
-            model.multi_modal_projector = W.to(device, dtype or old.dtype)
+        """Joins a CLIP directory, a Llama directory and a projector, as both stages begin.
+
+        `projector` is "linear" or "mlp2x_gelu" for a new W, else a directory or file that holds
+        one. `image_token_id` defaults to the first id behind the vocabulary. `dtype` None keeps
+        the files' dtypes.
+        """
+        vision_tower = CLIPVisionTransformer.from_pretrained(vision, device=device, dtype=dtype)
+        prepare = partial(prepare_quantization, quantize=quantize)
+        language_model = Llama.from_pretrained(llm, device=device, dtype=dtype, prepare=prepare)
+        if image_token_id is None:
+            image_token_id = language_model.config.vocab_size
+        add_image_token(language_model, image_token_id, llm)
+        vision_width = vision_tower.config.hidden_size
+        text_width = language_model.config.hidden_size
+        if str(projector) in PROJECTORS:
+            W = Projector(vision_width, text_width, str(projector))
+            W.to(device, language_model.lm_head.weight.dtype)
         else:
-            hf_load.load(model.multi_modal_projector, files, hf_names.PROJECTOR, device, dtype)
+            W = load_projector(projector, vision_width, text_width, device, dtype)
+
+        config = LlavaConfig(
+            vision_config=vision_tower.config,
+            text_config=language_model.config,
+            projector="linear" if W.linear_2 is None else "mlp2x_gelu",
+            vision_feature_layer=vision_feature_layer,
+            image_token_id=image_token_id,
+        )
+        with uninitialized():
+            model = cls(config)
+        model.vision_tower = vision_tower
+        model.multi_modal_projector = W
+        model.language_model = language_model
         return model
 
     @classmethod
     def from_pretrained(
-        cls, path, device="cpu", dtype=None, vision=None, quantised: bool = False
+        cls,
+        path: str | Path,
+        device="cpu",
+        dtype: torch.dtype | None = None,
+        vision: str | Path | None = None,
+        quantize: str | None = None,
     ) -> "LLaVA":
-        """Loads a llava-hf directory, or an original LLaVA one; `dtype` None keeps that of the files, `quantised` makes
-        the language model's layers int8 as they are read. The original names its vision tower: it is taken from
-        `vision`, from the directory named, or from the checkpoint itself if it holds the tower too."""
+        """Loads a llava-hf directory or an original LLaVA.
+
+        `dtype` None keeps the files' dtype. `quantize` "int8" or "int4" stores the decoder's layers
+        so, as they are read. An original LLaVA often only names its vision tower: `vision` is the
+        CLIP directory to take then.
+        """
         values = read_json(Path(path) / "config.json")
         if "mm_vision_tower" in values:
-            tower, layer = (
-                vision or values["mm_vision_tower"],
-                values.get("mm_vision_select_layer", -2),
-            )
-            if not (Path(tower) / "config.json").is_file():
-                if vision or not any(
-                    name.startswith("model.vision_tower.") for name in hf_files.shapes(path)
-                ):
-                    missing = f"its vision tower {str(tower)!r} is not a directory here"
-                    raise hf_names.WeightsError(
-                        f"{path}: {missing}; give CLIP's directory with --vision"
-                    )
-                tower = path
-            return cls.compose(tower, path, path, None, device, dtype, layer, quantised).eval()
-        with hf_load.uninitialized():
-            model = cls(parse_llava_config(values, f"{path}/config.json"))
-        if quantised:
-            int8.convert(model.language_model.model.layers)
-        hf_load.load(model, path, hf_names.LLAVA, device, dtype)
-        return model.eval()
+            tower = original_tower(path, values, vision)
+            layer = values.get("mm_vision_select_layer", -2)
+            model = cls.compose(tower, path, path, None, device, dtype, layer, quantize)
+            return model.eval()
+        config = parse_llava_config(values, f"{path}/config.json")
+        prepare = partial(prepare_quantization, quantize=quantize)
+        return build(cls, config, path, LLAVA, device, dtype, prepare)
 
     def save_pretrained(
         self, path: str | Path, state: dict[str, torch.Tensor] | None = None
     ) -> None:
-        """Writes config.json and safetensors that `transformers.LlavaForConditionalGeneration` loads unmodified. `state`
-        stands for the module's own state dict, where that one is sharded or of another dtype."""
+        """Writes what `transformers.LlavaForConditionalGeneration` loads: weights and config.json.
+
+        `state` replaces the module's own state dict, where that is sharded or of another dtype.
+        """
         Path(path).mkdir(parents=True, exist_ok=True)
-        hf_files.save(state or self.state_dict(), path, hf_names.LLAVA)
+        hf_files.save(state or self.state_dict(), path, LLAVA)
         write_json(Path(path) / "config.json", llava_config_json(self.config))
+
+
+def prepare_quantization(model: nn.Module, quantize: str | None) -> None:
+    """Replaces the linear layers of the decoder's blocks, in a LLaVA or a Llama without weights."""
+    if quantize is not None:
+        llama = model.language_model if isinstance(model, LLaVA) else model
+        quantize_linear_layers(llama.model.layers, quantize)
+
+
+def add_image_token(llama: Llama, image_token_id: int, path: str | Path) -> None:
+    """Makes sure that the vocabulary has the image token, which must be its own or the next id."""
+    vocab_size = llama.config.vocab_size
+    if image_token_id > vocab_size:
+        sizes = f"{image_token_id} tokens, its embedding only {vocab_size} rows"
+        raise WeightsError(f"{path}: its tokenizer has {sizes}")
+    if image_token_id == vocab_size:
+        multiple_of_64 = (image_token_id // 64 + 1) * 64  # as llava-hf pads it
+        resize_embeddings(llama, multiple_of_64)
+
+
+def resize_embeddings(llama: Llama, vocab_size: int) -> None:
+    """Adds rows to embedding and head. New rows are the mean of the old: neither likely nor large."""
+    for layer in (llama.model.embed_tokens, llama.lm_head):
+        old = layer.weight.detach()
+        mean = old.float().mean(0, keepdim=True).to(old.dtype)
+        new_rows = mean.expand(vocab_size - len(old), -1)
+        layer.weight = nn.Parameter(torch.cat([old, new_rows]))
+    if llama.config.tie_word_embeddings:
+        llama.lm_head.weight = llama.model.embed_tokens.weight
+    llama.model.embed_tokens.num_embeddings = vocab_size
+    llama.lm_head.out_features = vocab_size
+    llama.config = replace(llama.config, vocab_size=vocab_size)
+    llama.model.config = llama.config
+
+
+def load_projector(
+    source: str | Path, vision_width: int, text_width: int, device, dtype: torch.dtype | None
+) -> Projector:
+    """The W in a directory or file, as stage 1 or the original LLaVA wrote it."""
+    if not Path(source).exists():
+        expected = f"{' or '.join(PROJECTORS)} for a new W, or a directory with a W"
+        error = f"--projector {source}: no such file or directory; expected {expected}"
+        raise WeightsError(f"{error}; run train_align.py first")
+    files = hf_files.projector_files(source)
+    with uninitialized():
+        W = Projector(vision_width, text_width, hf_files.projector_kind(files))
+    load(W, files, PROJECTOR, device, dtype)
+    return W
+
+
+def original_tower(path: str | Path, values: dict, vision: str | Path | None) -> str | Path:
+    """Where the vision tower of an original LLaVA is: `vision`, the directory that its config
+    names, or the checkpoint itself, which may hold the tower as well."""
+    tower = vision or values["mm_vision_tower"]
+    if (Path(tower) / "config.json").is_file():
+        return tower
+    names = hf_files.shapes(path)
+    if vision is None and any(name.startswith("model.vision_tower.") for name in names):
+        return path
+    missing = f"its vision tower {str(tower)!r} is not a directory here"
+    raise WeightsError(f"{path}: {missing}; give CLIP's directory with --vision")

@@ -1,156 +1,242 @@
-"""Two views for your own picture and text: which tokens of a dialogue are trained, and where the model looks.
+"""Two views for your own image and text: which tokens of a dialogue are trained, and where the model
+looks.
 
 python -m nanollava.show mask "What color is the cat?" purple "Where is it?" "on the left"
 python -m nanollava.show attention --image cat.jpg --prompt "What color is the cat?" --out look.png
 """
 
 import argparse
+import math
 import sys
 from dataclasses import replace
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from .assistant import load
 from .conversation import IGNORE_INDEX, IMAGE, IMAGE_INDEX, TEMPLATES, encode
 from .errors import UserError, run
-from .generate import generate, prompt
-from .image import ImageConfig, fit, open_image, preprocess, save_image
-from .llama import rotate
+from .files import shipped
+from .image import ImageConfig, fit, open_image, save_image
+from .llama import apply_rotary_emb, causal_mask, rope_cos_sin
 from .llava import LLaVA
 from .tokenizer import Tokenizer
 
-PANEL, TEXT, GAP = 168, 26, 6  # px
+PANEL = 168  # width and height of an image in the sheet, px
+CAPTION = 26  # height of the line below it, px
+GAP = 6  # between panels, px
+
+# Terminal colors, two shades each so that the borders between tokens show.
+TRAINED = ("30;106", "30;46")
+NOT_TRAINED = ("0", "2")
+IMAGE_MARK = ("1;35", "1;35")
 
 
 def mask(ids: list[int], labels: list[int], tokenizer: Tokenizer, color: bool = True) -> str:
-    """A dialogue token by token, in two shades so that borders show: the trained ones lit (without `color`: in brackets)."""
-    out = ""
+    """A dialogue token by token, the trained ones highlighted; without `color` in brackets."""
+    pieces = []
     for i, (token, label) in enumerate(zip(ids, labels, strict=True)):
-        text = (
-            IMAGE
-            if token == IMAGE_INDEX
-            else tokenizer.backend.id_to_token(token).replace("▁", " ")
-        )
-        text, trained = text.replace("<0x0A>", "\\n"), label != IGNORE_INDEX
-        style = (
-            ("30;106", "30;46")
-            if trained
-            else ("1;35", "1;35")
-            if token == IMAGE_INDEX
-            else ("0", "2")
-        )
-        out += f"\033[{style[i % 2]}m{text}\033[0m" if color else f"[{text}]" if trained else text
-    return out
+        is_trained = label != IGNORE_INDEX
+        text = token_text(token, tokenizer)
+        if color:
+            pieces.append(f"\033[{token_style(token, is_trained)[i % 2]}m{text}\033[0m")
+        elif is_trained:
+            pieces.append(f"[{text}]")
+        else:
+            pieces.append(text)
+    return "".join(pieces)
+
+
+def token_text(token: int, tokenizer: Tokenizer) -> str:
+    """A token as the reader should see it: a space for the space marker, \\n for a line break."""
+    if token == IMAGE_INDEX:
+        return IMAGE
+    text = tokenizer.backend.id_to_token(token)
+    return text.replace("▁", " ").replace("<0x0A>", "\\n")
+
+
+def token_style(token: int, is_trained: bool) -> tuple[str, str]:
+    """The two shades of a token's color."""
+    if is_trained:
+        return TRAINED
+    if token == IMAGE_INDEX:
+        return IMAGE_MARK
+    return NOT_TRAINED
+
+
+def attention_weights(block, hidden_states: torch.Tensor, config) -> torch.Tensor:
+    """softmax(q k^T / sqrt(E)) of one decoder block, (H, T, T).
+
+    `hidden_states` (1, T, D) enter the block. The fused attention of the model keeps no weights, so
+    they are computed again here, one equation per line.
+    """
+    attention = block.self_attn
+    x = block.input_layernorm(hidden_states)
+    T = x.shape[1]
+    position = torch.arange(T, device=x.device)[None]
+    cos, sin = rope_cos_sin(position, config, like=x)
+    q = apply_rotary_emb(attention.split_heads(attention.q_proj(x)), cos, sin)  # (1, H, T, E)
+    k = apply_rotary_emb(attention.split_heads(attention.k_proj(x)), cos, sin)  # (1, K, T, E)
+    queries_per_key = q.shape[1] // k.shape[1]
+    k = k.repeat_interleave(queries_per_key, dim=1)  # (1, H, T, E)
+    scores = (q @ k.mT).float() / math.sqrt(attention.head_dim)
+    scores = scores.masked_fill(~causal_mask(T, T, like=x), -torch.inf)
+    return scores.softmax(-1).squeeze(0)
 
 
 @torch.inference_mode()
-def look(model: LLaVA, ids: list[int], new: list[int], pixel_values, layers=None) -> torch.Tensor:
-    """Where the model looked when it said each of `new` to the prompt `ids`: shares of the pictures' places that sum to
-    one, (len(new), places), mean over heads and `layers`. SDPA keeps no weights: softmax(q k^T) is computed again here.
-    By default the decoder's second quarter: on Toyland's validation scenes these layers fetch what is spoken of."""
-    if not new:
+def look(
+    model: LLaVA,
+    prompt_ids: list[int],
+    answer_ids: list[int],
+    pixel_values: torch.Tensor,
+    layers: range | None = None,
+) -> torch.Tensor:
+    """Where the model looked for each token of an answer: (answer tokens, image positions).
+
+    Shares of the image positions that sum to one, the mean over heads and `layers`. The default is
+    the decoder's second quarter: on Toyland's validation scenes these layers look up what the
+    answer speaks of.
+    """
+    if not answer_ids:
         raise UserError("the answer is empty: there is no word to draw a panel for")
-    inner, T = model.language_model.model, len(ids) + len(new) - 1
-    new = [0 if token == model.config.image_token_id else token for token in new]  # drawn by chance
-    layers = layers or range(len(inner.layers) // 4, len(inner.layers) // 2 + 1)
-    x = model.embed(torch.tensor([ids + new[:-1]], device=pixel_values.device), pixel_values)
-    states, rope, weights = inner.hidden_states(x), inner.positions(x), 0
-    seen = torch.ones(len(new), T, dtype=torch.bool, device=x.device).tril(len(ids) - 1)
-    for block, state in ((inner.layers[i], states[i]) for i in layers):
-        attention, state = block.self_attn, block.input_layernorm(state)
-        q, k = (
-            p(state).view(1, T, -1, attention.head_dim)
-            for p in (attention.q_proj, attention.k_proj)
-        )
-        q, k = (rotate(heads.transpose(1, 2), rope) for heads in (q, k))  # (1, H or K, T, E)
-        scores = q[:, :, len(ids) - 1 :] @ k.repeat_interleave(q.shape[1] // k.shape[1], 1).mT
-        scores = (scores.float() * attention.head_dim**-0.5).masked_fill(~seen, -torch.inf)
-        weights = weights + scores.softmax(-1).mean((0, 1))  # (len(new), T)
-    weights = weights[:, : len(ids)][:, torch.tensor(ids) == model.config.image_token_id].cpu()
-    return weights / weights.sum(1, keepdim=True)
+    llama = model.language_model.model
+    if layers is None:
+        layers = range(len(llama.layers) // 4, len(llama.layers) // 2 + 1)
+    # An image token that was drawn by chance in the answer has no image behind it.
+    image_token_id = model.config.image_token_id
+    answer_ids = [0 if token == image_token_id else token for token in answer_ids]
+    # The token at position t is predicted at t - 1: the last one is not an input.
+    ids = torch.tensor([prompt_ids + answer_ids[:-1]], device=pixel_values.device)
+    states = llama.hidden_states(model.embed(ids, pixel_values))
+
+    first = len(prompt_ids) - 1  # the position that predicts the first token of the answer
+    total = torch.zeros(len(answer_ids), ids.shape[1], device=ids.device)
+    for layer in layers:
+        weights = attention_weights(llama.layers[layer], states[layer], llama.config)
+        total += weights[:, first:].mean(0)  # (answer tokens, T)
+    is_image = ids[0] == image_token_id
+    on_image = total[:, is_image].cpu()
+    return on_image / on_image.sum(1, keepdim=True)
+
+
+def words_of(answer_ids: list[int], tokenizer: Tokenizer) -> list[list[int]]:
+    """Positions in the answer of each word's tokens."""
+    words = []
+    for i, token in enumerate(answer_ids):
+        text = tokenizer.backend.id_to_token(token) or ""
+        if not words or text.startswith("▁"):
+            words.append([])
+        words[-1].append(i)
+    return words
 
 
 def draw(
-    pictures: list, config: ImageConfig, new: list[int], tokenizer: Tokenizer, maps: torch.Tensor
-):
-    """One panel a word of `new`: the pictures lit where `maps` (see `look`) are strong, the strongest patch framed."""
-    words: list[list[int]] = []
-    for i, token in enumerate(new):
-        words += (
-            [[]]
-            if not words or (tokenizer.backend.id_to_token(token) or "").startswith("▁")
-            else []
-        )
-        words[-1].append(i)
-    squares = [fit(picture, replace(config, size=PANEL)) for picture in pictures]
-    width, height, columns = PANEL * len(squares) + GAP, PANEL + TEXT + GAP, min(len(words), 8)
-    sheet = Image.new(
-        "RGB", (columns * width + GAP, -(-len(words) // columns) * height + GAP), "#111111"
-    )
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
+    images: list[Image.Image],
+    config: ImageConfig,
+    answer_ids: list[int],
+    tokenizer: Tokenizer,
+    maps: torch.Tensor,
+) -> Image.Image:
+    """One panel per word of the answer: the images, lit where `maps` (see `look`) are strong."""
+    squares = [fit(image, replace(config, size=PANEL)) for image in images]
+    words = words_of(answer_ids, tokenizer)
+    columns = min(len(words), 8)
+    rows = math.ceil(len(words) / columns)
+    width = PANEL * len(squares) + GAP
+    height = PANEL + CAPTION + GAP
+    sheet = Image.new("RGB", (columns * width + GAP, rows * height + GAP), "#111111")
+    pen = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(15)
     for i, word in enumerate(words):
-        left, top = GAP + i % columns * width, GAP + i // columns * height
-        heat, side = maps[word].mean(0), round((maps.shape[1] / len(squares)) ** 0.5)
-        light = (heat / heat.max()).view(-1, side, side).sqrt() * 216 + 39
-        for j, square in enumerate(squares):
-            shade = Image.fromarray(light[j].byte().numpy()).resize(
-                square.size, Image.Resampling.BICUBIC
-            )
-            dark = Image.new("RGB", square.size)
-            sheet.paste(Image.composite(square, dark, shade), (left + j * PANEL, top))
-        picture, row, column = (int(n) for n in torch.unravel_index(heat.argmax(), light.shape))
-        x, y, patch = (
-            left + picture * PANEL + column * PANEL / side,
-            top + row * PANEL / side,
-            PANEL / side,
-        )
-        pen.rectangle((x, y, x + patch, y + patch), outline="#ffb000", width=2)
-        middle = (left + (width - GAP) / 2, top + PANEL + TEXT / 2)
-        pen.text(middle, tokenizer.decode([new[k] for k in word]), "white", font, anchor="mm")
+        row, column = divmod(i, columns)
+        left = GAP + column * width
+        top = GAP + row * height
+        draw_panel(sheet, squares, maps[word].mean(0), left, top)
+        text = tokenizer.decode([answer_ids[k] for k in word])
+        middle = (left + (width - GAP) / 2, top + PANEL + CAPTION / 2)
+        pen.text(middle, text, "white", font, anchor="mm")
     return sheet
 
 
+def draw_panel(
+    sheet: Image.Image, squares: list[Image.Image], heat: torch.Tensor, left: int, top: int
+) -> None:
+    """The images side by side, lit by `heat` (image positions,), the strongest patch framed."""
+    grid = math.isqrt(len(heat) // len(squares))  # patches in a row of an image
+    heat = heat.view(len(squares), grid, grid)
+    # The square root lifts weak places; nothing gets darker than 39 of 255.
+    light = (heat / heat.max()).sqrt() * 216 + 39
+    for i, square in enumerate(squares):
+        shade = Image.fromarray(light[i].byte().numpy())
+        shade = shade.resize(square.size, Image.Resampling.BICUBIC)
+        black = Image.new("RGB", square.size)
+        sheet.paste(Image.composite(square, black, shade), (left + i * PANEL, top))
+    image, row, column = (int(n) for n in torch.unravel_index(heat.argmax(), heat.shape))
+    patch = PANEL / grid  # px
+    x = left + image * PANEL + column * patch
+    y = top + row * patch
+    pen = ImageDraw.Draw(sheet)
+    pen.rectangle((x, y, x + patch, y + patch), outline="#ffb000", width=2)
+
+
+def show_mask(texts: list[str], num_images: int, model: str, template: str) -> None:
+    """Prints question, answer, question, answer ... with the trained tokens highlighted."""
+    tokenizer = Tokenizer.from_pretrained(shipped(model))
+    turns = []
+    for i, text in enumerate(texts):
+        role = "human" if i % 2 == 0 else "gpt"
+        turns.append({"from": role, "value": clean(text)})
+    if turns:
+        turns[0]["value"] = f"{IMAGE}\n" * max(1, num_images) + turns[0]["value"]
+    ids, labels = encode(turns, tokenizer, template)
+    trained = sum(label != IGNORE_INDEX for label in labels)
+    print(mask(ids, labels, tokenizer, color=sys.stdout.isatty()))
+    print(f"{trained} of {len(ids)} tokens are trained")
+
+
+def clean(text: str) -> str:
+    """The text without image marks and without bytes that are not UTF-8."""
+    text = text.encode(errors="replace").decode()
+    return " ".join(text.split(IMAGE))
+
+
+def show_attention(arguments: argparse.Namespace) -> None:
+    """Answers a question and writes the image of where the model looked."""
+    if not arguments.image:
+        raise UserError("no image: give one with --image PATH")
+    images = [open_image(path) for path in arguments.image]
+    assistant = load(arguments.model, device="cpu", dtype="fp32", template=arguments.template)
+    reply = assistant.stream(images, clean(arguments.prompt))
+    answer = "".join(reply)
+    maps = look(assistant.model, reply.prompt_ids, reply.ids, reply.pixel_values)
+    sheet = draw(images, assistant.image_config, reply.ids, assistant.tokenizer, maps)
+    save_image(sheet, arguments.out)
+    print(answer)
+
+
 def main() -> None:
-    form = dict(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser = argparse.ArgumentParser("nanollava.show", description=__doc__, **form)
-    add, asked = parser.add_argument, "Describe the picture in detail."
+    parser = argparse.ArgumentParser(
+        "nanollava.show",
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    question = "Describe the picture in detail."
     add("view", choices=("mask", "attention"))
     add("texts", nargs="*", metavar="TEXT", help="mask: question, answer, question, answer ...")
-    add("--image", nargs="+", default=[], metavar="PATH", help="attention: the picture, or several")
-    add("--prompt", default=asked, help="attention: the question (default: %(default)s)")
+    add("--image", nargs="+", default=[], metavar="PATH", help="attention: one or several images")
+    add("--prompt", default=question, help="attention: the question (default: %(default)s)")
     add("--out", default="attention.png", help="attention: file to write (default: %(default)s)")
-    add(
-        "--model", default="checkpoints/toy-llava", help="llava-hf directory (default: %(default)s)"
-    )
+    add("--model", default="checkpoints/toy-llava", help="LLaVA directory (default: %(default)s)")
     add("--template", choices=TEMPLATES, default="vicuna_v1", help="default: %(default)s")
-    args = parser.parse_args()
-    tokenizer, opening = (
-        Tokenizer.from_pretrained(args.model),
-        f"{IMAGE}\n" * max(1, len(args.image)),
-    )
-    texts, roles = args.texts if args.view == "mask" else [args.prompt], ("human", "gpt")
-    texts = [" ".join(text.encode(errors="replace").decode().split(IMAGE)) for text in texts]
-    turns = [
-        {"from": roles[i % 2], "value": opening * (i == 0) + text} for i, text in enumerate(texts)
-    ]
-    if args.view == "mask":
-        ids, labels = encode(turns, tokenizer, args.template)
-        print(mask(ids, labels, tokenizer, sys.stdout.isatty()))
-        return print(
-            f"{sum(label != IGNORE_INDEX for label in labels)} of {len(ids)} tokens are trained"
-        )
-    if not args.image:
-        raise UserError("no picture: give one with --image PATH")
-    pictures = [open_image(path) for path in args.image]
-    model = LLaVA.from_pretrained(args.model, dtype=torch.float32)
-    config = ImageConfig.from_pretrained(args.model, size=model.config.vision_config.image_size)
-    ids = prompt(turns, model, tokenizer, args.template)
-    pixel_values = torch.stack([preprocess(picture, config) for picture in pictures])
-    new = generate(model, torch.tensor([ids]), pixel_values)[0]
-    save_image(
-        draw(pictures, config, new, tokenizer, look(model, ids, new, pixel_values)), args.out
-    )
-    print(tokenizer.decode(new))
+    arguments = parser.parse_args()
+    if arguments.view == "mask":
+        num_images = len(arguments.image)
+        show_mask(arguments.texts, num_images, arguments.model, arguments.template)
+    else:
+        show_attention(arguments)
 
 
 if __name__ == "__main__":

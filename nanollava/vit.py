@@ -1,21 +1,15 @@
 """CLIP's vision transformer, the g of the paper: Z_v = g(X_v).
-B pictures, D width, P patches of a picture, L layers. Leaf modules carry the names that Hugging Face files use."""
 
-import math
-from pathlib import Path
+B images, P patches of an image, D width. Leaf modules carry the names that Hugging Face files use.
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from .config import VisionConfig
-from .files import read_json
-from .hf import files as hf_files
-from .hf import load as hf_load
-from .hf import names as hf_names
-from .hf.config import parse_vision_config
-
-HEAD_WIDTH = 64  # of every published CLIP ViT
+from .hf.load import build, read_vision_config
+from .hf.names import CLIP_VISION
 
 
 def quick_gelu(x: torch.Tensor) -> torch.Tensor:
@@ -24,22 +18,28 @@ def quick_gelu(x: torch.Tensor) -> torch.Tensor:
 
 
 class CLIPAttention(nn.Module):
-    """Multi-head self-attention; `is_causal` serves CLIP's text tower."""
+    """Multi-head self-attention. `is_causal` serves CLIP's text tower; images look everywhere."""
 
     def __init__(self, width: int, heads: int, is_causal: bool = False):
         super().__init__()
-        self.heads, self.is_causal = heads, is_causal
+        self.heads = heads
+        self.is_causal = is_causal
         self.q_proj = nn.Linear(width, width)
         self.k_proj = nn.Linear(width, width)
         self.v_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        B, T, D = x.shape
-        projections = self.q_proj, self.k_proj, self.v_proj  # each to (B, heads, T, D / heads)
-        q, k, v = (proj(x).view(B, T, self.heads, -1).transpose(1, 2) for proj in projections)
+        q = self.split_heads(self.q_proj(x))  # (B, heads, T, E)
+        k = self.split_heads(self.k_proj(x))
+        v = self.split_heads(self.v_proj(x))
         y = F.scaled_dot_product_attention(q, k, v, is_causal=self.is_causal)
-        return self.out_proj(y.transpose(1, 2).reshape(B, T, D))
+        return self.out_proj(y.transpose(1, 2).flatten(2))  # (B, T, D)
+
+    def split_heads(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, T, D) -> (B, heads, T, D / heads)."""
+        B, T, _ = x.shape
+        return x.view(B, T, self.heads, -1).transpose(1, 2)
 
 
 class CLIPMLP(nn.Module):
@@ -68,101 +68,85 @@ class CLIPBlock(nn.Module):
 
 
 class CLIPVisionEmbeddings(nn.Module):
-    """Cuts the picture into patches, maps each to a vector, puts the class token first and adds learned positions."""
+    """Image to token vectors: one per patch, the class token first, plus learned positions."""
 
     def __init__(self, config: VisionConfig):
         super().__init__()
-        D, size = config.hidden_size, config.patch_size
         self.image_size = config.image_size
-        self.class_embedding = nn.Parameter(torch.zeros(D))
-        self.patch_embedding = nn.Conv2d(3, D, size, stride=size, bias=False)
-        self.position_embedding = nn.Embedding(config.num_patches + 1, D)
+        width = config.hidden_size
+        patch = config.patch_size
+        # A convolution whose stride is its size is one linear map applied to every patch.
+        self.patch_embedding = nn.Conv2d(3, width, patch, stride=patch, bias=False)
+        self.class_embedding = nn.Parameter(torch.zeros(width))
+        self.position_embedding = nn.Embedding(config.num_patches + 1, width)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        if pixel_values.ndim != 4 or pixel_values.shape[1:] != (
-            3,
-            self.image_size,
-            self.image_size,
-        ):
-            shape, size = tuple(pixel_values.shape), self.image_size
-            raise ValueError(
-                f"pixel_values of shape {shape}: this tower takes (pictures, 3, {size}, {size})"
-            )
-        patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)  # (B, P, D)
-        cls = self.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
-        return torch.cat([cls, patches], dim=1) + self.position_embedding.weight  # (B, 1 + P, D)
+        size = self.image_size
+        if pixel_values.ndim != 4 or pixel_values.shape[1:] != (3, size, size):
+            shape = tuple(pixel_values.shape)
+            raise ValueError(f"pixel_values {shape}: this tower takes (images, 3, {size}, {size})")
+        patches = self.patch_embedding(pixel_values)  # (B, D, grid, grid)
+        patches = patches.flatten(2).transpose(1, 2)  # (B, P, D)
+        class_token = self.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        tokens = torch.cat([class_token, patches], dim=1)  # (B, 1 + P, D)
+        return tokens + self.position_embedding.weight
 
 
 class CLIPEncoder(nn.Module):
+    """Holds the blocks under the name that the files use: `encoder.layers`."""
+
     def __init__(self, layers: list[CLIPBlock]):
         super().__init__()
         self.layers = nn.ModuleList(layers)
 
 
 class CLIPVisionTransformer(nn.Module):
-    """The tower without CLIP's last projection: LLaVA reads the patches, CLIP's loss the class token."""
+    """The tower without CLIP's final projection.
+
+    LLaVA reads the patches (`features`), CLIP's contrastive loss the class token (`forward`).
+    """
 
     def __init__(self, config: VisionConfig):
         super().__init__()
         self.config = config
-        D, eps = config.hidden_size, config.layer_norm_eps
+        width = config.hidden_size
+        eps = config.layer_norm_eps
         self.embeddings = CLIPVisionEmbeddings(config)
-        self.pre_layrnorm = nn.LayerNorm(D, eps)  # spelt so in every published file
-        ffn, heads, depth = (
-            config.intermediate_size,
-            config.num_attention_heads,
-            config.num_hidden_layers,
+        self.pre_layrnorm = nn.LayerNorm(width, eps)  # the name is misspelled in the files, too
+        self.encoder = CLIPEncoder(
+            [
+                CLIPBlock(width, config.intermediate_size, config.num_attention_heads, eps)
+                for _ in range(config.num_hidden_layers)
+            ]
         )
-        self.encoder = CLIPEncoder([CLIPBlock(D, ffn, heads, eps) for _ in range(depth)])
-        self.post_layernorm = nn.LayerNorm(D, eps)
+        self.post_layernorm = nn.LayerNorm(width, eps)
 
     def hidden_states(
-        self, pixel_values: torch.Tensor, last: int | None = None
+        self, pixel_values: torch.Tensor, depth: int | None = None
     ) -> list[torch.Tensor]:
-        """The normed embeddings and the output of every block up to number `last` (default: all), each (B, 1 + P, D)."""
+        """The normed embeddings and the output of the first `depth` blocks (default: of all).
+
+        Each is (B, 1 + P, D).
+        """
         states = [self.pre_layrnorm(self.embeddings(pixel_values))]
-        for block in self.encoder.layers[:last]:
+        for block in self.encoder.layers[:depth]:
             states.append(block(states[-1]))
         return states
 
     def features(self, pixel_values: torch.Tensor, layer: int = -2) -> torch.Tensor:
-        """Z_v, the patches' features (B, P, D): hidden state `layer` without the class token; later blocks are not run."""
-        last = range(len(self.encoder.layers) + 1)[layer]
-        return self.hidden_states(pixel_values, last)[-1][:, 1:]
+        """Z_v (B, P, D): hidden state number `layer` of the patches, without the class token.
+
+        -2 is the output of the block before the last. Later blocks are not run.
+        """
+        num_states = len(self.encoder.layers) + 1
+        depth = range(num_states)[layer]  # -2 -> num_states - 2
+        return self.hidden_states(pixel_values, depth)[-1][:, 1:]
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """The class token of the last layer after `post_layernorm`, (B, D): what CLIP's contrastive loss sees."""
+        """The normed class token of the last block, (B, D)."""
         return self.post_layernorm(self.hidden_states(pixel_values)[-1][:, 0])
 
     @classmethod
-    def from_pretrained(
-        cls, path, device="cpu", dtype: torch.dtype | None = None
-    ) -> "CLIPVisionTransformer":
-        """Loads the vision tower of a Hugging Face CLIP directory, of the whole model or of the tower alone."""
-        values = read_json(Path(path) / "config.json")
-        if (
-            "mm_vision_tower" in values
-        ):  # an original LLaVA tells the tower's shapes by its tensors alone
-            config = config_of(hf_files.shapes(path))
-        else:
-            config = parse_vision_config(values.get("vision_config", values), f"{path}/config.json")
-        with hf_load.uninitialized():
-            tower = cls(config)
-        hf_load.load(tower, path, hf_names.CLIP_VISION, device, dtype)
-        return tower.eval()
-
-
-def config_of(shapes: dict[str, tuple[int, ...]]) -> VisionConfig:
-    """The config that a tower's tensors tell."""
-    shapes = {
-        ours: shape
-        for name, shape in shapes.items()
-        if (ours := hf_names.CLIP_VISION.to_ours(name))
-    }
-    width, _, patch, _ = shapes["embeddings.patch_embedding.weight"]
-    side = math.isqrt(shapes["embeddings.position_embedding.weight"][0] - 1)
-    depth = 1 + max(
-        int(name.split(".")[2]) for name in shapes if name.startswith("encoder.layers.")
-    )
-    ffn = shapes["encoder.layers.0.mlp.fc1.weight"][0]
-    return VisionConfig(side * patch, patch, width, ffn, depth, width // HEAD_WIDTH)
+    def from_pretrained(cls, path, **options) -> "CLIPVisionTransformer":
+        """Loads the tower of a Hugging Face CLIP directory; `options` as for `hf.load.build`."""
+        return build(cls, read_vision_config(path), path, CLIP_VISION, **options)

@@ -1,4 +1,4 @@
-"""Generation: the cache against recomputation, batches against singles, sampling, and the text that follows the ids."""
+"""Generation: the cache against recomputation, batches against singles, and sampling."""
 
 from dataclasses import replace
 
@@ -9,31 +9,14 @@ from conftest import batch
 from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 from nanollava import LLaVA
-from nanollava.conversation import IMAGE
 from nanollava.errors import UserError
-from nanollava.generate import Answer, answer, by_rows, compile_step, prompt, sample, stream
-from nanollava.image import ImageConfig, open_image, preprocess
+from nanollava.generate import sample, stream
 from nanollava.llama import KVCache
-from nanollava.tokenizer import Tokenizer
-
-TOY = "checkpoints/toy-llava"
-QUESTIONS = (
-    "What color is the cat?",
-    "Where is the cat?",
-    "Is there a dog?",
-    "How is the weather?",
-)
 
 
 @pytest.fixture(scope="module")
 def model(llava_dir):
     return LLaVA.from_pretrained(llava_dir(), dtype=torch.float64)
-
-
-@pytest.fixture(scope="module")
-def toy():
-    model = LLaVA.from_pretrained(TOY, dtype=torch.float32)
-    return model, Tokenizer.from_pretrained(TOY), ImageConfig.from_pretrained(TOY)
 
 
 def row(ids, mask, pixels, i):
@@ -114,97 +97,33 @@ def test_end_token_ends_a_row_alone(model):
         assert list(after) == kept + [-1] * (len(steps) - len(kept))
 
 
-def test_a_reused_cache_equals_a_fresh_one(model):
-    """Three prompts, each going on from another place of the one before, one with a second picture."""
+def test_a_cache_that_holds_the_beginning_of_the_prompt_changes_nothing(model):
     ids, _, mask, pixels = batch(dtype=torch.float64)
-    first, picture = row(ids, mask, pixels, 0)
-    said = torch.tensor(model.generate(first, picture, max_new_tokens=5))
-    more = torch.cat([first, said, torch.tensor([[7, 8, 9]])], 1)
-    two = torch.cat(
-        [more, torch.full((1, 16), model.config.image_token_id), torch.tensor([[4]])], 1
-    )
-    other = torch.cat([first[:, :-2], torch.tensor([[11, 12, 13]])], 1)
-    fed = said.shape[1] - (said.shape[1] == 5)  # of five new ids the last was never fed
-    cases = [(first, picture, 0), (more, picture, first.shape[1] + fed)]
-    cases += [(two, pixels[:2], more.shape[1]), (other, picture, first.shape[1] - 2)]
-    cache, computed = KVCache(model.config.text_config, 1, "cpu", torch.float64), []
-    inner = model.language_model.model
-    handle = inner.register_forward_pre_hook(lambda _, args: computed.append(args[0].shape[1]))
-    for prompt_ids, pictures, known in cases:
-        computed.clear()
-        found = [
-            new[0] for new in stream(model, prompt_ids, pictures, max_new_tokens=5, cache=cache)
-        ]
-        assert prompt_ids.shape[1] - computed[0] == known
-        assert [t for t in found if t >= 0] == model.generate(
-            prompt_ids, pictures, max_new_tokens=5
-        )[0]
-    handle.remove()
+    first, image = row(ids, mask, pixels, 0)
+    embedding = model.language_model.model.embed_tokens.weight
+    kv_cache = KVCache(model.config.text_config, batch=1, like=embedding)
+    new = [token for (token,) in stream(model, first, image, max_new_tokens=5, kv_cache=kv_cache)]
+    answer = [token for token in new if token >= 0]
+    longer = torch.cat([first, torch.tensor([[*answer, 7, 8, 9]])], dim=1)
+    expected = model.generate(longer, image, max_new_tokens=5)[0]
+
+    kv_cache.truncate(first.shape[1])
+    continued = stream(model, longer, None, max_new_tokens=5, kv_cache=kv_cache)
+    assert [token for (token,) in continued if token >= 0] == expected
 
 
-@pytest.mark.parametrize("rows", [1, 2])
-def test_compiled_equals_eager(llava_dir, rows):
-    """Greedy ids of one row, and of two of unequal length; without tuning and on one layer, for the time that compilation takes."""
-    model = LLaVA.from_pretrained(llava_dir(num_hidden_layers=1))
-    ids, _, mask, pixels = batch(rows=rows)
-    options = dict(lengths=mask.sum(1), max_new_tokens=10)
-    step = compile_step(model, max_autotune=False, cpp_cache_precompile_headers=False)
-    assert model.generate(ids, pixels, step=step, **options) == model.generate(
-        ids, pixels, **options
-    )
+def test_images_behind_the_cache_are_computed(model):
+    ids, _, mask, pixels = batch(dtype=torch.float64)
+    first, image = row(ids, mask, pixels, 0)
+    second_image = torch.full((1, 16), model.config.image_token_id)
+    both = torch.cat([first, second_image, torch.tensor([[4]])], dim=1)
+    expected = model.generate(both, pixels[:2], max_new_tokens=5)[0]
 
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_product_by_rows(dtype):
-    x, w = torch.randn(1, 30, dtype=dtype), torch.randn(7, 30, dtype=dtype)
-    exact = x.double() @ w.T.double()
-    torch.testing.assert_close(
-        by_rows(x, w.T).double(),
-        exact,
-        rtol=2 * torch.finfo(dtype).eps,
-        atol=20 * min(torch.finfo(dtype).eps, 1e-6),
-    )
-    assert by_rows(x, w.T).dtype == dtype and by_rows(x.expand(2, -1), w.T) is NotImplemented
-
-
-def test_dialogue_in_one_cache(toy):
-    """What --chat does: turn by turn on one cache, the same ids as a fresh prefill of the dialogue so far."""
-    model, tokenizer, config = toy
-    pixels, turns = preprocess(open_image("cat.jpg"), config)[None], []
-    cache, computed = KVCache(model.config.text_config, 1, "cpu", torch.float32), []
-    tower = model.vision_tower.register_forward_pre_hook(lambda *_: computed.append(1))
-    features = model.encode_images
-    model.encode_images = lambda *args: computed.append("picture") or features(*args)
-    for question in QUESTIONS:
-        turns.append({"from": "human", "value": f"{IMAGE}\n" * (not turns) + question})
-        ids = torch.tensor([prompt(turns, model, tokenizer)])
-        text = Answer(tokenizer)
-        for (token,) in stream(model, ids, pixels, cache=cache):
-            text.add(token)
-        assert text.ids == features.__self__.generate(ids, pixels)[0] and text.end == "end token"
-        turns.append({"from": "gpt", "value": text.text})
-        assert (
-            computed.count("picture") == 1 + len(turns) // 2
-        )  # one for all of the chat, one for each fresh prefill
-    del model.encode_images
-    tower.remove()
-
-
-def test_answers_in_batches(toy):
-    """Batches, unequal prompts, a row without a picture and one with two; the same as one by one."""
-    model, tokenizer, config = toy
-    cat = open_image("cat.jpg")
-    asked = [
-        ([cat], [{"from": "human", "value": f"{IMAGE}\n{question}"}]) for question in QUESTIONS
-    ]
-    asked += [([], [{"from": "human", "value": "Is it sunny?"}])]
-    asked += [
-        ([cat, cat], [{"from": "human", "value": f"{IMAGE}\n{IMAGE}\nWhat color is the cat?"}])
-    ]
-    found = answer(model, tokenizer, config, asked, batch=4, max_new_tokens=24)
-    assert found[:3] == ["purple", "on the left", "no"]
-    assert found == answer(model, tokenizer, config, asked, batch=1, max_new_tokens=24)
-    assert answer(model, tokenizer, config, []) == []
+    embedding = model.language_model.model.embed_tokens.weight
+    kv_cache = KVCache(model.config.text_config, batch=1, like=embedding)
+    list(stream(model, first, image, max_new_tokens=1, kv_cache=kv_cache))
+    continued = stream(model, both, pixels[1:2], max_new_tokens=5, kv_cache=kv_cache)
+    assert [token for (token,) in continued if token >= 0] == expected
 
 
 def test_sampling_matches_the_distribution():
@@ -244,22 +163,6 @@ def test_seeds_reproduce(model):
     assert sample(torch.tensor([[1.0, 3.0, 2.0]]), 0.0, 1.0).tolist() == [1]
 
 
-def test_a_compiled_step_meets_few_sizes(llava_dir):
-    """Powers of two up to the context, which is no multiple of the cache's own steps; the mask reaches as far."""
-    model, sizes = LLaVA.from_pretrained(llava_dir(max_position_embeddings=100)), []
-
-    def step(ids, cache, pad, real):
-        sizes.append(cache.keys[0].shape[2])
-        assert real.shape[1] >= sizes[-1]
-        cache.length += 1
-        return torch.zeros(1, model.config.text_config.vocab_size)
-
-    room = model.config.text_config.max_position_embeddings
-    for new in range(1, room - 4):
-        list(stream(model, torch.full((1, 5), 7), max_new_tokens=new, step=step))
-    assert len(set(sizes)) <= 2 and max(sizes) == -(-room // 64) * 64
-
-
 def test_bad_requests(model):
     ids, _, _, pixels = batch(dtype=torch.float64)
     with pytest.raises(
@@ -271,62 +174,3 @@ def test_bad_requests(model):
     for name, value in (*wrong.items(), *again.items(), ("repetition_penalty", 1e-40)):
         with pytest.raises(UserError, match=f"{name} {value}"):
             model.generate(ids, pixels, **{"max_new_tokens": 5, name: value})
-
-
-def told(
-    tokenizer: Tokenizer, ids: list[int], stops: tuple[str, ...] = ()
-) -> tuple[list[str], Answer]:
-    text = Answer(tokenizer, stops)
-    return [*map(text.add, ids), text.finish()], text
-
-
-def test_utf8_pieces(toy):
-    """Characters that come as bytes are shown whole, and what was shown together is the text of all ids."""
-    tokenizer = toy[1]
-    for line in (
-        "a 猫 sat",
-        "😀😀 two",
-        "naïve café — 3 €",
-        "in  two   blanks",
-        "end with 猫",
-        "猫",
-    ):
-        ids = tokenizer.encode(line)
-        shown, text = told(tokenizer, ids)
-        assert "".join(shown) == text.text == line == tokenizer.decode(ids)
-        assert not any("\ufffd" in part for part in shown) and text.end == "length"
-    assert len(tokenizer.encode("😀")) >= 4
-    shown, _ = told(tokenizer, tokenizer.encode("so 😀 it is")[:-5])
-    assert "".join(shown) == "so"
-    broken = [tokenizer.backend.token_to_id(f"<0x{byte:02X}>") for byte in (0xE7, 0x8C)]
-    shown, text = told(
-        tokenizer, tokenizer.encode("a cat") + broken
-    )  # half a character, and the answer ended
-    assert "".join(shown) == text.text == "a cat"
-
-
-@pytest.mark.parametrize(
-    "stop, before", [("###", "a red cat"), ("ca", "a red"), ("d c", "a re"), ("red cat", "a")]
-)
-def test_stop_strings_across_token_borders(toy, stop, before):
-    tokenizer = toy[1]
-    shown, text = told(tokenizer, tokenizer.encode("a red cat\n### and so on"), (stop, "never"))
-    assert "".join(shown) == text.text == before and text.end == "stop string"
-    line = f"a red cat{stop[:-1]}!"
-    shown, text = told(
-        tokenizer, tokenizer.encode(line), (stop + stop,)
-    )  # begins like a stop and is none
-    assert "".join(shown) == line and text.end == "length"
-
-
-def test_only_new_ids_are_decoded(toy):
-    """Each id is decoded a bounded number of times, however long the answer."""
-    decoded = []
-
-    class Counting:
-        def decode(self, ids):
-            decoded.append(len(ids))
-            return toy[1].decode(ids)
-
-    told(Counting(), toy[1].encode("in front on the left there is a purple cat " * 20))
-    assert max(decoded) <= 8

@@ -88,9 +88,9 @@ def test_text_only(llava_dir):
 def test_counts_must_agree(llava_dir):
     model = LLaVA.from_pretrained(llava_dir())
     ids, _, _, pixels = batch()
-    with pytest.raises(ValueError, match="48 image places.* 32 image features"):
+    with pytest.raises(ValueError, match="48 image positions.* 32 features of 2 images"):
         model(ids, pixels[:2])
-    with pytest.raises(ValueError, match="48 image places.* 0 image features"):
+    with pytest.raises(ValueError, match="48 image positions.* 0 features of 0 images"):
         model(ids)
 
 

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from test_scripts import refused, run
 
 from nanollava.errors import UserError
+from nanollava.generate import stream
 
 FACTS = json.loads(open("tests/cat.json").read())
 ASK = ["sample.py", "--image", "cat.jpg", "--prompt", "What color is the cat?"]
@@ -24,12 +25,24 @@ def script(monkeypatch, *flags: str) -> dict:
     return runpy.run_path("sample.py")
 
 
+def type_lines(monkeypatch, lines: list[str]) -> None:
+    """What a user types at the prompt, then the end of the input."""
+    remaining = iter(lines)
+
+    def read(prompt: str = "") -> str:
+        for line in remaining:
+            return line
+        raise EOFError
+
+    monkeypatch.setattr("builtins.input", read)
+
+
 def test_json(monkeypatch, capsys):
     """Twice the same but for the times; a longest answer of three ids ends by length, and stops inside the sentence."""
     names = script(monkeypatch, "--json", "--max-new-tokens", "3")
     names["main"]()
     found = json.loads(capsys.readouterr().out)
-    assert set(found.pop("seconds")) == {"load", "vision", "prefill", "decode"}
+    assert set(found.pop("seconds")) == {"load", "prefill", "decode"}
     assert found == {
         "answer": "This picture was",
         "tokens": 3,
@@ -90,53 +103,67 @@ def test_chat_commands(tmp_path, monkeypatch, capsys):
     assert [turn["value"] for turn in second["conversations"]] == ["<image>\nIs there a dog?", "no"]
 
 
-def test_interrupt_stops_the_answer_and_not_the_program(monkeypatch, capsys):
-    names = script(monkeypatch, "--chat")
-    steps, real = [], names["stream"]
+def interrupt_after(tokens: int):
+    """`generate.stream`, in which Ctrl-C is pressed once, after that many tokens."""
+    remaining = [tokens]
 
     def interrupted(*args, **options):
-        for token in real(*args, **options):
-            steps.append(token)
-            if len(steps) == 4:
+        for step in stream(*args, **options):
+            remaining[0] -= 1
+            if remaining[0] == 0:
                 raise KeyboardInterrupt
-            yield token
+            yield step
 
-    given = iter(["Describe the picture in detail.", "What color is the cat?"])
-    names["Dialogue"].ask.__globals__["stream"] = interrupted
-    monkeypatch.setattr(
-        "builtins.input", lambda prompt="": next(given, None) or (_ for _ in ()).throw(EOFError)
-    )
+    return interrupted
+
+
+def test_interrupt_stops_the_answer_and_not_the_program(monkeypatch, capsys):
+    names = script(monkeypatch, "--chat")
+    monkeypatch.setattr("nanollava.assistant.stream", interrupt_after(4))
+    type_lines(monkeypatch, ["Describe the picture in detail.", "What color is the cat?"])
     names["main"]()
     assert capsys.readouterr().out.splitlines() == ["This picture was", FACTS["color"]]
 
 
-def test_what_a_dialogue_keeps(tmp_path, monkeypatch):
-    """A picture's mark that the model wrote does not spoil later turns; what cannot be saved leaves no file."""
+def test_an_image_mark_that_the_model_wrote_does_not_spoil_later_turns(monkeypatch):
     names = script(monkeypatch, "--chat")
-    space = names["Dialogue"].ask.__globals__
-    dialogue, real = names["Dialogue"](names["arguments"]()), space["stream"]
-    said = dialogue.tokenizer.encode("a <image> cat")
-    space["stream"] = lambda *args, **options: ([token] for token in said)
-    assert dialogue.ask("What is there?").text == "a <image> cat"
-    space["stream"] = real
-    assert dialogue.ask("What color is the cat?").text and dialogue.turns[1]["value"].split() == [
-        "a",
-        "cat",
-    ]
-    dialogue.paths = ["caf\udce9.jpg"]  # as a shell gives a name that is no UTF-8
+    dialogue = names["Dialogue"](names["parse_arguments"]())
+    ids = dialogue.assistant.tokenizer.encode("a <image> cat")
+    with monkeypatch.context() as patch:
+        patch.setattr("nanollava.assistant.stream", lambda *args, **options: ([i] for i in ids))
+        assert dialogue.ask("What is there?").text == "a <image> cat"
+    assert dialogue.ask("What color is the cat?").text
+
+
+def test_a_dialogue_that_cannot_be_saved_leaves_no_file(tmp_path, monkeypatch):
+    names = script(monkeypatch, "--chat")
+    dialogue = names["Dialogue"](names["parse_arguments"]())
+    dialogue.ask("What color is the cat?")
+    dialogue.paths = ["caf\udce9.jpg"]  # as a shell gives a name that is not UTF-8
     for name in (tmp_path / "talk.json", f"{tmp_path}/a\0b"):
         with pytest.raises(UserError, match="cannot be written"):
             dialogue.save(str(name))
     assert not list(tmp_path.iterdir())
 
 
+def test_int8_and_int4_exclude_each_other(monkeypatch, capsys):
+    names = script(monkeypatch, "--int8", "--int4")
+    with pytest.raises(SystemExit):
+        names["run"](names["main"])
+    assert capsys.readouterr().err == "error: --int8 and --int4: choose one of them\n"
+
+
+@pytest.mark.parametrize("flag", ["--int8", "--int4", "--dtype=bf16"])
+def test_smaller_weights_answer_as_well(flag, monkeypatch, capsys):
+    names = script(monkeypatch, "--prompt", "What color is the cat?", flag)
+    names["main"]()
+    assert capsys.readouterr().out.strip() == FACTS["color"]
+
+
 def test_a_dialogue_longer_than_the_context(monkeypatch, capsys):
     """The question that no longer fits is refused, the program goes on."""
-    given = iter(["word " * 1200, "What color is the cat?"])
     names = script(monkeypatch, "--chat")
-    monkeypatch.setattr(
-        "builtins.input", lambda prompt="": next(given, None) or (_ for _ in ()).throw(EOFError)
-    )
+    type_lines(monkeypatch, ["word " * 1200, "What color is the cat?"])
     names["main"]()
     out, err = capsys.readouterr()
     assert (
@@ -199,12 +226,12 @@ def test_attention(tmp_path):
         (["--device", "cuda"], "--device cuda: torch finds no cuda device here; try --device cpu"),
         (["--top-k", "-1"], "top_k -1"),
         (["--repetition-penalty", "0"], "repetition_penalty 0.0"),
-        (["--chat", "--json"], "--chat: --json and --attention tell of one answer"),
+        (["--chat", "--json"], "--chat: --json and --attention show one answer"),
         (
             ["--attention", "nowhere/look.png", "--max-new-tokens", "1"],
-            "nowhere/look.png: this picture cannot",
+            "nowhere/look.png: this image cannot",
         ),
-        (["--attention", "look.none", "--max-new-tokens", "1"], "look.none: this picture cannot"),
+        (["--attention", "look.none", "--max-new-tokens", "1"], "look.none: this image cannot"),
     ],
 )
 def test_bad_flags(flags, message, monkeypatch, capsys):

@@ -11,8 +11,9 @@ from PIL import Image
 from nanollava import LLaVA, show
 from nanollava.conversation import IMAGE, encode
 from nanollava.errors import UserError
-from nanollava.generate import generate, prompt
+from nanollava.generate import generate
 from nanollava.image import ImageConfig, open_image, preprocess
+from nanollava.streaming import prompt
 from nanollava.tokenizer import Tokenizer
 from nanollava.toyland.draw import draw
 from nanollava.toyland.scenes import scenes
@@ -29,7 +30,9 @@ def toy():
 def asked(toy, picture, question, layers=None, new=40):
     """A question about one picture: prompt ids, new ids, where the model looked (ids, P)."""
     model, tokenizer, config = toy
-    ids = prompt([{"from": "human", "value": f"{IMAGE}\n{question}"}], model, tokenizer)
+    ids = prompt(
+        [{"from": "human", "value": f"{IMAGE}\n{question}"}], model, tokenizer, "vicuna_v1"
+    )
     pixels = preprocess(picture, config)[None]
     found = generate(model, torch.tensor([ids]), pixels, max_new_tokens=new)[0]
     return ids, found, show.look(model, ids, found, pixels, layers)
@@ -96,7 +99,7 @@ def test_what_was_drawn_by_chance_is_drawn(toy):
     """Ids that are no word, of the vocabulary's padding, and one of a picture's place: at a high temperature all come."""
     model, tokenizer, config = toy
     picture, new = open_image("cat.jpg"), [767, model.config.image_token_id, 766]
-    ids = prompt([{"from": "human", "value": f"{IMAGE}\nWhat?"}], model, tokenizer)
+    ids = prompt([{"from": "human", "value": f"{IMAGE}\nWhat?"}], model, tokenizer, "vicuna_v1")
     maps = show.look(model, ids, new, preprocess(picture, config)[None])
     assert maps.sum(1).sub(1).abs().max() < 1e-5
     show.draw([picture], config, new, tokenizer, maps)

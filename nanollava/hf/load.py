@@ -1,86 +1,184 @@
-"""Strict loading: every tensor of a checkpoint is matched or dropped by name, every parameter is found."""
+"""Strict loading: every tensor of a checkpoint is matched or dropped by name, every parameter is
+found. Weights in the files' own dtype are not copied: they stay mapped into memory."""
 
-from concurrent.futures import Future, ThreadPoolExecutor
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import nn
 
-from ..int8 import quantise
-from .files import shards, tensors
-from .names import LLAVA, PROJECTOR, Layout, WeightsError
+from ..config import LlamaConfig, VisionConfig
+from ..files import read_json
+from ..quantize import QuantizedLinear
+from .config import parse_llama_config, parse_vision_config
+from .files import shapes, shards, tensors
+from .names import CLIP_VISION, LLAVA, PROJECTOR, Layout, WeightsError
+
+HEAD_WIDTH = 64  # of the vision towers that original LLaVAs hold: no tensor's shape tells it
 
 
 @contextmanager
-def uninitialized():
-    """Builds modules on the meta device and skips their initialisers: the values come from a file."""
-    saved = {
-        kind: kind.reset_parameters for kind in (nn.Linear, nn.Embedding, nn.Conv2d, nn.LayerNorm)
-    }
+def uninitialized() -> Iterator[None]:
+    """Builds modules without memory and without initial values: both come from a file."""
+    layer_types = (nn.Linear, nn.Embedding, nn.Conv2d, nn.LayerNorm)
+    saved = {layer_type: layer_type.reset_parameters for layer_type in layer_types}
     try:
-        for kind in saved:
-            kind.reset_parameters = lambda module: None
+        # Random initializers on the meta device would import a symbolic stack, which takes seconds.
+        for layer_type in layer_types:
+            layer_type.reset_parameters = lambda module: None
         with torch.device("meta"):
             yield
     finally:
-        for kind, method in saved.items():
-            kind.reset_parameters = method
+        for layer_type, method in saved.items():
+            layer_type.reset_parameters = method
+
+
+def build(
+    model_class: type[nn.Module],
+    config,
+    path: str | Path,
+    layout: Layout,
+    device="cpu",
+    dtype: torch.dtype | None = None,
+    prepare: Callable[[nn.Module], None] | None = None,
+) -> nn.Module:
+    """Builds `model_class(config)` and fills it from the checkpoint at `path`.
+
+    `dtype` None keeps the files' dtype. `prepare` changes the empty module before the weights are
+    read, for example to quantize layers.
+    """
+    with uninitialized():
+        module = model_class(config)
+    if prepare is not None:
+        prepare(module)
+    load(module, path, layout, device, dtype)
+    return module.eval()
 
 
 def load(
-    module: nn.Module, path, layout: Layout, device="cpu", dtype: torch.dtype | None = None
+    module: nn.Module,
+    path: str | Path | list[Path],
+    layout: Layout,
+    device="cpu",
+    dtype: torch.dtype | None = None,
 ) -> None:
-    """Fills a module built by `uninitialized` from a checkpoint, each tensor read once, straight to its device and dtype;
-    nothing is changed if anything does not fit."""
-    wanted = dict(module.named_parameters(remove_duplicate=False))
-    found: dict[str, torch.Tensor | Future] = {}
-    threads = ThreadPoolExecutor(4)
+    """Fills a module built by `uninitialized` from a checkpoint, each tensor read once."""
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    quantized = {
+        f"{name}.weight": layer
+        for name, layer in module.named_modules()
+        if isinstance(layer, QuantizedLinear)
+    }
+    expected = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    for name, layer in quantized.items():
+        expected[name] = (layer.out_features, layer.in_features)
+
+    loaded = {}
     for shard in shards(path):
         for name, shape, read in tensors(shard, device):
-            if (ours := layout.to_ours(name)) is None:
+            ours = layout.to_ours(name)
+            if ours is None:
                 continue
-            if (
-                ours not in wanted
-                and "linear_2" in ours.split(".")
-                and layout in (LLAVA, PROJECTOR)
-            ):
-                tensor = read().cpu().float()  # behind a linear W, written in the llava-hf layout
-                identity = torch.eye(len(tensor)) if tensor.ndim == 2 else torch.zeros_like(tensor)
-                if not torch.equal(tensor, identity):
-                    raise WeightsError(
-                        f"{shard}: {name!r} is not the identity behind the config's linear W"
-                    )
+            if ours not in expected and is_second_linear(ours, layout):
+                check_identity(read(), f"{shard}: {name!r}")
                 continue
-            if ours not in wanted:
-                raise WeightsError(f"{shard}: tensor {name!r} {shape} is not part of this model")
-            if ours in found:
-                raise WeightsError(f"{shard}: tensor {name!r} comes twice")
-            if shape != (expected := tuple(wanted[ours].shape)):
-                raise WeightsError(
-                    f"{shard}: tensor {name!r} has shape {shape}, the config says {expected}"
-                )
+            check_tensor(f"{shard}: tensor {name!r}", shape, expected.get(ours), ours in loaded)
             tensor = read()
             if not tensor.is_floating_point():
-                raise WeightsError(
-                    f"{shard}: tensor {name!r} is {tensor.dtype}; expected fp32, fp16 or bf16"
-                )
-            if wanted[ours].dtype == torch.int8:
-                found[ours], scale = quantise(tensor.to(device))
-                found[ours.removesuffix("weight") + "scale"] = scale.to(dtype or tensor.dtype)
-            else:
-                convert = dtype not in (None, tensor.dtype)
-                found[ours] = (
-                    threads.submit(tensor.to, device, dtype) if convert else tensor.to(device)
-                )
-    found = {name: t.result() if isinstance(t, Future) else t for name, t in found.items()}
-    first = {
-        id(parameter): name for name, parameter in module.named_parameters()
-    }  # of tied ones the first
-    found |= {name: found[first[id(p)]] for name, p in wanted.items() if first[id(p)] in found}
-    missing = [layout.to_file(name) for name in wanted if name not in found]
+                found = f"{shard}: tensor {name!r} is {tensor.dtype}"
+                raise WeightsError(f"{found}; expected fp32, fp16 or bf16")
+            tensor = tensor.to(device, dtype)
+            if ours in quantized:
+                quantized[ours].set_weight(tensor)
+            loaded[ours] = tensor if ours in parameters else None
+
+    tied = tied_names(module)
+    for name, first_name in tied.items():  # a file may hold a tied tensor once
+        if name not in loaded and first_name in loaded:
+            loaded[name] = loaded[first_name]
+    missing = [layout.to_file(name) for name in expected if name not in loaded]
     if missing:
-        share = f"{len(missing)} of {len(wanted)} tensors are missing, the first {missing[0]!r}"
-        raise WeightsError(f"{path}: {share}; expected the {layout.name} layout")
-    module.load_state_dict(found, strict=False, assign=True)
-    if torch.device(device).type != "cpu":
-        module.to(device)  # the rotary table
+        count = f"{len(missing)} of {len(expected)} tensors are missing, the first {missing[0]!r}"
+        raise WeightsError(f"{path}: {count}; expected the {layout.name} layout")
+    weights = {name: tensor for name, tensor in loaded.items() if tensor is not None}
+    module.load_state_dict(weights, strict=False, assign=True)
+    for name, first_name in tied.items():  # assigning made two parameters of it
+        owner, _, attribute = name.rpartition(".")
+        setattr(module.get_submodule(owner), attribute, module.get_parameter(first_name))
+
+
+def check_tensor(where: str, shape: tuple, expected: tuple | None, is_loaded: bool) -> None:
+    """Raises a WeightsError for a tensor that the model does not have, or has otherwise."""
+    if expected is None:
+        raise WeightsError(f"{where} {shape} is not part of this model")
+    if is_loaded:
+        raise WeightsError(f"{where} comes twice")
+    if shape != expected:
+        raise WeightsError(f"{where} has shape {shape}, the config says {expected}")
+
+
+def tied_names(module: nn.Module) -> dict[str, str]:
+    """Names of parameters that are another one under a second name, each with the first name."""
+    first_name = {}
+    tied = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if id(parameter) in first_name:
+            tied[name] = first_name[id(parameter)]
+        else:
+            first_name[id(parameter)] = name
+    return tied
+
+
+def is_second_linear(name: str, layout: Layout) -> bool:
+    """Whether `name` belongs to the projector's second layer, which a linear W does not have.
+
+    The llava-hf layout always has two; behind a linear W the second is written as the identity.
+    """
+    return layout in (LLAVA, PROJECTOR) and "linear_2" in name.split(".")
+
+
+def check_identity(tensor: torch.Tensor, where: str) -> None:
+    """Raises a WeightsError if the layer behind a linear W changes anything."""
+    tensor = tensor.cpu().float()
+    is_weight = tensor.ndim == 2
+    identity = torch.eye(len(tensor)) if is_weight else torch.zeros_like(tensor)
+    if not torch.equal(tensor, identity):
+        raise WeightsError(f"{where} is not the identity behind the config's linear W")
+
+
+def read_llama_config(path: str | Path) -> LlamaConfig:
+    """The config of a Llama directory, or of the language model of an original LLaVA."""
+    file = Path(path) / "config.json"
+    return parse_llama_config(read_json(file), str(file))
+
+
+def read_vision_config(path: str | Path) -> VisionConfig:
+    """The config of the vision tower in a CLIP directory or in an original LLaVA."""
+    file = Path(path) / "config.json"
+    values = read_json(file)
+    if "mm_vision_tower" in values:  # an original LLaVA holds the tower without a config
+        return vision_config_from_shapes(shapes(path))
+    return parse_vision_config(values.get("vision_config", values), str(file))
+
+
+def vision_config_from_shapes(file_shapes: dict[str, tuple[int, ...]]) -> VisionConfig:
+    """The config that the shapes of a tower's tensors imply."""
+    tower = {}
+    for name, shape in file_shapes.items():
+        ours = CLIP_VISION.to_ours(name)
+        if ours is not None:
+            tower[ours] = shape
+    width, _, patch_size, _ = tower["embeddings.patch_embedding.weight"]
+    positions, _ = tower["embeddings.position_embedding.weight"]  # the class token has one
+    grid = math.isqrt(positions - 1)
+    blocks = {name.split(".")[2] for name in tower if name.startswith("encoder.layers.")}
+    return VisionConfig(
+        image_size=grid * patch_size,
+        patch_size=patch_size,
+        hidden_size=width,
+        intermediate_size=tower["encoder.layers.0.mlp.fc1.weight"][0],
+        num_hidden_layers=len(blocks),
+        num_attention_heads=width // HEAD_WIDTH,
+    )

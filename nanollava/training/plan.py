@@ -105,9 +105,9 @@ def flops(
     `by_inputs`  gradients with respect to activations; nothing before the projector needs them
     `by_weights` gradients with respect to trained weights
 
-    A matrix product takes 2 FLOPs per weight and token in each pass. The head, and the last
-    block's MLP before it, only run on the `label_tokens`. Recomputed activations do not count: MFU
-    is about the work that must be done."""
+    A matrix product takes 2 FLOPs per weight and token in each pass. The head only runs on the
+    `label_tokens`. Recomputed activations do not count: MFU is about the work
+    that must be done."""
     tokens = sum(lengths)
     linear_1, linear_2 = projector_flops(config, images)
     matrices = matrix_flops(config, tokens, label_tokens)
@@ -151,12 +151,10 @@ def projector_flops(config: LlavaConfig, images: int) -> tuple[int, int]:
 
 def matrix_flops(config: LlavaConfig, tokens: int, label_tokens: int) -> int:
     """One pass through the weights of all blocks and of the head."""
-    text = config.text_config
     n = parameters(config)
-    blocks = 2 * tokens * text.num_hidden_layers * n["block"]
-    mlp_left_out = 2 * (tokens - label_tokens) * 3 * text.hidden_size * text.intermediate_size
+    blocks = 2 * tokens * config.text_config.num_hidden_layers * n["block"]
     head = 2 * label_tokens * n["embedding"]  # vocab_size x hidden_size
-    return blocks - mlp_left_out + head
+    return blocks + head
 
 
 def attention_flops(text: LlamaConfig, lengths: list[int]) -> int:
@@ -188,7 +186,7 @@ def activations(
     swiglu = size * 3 * F  # gate, silu(gate), up
     block = norm_inputs + attention + swiglu
     if trainable[LLM]:
-        block += 2 * FP32 * D  # the RMSNorms' results, for the gradients of their weights
+        block += 2 * size * D  # the RMSNorms' normalized inputs, for the gradients of their weights
         block += size * (2 * D + F)  # inputs of q/k/v, of gate/up and of down
     block_input = size * D
 

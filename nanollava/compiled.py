@@ -1,0 +1,77 @@
+"""`torch.compile` of one decode step, on a cache whose shapes do not change from step to step."""
+
+from collections.abc import Callable
+
+import torch
+
+from .llama import KVCache
+from .padding import LeftPadding
+
+
+class StaticKVCache:
+    """A view of a `KVCache` for one compiled step: attention always gets all of its capacity.
+
+    `place` (1,) is a tensor, so that the compiled code does not depend on its value.
+    """
+
+    def __init__(self, keys: list[torch.Tensor], values: list[torch.Tensor], place: torch.Tensor):
+        self.keys = keys
+        self.values = values
+        self.place = place
+        self.length = 0  # unknown to the compiled code; mask and position are given instead
+
+    def append(
+        self, layer: int, k: torch.Tensor, v: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        keys = self.keys[layer].index_copy_(2, self.place, k)
+        values = self.values[layer].index_copy_(2, self.place, v)
+        return keys, values
+
+    def advance(self, tokens: int) -> None:
+        """The cache behind this view counts for itself."""
+
+
+def compile_step(model, **options) -> Callable:
+    """A compiled `generate.decode_step` for this model, to be passed to `stream(step=...)`.
+
+    The first call compiles, which takes from seconds to minutes. A cache that outgrows its
+    capacity costs another compilation; the capacity doubles, so that this happens rarely.
+    `options` are the compiler's, and replace the ones below.
+    """
+    llama = model.language_model
+    max_positions = model.config.text_config.max_position_embeddings
+    is_cuda = llama.lm_head.weight.is_cuda
+    if is_cuda:
+        defaults = {"triton.cudagraphs": True, "coordinate_descent_tuning": True}
+    else:
+        defaults = {"freezing": True, "cpp_wrapper": True}
+    options = {"max_autotune": True, **defaults, **options}
+
+    @torch.compile(dynamic=False, fullgraph=True, options=options)
+    def decode(ids, keys, values, place, padding_count):
+        S = keys[0].shape[2]
+        slots = torch.arange(S, device=ids.device)
+        mask = (slots <= place) & (slots >= padding_count[:, None])  # (B, S)
+        position = place - padding_count[:, None]  # (B, 1)
+        embeds = llama.model.embed_tokens(ids[:, None])
+        kv_cache = StaticKVCache(keys, values, place)
+        hidden_states = llama.model(embeds, position, mask[:, None, None], kv_cache)
+        return llama.lm_head(hidden_states[:, -1])
+
+    def step(model, ids: torch.Tensor, padding: LeftPadding | None, kv_cache: KVCache):
+        kv_cache.reserve(min(max_positions, power_of_two(kv_cache.capacity)))
+        if is_cuda:  # CUDA graphs copy every input that may move
+            for tensor in (*kv_cache.keys, *kv_cache.values):
+                torch._dynamo.mark_static_address(tensor)
+        place = ids.new_full((1,), kv_cache.length)
+        padding_count = ids.new_zeros(len(ids)) if padding is None else padding.count
+        logits = decode(ids, kv_cache.keys, kv_cache.values, place, padding_count)
+        kv_cache.advance(1)
+        return logits
+
+    return step
+
+
+def power_of_two(number: int) -> int:
+    """The least power of two that is at least `number`."""
+    return 1 << (number - 1).bit_length()

@@ -1,0 +1,58 @@
+"""Prompts of unequal length in one batch.
+
+Inside a batch all prompts end together, so that the next token of every row has the same place in
+the KV cache. The padding before shorter prompts is masked, and positions count from their start.
+"""
+
+import torch
+
+
+class LeftPadding:
+    """`count` (B,) padding positions before each prompt of a batch of T."""
+
+    def __init__(self, count: torch.Tensor):
+        self.count = count
+
+    @classmethod
+    def of(cls, input_ids: torch.Tensor, lengths: torch.Tensor | None) -> "LeftPadding | None":
+        """The padding that right-padded prompts (B, T) need, None if all are T long."""
+        T = input_ids.shape[1]
+        if lengths is None or bool((lengths == T).all()):
+            return None
+        return cls(T - lengths)
+
+    def without_padding(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Right-padded ids (B, T) with the padding replaced by each prompt's first id."""
+        T = input_ids.shape[1]
+        is_prompt = self.is_token(T).flip(1)
+        return torch.where(is_prompt, input_ids, input_ids[:, :1])
+
+    def shift(self, embeds: torch.Tensor) -> torch.Tensor:
+        """Turns right padding into left padding: (B, T, D)."""
+        T = embeds.shape[1]
+        source = (torch.arange(T, device=embeds.device) - self.count[:, None]) % T  # (B, T)
+        return embeds.gather(1, source.unsqueeze(-1).expand_as(embeds))
+
+    def position(self, start: int, T: int) -> torch.Tensor:
+        """RoPE positions (B, T) of T tokens from place `start` on, counted from each prompt's start.
+
+        Padding has no position; it gets 0.
+        """
+        place = torch.arange(start, start + T, device=self.count.device)
+        return (place - self.count[:, None]).clamp(min=0)
+
+    def prompt_mask(self, T: int) -> torch.Tensor:
+        """(B, 1, T, T), True where a token may look: at itself and at prompt tokens before it."""
+        device = self.count.device
+        causal = torch.ones(T, T, dtype=torch.bool, device=device).tril()
+        # Padding sees itself, because the softmax of an empty row would be NaN.
+        itself = torch.eye(T, dtype=torch.bool, device=device)
+        return (causal & self.is_token(T)[:, None, :] | itself)[:, None]
+
+    def step_mask(self, S: int) -> torch.Tensor:
+        """(B, 1, 1, S), True where the last of S tokens may look."""
+        return self.is_token(S)[:, None, None]
+
+    def is_token(self, S: int) -> torch.Tensor:
+        """(B, S), False at the padding."""
+        return torch.arange(S, device=self.count.device) >= self.count[:, None]

@@ -1,0 +1,218 @@
+"""Weight-only quantization: linear layers that store their weights in 8 or 4 bits.
+
+A layer answers "what is my weight?" by `dequantize()`, and `slow_linear` is the whole definition of
+its output: dequantize, then multiply. Where torch has a kernel that multiplies without writing the
+full weight to memory, `forward` uses it for few tokens: their product is bound by reading the
+weights, which are then 2 to 4 times smaller.
+"""
+
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .errors import UserError
+
+GROUP = 32  # weights of a row that share one scale and one zero in int4
+# The kernels read the weights again for every few tokens, so that from here on dequantizing once
+# and multiplying is faster (docs/performance.md).
+FEW_TOKENS = 16
+
+
+class QuantizedLinear(nn.Module):
+    """A linear layer without bias, filled by `set_weight` and not meant for training."""
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+
+    def set_weight(self, weight: torch.Tensor) -> None:
+        """Quantizes a weight (out, in). Its dtype becomes that of the scales, and so of x."""
+        raise NotImplementedError
+
+    def dequantize(self) -> torch.Tensor:
+        """The weight (out, in) that the stored numbers stand for, in the dtype of the scales."""
+        raise NotImplementedError
+
+    def slow_linear(self, x: torch.Tensor) -> torch.Tensor:
+        """y = x W^T with the dequantized weight: what every faster form must equal."""
+        return F.linear(x, self.dequantize())
+
+    def has_kernel(self, x: torch.Tensor) -> bool:
+        """Whether torch multiplies this layer's stored numbers with such an x directly."""
+        raise NotImplementedError
+
+    def kernel(self, x: torch.Tensor) -> torch.Tensor:
+        """y (tokens, out) of x (tokens, in), by torch's kernel."""
+        raise NotImplementedError
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = x.numel() // self.in_features
+        worthwhile = tokens < FEW_TOKENS or x.is_cuda  # a GPU's kernel is made for many, too
+        if worthwhile and self.has_kernel(x):
+            y = self.kernel(x.reshape(tokens, self.in_features))
+            return y.view(*x.shape[:-1], self.out_features)
+        return self.slow_linear(x)
+
+
+class Int8Linear(QuantizedLinear):
+    """W = q * s: one byte per weight and one scale per row; |error| <= s / 2."""
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__(in_features, out_features)
+        self.register_buffer("q", torch.empty(out_features, in_features, dtype=torch.int8))
+        self.register_buffer("scale", torch.empty(out_features))
+
+    def set_weight(self, weight: torch.Tensor) -> None:
+        self.q, scale = quantize_int8(weight.float())
+        self.scale = scale.to(weight.dtype)
+
+    def dequantize(self) -> torch.Tensor:
+        return self.q.to(self.scale.dtype) * self.scale[:, None]
+
+    def has_kernel(self, x: torch.Tensor) -> bool:
+        return x.device.type == "cpu" and x.dtype == self.scale.dtype == torch.bfloat16
+
+    def kernel(self, x: torch.Tensor) -> torch.Tensor:
+        return torch._weight_int8pack_mm(x, self.q, self.scale)
+
+
+def quantize_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """q (out, in) in -127..127 and s (out,): s is the row's largest magnitude / 127, q = W / s."""
+    largest = weight.abs().amax(dim=1).clamp(min=1e-12)
+    scale = largest / 127
+    q = (weight / scale[:, None]).round().to(torch.int8)
+    return q, scale
+
+
+class Int4Linear(QuantizedLinear):
+    """W = (q - 8) * s + z with q in 0..15: 4 bits per weight, and s and z per group of 32.
+
+    `packed` holds two q per byte in one of three orders, `order`: "plain" (out, in / 2), or what
+    torch's kernel for a CPU or for CUDA reads.
+    """
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__(in_features, out_features)
+        if in_features % GROUP:
+            raise UserError(f"--int4: {in_features} inputs are not a multiple of {GROUP}")
+        groups = in_features // GROUP
+        packed = torch.empty(out_features, in_features // 2, dtype=torch.uint8)
+        self.register_buffer("packed", packed)
+        # s and z side by side, as the kernels read them: (groups, out, 2).
+        self.register_buffer("scale_and_zero", torch.empty(groups, out_features, 2))
+        self.order = "plain"
+
+    def set_weight(self, weight: torch.Tensor) -> None:
+        q, scale, zero = quantize_int4(weight.float())
+        scale_and_zero = torch.stack([scale, zero], dim=-1)  # (out, groups, 2)
+        self.scale_and_zero = scale_and_zero.transpose(0, 1).contiguous().to(weight.dtype)
+        self.order = kernel_order(weight)
+        self.packed = pack_int4(q, self.order)
+
+    def dequantize(self) -> torch.Tensor:
+        if self.order == "cuda":  # its order is the GPU's own: let the kernel multiply W by 1
+            one = torch.eye(self.in_features, dtype=torch.bfloat16, device=self.packed.device)
+            return self.kernel(one).T
+        q = unpack_int4(self.packed, self.order)
+        groups = self.in_features // GROUP
+        scale, zero = (
+            self.scale_and_zero.transpose(0, 1).unsqueeze(2).unbind(-1)
+        )  # (out, groups, 1)
+        steps = q.view(-1, groups, GROUP).to(scale.dtype) - 8  # -8..7
+        weight = steps * scale + zero
+        return weight.view(self.out_features, self.in_features)
+
+    def has_kernel(self, x: torch.Tensor) -> bool:
+        return self.order != "plain" and x.dtype == self.scale_and_zero.dtype
+
+    def kernel(self, x: torch.Tensor) -> torch.Tensor:
+        if self.order == "cuda":
+            return torch._weight_int4pack_mm(x, self.packed, GROUP, self.scale_and_zero)
+        return torch._weight_int4pack_mm_for_cpu(x, self.packed, GROUP, self.scale_and_zero)
+
+
+def quantize_int4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """q (out, in) in 0..15, s and z (out, groups): the 16 steps span each group from min to max."""
+    groups = weight.view(len(weight), -1, GROUP)  # (out, groups, 32)
+    low = groups.amin(dim=-1, keepdim=True)
+    high = groups.amax(dim=-1, keepdim=True)
+    scale = ((high - low) / 15).clamp(min=1e-9)
+    q = ((groups - low) / scale).round().clamp(0, 15).to(torch.uint8)
+    zero = low + 8 * scale  # the value of q = 8
+    return q.view_as(weight), scale.squeeze(-1), zero.squeeze(-1)
+
+
+def kernel_order(weight: torch.Tensor) -> str:
+    """The order in which torch's kernel for this device, dtype and shape wants the q."""
+    out_features, in_features = weight.shape
+    if weight.dtype != torch.bfloat16:
+        return "plain"
+    if weight.is_cuda and out_features % 8 == 0 and in_features % 128 == 0:
+        return "cuda"
+    if weight.device.type == "cpu" and out_features % 64 == 0 and cpu_block() is not None:
+        return "cpu"
+    return "plain"
+
+
+def pack_int4(q: torch.Tensor, order: str) -> torch.Tensor:
+    """Two q (out, in) per byte."""
+    if order == "cpu":
+        return torch._convert_weight_to_int4pack_for_cpu(q.int(), 1)
+    even, odd = q[:, ::2], q[:, 1::2]
+    if order == "cuda":
+        return torch._convert_weight_to_int4pack(even << 4 | odd, 8)
+    return even | odd << 4
+
+
+def unpack_int4(packed: torch.Tensor, order: str) -> torch.Tensor:
+    """The q (out, in) that `pack_int4` packed."""
+    if order == "cpu":
+        return unpack_cpu(packed, cpu_block())
+    even, odd = packed & 15, packed >> 4
+    return torch.stack([even, odd], dim=-1).flatten(1)
+
+
+def unpack_cpu(packed: torch.Tensor, block: int) -> torch.Tensor:
+    """Undoes torch's order for CPUs: blocks of rows, in which a column's bytes lie together.
+
+    Byte j of a column holds row j of the block in its low half and row j + block / 2 in its high.
+    """
+    out_features, half = packed.shape
+    columns = packed.view(-1, 2 * half, block // 2)  # (blocks, in, block / 2)
+    q = torch.cat([columns & 15, columns >> 4], dim=-1)  # (blocks, in, block)
+    return q.transpose(1, 2).reshape(out_features, 2 * half)
+
+
+@cache
+def cpu_block() -> int | None:
+    """Rows per block in torch's order for CPUs: 64 or 32 by the CPU's vector width, else None."""
+    q = (torch.arange(64 * GROUP) * 7 % 16).to(torch.uint8).view(64, GROUP)
+    packed = pack_int4(q, "cpu")
+    for block in (64, 32):
+        if torch.equal(unpack_cpu(packed, block), q):
+            return block
+    return None
+
+
+LAYERS = {"int8": Int8Linear, "int4": Int4Linear}
+
+
+def quantize_linear_layers(module: nn.Module, name: str) -> None:
+    """Replaces every linear layer inside by the one for `name`, "int8" or "int4".
+
+    Layers on the meta device stay empty: `hf.load` quantizes their weights as it reads them.
+    """
+    if name not in LAYERS:
+        raise UserError(f"quantize {name!r}: expected {' or '.join(LAYERS)}")
+    for parent in list(module.modules()):
+        for attribute, child in list(parent.named_children()):
+            if isinstance(child, nn.Linear):
+                weight = child.weight.detach()
+                with torch.device(weight.device):
+                    layer = LAYERS[name](child.in_features, child.out_features)
+                if not weight.is_meta:
+                    layer.set_weight(weight)
+                setattr(parent, attribute, layer)

@@ -1,0 +1,134 @@
+"""int8 and int4 layers: rounding errors, kernels against the slow version, loading, and the score."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from nanollava import LLaVA, load
+from nanollava.errors import UserError
+from nanollava.quantize import (
+    FEW_TOKENS,
+    GROUP,
+    Int4Linear,
+    Int8Linear,
+    pack_int4,
+    quantize_int4,
+    quantize_int8,
+    quantize_linear_layers,
+    unpack_int4,
+)
+from nanollava.toyland import score
+
+
+def layer_of(layer_type, weight: torch.Tensor):
+    out_features, in_features = weight.shape
+    layer = layer_type(in_features, out_features)
+    layer.set_weight(weight)
+    return layer
+
+
+def test_int8_error_is_at_most_half_a_step():
+    weight = torch.randn(24, 64)
+    q, scale = quantize_int8(weight)
+    error = (q * scale[:, None] - weight).abs()
+    assert (error <= scale[:, None] / 2 + 1e-6).all()
+    assert q.abs().max() == 127
+
+
+def test_int4_error_is_at_most_half_a_step():
+    weight = torch.randn(24, 64)
+    q, scale, zero = quantize_int4(weight)
+    assert q.min() == 0 and q.max() == 15
+    scale = scale.repeat_interleave(GROUP, dim=1)
+    zero = zero.repeat_interleave(GROUP, dim=1)
+    error = ((q.float() - 8) * scale + zero - weight).abs()
+    assert (error <= scale / 2 + 1e-6).all()
+
+
+@pytest.mark.parametrize("layer_type", [Int8Linear, Int4Linear])
+def test_rows_of_zeros_stay_zero(layer_type):
+    layer = layer_of(layer_type, torch.zeros(64, 64))
+    assert layer.dequantize().abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("order", ["plain", "cpu"])
+def test_unpacking_undoes_packing(order):
+    q = torch.randint(0, 16, (128, 96), dtype=torch.uint8)
+    assert torch.equal(unpack_int4(pack_int4(q, order), order), q)
+
+
+@pytest.mark.parametrize("layer_type", [Int8Linear, Int4Linear])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("out_features", [128, 24])
+@pytest.mark.parametrize("tokens", [1, 5, FEW_TOKENS, 40])
+def test_forward_equals_dequantize_then_multiply(layer_type, dtype, out_features, tokens):
+    """Whatever kernel a dtype, shape and number of tokens gets. float64 is the oracle."""
+    torch.manual_seed(0)
+    layer = layer_of(layer_type, (torch.randn(out_features, 64) / 8).to(dtype))
+    x = torch.randn(1, tokens, 64).to(dtype)
+    expected = F.linear(x.double(), layer.dequantize().double())
+    y = layer(x)
+    assert y.shape == (1, tokens, out_features) and y.dtype == dtype
+    torch.testing.assert_close(
+        y.double(), expected, atol=8 * torch.finfo(dtype).eps, rtol=8 * torch.finfo(dtype).eps
+    )
+
+
+@pytest.mark.parametrize("layer_type", [Int8Linear, Int4Linear])
+def test_few_bfloat16_tokens_take_the_kernel(layer_type, monkeypatch):
+    layer = layer_of(layer_type, torch.randn(64, 64).bfloat16())
+    monkeypatch.setattr(layer_type, "dequantize", None)  # calling it would fail
+    layer(torch.randn(1, 1, 64).bfloat16())
+    with pytest.raises(TypeError):
+        layer(torch.randn(1, FEW_TOKENS, 64).bfloat16())
+
+
+def test_fp16_does_not_overflow():
+    layer = layer_of(Int8Linear, torch.full((64, 64), 30.0).half())
+    y = layer(torch.full((1, 64), 30.0).half())
+    assert y.isfinite().all()
+
+
+def test_int4_needs_whole_groups():
+    with pytest.raises(UserError, match="40 inputs are not a multiple of 32"):
+        Int4Linear(40, 64)
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(UserError, match="'int3': expected int8 or int4"):
+        quantize_linear_layers(nn.Linear(64, 64), "int3")
+
+
+@pytest.mark.parametrize("name", ["int8", "int4"])
+def test_loading_quantizes_as_it_reads(llava_dir, name):
+    """The decoder's layers are those that rounding the loaded weights gives; all else is untouched."""
+    path = llava_dir(intermediate_size=128)
+    loaded = LLaVA.from_pretrained(path, quantize=name)
+    expected = LLaVA.from_pretrained(path)
+    quantize_linear_layers(expected.language_model.model.layers, name)
+    state = loaded.state_dict()
+    assert state.keys() == expected.state_dict().keys()
+    for key, tensor in expected.state_dict().items():
+        assert torch.equal(state[key], tensor), key
+    assert not any(tensor.is_meta for tensor in state.values())
+
+
+@pytest.mark.parametrize("name, bits", [("int8", 8), ("int4", 4)])
+def test_stored_bits_per_weight(name, bits):
+    """int8 has one bf16 scale per row, int4 a bf16 scale and zero per group of 32: 1 bit per weight."""
+    model = nn.Sequential(nn.Linear(512, 1024, bias=False)).bfloat16()
+    quantize_linear_layers(model, name)
+    stored = 8 * sum(buffer.nbytes for buffer in model.buffers())
+    extra = 16 / 512 if name == "int8" else 2 * 16 / GROUP
+    assert stored / (512 * 1024) == bits + extra
+
+
+@pytest.mark.parametrize("name, loss", [("int8", 0.01), ("int4", 0.02)])
+def test_toyland_score_hardly_falls(name, loss):
+    def overall(quantize) -> float:
+        toy = load("checkpoints/toy-llava", device="cpu", quantize=quantize)
+        result = score.score(toy.model, toy.tokenizer, toy.image_config, count=60)
+        return result["overall"]
+
+    assert overall(name) > overall(None) - loss
