@@ -18,7 +18,7 @@ from .config import PROJECTORS
 from .device import DTYPES
 from .errors import ConfigError, UserError, run
 from .files import read_json, write_json
-from .hf.files import PROJECTOR_FILES, projector_files, shapes
+from .hf.files import PROJECTOR_FILES, projector_files, shapes, shards
 from .hf.names import CLIP_VISION, LLAMA, LLAVA, PROJECTOR, Layout
 from .image import ImageConfig
 from .llava import LLaVA
@@ -159,7 +159,8 @@ def load_image_config(sources: dict[str, Path], size: int) -> ImageConfig:
 def report_source(kind: str, sources: dict[str, Path]) -> None:
     """Print how many tensors of a source were read, and which were dropped by name."""
     path = sources[kind]
-    names = list(shapes(projector_files(path) if kind == "projector" else path))
+    files = projector_files(path) if kind == "projector" else shards(path)
+    names = list(shapes(files))
     layouts = LAYOUTS[kind]
     if kind == "original" and "clip" in sources:
         layouts = (LLAMA, PROJECTOR)  # the tower comes from CLIP

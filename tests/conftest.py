@@ -54,7 +54,10 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 
 @pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
 def dtype(request, monkeypatch):
-    """transformers computes RMSNorm in float32 even for float64 models; its formula in float64 is the oracle there."""
+    """transformers computes RMSNorm in float32 even for float64 models.
+
+    In float64 its formula, computed in float64, is the oracle.
+    """
     if request.param == torch.float64:
 
         def forward(self, x):
@@ -70,7 +73,7 @@ def dtype(request, monkeypatch):
 
 @pytest.fixture(scope="session")
 def llava_dir(tmp_path_factory):
-    """Directories of random LLaVAs written by transformers, by projector activation and text settings."""
+    """Makes LLaVAs with random weights, written by transformers; returns the directory."""
 
     def make(act: str = "gelu", **text) -> str:
         path = tmp_path_factory.mktemp("llava")
@@ -105,9 +108,11 @@ def batch(seed: int = 0, rows: int = 3, dtype=torch.float32):
     return ids, labels, mask, pixels.to(dtype)
 
 
-WORDS = """the cat sat on a mat. def f(x): return x**2 | Привет мир | 你好 世界 | こんにちは | مرحبا | naïve café
-    | Straße | 👩‍👩‍👧 🎉 </s> <s> <unk> <image> <0x0A> ### USER: ASSISTANT: Human [INST] \x00 \x07 \x1b[0m \u200b \u00a0
-    ▁ ▁▁ ============ 3.14e-10""".split(" ")
+WORDS = (
+    "the cat sat on a mat. def f(x): return x**2 | Привет мир | 你好 世界 | こんにちは | مرحبا | "
+    "naïve café | Straße | 👩‍👩‍👧 🎉\n    </s> <s> <unk> <image> <0x0A> ### USER: ASSISTANT: Human "
+    "[INST] \x00 \x07 \x1b[0m \u200b \u00a0 ▁ ▁▁ ============ 3.14e-10"
+).split(" ")
 
 
 def texts_of_all_kinds(count: int) -> list[str]:
