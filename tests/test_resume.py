@@ -1,4 +1,4 @@
-"""Nothing is lost: resume equals the undisturbed run, broken and unwritable checkpoints, signals."""
+"""Checkpoints: a resumed run equals an undisturbed one, whatever stopped it."""
 
 import json
 import os
@@ -11,16 +11,18 @@ import pytest
 import torch
 from torch import nn
 
+from nanollava import errors
 from nanollava.errors import Stopped, UserError
 from nanollava.training import distributed, loop, resume
 from nanollava.training.arguments import TrainConfig
 from nanollava.training.batches import Collator
 
-STEPS = 11  # 26 samples in batches of 4: epochs end in the middle, at steps 7 and 14
+STEPS = 11  # 26 samples in batches of 4: epochs end in the middle, after steps 7 and 14
+CPU = torch.device("cpu")
 
 
-class Line(nn.Module):
-    """A model of the loop's interface: two blocks, one frozen, and a loss on labelled places."""
+class TinyModel(nn.Module):
+    """What the loop needs of a model: two blocks, a frozen part, and a loss on labelled positions."""
 
     def __init__(self):
         super().__init__()
@@ -32,203 +34,271 @@ class Line(nn.Module):
         for layer in (self.tower, *self.blocks):
             x = torch.tanh(layer(x))
         logits = self.head(x)[:, :-1]
-        trained = labels[:, 1:] != -100
-        return nn.functional.cross_entropy(
-            logits[trained], labels[:, 1:][trained], reduction="sum"
-        ), trained.sum()
+        labels = labels[:, 1:]
+        is_labelled = labels != -100
+        loss = nn.functional.cross_entropy(
+            logits[is_labelled], labels[is_labelled], reduction="sum"
+        )
+        return loss, is_labelled.sum()
 
     def generate(self):
         pass
 
 
 class Samples:
-    def __init__(self, stop_at: int | None = None, number=signal.SIGTERM):
+    """26 samples. Reading the `signal_at`-th sends this process a signal."""
+
+    def __init__(self, signal_at: int | None = None, number=signal.SIGTERM):
         generator = torch.Generator().manual_seed(0)
         self.x = torch.randn(26, 6, 4, generator=generator)
         self.labels = torch.randint(0, 5, (26, 6), generator=generator)
-        self.calls, self.stop_at, self.number = 0, stop_at, number
+        self.reads = 0
+        self.signal_at = signal_at
+        self.number = number
 
     def __len__(self):
         return 26
 
     def __getitem__(self, index):
-        self.calls += 1
-        if self.calls == self.stop_at:
+        self.reads += 1
+        if self.reads == self.signal_at:
             os.kill(os.getpid(), self.number)
         return {"x": self.x[index], "labels": self.labels[index]}
 
 
 def collate(samples):
-    return {key: torch.stack([s[key] for s in samples]) for key in samples[0]}
+    return {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def group():
+def process_group():
     distributed.start("cpu")
     yield
     distributed.finish()
 
 
+SETTINGS = {
+    "batch": 4,
+    "micro_batch": 2,
+    "lr": 0.05,
+    "max_steps": STEPS,
+    "save_steps": 2,
+    "dtype": "fp32",
+}
+
+
 def train(out: Path, data=None, **settings) -> dict[str, torch.Tensor]:
+    """A run in the directory `out`; returns the weights."""
     torch.manual_seed(0)
-    model = Line()
+    model = TinyModel()
     distributed.freeze(model, {"tower.": False, "": True})
-    given = (
-        dict(
-            out=str(out),
-            batch=4,
-            micro_batch=2,
-            lr=0.05,
-            max_steps=STEPS,
-            save_steps=2,
-            dtype="fp32",
-        )
-        | settings
-    )
-    given = TrainConfig(**given)
-    distributed.shard(model, model.blocks, model.tower, torch.device("cpu"), given)
+    config = TrainConfig(out=str(out), **{**SETTINGS, **settings})
+    distributed.shard(model, model.blocks, model.tower, CPU, config)
     out.mkdir(exist_ok=True)
-    collator = Collator(collate)
-    loop.train(model, data or Samples(), collator, given, torch.device("cpu"))
+    loop.train(model, data or Samples(), Collator(collate), config, CPU)
     return distributed.full_state(model, torch.float32, "")
 
 
-def steps(out: Path) -> list[tuple[int, float]]:
-    return [
-        (m["step"], m["loss"])
-        for m in map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
-    ]
+def losses(out: Path) -> list[tuple[int, float]]:
+    entries = []
+    for line in (out / "metrics.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        entries.append((entry["step"], entry["loss"]))
+    return entries
 
 
-def equal(one: dict, other: dict) -> None:
-    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+def checkpoints(out: Path) -> list[str]:
+    return [path.name for path in resume.list_checkpoints(out / "checkpoints")]
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    out = tmp_path_factory.mktemp("whole")
-    return train(out), steps(out)
+def undisturbed(tmp_path_factory):
+    """Weights and losses of a run that nothing stops."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    weights = train(out)
+    return weights, losses(out)
+
+
+def assert_equals_undisturbed(out: Path, weights: dict, undisturbed) -> None:
+    expected_weights, expected_losses = undisturbed
+    assert weights.keys() == expected_weights.keys()
+    for name, tensor in weights.items():
+        assert torch.equal(tensor, expected_weights[name]), name
+    assert losses(out) == expected_losses
+
+
+# Signals
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_ends_in_a_checkpoint_from_which_the_run_goes_on(
-    tmp_path, whole, number, code, capsys
-):
-    from nanollava import errors
-
-    before = signal.getsignal(number)
-    with pytest.raises(SystemExit) as stopped:
-        errors.run(lambda: train(tmp_path, Samples(stop_at=22, number=number), save_steps=0))
-    assert stopped.value.code == code and "step-00000006 is written" in capsys.readouterr().err
-    assert [p.name for p in resume.list_checkpoints(tmp_path / "checkpoints")] == ["step-00000006"]
-    assert len(steps(tmp_path)) == 6 and signal.getsignal(number) is before
-    with open(
-        tmp_path / "metrics.jsonl", "a"
-    ) as log:  # as if the run had died later, in the middle of a line
-        log.write('{"step": 6, "loss": 99.0}\n{"step": 7, "lo')
-    equal(train(tmp_path, save_steps=0), whole[0])
-    assert steps(tmp_path) == whole[1]
-    # A run that has kept something keeps its end: what comes after it may fail.
-    assert f"step-{STEPS:08d}" == resume.list_checkpoints(tmp_path / "checkpoints")[0].name
+def test_a_signal_ends_the_run_with_a_checkpoint(tmp_path, number, code, capsys):
+    with pytest.raises(SystemExit) as exit:
+        errors.run(lambda: train(tmp_path, Samples(signal_at=22, number=number), save_steps=0))
+    assert exit.value.code == code
+    assert "step-00000006 is written" in capsys.readouterr().err
+    assert checkpoints(tmp_path) == ["step-00000006"]
+    assert len(losses(tmp_path)) == 6
 
 
-def test_a_signal_while_a_step_is_computed_ends_with_that_step(tmp_path, monkeypatch):
-    loss, calls = Line.loss, []
+def test_the_same_command_resumes_after_a_signal(tmp_path, undisturbed):
+    with pytest.raises(Stopped):
+        train(tmp_path, Samples(signal_at=22), save_steps=0)
+    # As if the process had died later, while it wrote a line: steps that are repeated are dropped.
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 6, "loss": 99.0}\n{"step": 7, "lo')
+    weights = train(tmp_path, save_steps=0)
+    assert_equals_undisturbed(tmp_path, weights, undisturbed)
 
-    def killing(self, **batch):
-        calls.append(0)
+
+def test_a_resumed_run_saves_its_last_step(tmp_path):
+    """What comes after the training may fail, too."""
+    with pytest.raises(Stopped):
+        train(tmp_path, Samples(signal_at=22), save_steps=0)
+    train(tmp_path, save_steps=0)
+    assert checkpoints(tmp_path)[0] == f"step-{STEPS:08d}"
+
+
+def test_a_signal_in_the_middle_of_a_step_ends_the_run_after_that_step(tmp_path, monkeypatch):
+    original_loss = TinyModel.loss
+    calls = []
+
+    def loss_with_signal(self, **batch):
+        calls.append(batch)
         if len(calls) == 5:  # the first of the third step's two micro-batches
             os.kill(os.getpid(), signal.SIGTERM)
-        return loss(self, **batch)
+        return original_loss(self, **batch)
 
-    monkeypatch.setattr(Line, "loss", killing)
+    monkeypatch.setattr(TinyModel, "loss", loss_with_signal)
     with pytest.raises(Stopped):
         train(tmp_path, save_steps=0)
-    assert [p.name for p in resume.list_checkpoints(tmp_path / "checkpoints")] == ["step-00000003"]
+    assert checkpoints(tmp_path) == ["step-00000003"]
 
 
-def test_a_short_run_keeps_nothing_unasked(tmp_path):
+# When checkpoints are written
+
+
+def test_a_short_run_writes_no_checkpoint_unless_asked(tmp_path):
     train(tmp_path, save_steps=0)
-    assert not resume.list_checkpoints(tmp_path / "checkpoints")
+    assert checkpoints(tmp_path) == []
 
 
-def test_the_last_few_stay_and_a_broken_one_gives_way_to_the_former(tmp_path, whole, capsys):
+def test_the_newest_checkpoints_are_kept(tmp_path):
     train(tmp_path, keep=3)
-    folder = tmp_path / "checkpoints"
-    assert [p.name for p in resume.list_checkpoints(folder)] == [
-        "step-00000011",
-        "step-00000010",
-        "step-00000008",
-    ]
-    file = folder / "step-00000011/__0_0.distcp"
+    assert checkpoints(tmp_path) == ["step-00000011", "step-00000010", "step-00000008"]
+
+
+def test_checkpoints_by_time_and_data_workers_do_not_change_the_result(tmp_path, undisturbed):
+    weights = train(tmp_path, workers=2, save_steps=0, save_minutes=1e-9, keep=2)
+    assert_equals_undisturbed(tmp_path, weights, undisturbed)
+    assert len(checkpoints(tmp_path)) == 2
+
+
+# Broken checkpoints
+
+
+def flip_a_bit(file: Path) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
-    file.write_bytes(content)  # one bit
+    file.write_bytes(content)
+
+
+def test_a_broken_checkpoint_is_reported_and_the_previous_one_used(tmp_path, undisturbed, capsys):
+    train(tmp_path, keep=3)
+    folder = tmp_path / "checkpoints"
+    flip_a_bit(folder / "step-00000011/__0_0.distcp")
     (folder / "step-00000010/.metadata").unlink()
-    equal(train(tmp_path, keep=1), whole[0])
-    said = capsys.readouterr().out
-    assert "step-00000011 is not readable" in said and "files are missing or have changed" in said
-    assert (
-        "step-00000010 is not readable" in said and f"resuming from {folder}/step-00000008" in said
-    )
-    assert [p.name for p in resume.list_checkpoints(folder)] == ["step-00000011"] and steps(
-        tmp_path
-    ) == whole[1]
-    (folder / "step-00000011/run.json").write_text("{")
+    weights = train(tmp_path, keep=1)
+    assert_equals_undisturbed(tmp_path, weights, undisturbed)
+    output = capsys.readouterr().out
+    assert "step-00000011 is not readable" in output
+    assert "files are missing or have changed" in output
+    assert "step-00000010 is not readable" in output
+    assert f"resuming from {folder}/step-00000008" in output
+    assert checkpoints(tmp_path) == ["step-00000011"], "broken ones are replaced"
+
+
+def test_a_run_without_a_readable_checkpoint_is_refused(tmp_path):
+    """It must not start over silently."""
+    train(tmp_path, keep=1)
+    (tmp_path / "checkpoints/step-00000011/run.json").write_text("{")
     with pytest.raises(resume.CheckpointError, match="no checkpoint is readable"):
         train(tmp_path)
 
 
-def test_a_full_disk_leaves_the_former_checkpoint(tmp_path, whole, capsys, monkeypatch):
-    """Seen beforehand (free bytes), and met while writing (a limit on the size of files)."""
-    folder = tmp_path / "checkpoints"
+# Full disks
+
+
+@pytest.fixture
+def stopped_run(tmp_path):
+    """A run that a signal has stopped after step 6."""
     with pytest.raises(Stopped):
-        train(tmp_path, Samples(stop_at=22), save_steps=0)
-    with monkeypatch.context() as patch:
-        patch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 90, 10))
-        equal(
-            train(tmp_path, max_steps=STEPS), whole[0]
-        )  # goes on: what is trained is not thrown away
-        assert "10 bytes free, a checkpoint takes" in capsys.readouterr().out
-        patch.setattr(
-            shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 0)
-        )  # not known
-        train(tmp_path / "unknown", max_steps=2)
-        assert resume.list_checkpoints(tmp_path / "unknown/checkpoints")
-    assert [p.name for p in resume.list_checkpoints(folder)] == ["step-00000006"]
+        train(tmp_path, Samples(signal_at=22), save_steps=0)
+    return tmp_path
+
+
+def report_free_bytes(monkeypatch, free: int) -> None:
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 100 - free, free)
+    )
+
+
+def test_a_full_disk_ends_no_training(stopped_run, undisturbed, monkeypatch, capsys):
+    report_free_bytes(monkeypatch, 10)
+    weights = train(stopped_run)
+    assert_equals_undisturbed(stopped_run, weights, undisturbed)
+    assert "10 bytes free, a checkpoint takes" in capsys.readouterr().out
+    assert checkpoints(stopped_run) == ["step-00000006"]
+
+
+def test_a_file_system_that_does_not_know_its_free_space_gets_checkpoints(tmp_path, monkeypatch):
+    report_free_bytes(monkeypatch, 0)
+    train(tmp_path, max_steps=2)
+    assert checkpoints(tmp_path) == ["step-00000002"]
+
+
+def test_a_disk_that_is_full_while_writing_leaves_the_previous_checkpoint(
+    stopped_run, undisturbed, capsys
+):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))  # bytes of a file
     try:
-        train(tmp_path)
+        train(stopped_run)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "step-00000006, is still valid" in capsys.readouterr().out
-    assert [p.name for p in resume.list_checkpoints(folder)] == ["step-00000006"]
-    equal(train(tmp_path), whole[0])
+    assert checkpoints(stopped_run) == ["step-00000006"]
+    assert_equals_undisturbed(stopped_run, train(stopped_run), undisturbed)
 
 
-def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+# Other settings
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"lr": 0.1}, "step-00000011 was made with lr 0.05, now 0.1; use the same flags"),
+        ({"dtype": "bf16"}, "with dtype 'torch.float32', now 'torch.bfloat16'"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, changes, message):
     train(tmp_path)
     settings = (tmp_path / "training.json").read_text()
-    with pytest.raises(
-        resume.CheckpointError,
-        match="step-00000011 was made with lr 0.05, now 0.1; use the same flags",
-    ):
-        train(tmp_path, lr=0.1)
-    with pytest.raises(
-        resume.CheckpointError, match="with dtype 'torch.float32', now 'torch.bfloat16'"
-    ):
-        train(tmp_path, dtype="bf16")
+    with pytest.raises(resume.CheckpointError, match=message):
+        train(tmp_path, **changes)
+    assert (tmp_path / "training.json").read_text() == settings
+    assert json.loads(settings)["lr"] == 0.05
+
+
+def test_settings_that_do_not_change_the_result_may_change(tmp_path, undisturbed):
+    train(tmp_path, Samples(), max_steps=STEPS)
+    shutil.rmtree(tmp_path / "checkpoints/step-00000011")
+    weights = train(tmp_path, micro_batch=4, keep=1)
+    for name, tensor in weights.items():
+        torch.testing.assert_close(tensor, undisturbed[0][name])
+
+
+def test_resume_never_refuses_a_directory_with_checkpoints(tmp_path):
+    train(tmp_path)
     with pytest.raises(UserError, match="--resume never, but .* contains checkpoints"):
         train(tmp_path, resume="never")
-    assert (tmp_path / "training.json").read_text() == settings and json.loads(settings)[
-        "lr"
-    ] == 0.05
-
-
-def test_readers_and_minutes_change_nothing(tmp_path, whole):
-    equal(train(tmp_path, workers=2, save_steps=0, save_minutes=1e-9, keep=2), whole[0])
-    assert (
-        len(resume.list_checkpoints(tmp_path / "checkpoints")) == 2 and steps(tmp_path) == whole[1]
-    )

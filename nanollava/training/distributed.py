@@ -37,6 +37,7 @@ def start(device_name: str) -> torch.device:
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
         index = device.index or 0
+    atexit.unregister(wait_for_gloo_threads)  # once is enough, however many groups there were
     atexit.register(wait_for_gloo_threads)
     if device.type == "cuda":
         device = torch.device("cuda", index)

@@ -1,0 +1,92 @@
+"""metrics.jsonl, the progress bar's numbers, and MFU."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from nanollava.errors import UserError
+from nanollava.training import distributed, metrics
+from nanollava.training.arguments import TrainConfig
+from nanollava.training.batches import Counts
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def process_group():
+    distributed.start("cpu")
+    yield
+    distributed.finish()
+
+
+@pytest.fixture
+def path(tmp_path):
+    """The metrics of steps 0 to 3, and a line that was cut off."""
+    lines = [json.dumps({"step": step, "seconds": 1.5 * (step + 1)}) for step in range(4)]
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("\n".join([*lines, '{"step": 4, "seco']))
+    return path
+
+
+def test_a_resumed_run_drops_the_steps_that_it_repeats(path):
+    assert metrics.keep_lines_before(path, first_step=2) == 3.0  # seconds
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0, 1]
+
+
+def test_a_new_run_drops_all_steps(path):
+    assert metrics.keep_lines_before(path, first_step=0) == 0
+    assert path.read_text() == ""
+
+
+def test_a_step_is_one_line_and_the_seconds_go_on(path, monkeypatch):
+    monkeypatch.setattr(metrics, "matmul_rate", lambda device, dtype: 1e12)  # FLOP/s
+    monkeypatch.setattr(metrics.time, "perf_counter", iter([100.0, 102.0]).__next__)
+    config = TrainConfig(out=str(path.parent))
+    with metrics.Metrics(config, CPU, first_step=2, steps=9) as log:
+        counts = Counts(label_tokens=3, tokens=50, images=2, flops=1e12)
+        log.log(2, loss=0.5, lr=0.1, grad_norm=2.0, counts=counts, evaluation={"score": 0.25})
+    entry = json.loads(path.read_text().splitlines()[-1])
+    assert entry.pop("memory") > 1e6
+    assert entry == {
+        "step": 2,
+        "loss": 0.5,
+        "lr": 0.1,
+        "grad_norm": 2.0,
+        "tokens": 50,
+        "label_tokens": 3,
+        "pictures": 2,
+        "score": 0.25,
+        "mfu": 0.5,  # 1e12 FLOPs in 2 seconds, of 1e12 a second
+        "seconds": 5.0,
+    }
+
+
+def test_a_full_disk_is_a_warning(tmp_path, monkeypatch, capsys):
+    class FullFile:
+        name = "metrics.jsonl"
+
+        def write(self, text):
+            raise OSError("no space left")
+
+        def close(self):
+            pass
+
+    with metrics.Metrics(TrainConfig(out=str(tmp_path)), CPU, 0, 1) as log:
+        log.file = FullFile()
+        log.write({"step": 0})
+    assert "warning: metrics.jsonl: no space left" in capsys.readouterr().out
+
+
+def test_tensorboard_that_is_not_installed_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UserError, match="--tensorboard: pip install tensorboard"):
+        metrics.open_tensorboard(tmp_path, 0)
+
+
+@pytest.mark.parametrize(
+    "value, text", [(0.00012345, "0.000123"), (12.345, "12.3"), (123456.7, "123,457")]
+)
+def test_numbers_in_the_progress_bar_are_short(value, text):
+    assert metrics.short(value) == text
