@@ -5,13 +5,9 @@ from collections.abc import Callable, Iterator
 
 from PIL import Image
 
-from ..conversation import IMAGE
-from ..device import DTYPES, pick_device
+from ..assistant import load
+from ..device import DTYPES
 from ..files import shipped
-from ..image import ImageConfig
-from ..llava import LLaVA
-from ..streaming import answer
-from ..tokenizer import Tokenizer
 from .answers import Reply
 
 CHUNK = 64  # questions between two writes to the answers file
@@ -50,30 +46,18 @@ def ask_model(
     args: argparse.Namespace, open_image: Callable[[str], Image.Image], jobs: dict[str, dict]
 ) -> Iterator[tuple[str, Reply]]:
     """Yield (name, Reply) for jobs made by `make_job`; `open_image` opens what a job names."""
-    path = shipped(args.model)
-    device = pick_device(args.device)
-    model = LLaVA.from_pretrained(path, device, DTYPES[args.dtype], args.vision)
-    tokenizer = Tokenizer.from_pretrained(path)
-    image_size = model.config.vision_config.image_size
-    image_config = ImageConfig.from_pretrained(path, size=image_size)
+    assistant = load(
+        args.model, args.device, args.dtype, template=args.template, vision=args.vision
+    )
     names = list(jobs)
     for start in range(0, len(names), CHUNK):
         chunk = names[start : start + CHUNK]
-        prompts = []
+        requests = []
         for name in chunk:
-            images = []
-            question = jobs[name]["prompt"].replace(IMAGE, "")
+            image = None
             if jobs[name]["image"]:
-                images.append(open_image(jobs[name]["image"]))
-                question = f"{IMAGE}\n{question}"
-            prompts.append((images, [{"from": "human", "value": question}]))
-        texts = answer(
-            model,
-            tokenizer,
-            image_config,
-            prompts,
-            template=args.template,
-            max_new_tokens=args.max_new_tokens,
-        )
+                image = open_image(jobs[name]["image"])
+            requests.append((image, jobs[name]["prompt"]))
+        texts = assistant.batch(requests, max_new_tokens=args.max_new_tokens)
         for name, text in zip(chunk, texts, strict=True):
             yield name, Reply(text)
