@@ -26,7 +26,7 @@ class RMSNorm(nn.Module):
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         mean_square = wide.pow(2).mean(-1, keepdim=True)
         normalized = wide * torch.rsqrt(mean_square + self.eps)
-        return self.weight * normalized.to(x.dtype)
+        return normalized.to(x.dtype) * self.weight
 
 
 def rope_cos_sin(
@@ -66,9 +66,11 @@ class KVCache:
     def __init__(self, config: LlamaConfig, batch: int, like: torch.Tensor):
         """An empty cache of `batch` rows with the dtype and device of `like`."""
         shape = (batch, config.num_key_value_heads, 0, config.head_dim)
-        layers = range(config.num_hidden_layers)
-        self.keys = [like.new_zeros(shape) for _ in layers]  # (B, K, capacity, E) each
-        self.values = [like.new_zeros(shape) for _ in layers]
+        self.keys = []  # (B, K, capacity, E) each
+        self.values = []
+        for _ in range(config.num_hidden_layers):
+            self.keys.append(like.new_zeros(shape))
+            self.values.append(like.new_zeros(shape))
         self.length = 0
 
     @property
@@ -86,13 +88,16 @@ class KVCache:
     def append(
         self, layer: int, k: torch.Tensor, v: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Writes k and v (B, K, T, E) of one layer; returns all of its keys and values (B, K, S, E)."""
-        end = self.length + k.shape[2]
+        """Writes k and v (B, K, T, E) of one layer; returns all its keys and values (B, K, S, E)."""
+        start = self.length
+        end = start + k.shape[2]
         if end > self.capacity:
             raise ValueError(f"KV cache is full: {end} tokens, room for {self.capacity}")
-        self.keys[layer][:, :, self.length : end] = k
-        self.values[layer][:, :, self.length : end] = v
-        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+        keys = self.keys[layer]
+        values = self.values[layer]
+        keys[:, :, start:end] = k
+        values[:, :, start:end] = v
+        return keys[:, :, :end], values[:, :, :end]
 
     def advance(self, tokens: int) -> None:
         """Counts `tokens` positions that every layer has written."""
@@ -104,14 +109,16 @@ class KVCache:
 
 
 class LlamaAttention(nn.Module):
-    """Causal self-attention. H / K query heads share one key-value head (grouped-query attention)."""
+    """Causal self-attention. H / K query heads share one key-value head: grouped queries."""
 
     def __init__(self, config: LlamaConfig, layer: int):
         super().__init__()
         self.layer = layer
         self.head_dim = config.head_dim
-        D, E = config.hidden_size, config.head_dim
-        H, K = config.num_attention_heads, config.num_key_value_heads
+        D = config.hidden_size
+        E = config.head_dim
+        H = config.num_attention_heads
+        K = config.num_key_value_heads
         self.q_proj = nn.Linear(D, H * E, bias=False)
         self.k_proj = nn.Linear(D, K * E, bias=False)
         self.v_proj = nn.Linear(D, K * E, bias=False)
@@ -180,9 +187,8 @@ class LlamaModel(nn.Module):
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(
-            LlamaBlock(config, layer) for layer in range(config.num_hidden_layers)
-        )
+        blocks = [LlamaBlock(config, layer) for layer in range(config.num_hidden_layers)]
+        self.layers = nn.ModuleList(blocks)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(
@@ -202,10 +208,11 @@ class LlamaModel(nn.Module):
             room = self.config.max_position_embeddings
             raise ValueError(f"{T} tokens: the model was built for {room}")
         past = 0 if kv_cache is None else kv_cache.length
+        S = past + T
         if position is None:
-            position = torch.arange(past, past + T, device=inputs_embeds.device)[None]
+            position = torch.arange(past, S, device=inputs_embeds.device)[None]  # (1, T)
         if mask is None and past > 0 and T > 1:
-            mask = causal_mask(T, past + T, inputs_embeds)
+            mask = causal_mask(T, S, like=inputs_embeds)
         cos, sin = rope_cos_sin(position, self.config, like=inputs_embeds)
 
         x = inputs_embeds
@@ -217,7 +224,8 @@ class LlamaModel(nn.Module):
 
     def hidden_states(self, inputs_embeds: torch.Tensor) -> list[torch.Tensor]:
         """The embeddings and the output of every block, the last one normed, each (B, T, D)."""
-        position = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None]
+        T = inputs_embeds.shape[1]
+        position = torch.arange(T, device=inputs_embeds.device)[None]
         cos, sin = rope_cos_sin(position, self.config, like=inputs_embeds)
         states = [inputs_embeds]
         for block in self.layers:

@@ -200,7 +200,7 @@ def add_image_token(llama: Llama, image_token_id: int, path: str | Path) -> None
 
 
 def resize_embeddings(llama: Llama, vocab_size: int) -> None:
-    """Adds rows to embedding and head. New rows are the mean of the old: neither likely nor large."""
+    """Adds rows to embedding and head: the mean of the old ones, neither likely nor large."""
     for layer in (llama.model.embed_tokens, llama.lm_head):
         old = layer.weight.detach()
         mean = old.float().mean(0, keepdim=True).to(old.dtype)

@@ -34,7 +34,7 @@ class LeftPadding:
         return embeds.gather(1, source.unsqueeze(-1).expand_as(embeds))
 
     def position(self, start: int, T: int) -> torch.Tensor:
-        """RoPE positions (B, T) of T tokens from place `start` on, counted from each prompt's start.
+        """RoPE positions (B, T) of T tokens from place `start`, counted from each prompt's start.
 
         Padding has no position; it gets 0.
         """
@@ -44,10 +44,11 @@ class LeftPadding:
     def prompt_mask(self, T: int) -> torch.Tensor:
         """(B, 1, T, T), True where a token may look: at itself and at prompt tokens before it."""
         device = self.count.device
-        causal = torch.ones(T, T, dtype=torch.bool, device=device).tril()
+        causal = torch.ones(T, T, dtype=torch.bool, device=device).tril()  # (T, T)
+        visible = causal & self.is_token(T)[:, None, :]  # (B, T, T)
         # Padding sees itself, because the softmax of an empty row would be NaN.
         itself = torch.eye(T, dtype=torch.bool, device=device)
-        return (causal & self.is_token(T)[:, None, :] | itself)[:, None]
+        return (visible | itself).unsqueeze(1)
 
     def step_mask(self, S: int) -> torch.Tensor:
         """(B, 1, 1, S), True where the last of S tokens may look."""

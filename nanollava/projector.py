@@ -1,4 +1,4 @@
-"""The projector W: image features into the word embedding space, H_v = W Z_v (paper, equation 1)."""
+"""The projector W: image features into word embedding space, H_v = W Z_v (paper, equation 1)."""
 
 import torch
 import torch.nn.functional as F

@@ -1,5 +1,4 @@
-"""Two views for your own image and text: which tokens of a dialogue are trained, and where the model
-looks.
+"""Two views for your own image and text: the trained tokens of a dialogue, and where a model looks.
 
 python -m nanollava.show mask "What color is the cat?" purple "Where is it?" "on the left"
 python -m nanollava.show attention --image cat.jpg --prompt "What color is the cat?" --out look.png
