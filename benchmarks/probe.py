@@ -27,15 +27,15 @@ from nanollava.toyland.clip import (
     encode_captions,
     labels,
     load_clip,
+    patch_weights,
     pixels,
     to_pixel_values,
-    under_box,
 )
 from nanollava.toyland.pretrain import pad
 from nanollava.toyland.readout import linear_readout
 from nanollava.toyland.scenes import FACTS, SKIES, Scene, Thing, scenes
 from nanollava.toyland.score import shares
-from nanollava.toyland.teacher import QA, dialogue, facts_told, questions
+from nanollava.toyland.teacher import QA, dialogue, facts_from_captions, questions
 from nanollava.toyland.vicuna import in_words
 from nanollava.vit import CLIPVisionTransformer
 
@@ -73,7 +73,7 @@ def retrieval(model: CLIP, tokenizer: Tokenizer, count: int = 128, seed: int = 0
 
 
 @torch.no_grad()
-def under_boxes(tower: CLIPVisionTransformer, pool: list[Scene], layer: int) -> torch.Tensor:
+def box_features(tower: CLIPVisionTransformer, pool: list[Scene], layer: int) -> torch.Tensor:
     """The mean feature of the patches under each thing's box, weighted by overlap: (things, D)."""
     grid = tower.config.image_size // tower.config.patch_size
     means = []
@@ -82,7 +82,7 @@ def under_boxes(tower: CLIPVisionTransformer, pool: list[Scene], layer: int) -> 
         features = tower.features(pixel_values_of(part), layer)  # (scenes, P, D)
         for scene, patches in zip(part, features, strict=True):
             for thing in scene.things:
-                means.append(under_box(thing.box, grid) @ patches.float())
+                means.append(patch_weights(thing.box, grid) @ patches.float())
     return torch.stack(means)
 
 
@@ -103,8 +103,8 @@ def readout(
     """How well each fact of a thing can be read off the patches under its box."""
     train_pool = list(scenes("train", train, seed + 1))
     test_pool = list(scenes("test", test, seed, unseen=False))
-    train_x = under_boxes(tower, train_pool, layer)
-    test_x = under_boxes(tower, test_pool, layer)
+    train_x = box_features(tower, train_pool, layer)
+    test_x = box_features(tower, test_pool, layer)
     accuracies = {}
     for fact, values in FACTS.items():
         train_y = labels(things_of(train_pool), fact)
@@ -136,7 +136,7 @@ def text_accuracy(
     right: dict[str, list[bool]] = {}
     for scene in scenes("test", count, seed, unseen=False):
         description = in_words(scene, rng)
-        by_type = questions(facts_told(scene, rng), rng)
+        by_type = questions(facts_from_captions(scene, rng), rng)
         chosen = [rng.choice(qas) for qas in by_type.values() if qas]
         exact = exact_answers(model, tokenizer, description, chosen)
         for qa, is_right in zip(chosen, exact, strict=True):

@@ -19,7 +19,7 @@ from nanollava.tokenizer import Tokenizer
 from nanollava.toyland.draw import draw
 from nanollava.toyland.scenes import Scene, scenes
 from nanollava.toyland.score import ask, normal
-from nanollava.toyland.teacher import QA, facts_told, questions
+from nanollava.toyland.teacher import QA, facts_from_captions, questions
 
 COLUMNS = 4
 SIZE = 300  # pixels; width and height of a cell
@@ -32,7 +32,7 @@ def choose_questions(rng: random.Random) -> list[tuple[Scene, QA]]:
     """One question of every type, each about another scene with at least three things."""
     chosen = []
     for scene in scenes("test", 60, seed=11, unseen=False):
-        by_type = questions(facts_told(scene, rng), rng)
+        by_type = questions(facts_from_captions(scene, rng), rng)
         if len(chosen) == len(TYPES) or len(scene.things) < 3:
             continue
         qas = by_type[TYPES[len(chosen)]]

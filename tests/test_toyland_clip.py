@@ -21,10 +21,10 @@ from nanollava.toyland.clip import (
     contrastive_loss,
     encode_captions,
     load_clip,
+    patch_weights,
     pixels,
     region_losses,
     to_pixel_values,
-    under_box,
     variants,
 )
 from nanollava.toyland.pretrain import make_tokenizer
@@ -88,7 +88,7 @@ def test_a_change_of_color_keeps_the_box():
 
 
 def test_under_box_is_a_mean_over_the_box():
-    weight = under_box((0.1, 0.2, 0.35, 0.4), 10).view(10, 10)
+    weight = patch_weights((0.1, 0.2, 0.35, 0.4), 10).view(10, 10)
     assert weight.sum() == pytest.approx(1)
     assert weight[2:4, 1:4].sum() == pytest.approx(1)
     assert weight[2, 3] == pytest.approx(weight[2, 1].item() / 2, rel=1e-4)  # half covered

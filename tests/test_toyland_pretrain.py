@@ -56,8 +56,8 @@ class Recorder:
         self.model.weight.grad = torch.zeros(1, 1)
         return torch.tensor(self.losses[step]), {}
 
-    def fit(self, steps: int, warmup: int, enough: float | None = None) -> None:
-        fit("test", self.model, self.optimizer, steps, self.backward, warmup, enough)
+    def fit(self, steps: int, warmup: int, stop_at: float | None = None) -> None:
+        fit("test", self.model, self.optimizer, steps, self.backward, warmup, stop_at)
 
 
 def test_learning_rate_warms_up_and_decays():
@@ -72,12 +72,12 @@ def test_learning_rate_warms_up_and_decays():
 
 def test_a_phase_ends_when_enough_tokens_are_right():
     recorder = Recorder([0.0] * 100)  # every token is right
-    recorder.fit(steps=100, warmup=10, enough=0.9)
+    recorder.fit(steps=100, warmup=10, stop_at=0.9)
     assert len(recorder.rates) == 22  # 1 - 0.9 ** 22 is the first average above 0.9
     assert recorder.rates[-1] == pytest.approx(0.1)  # the rate stays constant
 
 
 def test_a_phase_without_enough_right_tokens_takes_all_steps():
     recorder = Recorder([1.0] * 30)
-    recorder.fit(steps=30, warmup=10, enough=0.9)
+    recorder.fit(steps=30, warmup=10, stop_at=0.9)
     assert len(recorder.rates) == 30

@@ -12,13 +12,13 @@ from nanollava.toyland.teacher import (
     QA,
     detail,
     dialogue,
-    facts_told,
+    facts_from_captions,
     gives_away,
     instructions,
     questions,
     read,
     reasons,
-    stated,
+    stated_facts,
 )
 
 NUMBERS = ["none", "one", "two", "three", "four"]
@@ -32,7 +32,7 @@ def pool():
 @pytest.fixture(scope="module")
 def conversations(pool):
     rng = random.Random(0)
-    return [instructions(facts_told(scene, rng), rng, "conversation") for scene in pool]
+    return [instructions(facts_from_captions(scene, rng), rng, "conversation") for scene in pool]
 
 
 def expected_facts(scene: Scene) -> set[tuple]:
@@ -60,13 +60,13 @@ def test_other_captions_are_an_error():
 
 def test_detailed_description_states_every_fact():
     for scene in scenes("test", 500):
-        assert stated(detail(scene)) == expected_facts(scene)
+        assert stated_facts(detail(scene)) == expected_facts(scene)
 
 
 def test_a_wrong_description_states_other_facts():
     scene = next(scenes("test", 1))
     text = detail(scene).replace(scene.things[0].color, "golden")
-    assert stated(text) != expected_facts(scene)
+    assert stated_facts(text) != expected_facts(scene)
 
 
 def kind_in(question: str) -> str | None:
@@ -82,7 +82,7 @@ def all_questions(pool, type: str):
     """(scene, question and answer) of one type over 400 scenes."""
     rng = random.Random(0)
     for scene in pool[:400]:
-        for qa in questions(facts_told(scene, rng), rng)[type]:
+        for qa in questions(facts_from_captions(scene, rng), rng)[type]:
             yield scene, qa
 
 

@@ -21,8 +21,8 @@ from ..image import open_image
 from ..toyland.captions import boxes, captions
 from ..toyland.draw import draw
 from ..toyland.scenes import Scene, scenes
-from ..toyland.score import PICTURE, normal
-from ..toyland.teacher import instructions, read, stated
+from ..toyland.score import IMAGE_SIZE, normal
+from ..toyland.teacher import instructions, read, stated_facts
 from . import ask, endpoint
 from .answers import Ask, Rejected, Reply, collect, read_rows
 from .context import Context, read_contexts
@@ -113,7 +113,7 @@ def toyland(count: int, seed: int) -> tuple[dict[str, dict], dict[int, Scene]]:
 def claims(category: str, text: str) -> set:
     """What an answer states: the facts of a description, or a short answer and its reason."""
     if category == "detail":
-        return set(stated(text))
+        return set(stated_facts(text))
     return {part.removeprefix("because ") for part in normal(text).split(", ")}
 
 
@@ -193,7 +193,7 @@ def load_questions(args: argparse.Namespace) -> tuple[dict[str, dict], OpenImage
     files = [args.questions, args.references, args.context, args.images]
     if not any(files):
         questions, pool = toyland(args.count, args.seed)
-        return questions, lambda image: draw(pool[int(image)], PICTURE)
+        return questions, lambda image: draw(pool[int(image)], IMAGE_SIZE)
     if not all(files) or not args.judge:
         needed = "--questions, --references, --context, --images and --judge"
         raise UserError(f"real questions need {needed}")

@@ -253,7 +253,7 @@ def labels(things: list[Thing], fact: str) -> torch.Tensor:
     return torch.tensor([FACTS[fact].index(getattr(thing, fact)) for thing in things])
 
 
-def under_box(box: tuple[float, float, float, float], grid: int) -> torch.Tensor:
+def patch_weights(box: tuple[float, float, float, float], grid: int) -> torch.Tensor:
     """The weight of each patch (grid * grid,) in the mean over a box: its share of the overlap."""
     x1, y1, x2, y2 = box
     edges = torch.arange(grid + 1) / grid
@@ -323,7 +323,7 @@ class ClipData:
         self.images = torch.from_numpy(np.stack(drawings))  # (scenes, H, W, 3) bytes
         self.regions = []  # for every scene (things, P): weights of the patches under the boxes
         for scene in self.scenes:
-            weights = [under_box(thing.box, GRID) for thing in scene.things]
+            weights = [patch_weights(thing.box, GRID) for thing in scene.things]
             self.regions.append(torch.stack(weights))
 
     def choose(self, step: int) -> list[int]:

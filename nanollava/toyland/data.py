@@ -15,7 +15,7 @@ from .draw import draw
 from .scenes import Scene, scenes
 from .teacher import QA, dialogue, instructions, read
 
-# How many samples of each kind a scene gets on average: of 2.5, half of the scenes get 2, half 3.
+# How many samples of each type a scene gets on average; 0.5 means that half of the scenes get one.
 SAMPLES_PER_SCENE = {"conversation": 2.0, "detail": 0.5, "complex": 0.3}
 
 
@@ -27,11 +27,11 @@ def record(id: str, image: str, qas: list[QA]) -> dict:
 def instruction_records(facts: Scene, name: str, image: str, rng: random.Random) -> list[dict]:
     """The samples of one scene: conversations, detailed descriptions, complex reasoning."""
     records = []
-    for kind, average in SAMPLES_PER_SCENE.items():
+    for response_type, average in SAMPLES_PER_SCENE.items():
         count = int(average + rng.random())
         for i in range(count):
-            qas = instructions(facts, rng, kind)
-            records.append(record(f"{name}_{kind}_{i}", image, qas))
+            qas = instructions(facts, rng, response_type)
+            records.append(record(f"{name}_{response_type}_{i}", image, qas))
     return records
 
 

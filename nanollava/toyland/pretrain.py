@@ -22,7 +22,7 @@ from ..hf.names import Layout
 from ..tokenizer import DECODER, TEXT_NORMALIZER, Tokenizer
 from .captions import captions
 from .scenes import scenes
-from .teacher import detail, facts_told, questions
+from .teacher import detail, facts_from_captions, questions
 
 VOCAB_SIZE = 704
 SPECIAL_TOKENS = ["<unk>", "<s>", "</s>"]
@@ -56,7 +56,7 @@ def make_tokenizer(seed: int) -> Tokenizer:
     # So many copies that whole words of the system prompt win merges.
     texts = [VICUNA_SYSTEM + " USER: ASSISTANT:"] * 3000
     for scene in scenes("train", 2000, seed):
-        facts = facts_told(scene, rng)
+        facts = facts_from_captions(scene, rng)
         texts += captions(scene, rng)
         for qas in questions(facts, rng).values():
             for qa in qas:
@@ -83,20 +83,20 @@ def fit(
     steps: int,
     backward: Callable[[int], tuple[torch.Tensor, dict[str, torch.Tensor]]],
     warmup: int,
-    enough: float | None = None,
+    stop_at: float | None = None,
 ) -> None:
     """Takes at most `steps` optimizer steps.
 
     `backward(step)` computes the gradients and returns the loss and further values for the
     progress bar. The learning rate rises over `warmup` steps to the optimizer's, then follows a
-    cosine. With `enough` it stays constant, and training ends as soon as exp(-loss), the mean
-    probability of the right tokens, exceeds `enough` on a running average over about ten steps.
+    cosine. With `stop_at` it stays constant, and training ends as soon as exp(-loss), the mean
+    probability of the right tokens, exceeds `stop_at` on a running average over about ten steps.
     """
     peak_lr = optimizer.param_groups[0]["lr"]
     average = 0.0
     bar = tqdm(range(steps), desc=name, mininterval=5)
     for step in bar:
-        decay = cosine_decay(step, steps) if enough is None else 1.0
+        decay = cosine_decay(step, steps) if stop_at is None else 1.0
         for group in optimizer.param_groups:
             group["lr"] = peak_lr * min(1.0, (step + 1) / warmup) * decay
         loss, metrics = backward(step)
@@ -106,9 +106,9 @@ def fit(
         if step % 10 == 0:
             values = {"loss": loss, **metrics}
             bar.set_postfix({key: f"{value.item():.3f}" for key, value in values.items()})
-        if enough is not None:
+        if stop_at is not None:
             average = 0.9 * average + 0.1 * math.exp(-loss.item())
-            if average > enough:
+            if average > stop_at:
                 break
 
 

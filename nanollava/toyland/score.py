@@ -14,9 +14,9 @@ from ..streaming import answer
 from ..tokenizer import Tokenizer
 from .draw import draw
 from .scenes import Scene, scenes
-from .teacher import QA, TYPES, WORDINGS, detail, facts_told, questions, stated
+from .teacher import QA, TYPES, WORDINGS, detail, facts_from_captions, questions, stated_facts
 
-PICTURE = 200  # pixels, as in the data set
+IMAGE_SIZE = 200  # pixels, as in the data set
 BATCH = 64  # questions that are drawn and answered together
 
 
@@ -40,16 +40,16 @@ def ask(
     model: LLaVA,
     tokenizer: Tokenizer,
     image_config: ImageConfig,
-    asked: list[tuple[Scene, str]],
+    scenes_and_questions: list[tuple[Scene, str]],
     max_new_tokens: int,
 ) -> list[str]:
     """Greedy answers to (scene, question) pairs, computed in batches."""
     answers = []
-    for start in range(0, len(asked), BATCH):
+    for start in range(0, len(scenes_and_questions), BATCH):
         prompts = []
-        for scene, question in asked[start : start + BATCH]:
+        for scene, question in scenes_and_questions[start : start + BATCH]:
             turn = {"from": "human", "value": f"{IMAGE}\n{question}"}
-            prompts.append(([draw(scene, PICTURE)], [turn]))
+            prompts.append(([draw(scene, IMAGE_SIZE)], [turn]))
         answers += answer(
             model, tokenizer, image_config, prompts, batch=BATCH, max_new_tokens=max_new_tokens
         )
@@ -60,7 +60,7 @@ def choose_questions(pool: list[Scene], rng: random.Random) -> list[tuple[Scene,
     """For every scene one question of every type that it allows."""
     chosen = []
     for scene in pool:
-        by_type = questions(facts_told(scene, rng), rng)
+        by_type = questions(facts_from_captions(scene, rng), rng)
         for qas in by_type.values():
             if qas:
                 chosen.append((scene, rng.choice(qas)))
@@ -76,8 +76,8 @@ def short_questions(
 ) -> dict[str, list[bool]]:
     """Whether each answer is exactly right, by type of question."""
     chosen = choose_questions(pool, rng)
-    asked = [(scene, qa.question) for scene, qa in chosen]
-    answers = ask(model, tokenizer, image_config, asked, max_new_tokens=32)
+    pairs = [(scene, qa.question) for scene, qa in chosen]
+    answers = ask(model, tokenizer, image_config, pairs, max_new_tokens=32)
     right: dict[str, list[bool]] = {}
     for (_, qa), text in zip(chosen, answers, strict=True):
         is_right = normal(text) == normal(qa.answer)
@@ -89,7 +89,7 @@ def facts_of_texts(texts: list[str]) -> set[tuple]:
     """The facts that the texts state, each with the index of its text."""
     facts = set()
     for i, text in enumerate(texts):
-        for fact in stated(text):
+        for fact in stated_facts(text):
             facts.add((i, fact))
     return facts
 
@@ -101,16 +101,18 @@ def detailed_descriptions(
     pool: list[Scene],
     rng: random.Random,
 ) -> dict[str, float]:
-    """`precision`: the share of stated facts that are true; `recall`: of true facts stated."""
-    asked = [(scene, rng.choice(WORDINGS["detail"])) for scene in pool]
-    answers = ask(model, tokenizer, image_config, asked, max_new_tokens=128)
-    references = [detail(facts_told(scene, rng)) for scene in pool]
-    stated_facts = facts_of_texts(answers)
-    true_facts = facts_of_texts(references)
-    correct = len(stated_facts & true_facts)
+    """`precision`: the share of the stated facts that are true; `recall`: of the true ones stated.
+
+    Both count the facts of all descriptions together."""
+    pairs = [(scene, rng.choice(WORDINGS["detail"])) for scene in pool]
+    answers = ask(model, tokenizer, image_config, pairs, max_new_tokens=128)
+    references = [detail(facts_from_captions(scene, rng)) for scene in pool]
+    claimed = facts_of_texts(answers)
+    true = facts_of_texts(references)
+    correct = len(claimed & true)
     return {
-        "precision": correct / max(1, len(stated_facts)),
-        "recall": correct / max(1, len(true_facts)),
+        "precision": correct / max(1, len(claimed)),
+        "recall": correct / max(1, len(true)),
     }
 
 

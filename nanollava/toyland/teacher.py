@@ -63,11 +63,11 @@ def places_in(text: str) -> list[str]:
 
 
 def weathers_in(text: str) -> list[str]:
-    found = []
+    weathers = []
     for weather in WEATHERS:
         if any(words in text for words in WEATHER_WORDS[weather]):
-            found.append(weather)
-    return found
+            weathers.append(weather)
+    return weathers
 
 
 def read(texts: list[str], kinds_and_boxes: list[tuple[str, tuple]]) -> Scene:
@@ -99,7 +99,7 @@ def read(texts: list[str], kinds_and_boxes: list[tuple[str, tuple]]) -> Scene:
     return Scene(places[0], weathers[0], tuple(things))
 
 
-def facts_told(scene: Scene, rng: random.Random) -> Scene:
+def facts_from_captions(scene: Scene, rng: random.Random) -> Scene:
     """The teacher's view of a scene: what its captions and boxes state."""
     return read(captions(scene, rng), boxes(scene))
 
@@ -118,9 +118,13 @@ def unique_name(facts: Scene, thing: Thing) -> str | None:
     return None
 
 
-def ask(type: str, answer: str, rng: random.Random, wording: str | None = None, **words: str) -> QA:
-    """A question in one of its wordings; `wording` names them where it is not the type."""
-    template = rng.choice(WORDINGS[wording or type])
+def make_question(
+    type: str, answer: str, rng: random.Random, wording: str | None = None, **words: str
+) -> QA:
+    """A question in one of its wordings: those under `wording`, by default those of the type."""
+    if wording is None:
+        wording = type
+    template = rng.choice(WORDINGS[wording])
     return QA(type, template.format(**words), answer)
 
 
@@ -136,14 +140,14 @@ def questions_about(thing: Thing, facts: Scene, rng: random.Random) -> list[QA]:
     name = unique_name(facts, thing)
     kinds_on_side = [other.kind for other in facts.things if other.side == thing.side]
     if len(facts.of_kind(kind)) == 1:
-        qas.append(ask("color", thing.color, rng, kind=kind))
+        qas.append(make_question("color", thing.color, rng, kind=kind))
     elif kinds_on_side.count(kind) == 1:
-        qas.append(ask("color", thing.color, rng, "color of one", kind=kind, side=side))
+        qas.append(make_question("color", thing.color, rng, "color of one", kind=kind, side=side))
     if name is not None:
-        qas.append(ask("position", side, rng, name=name))
-        qas.append(ask("distance", WORDS[thing.distance], rng, name=name))
+        qas.append(make_question("position", side, rng, name=name))
+        qas.append(make_question("distance", WORDS[thing.distance], rng, name=name))
     if len(kinds_on_side) == 1:
-        qas.append(ask("what", with_article(thing.color, kind), rng, side=side))
+        qas.append(make_question("what", with_article(thing.color, kind), rng, side=side))
     return qas
 
 
@@ -154,8 +158,8 @@ def count_questions(
     qas = []
     for kind in [*present, rng.choice(absent)]:
         number = NUMBERS[len(facts.of_kind(kind))]
-        qas.append(ask("count", number, rng, kinds=plural(kind)))
-    qas.append(ask("count", NUMBERS[len(facts.things)], rng, "count of all"))
+        qas.append(make_question("count", number, rng, kinds=plural(kind)))
+    qas.append(make_question("count", NUMBERS[len(facts.things)], rng, "count of all"))
     return qas
 
 
@@ -166,7 +170,7 @@ def presence_questions(
     qas = []
     for kind in [*present, *rng.sample(absent, len(present))]:
         answer = yes_or_no(kind in present)
-        qas.append(ask("presence", answer, rng, a_kind=with_article(kind)))
+        qas.append(make_question("presence", answer, rng, a_kind=with_article(kind)))
     for thing in facts.things:
         colors = [other.color for other in facts.of_kind(thing.kind)]
         color = thing.color
@@ -174,7 +178,7 @@ def presence_questions(
             color = rng.choice([other for other in COLORS if other not in colors])
         answer = yes_or_no(color in colors)
         a_kind = with_article(color, thing.kind)
-        qas.append(ask("presence", answer, rng, "presence of color", a_kind=a_kind))
+        qas.append(make_question("presence", answer, rng, "presence of color", a_kind=a_kind))
     return qas
 
 
@@ -192,10 +196,10 @@ def relation_questions(facts: Scene, rng: random.Random) -> list[QA]:
             way = rng.choice(("left", "right"))
             is_left_of = SIDES.index(first.side) < SIDES.index(second.side)
             answer = yes_or_no(is_left_of == (way == "left"))
-            qas.append(ask("relation", answer, rng, "side of other", way=way, **names))
+            qas.append(make_question("relation", answer, rng, "side of other", way=way, **names))
         if first.distance != second.distance:
             closer = first_name if first.distance == "near" else second_name
-            qas.append(ask("relation", closer, rng, "closer", **names))
+            qas.append(make_question("relation", closer, rng, "closer", **names))
     return qas
 
 
@@ -209,7 +213,7 @@ def reasons(facts: Scene, rng: random.Random) -> list[QA]:
     for wording, answers in REASONS.items():
         true_answers = [reason.answer for reason in answers if reason.needs <= words]
         if true_answers:
-            qas.append(ask("reason", true_answers[0], rng, wording))
+            qas.append(make_question("reason", true_answers[0], rng, wording))
     return qas
 
 
@@ -224,8 +228,8 @@ def questions(facts: Scene, rng: random.Random) -> dict[str, list[QA]]:
     qas += presence_questions(facts, present, absent, rng)
     qas += relation_questions(facts, rng)
     weather = "a clear night" if facts.weather == "night" else facts.weather
-    qas.append(ask("weather", weather, rng))
-    qas.append(ask("place", WORDS[facts.place], rng))
+    qas.append(make_question("weather", weather, rng))
+    qas.append(make_question("place", WORDS[facts.place], rng))
     qas += reasons(facts, rng)
 
     by_type: dict[str, list[QA]] = {type: [] for type in TYPES}
@@ -250,7 +254,7 @@ def detail(facts: Scene) -> str:
     return text
 
 
-def stated(text: str) -> set[tuple]:
+def stated_facts(text: str) -> set[tuple]:
     """The facts that a description states, as tuples; `detail` states all that there are."""
     text = text.lower()
     facts: set[tuple] = set()
@@ -344,20 +348,24 @@ def conversation(
     return chosen
 
 
-def instructions(facts: Scene, rng: random.Random, kind: str, inventory: float = 0.35) -> list[QA]:
-    """One sample of instruction data, of the kind "conversation", "detail" or "complex".
+def instructions(
+    facts: Scene, rng: random.Random, response_type: str, inventory: float = 0.35
+) -> list[QA]:
+    """One sample of instruction data, of the type "conversation", "detail" or "complex".
 
     `inventory` is the share of conversations that only ask what is there and how many. Raises
-    ValueError for another kind.
+    ValueError for another type.
     """
-    if kind == "conversation":
+    if response_type == "conversation":
         return conversation(facts, rng, inventory=inventory)
-    if kind == "detail":
-        return [ask("detail", detail(facts), rng)]
-    if kind == "complex":
+    if response_type == "detail":
+        return [make_question("detail", detail(facts), rng)]
+    if response_type == "complex":
         qas = reasons(facts, rng)
         return rng.sample(qas, min(3, len(qas)))
-    raise ValueError(f"instruction data {kind!r}: expected 'conversation', 'detail' or 'complex'")
+    raise ValueError(
+        f"instruction data {response_type!r}: expected 'conversation', 'detail' or 'complex'"
+    )
 
 
 def dialogue(context: str, qas: list[QA]) -> list[dict]:

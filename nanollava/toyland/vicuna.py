@@ -28,7 +28,7 @@ from ..tokenizer import Tokenizer
 from .captions import WORDS, captions, plural
 from .pretrain import VOCAB_SIZE, fit, make_tokenizer, pad, save
 from .scenes import KINDS, Scene, scenes
-from .teacher import detail, dialogue, facts_told, instructions, questions
+from .teacher import detail, dialogue, facts_from_captions, instructions, questions
 
 LLAMA = LlamaConfig(
     vocab_size=VOCAB_SIZE,
@@ -61,7 +61,7 @@ def in_words(scene: Scene, rng: random.Random) -> str:
     """Every fact of the scene in sentences: a full caption or the detailed description."""
     first = captions(scene, rng)[0]
     third = captions(scene, rng)[2]
-    description = detail(facts_told(scene, rng))
+    description = detail(facts_from_captions(scene, rng))
     return rng.choice((first, third, description))
 
 
@@ -113,11 +113,11 @@ def dialogues(rng: random.Random, count: int, tokenizer: Tokenizer, pool: list[S
     weights = [len(scene.things) for scene in pool]
     rows = []
     for scene in rng.choices(pool, weights=weights, k=count):
-        facts = facts_told(scene, rng)
-        kind = "conversation"
+        facts = facts_from_captions(scene, rng)
+        response_type = "conversation"
         if rng.random() >= 0.9:
-            kind = rng.choice(("complex", "detail"))
-        qas = instructions(facts, rng, kind, inventory=0.4)
+            response_type = rng.choice(("complex", "detail"))
+        qas = instructions(facts, rng, response_type, inventory=0.4)
         rows.append(encode(dialogue(in_words(scene, rng), qas), tokenizer))
     return rows
 
@@ -139,7 +139,7 @@ def drills(
     weights = [len(scene.things) ** 2 for scene in pool]
     rows = []
     for scene in rng.choices(pool, weights=weights, k=count):
-        by_type = questions(facts_told(scene, rng), rng)
+        by_type = questions(facts_from_captions(scene, rng), rng)
         qas = []
         for type in rng.choice(groups):
             qas += by_type[type]
@@ -160,7 +160,7 @@ class Lessons:
         self.tokenizer = tokenizer
         self.batch = batch
         self.pool = pool
-        # Scenes in which every kind occurs only once, so that its name is enough to find a thing.
+        # Scenes in which every kind occurs only once, so that the name alone finds a thing.
         self.distinct_pool = []
         for scene in pool:
             kinds = {thing.kind for thing in scene.things}
@@ -198,20 +198,20 @@ class Phase:
     name: str
     make_rows: Callable[[Lessons], list[Row]]  # the rows of one step
     max_steps: int
-    enough: float | None  # the mean probability of right tokens that ends it early
+    stop_at: float | None  # the mean probability of right tokens that ends it early
 
 
 PHASES = (
     # Find an earlier token and copy what stands next to it.
-    Phase("copies", Lessons.copies, 1500, enough=0.98),
+    Phase("copies", Lessons.copies, 1500, stop_at=0.98),
     # Brief answers from descriptions in which every fact stands next to the name.
-    Phase("facts one by one", Lessons.facts_one_by_one, 1000, enough=0.98),
+    Phase("facts one by one", Lessons.facts_one_by_one, 1000, stop_at=0.98),
     # The same from sentences, of scenes in which every kind occurs once.
-    Phase("facts in sentences", Lessons.facts_in_sentences, 1500, enough=0.98),
+    Phase("facts in sentences", Lessons.facts_in_sentences, 1500, stop_at=0.98),
     # By name or by side, in all scenes.
-    Phase("by name or side", Lessons.by_name_or_side, 1500, enough=0.98),
+    Phase("by name or side", Lessons.by_name_or_side, 1500, stop_at=0.98),
     # Everything: whole answers, all types of questions, conversations.
-    Phase("dialogues", Lessons.everything, 2400, enough=None),
+    Phase("dialogues", Lessons.everything, 2400, stop_at=None),
 )
 
 
@@ -325,7 +325,7 @@ def train_vicuna(
             return text_backward(model, rows, threads, dtype, device), {}
 
         steps = max(1, round(phase.max_steps * scale))
-        fit(f"vicuna, {phase.name}", model, optimizer, steps, backward, 50, phase.enough)
+        fit(f"vicuna, {phase.name}", model, optimizer, steps, backward, 50, phase.stop_at)
     return model.cpu().eval(), tokenizer
 
 
