@@ -16,7 +16,7 @@ from pathlib import Path
 
 from nanollava import load
 from nanollava.assistant import Reply, dialogue_turns
-from nanollava.conversation import SYSTEMS
+from nanollava.conversation import CHAT_TEMPLATES
 from nanollava.device import DTYPES
 from nanollava.errors import UserError, run
 from nanollava.image import open_image, save_image
@@ -44,7 +44,7 @@ def parse_arguments() -> argparse.Namespace:
         help="LLaVA directory, llava-hf's or the original's (default: %(default)s)",
     )
     add("--vision", metavar="DIR", help="CLIP directory, if an original LLaVA only names its tower")
-    add("--template", choices=tuple(SYSTEMS), default="vicuna_v1", help="the model's prompt form")
+    add("--template", choices=CHAT_TEMPLATES, default="vicuna_v1", help="the model's prompt form")
     add("--temperature", type=float, default=0.0, help="0 takes the likeliest token (default)")
     add("--top-p", type=float, default=1.0, help="draw from the likeliest tokens up to this sum")
     add("--top-k", type=int, default=0, help="draw from that many likeliest tokens (default: all)")

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from .compiled import compile_step
-from .conversation import IMAGE, STOP
+from .conversation import IMAGE, find_template
 from .device import DTYPES, pick_device
 from .errors import UserError
 from .files import shipped
@@ -150,7 +150,8 @@ class Reply:
         self.prompt_ids = prompt_ids
         self.pixel_values = pixel_values  # (N, 3, size, size)
         self.options = options
-        self.text_stream = TextStream(assistant.tokenizer, STOP.get(assistant.template, ()))
+        stop = find_template(assistant.template).stop
+        self.text_stream = TextStream(assistant.tokenizer, stop)
         self.seconds = {"prefill": 0.0, "decode": 0.0}  # images belong to the prefill
 
     @property

@@ -143,9 +143,6 @@ TEMPLATES = {
 }
 # The templates that a model can be asked with: "plain" only writes captions.
 CHAT_TEMPLATES = tuple(name for name in TEMPLATES if name != "plain")
-# Earlier names, until their callers use TEMPLATES.
-SYSTEMS = {name: TEMPLATES[name].system for name in CHAT_TEMPLATES}
-STOP = {name: TEMPLATES[name].stop for name in CHAT_TEMPLATES}
 
 
 def find_template(name: str) -> Template:

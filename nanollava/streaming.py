@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from PIL import Image
 
-from .conversation import STOP, encode, expand
+from .conversation import encode, expand, find_template
 from .generate import stream
 from .image import ImageConfig, preprocess
 from .tokenizer import Tokenizer
@@ -126,7 +126,7 @@ def answer(
         group = by_length[start : start + batch]
         images = [image for i in group for image in asked[i][0]]
         pixel_values = image_tensor(images, image_config, model) if images else None
-        texts = [TextStream(tokenizer, STOP.get(template, ())) for _ in group]
+        texts = [TextStream(tokenizer, find_template(template).stop) for _ in group]
         answer_batch(model, [prompts[i] for i in group], pixel_values, texts, options)
         for i, text in zip(group, texts, strict=True):
             answers[i] = text.text
