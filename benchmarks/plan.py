@@ -1,5 +1,6 @@
-"""LLaVA v1.5 at 7B and 13B, both stages, on 1 to 64 GPUs, as a Markdown table: 640 tokens a sample, 40% of an A100's 312
-TFLOP/s. Computed from the configs; nothing is measured here.
+"""The plan for LLaVA v1.5, 7B and 13B, both stages, 1 to 64 GPUs, as a Markdown table.
+
+640 tokens per sample and 40% of an A100's 312 TFLOP/s. Computed from the configs, not measured.
 
 python -m benchmarks.plan
 """

@@ -1,7 +1,9 @@
-"""Losses and final weights of 1, 2 and 4 ranks, both stages, 20 steps, accumulation 1 and 4, against one rank in one pass.
+"""Compare losses and final weights of 1, 2 and 4 ranks with those of one rank in one pass.
 
 python -m benchmarks.ranks
-Samples are of unequal length and some hold text alone. fp32; the largest relative difference of each is printed.
+
+Both stages, 20 steps, accumulation 1 and 4, fp32. Samples have different lengths, and some are
+text only. Prints the largest relative differences.
 """
 
 import json

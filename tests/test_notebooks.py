@@ -1,6 +1,6 @@
-"""The notebooks as they are committed: parts, outputs, size, and the table of equations in notebooks/README.md.
+"""The committed notebooks: their parts, outputs and size, and the table in notebooks/README.md.
 
-They are executed by `python notebooks/execute.py --check`, not here.
+`python notebooks/execute.py --check` runs them; these tests do not.
 """
 
 import ast
@@ -17,7 +17,9 @@ NOTEBOOKS = sorted(HERE.glob("*.ipynb"))
 execute = SimpleNamespace(**runpy.run_path(str(HERE / "execute.py")))
 
 ROW = re.compile(
-    r"\|.*\| \[\d\d\]\((\S+)\), `([\w-]+)` \| \[`([\w.]+)`\]\(\.\./(\S+)#L(\d+)\) \| `(\S+)::(\w+)` \|"
+    r"\|.*\| \[\d\d\]\((\S+)\), `([\w-]+)` "  # notebook and cell
+    r"\| \[`([\w.]+)`\]\(\.\./(\S+)#L(\d+)\) "  # symbol, file and line
+    r"\| `(\S+)::(\w+)` \|"  # test
 )
 TABLE = (HERE / "README.md").read_text(encoding="utf-8").split("## Every equation")[1]
 ROWS = [line for line in TABLE.splitlines() if line.startswith("|")][2:]
