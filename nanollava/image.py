@@ -1,5 +1,6 @@
 """CLIP's image preprocessing with Pillow and NumPy: RGB, (pad), resize, crop, normalize."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,9 +47,10 @@ class ImageConfig:
         if not isinstance(self.size, int) or self.size < 1:
             raise UserError(f"{self}: expected a size in pixels")
         for color in (self.mean, self.std):
-            is_number = [isinstance(value, int | float) for value in color]
-            if is_number != [True, True, True]:
+            if len(color) != 3 or not all(is_finite(value) for value in color):
                 raise UserError(f"{self}: expected mean and std of three colors")
+        if min(self.std) <= 0:
+            raise UserError(f"{self}: expected std above 0, because it divides")
 
     @classmethod
     def from_pretrained(
@@ -96,6 +98,11 @@ class ImageConfig:
             "image_std": self.std,
         }
         write_json(Path(path) / "preprocessor_config.json", values)
+
+
+def is_finite(value) -> bool:
+    """Is this a number that can be computed with?"""
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def read_values(path: Path, size: int | None) -> dict:

@@ -18,8 +18,10 @@ from .errors import ConfigError
 
 # Values of `type` of a SentencePiece.
 NORMAL = 1
-UNKNOWN = 2
+UNKNOWN = 2  # <unk>
 CONTROL = 3  # <s> and </s>
+
+UNKNOWN_TEXT = "<unk>"
 
 BPE = 2  # a value of `model_type` of a TrainerSpec
 
@@ -27,6 +29,7 @@ BPE = 2  # a value of `model_type` of a TrainerSpec
 VARINT = 0
 LENGTH_DELIMITED = 2
 FIXED_SIZES = {1: 8, 5: 4}  # bytes
+MAX_VARINT_BYTES = 10  # 64 bits, 7 in each byte
 
 
 class Piece(NamedTuple):
@@ -57,6 +60,7 @@ def read_pieces(file: Path) -> list[Piece]:
         # A value that is missing, cut off, or of the wrong type.
         raise ConfigError(f"{file}: not a whole sentencepiece model; download it again") from None
     check_kind(file, trainer, normalizer)
+    check_vocabulary(file, pieces)
     return pieces
 
 
@@ -78,6 +82,17 @@ def check_kind(file: Path, trainer: dict, normalizer: dict) -> None:
     if not is_bpe or changes_characters or removes_spaces or not adds_space:
         raise ConfigError(
             f"{file}: expected LLaMA's BPE without normalization and with a space before the text"
+        )
+
+
+def check_vocabulary(file: Path, pieces: list[Piece]) -> None:
+    """A ConfigError unless every piece is there once, among them one for unknown characters."""
+    texts = {piece.text for piece in pieces}
+    if len(texts) < len(pieces):
+        raise ConfigError(f"{file}: a piece stands twice in the vocabulary")
+    if UNKNOWN_TEXT not in texts:
+        raise ConfigError(
+            f"{file}: no {UNKNOWN_TEXT} in the vocabulary: expected a LLaMA tokenizer"
         )
 
 
@@ -132,11 +147,9 @@ def read_varint(data: bytes, position: int) -> tuple[int, int]:
     Each byte has 7 bits of the number, the lowest first; its high bit says that another follows.
     """
     value = 0
-    shift = 0
-    while True:
-        byte = data[position]
-        position += 1
-        value |= (byte & 0b0111_1111) << shift
-        shift += 7
+    for i in range(MAX_VARINT_BYTES):
+        byte = data[position + i]
+        value |= (byte & 0b0111_1111) << (7 * i)
         if byte < 0b1000_0000:
-            return value, position
+            return value, position + i + 1
+    raise ValueError(f"a number of more than {MAX_VARINT_BYTES} bytes")

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer as Backend
 
 from .errors import ConfigError
 from .files import read_json, write_json
-from .sentencepiece import CONTROL, UNKNOWN, Piece, bpe_merges, read_pieces
+from .sentencepiece import CONTROL, UNKNOWN, UNKNOWN_TEXT, Piece, bpe_merges, read_pieces
 
 BOS = "<s>"
 EOS = "</s>"
@@ -98,7 +98,7 @@ class Tokenizer:
         options = read_json_if_there(file.with_name("tokenizer_config.json"))
         vocab = {piece.text: i for i, piece in enumerate(pieces)}
         bpe = models.BPE(
-            vocab, bpe_merges(pieces), unk_token="<unk>", fuse_unk=True, byte_fallback=True
+            vocab, bpe_merges(pieces), unk_token=UNKNOWN_TEXT, fuse_unk=True, byte_fallback=True
         )
         backend = Backend(bpe)
         backend.decoder = DECODER
@@ -125,7 +125,7 @@ class Tokenizer:
             "legacy": self.legacy,
             "bos_token": BOS,
             "eos_token": EOS,
-            "unk_token": "<unk>",
+            "unk_token": UNKNOWN_TEXT,
             "add_bos_token": True,
         }
         if self.backend.token_to_id(IMAGE) is not None:

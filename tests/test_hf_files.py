@@ -174,7 +174,9 @@ def test_pickles_of_torch_are_read(tmp_path, zipped):
     "content, message",
     [
         ([1, 2], "expected names and tensors, got list"),
-        ({"step": 3}, "'step' is int, expected a tensor"),
+        ({"step": 3}, "'step': int; expected names and dense tensors"),
+        ({3: torch.ones(2)}, "3: Tensor; expected names"),
+        ({"x": torch.ones(2).to_sparse()}, "'x': Tensor; expected names and dense"),
     ],
 )
 def test_a_pickle_of_other_things_is_an_error(tmp_path, content, message):

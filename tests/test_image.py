@@ -198,7 +198,9 @@ def test_an_original_llava_says_whether_it_pads(tmp_path, aspect_ratio, mode):
         ({"size": 224, "crop_size": 224}, "size = 224, but the vision tower takes 100 pixels"),
         ({"size": "big"}, "size = 'big', but the vision tower takes 100"),
         ({"image_mean": [0.5]}, "expected mean and std of three colors"),
+        ({"image_mean": [0.5, float("nan"), 0.5]}, "expected mean and std of three colors"),
         ({"image_std": 0.5}, "image_std = 0.5; expected three numbers"),
+        ({"image_std": [0.5, 0.5, 0]}, "expected std above 0"),
     ],
 )
 def test_an_option_that_is_not_supported_is_an_error(tmp_path, changes, message):

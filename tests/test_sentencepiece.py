@@ -138,6 +138,35 @@ def test_models_that_are_not_llamas_kind_are_an_error(tmp_path, options):
         read_pieces(train(tmp_path, **options))
 
 
+def message(*fields: tuple[int, bytes]) -> bytes:
+    """A protobuf message of short fields that are bytes."""
+    return b"".join(bytes([number << 3 | 2, len(value)]) + value for number, value in fields)
+
+
+BPE_TRAINER = (2, b"\x18\x02")  # model_type: BPE
+KEEPS_SPACES = (3, b"\x20\x00")  # remove_extra_whitespaces: false
+
+
+@pytest.mark.parametrize(
+    "texts, error",
+    [
+        ([b"<unk>", b"a", b"a"], "a piece stands twice in the vocabulary"),
+        ([b"a", b"b"], "no <unk> in the vocabulary"),
+    ],
+)
+def test_a_vocabulary_that_does_not_fit_is_an_error(tmp_path, texts, error):
+    pieces = [(1, message((1, text))) for text in texts]
+    file = tmp_path / "tokenizer.model"
+    file.write_bytes(message(*pieces, BPE_TRAINER, KEEPS_SPACES))
+    with pytest.raises(ConfigError, match=error):
+        read_pieces(file)
+
+
+def test_a_protobuf_number_without_an_end_is_an_error():
+    with pytest.raises(ValueError, match="more than 10 bytes"):
+        list(protobuf_fields(b"\xff" * 400_000))
+
+
 def test_protobuf_fields_are_numbers_and_bytes():
     assert list(protobuf_fields(b"\x08\x96\x01\x12\x02hi")) == [(1, 150), (2, b"hi")]
 

@@ -110,15 +110,24 @@ def pickled_tensors(shard: Path) -> Iterator[StoredTensor]:
         raise WeightsError(
             f"{shard}: refused, because it holds more than tensors or is no checkpoint"
         ) from None
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        first_line = str(error).splitlines()[0]
+    except Exception as error:  # a broken pickle can raise anything
+        first_line = f"{type(error).__name__}: {error}".splitlines()[0]
         raise WeightsError(f"{shard}: not a whole checkpoint ({first_line})") from None
     if not isinstance(state, dict):
         raise WeightsError(f"{shard}: expected names and tensors, got {type(state).__name__}")
     for name, tensor in state.items():
-        if not isinstance(tensor, torch.Tensor):
-            raise WeightsError(f"{shard}: {name!r} is {type(tensor).__name__}, expected a tensor")
+        if not isinstance(name, str) or not is_dense(tensor):
+            raise WeightsError(
+                f"{shard}: {name!r}: {type(tensor).__name__}; expected names and dense tensors"
+            )
         yield StoredTensor(name, tuple(tensor.shape), lambda tensor=tensor: tensor)
+
+
+def is_dense(value) -> bool:
+    """Is this a tensor with a shape and a value at every position?"""
+    if not isinstance(value, torch.Tensor):
+        return False
+    return value.layout == torch.strided and not value.is_nested
 
 
 def projector_files(path: str | Path) -> list[Path]:
