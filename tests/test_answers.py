@@ -122,6 +122,13 @@ def test_answers_made_elsewhere_count(tmp_path):
     assert [row["text"] for row in rows.values()] == ["A", "B"]
 
 
+@pytest.mark.parametrize("row", [{"id": 1}, {"id": 1, "text": 3}])
+def test_an_answer_made_elsewhere_needs_a_text(tmp_path, row):
+    write_rows(tmp_path / "a.jsonl", row)
+    with pytest.raises(UserError, match="id 1 has no 'text'"):
+        collect(tmp_path / "a.jsonl", "id", JOBS, fail)
+
+
 def test_two_runs_cannot_write_one_file(tmp_path):
     pytest.importorskip("fcntl")
     with (

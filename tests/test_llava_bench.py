@@ -205,6 +205,11 @@ def test_in_the_wild(tmp_path, server, call, files):
     assert "[Image]\nA wall in Rome.\n\n[Question]" in endpoint.prompts[0][-1]["content"]
 
 
+def test_no_images_are_refused(tmp_path, call):
+    with pytest.raises(UserError, match="--count 0: expected at least 1 image"):
+        call(llava_bench, "--count", 0, "--out", tmp_path)
+
+
 def test_real_questions_need_all_files_and_a_judge(call, files):
     with pytest.raises(UserError, match="real questions need"):
         call(llava_bench, *files[:-2])
@@ -231,6 +236,11 @@ def test_a_missing_key_is_reported_before_the_model_is_asked(tmp_path, call, fil
             "a second row with question_id 2",
         ),
         ("r.jsonl", [{"question_id": i} for i in range(3)], "question 0: no 'text' in"),
+        (
+            "r.jsonl",
+            [{"question_id": i, "text": 7} for i in range(3)],
+            "question 0: reference is 7; expected a text",
+        ),
         ("c.jsonl", [{"image": "b.jpg", "caption": "A dog."}], "question 0: no 'a' in"),
     ],
 )

@@ -183,6 +183,11 @@ def test_limit_takes_the_first_images(tmp_path, call):
     assert output.count("#####") == 2 and "##### 000001_detail" in output
 
 
+def test_a_negative_limit_is_refused(tmp_path, call):
+    with pytest.raises(UserError, match="--limit -1: expected at least 0"):
+        call(synthesize, "--limit", -1, "--out", tmp_path)
+
+
 def test_toylands_teacher(tmp_path, call):
     caption = "A picture taken at the beach on a sunny day: a red cat in front on the left."
     row = {

@@ -97,6 +97,8 @@ def check_rows(path: Path, key: str, rows: dict[str, dict], fingerprints: dict[s
             problem = "is not asked for here"
         elif row.get("of", fingerprints[name]) != fingerprints[name]:
             problem = "was asked in another way (other prompt, model or settings)"
+        elif "of" not in row and not isinstance(row.get("text"), str):
+            problem = "has no 'text'"
         else:
             continue
         raise UserError(f"{path}: {key} {name} {problem}; remove the file or choose another --out")

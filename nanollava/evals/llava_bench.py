@@ -145,16 +145,16 @@ def read_questions(questions_path: str, references_path: str, context_path: str)
     questions = {}
     for name, row in rows.items():
         try:
-            questions[name] = {
-                "image": row["image"],
-                "text": row["text"],
-                "category": row["category"],
-                "reference": references[name]["text"],
-                "context": str(contexts[Path(row["image"]).stem]),
-            }
+            question = {key: row[key] for key in ("image", "text", "category")}
+            question["reference"] = references[name]["text"]
+            for key, value in question.items():
+                if not isinstance(value, str):
+                    raise UserError(f"question {name}: {key} is {value!r}; expected a text")
+            question["context"] = str(contexts[Path(row["image"]).stem])
         except KeyError as error:
             where = f"{questions_path}, {references_path} or {context_path}"
             raise UserError(f"question {name}: no {error} in {where}") from None
+        questions[name] = question
     return questions
 
 
@@ -192,6 +192,8 @@ def load_questions(args: argparse.Namespace) -> tuple[dict[str, dict], OpenImage
     """The questions by name, and a function that opens what a question calls "image"."""
     files = [args.questions, args.references, args.context, args.images]
     if not any(files):
+        if args.count < 1:
+            raise UserError(f"--count {args.count}: expected at least 1 image")
         questions, pool = toyland(args.count, args.seed)
         return questions, lambda image: draw(pool[int(image)], IMAGE_SIZE)
     if not all(files) or not args.judge:

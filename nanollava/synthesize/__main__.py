@@ -95,6 +95,8 @@ def toyland_teacher(jobs: dict[str, dict]) -> Iterator[tuple[str, Reply]]:
 
 def main() -> None:
     args = parse_arguments()
+    if args.limit < 0:
+        raise UserError(f"--limit {args.limit}: expected at least 0")
     contexts = read_contexts(args.pictures)
     names = list(contexts)
     if args.limit:
