@@ -1,7 +1,7 @@
 """Toyland's images: the pixels stay the same, and what a scene says is what its image shows.
 
-The digests were recorded with Pillow 13.0 when the drawings were still rows of a text file. The same
-seed must give the same image, because the shipped weights learned from these pixels.
+The digests were recorded with Pillow 13.0, when the drawings were still rows of a text file. The
+same seed must give the same image, because the shipped weights learned from these pixels.
 """
 
 import hashlib

@@ -4,12 +4,10 @@ import argparse
 import json
 from pathlib import Path
 
+from ..assistant import load
 from ..device import DTYPES, pick_device, pick_dtype
 from ..errors import UserError, run
-from ..files import shipped
-from ..image import ImageConfig, save_image
-from ..llava import LLaVA
-from ..tokenizer import Tokenizer
+from ..image import save_image
 from . import data
 from .clip import MIN_IMAGES, pretrain_clip
 from .draw import MIN_SIZE, draw
@@ -44,11 +42,10 @@ def run_pretrain(args: argparse.Namespace) -> None:
 def run_score(args: argparse.Namespace) -> None:
     if args.count < 3:
         raise UserError(f"--count {args.count}: expected at least 3 scenes")
-    path = shipped(args.model)
-    model = LLaVA.from_pretrained(path, pick_device(args.device), DTYPES[args.dtype])
-    tokenizer = Tokenizer.from_pretrained(path)
-    image_config = ImageConfig.from_pretrained(path)
-    result = score(model, tokenizer, image_config, args.count, args.seed)
+    assistant = load(args.model, args.device, args.dtype)
+    result = score(
+        assistant.model, assistant.tokenizer, assistant.image_config, args.count, args.seed
+    )
     if args.json:
         print(json.dumps(result))
     else:
