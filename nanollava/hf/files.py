@@ -68,11 +68,11 @@ def shards_of_index(index: Path) -> list[Path]:
 
 def shapes(path: str | Path | list[Path]) -> dict[str, tuple[int, ...]]:
     """Names and shapes of all tensors of a checkpoint."""
-    found = {}
+    shape_of = {}
     for shard in shards(path):
         for tensor in tensors(shard):
-            found[tensor.name] = tensor.shape
-    return found
+            shape_of[tensor.name] = tensor.shape
+    return shape_of
 
 
 def tensors(shard: Path, device="cpu") -> Iterator[StoredTensor]:
