@@ -56,14 +56,12 @@ def test_every_directory_of_the_package_is_a_package():
         assert (path.parent / "__init__.py").is_file(), path.parent
 
 
-@pytest.mark.xfail(reason="TODO: until load() is in place")
 def test_sample_answers_from_another_directory(tmp_path):
     question = ("--image", str(ROOT / "cat.jpg"), "--prompt", "What color is the cat?")
     result = run_elsewhere(tmp_path, str(ROOT / "sample.py"), *question)
     assert result.stdout.strip() == "purple", result.stderr
 
 
-@pytest.mark.xfail(reason="TODO: until load() is in place")
 def test_load_finds_the_shipped_model_from_another_directory(tmp_path):
     code = f"""
 from nanollava import load

@@ -35,9 +35,6 @@ LAYERS = {
     "data engine and evaluation": ["synthesize", "evals"],
 }
 
-# TODO: imports that await the rewrite of their module. Empty when it is done.
-KNOWN_EXCEPTIONS = set()
-
 IMPORT_CALLS = ("import_module", "__import__", "run_module")
 A_VARIABLE = "a module that is not named by a string"
 
@@ -173,15 +170,15 @@ def outside_imports(root: Path) -> set[str]:
 
 def test_every_module_of_the_package_is_in_a_layer():
     without = [module for module in package_imports(ROOT) if layer(module) == -1]
-    assert set(without) <= set(), "add it to LAYERS above"  # TODO
+    assert without == [], "add it to LAYERS above"
 
 
 def test_the_package_imports_no_other_part_of_the_repository():
-    assert foreign_imports(ROOT) - KNOWN_EXCEPTIONS == set()
+    assert foreign_imports(ROOT) == set()
 
 
 def test_modules_import_only_from_their_layer_and_below():
-    assert upward_imports(ROOT) - KNOWN_EXCEPTIONS == set()
+    assert upward_imports(ROOT) == set()
 
 
 def test_no_import_cycles():
@@ -189,7 +186,7 @@ def test_no_import_cycles():
 
 
 def test_scripts_tests_and_notebooks_import_neither_benchmarks_nor_checkpoints():
-    assert outside_imports(ROOT) - KNOWN_EXCEPTIONS == set()
+    assert outside_imports(ROOT) == set()
 
 
 def test_checkpoints_contain_no_python():
