@@ -28,14 +28,14 @@ def test_every_answer_is_one_line(tmp_path):
 def test_a_rerun_asks_only_for_what_is_missing(tmp_path):
     path = tmp_path / "a.jsonl"
     first = collect(path, "id", {"1": JOBS["1"]}, answer_all)
-    asked = []
+    requested = []
 
     def ask(jobs: dict):
-        asked.extend(jobs)
+        requested.extend(jobs)
         return answer_all(jobs)
 
     rows = collect(path, "id", JOBS, ask)
-    assert asked == ["2"] and rows["1"] == first["1"]
+    assert requested == ["2"] and rows["1"] == first["1"]
     assert collect(path, "id", JOBS, fail) == rows
 
 
