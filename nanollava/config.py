@@ -1,4 +1,4 @@
-"""Frozen configs of the three parts and of LLaVA. `hf/config.py` reads and writes them as config.json."""
+"""Frozen configs of the three parts and of LLaVA. `hf/config.py` converts them to config.json."""
 
 from dataclasses import dataclass, field
 

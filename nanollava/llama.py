@@ -88,7 +88,7 @@ class KVCache:
     def append(
         self, layer: int, k: torch.Tensor, v: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Writes k and v (B, K, T, E) of one layer; returns all its keys and values (B, K, S, E)."""
+        """Writes k and v (B, K, T, E) of a layer; returns all its keys and values (B, K, S, E)."""
         start = self.length
         end = start + k.shape[2]
         if end > self.capacity:

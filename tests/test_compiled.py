@@ -22,7 +22,7 @@ def test_compiled_ids_equal_plain_ids(llava_dir, rows):
 
 
 def test_static_cache_equals_the_growing_one(llava_dir):
-    """Attention over all of the capacity, masked, gives what attention over the filled part does."""
+    """Masked attention over the whole capacity equals attention over the filled part."""
     model = LLaVA.from_pretrained(llava_dir(), dtype=torch.float64).language_model
     ids = torch.randint(3, 90, (1, 9))
     kv_cache = KVCache(model.config, batch=1, like=model.lm_head.weight)

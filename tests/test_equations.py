@@ -1,4 +1,4 @@
-"""The equations of the paper and of its two models once more, in plain NumPy float64, sharing no code with the package."""
+"""The equations of the paper and of its two models, derived again in NumPy without the package."""
 
 import numpy as np
 import pytest

@@ -127,7 +127,7 @@ def test_images_behind_the_cache_are_computed(model):
 
 
 def test_sampling_matches_the_distribution():
-    """Chi-square on a vocabulary of six, of 20,000 draws: 15.1 is exceeded once in a hundred times (5 degrees of freedom)."""
+    """Chi-square of 20,000 draws from six tokens: 1 in 100 exceeds 15.1 (5 degrees of freedom)."""
     probs = torch.tensor([0.4, 0.25, 0.15, 0.1, 0.06, 0.04])
 
     def chi_square(expected: torch.Tensor, **options) -> float:

@@ -75,7 +75,7 @@ def test_text_only(llava_dir):
     assert (
         ours.multi_modal_projector.linear_1.weight.grad is not None
     )  # ranks without pictures reduce it too
-    # and, in stage 1, run the backward pass of every block, for which FSDP gathers its weights on all ranks
+    # and, in stage 1, run the backward pass of every block: FSDP gathers its weights on all ranks
     ours.language_model.requires_grad_(False)
     seen = []
     ours.language_model.model.layers[0].register_forward_hook(
@@ -96,7 +96,7 @@ def test_counts_must_agree(llava_dir):
 
 @pytest.mark.parametrize("act", ["gelu", "linear"])
 def test_we_save_transformers_loads(llava_dir, tmp_path, act):
-    """A model of ours with either projector, written, loads in transformers with nothing missing and equal logits."""
+    """A saved model loads in transformers with no missing tensor and equal logits."""
     source = LLaVA.from_pretrained(llava_dir())
     ours = source
     if act == "linear":
@@ -123,7 +123,7 @@ def parts(tmp_path):
 
 
 def test_compose(parts):
-    """CLIP + Llama: the parts are those of the directories, and the image token gets rows that change nothing else."""
+    """The parts equal those of the directories, and the image token's rows change nothing else."""
     model = LLaVA.compose(parts / "clip", parts / "llama", "mlp2x_gelu")
     assert model.config.image_token_id == 96 and model.config.text_config.vocab_size == 128
     theirs = transformers.LlamaForCausalLM.from_pretrained(parts / "llama")

@@ -48,7 +48,7 @@ def test_published_sizes():
 
 @pytest.mark.parametrize("trainable", STAGES, ids=["stage 1", "stage 2"])
 def test_activations_are_those_that_autograd_saves(trainable):
-    """All tensors of a block that wait for the backward pass, in bf16, each storage once; weights do not count."""
+    """Tensors that a block saves for the backward pass, in bf16, without its weights."""
     trained = trainable["language_model."]
     block = LlamaBlock(TEXT, 0).bfloat16().requires_grad_(trained)
     like = torch.zeros(1, dtype=torch.bfloat16)
@@ -110,7 +110,7 @@ def test_memory_of_a_sharded_model(trainable):
 
 
 def test_flops_are_what_torch_counts():
-    """Of the matrices: torch's counter has no formula for the CPU's fused attention, whose share is taken off."""
+    """Matrices only: torch's counter has no formula for the CPU's fused attention."""
     from torch.utils.flop_counter import FlopCounterMode
 
     config = LlavaConfig(VISION, TEXT, "mlp2x_gelu", image_token_id=95)

@@ -1,4 +1,4 @@
-"""int8 and int4 layers: rounding errors, kernels against the slow version, loading, and the score."""
+"""int8 and int4 layers: rounding errors, kernels against the slow version, loading, the score."""
 
 import pytest
 import torch
@@ -102,7 +102,7 @@ def test_an_unknown_name_is_refused():
 
 @pytest.mark.parametrize("name", ["int8", "int4"])
 def test_loading_quantizes_as_it_reads(llava_dir, name):
-    """The decoder's layers are those that rounding the loaded weights gives; all else is untouched."""
+    """The decoder's layers equal the quantized loaded weights; all else is untouched."""
     path = llava_dir(intermediate_size=128)
     loaded = LLaVA.from_pretrained(path, quantize=name)
     expected = LLaVA.from_pretrained(path)
@@ -116,7 +116,7 @@ def test_loading_quantizes_as_it_reads(llava_dir, name):
 
 @pytest.mark.parametrize("name, bits", [("int8", 8), ("int4", 4)])
 def test_stored_bits_per_weight(name, bits):
-    """int8 has one bf16 scale per row, int4 a bf16 scale and zero per group of 32: 1 bit per weight."""
+    """int8: a bf16 scale per row. int4: a bf16 scale and zero per group of 32, 1 bit per weight."""
     model = nn.Sequential(nn.Linear(512, 1024, bias=False)).bfloat16()
     quantize_linear_layers(model, name)
     stored = 8 * sum(buffer.nbytes for buffer in model.buffers())

@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 class TinyModel(nn.Module):
-    """What the loop needs of a model: two blocks, a frozen part, and a loss on labelled positions."""
+    """What the loop needs: two blocks, a frozen part, and a loss on labelled positions."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""sample.py from outside and from inside: chat's commands, JSON, the view, and bad input in one line."""
+"""sample.py: chat commands, JSON, the attention view, and bad input in one line."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def type_lines(monkeypatch, lines: list[str]) -> None:
 
 
 def test_json(monkeypatch, capsys):
-    """Twice the same but for the times; a longest answer of three ids ends by length, and stops inside the sentence."""
+    """Two runs agree except for the times; three ids end an answer by length, in mid-sentence."""
     names = script(monkeypatch, "--json", "--max-new-tokens", "3")
     names["main"]()
     found = json.loads(capsys.readouterr().out)
@@ -59,7 +59,7 @@ def test_json(monkeypatch, capsys):
 
 
 def test_chat_commands(tmp_path, monkeypatch, capsys):
-    """One dialogue with every command; the pictures are moved away between turns; what fails is told and nothing is lost."""
+    """One dialogue with every command; errors are printed, and the dialogue continues."""
     picture, saved = tmp_path / "cat.jpg", tmp_path / "talk.json"
     ImageOps.mirror(Image.open("cat.jpg")).save(picture)
     lines = ["What color is the cat?", "/image none.jpg", f"/save {saved}", "Where is the cat?"]
@@ -260,11 +260,14 @@ def test_bad_flags_from_outside():
 
 def test_nothing_heavy_is_imported():
     """What `import torch` has not brought and sample.py does not need stays away."""
-    code = (
-        "import sys, torch; before = set(sys.modules); import runpy; runpy.run_path('sample.py')\n"
-    )
-    code += "print(*sorted({name.split('.')[0] for name in set(sys.modules) - before}), file=sys.stderr)\n"
-    code += "print(*(name for name in set(sys.modules) - before if name.startswith('torch.')))"
+    code = """
+import runpy, sys, torch
+before = set(sys.modules)
+runpy.run_path("sample.py")
+new = set(sys.modules) - before
+print(*sorted({name.split(".")[0] for name in new}), file=sys.stderr)
+print(*(name for name in new if name.startswith("torch.")))
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert not {"transformers", "tqdm", "sympy", "matplotlib"} & set(done.stderr.split())

@@ -1,4 +1,4 @@
-"""The scripts from outside: what they print, and that bad input is one line and exit code 2, never a traceback."""
+"""The scripts from outside: their output, and one line and exit code 2 for bad input."""
 
 import json
 import os
@@ -238,7 +238,7 @@ def test_malformed_record(tmp_path):
     ],
 )
 def test_programs_of_the_package(command, flags, message, monkeypatch, capsys):
-    """As `python -m` runs them, in this process: --help under the name that was typed, and bad use in one line."""
+    """As `python -m` runs them: --help shows the command's name, and bad use is one line."""
     for given, code in (["--help"], 0), (flags, 2):
         monkeypatch.setattr(sys, "argv", ["", *given])
         monkeypatch.delitem(sys.modules, command, raising=False)

@@ -39,7 +39,7 @@ def asked(toy, picture, question, layers=None, new=40):
 
 
 def test_weights_are_those_of_attention(toy):
-    """Held against the attention that transformers gives out, over the picture's places, for the steps that foretold each id."""
+    """Compared with transformers' attention over the image, at the step that predicts each id."""
     theirs = transformers.LlavaForConditionalGeneration.from_pretrained(
         TOY, dtype=torch.float32, attn_implementation="eager"
     )
@@ -57,7 +57,7 @@ def test_weights_are_those_of_attention(toy):
 
 
 def test_points_at_the_thing_asked_for(toy):
-    """Colour questions about test scenes: the strongest patch lies in the thing's box. The layers were chosen on validation."""
+    """Color questions, test scenes: the strongest patch lies in the box of the object."""
     hits = []
     for scene in scenes("test", 60, 2, unseen=False):
         kinds = [thing.kind for thing in scene.things]
@@ -96,7 +96,7 @@ def test_panels(toy):
 
 
 def test_what_was_drawn_by_chance_is_drawn(toy):
-    """Ids that are no word, of the vocabulary's padding, and one of a picture's place: at a high temperature all come."""
+    """At a high temperature ids come that are no word: vocabulary padding, the image token."""
     model, tokenizer, config = toy
     picture, new = open_image("cat.jpg"), [767, model.config.image_token_id, 766]
     ids = prompt([{"from": "human", "value": f"{IMAGE}\nWhat?"}], model, tokenizer, "vicuna_v1")

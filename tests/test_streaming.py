@@ -35,7 +35,7 @@ def shown_text(
 
 
 def test_utf8_pieces(tokenizer):
-    """Characters that come as bytes are shown whole, and what was shown together is the text of all ids."""
+    """Characters that arrive as bytes are shown whole; the pieces join to the text of all ids."""
     for line in (
         "a 猫 sat",
         "😀😀 two",
