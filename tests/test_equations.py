@@ -1,139 +1,218 @@
 """The equations of the paper and of its two models, derived again in NumPy without the package."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from conftest import IMAGE_TOKEN, batch, randomise, text_config, vision_config
 
 from nanollava import LLaVA
-from nanollava.config import LlavaConfig
+from nanollava.config import IGNORE_INDEX, LlamaConfig, LlavaConfig
 from nanollava.hf.config import parse_llama_config, parse_vision_config
 
+VISION_HEADS = 4
+PATCH = 8  # pixels
+VISION_DEPTH = 3  # of four blocks: LLaVA reads the block before the last
 
-def softmax(x):
+Weights = dict[str, np.ndarray]
+
+
+def part(weights: Weights, prefix: str) -> Weights:
+    """The weights whose names begin with `prefix`, without it."""
+    names = [name for name in weights if name.startswith(prefix)]
+    return {name.removeprefix(prefix): weights[name] for name in names}
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
     e = np.exp(x - x.max(-1, keepdims=True))
     return e / e.sum(-1, keepdims=True)
 
 
-def layer_norm(x, w, b, eps=1e-5):
-    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + eps) * w + b
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
 
 
-def clip_vit(W, picture, heads, patch, last):
-    """Z_v = g(X_v): the patches after `last` blocks, one picture (3, H, W)."""
-    grid = picture.shape[1] // patch
-    kernel = W["embeddings.patch_embedding.weight"].reshape(-1, 3 * patch * patch)
-    cut = [
-        kernel @ picture[:, y * patch : (y + 1) * patch, x * patch : (x + 1) * patch].ravel()
-        for y in range(grid)
-        for x in range(grid)
-    ]
-    x = (
-        np.stack([W["embeddings.class_embedding"], *cut])
-        + W["embeddings.position_embedding.weight"]
-    )
-    x = layer_norm(x, W["pre_layrnorm.weight"], W["pre_layrnorm.bias"])
-    for i in range(last):
-        P = {
-            k.removeprefix(f"encoder.layers.{i}."): v
-            for k, v in W.items()
-            if k.startswith(f"encoder.layers.{i}.")
-        }
-        y = layer_norm(x, P["layer_norm1.weight"], P["layer_norm1.bias"])
-        q, k, v = (
-            y @ P[f"self_attn.{n}_proj.weight"].T + P[f"self_attn.{n}_proj.bias"] for n in "qkv"
-        )
-        size = q.shape[1] // heads
-        parts = []
-        for h in range(heads):
-            s = slice(h * size, (h + 1) * size)
-            parts.append(softmax(q[:, s] @ k[:, s].T / np.sqrt(size)) @ v[:, s])
-        x = (
-            x
-            + np.concatenate(parts, 1) @ P["self_attn.out_proj.weight"].T
-            + P["self_attn.out_proj.bias"]
-        )
-        y = layer_norm(x, P["layer_norm2.weight"], P["layer_norm2.bias"])
-        y = y @ P["mlp.fc1.weight"].T + P["mlp.fc1.bias"]
-        y = y / (1 + np.exp(-1.702 * y))
-        x = x + y @ P["mlp.fc2.weight"].T + P["mlp.fc2.bias"]
+# CLIP's vision transformer
+
+
+def layer_norm(x: np.ndarray, weights: Weights, name: str) -> np.ndarray:
+    mean = x.mean(-1, keepdims=True)
+    variance = x.var(-1, keepdims=True)
+    normalized = (x - mean) / np.sqrt(variance + 1e-5)
+    return normalized * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+
+def affine(x: np.ndarray, weights: Weights, name: str) -> np.ndarray:
+    return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+
+def vision_attention(x: np.ndarray, weights: Weights) -> np.ndarray:
+    q = affine(x, weights, "self_attn.q_proj")
+    k = affine(x, weights, "self_attn.k_proj")
+    v = affine(x, weights, "self_attn.v_proj")
+    E = q.shape[1] // VISION_HEADS
+    heads = []
+    for h in range(VISION_HEADS):
+        own = slice(h * E, (h + 1) * E)  # the channels of this head
+        A = softmax(q[:, own] @ k[:, own].T / np.sqrt(E))
+        heads.append(A @ v[:, own])
+    return affine(np.concatenate(heads, axis=1), weights, "self_attn.out_proj")
+
+
+def patch_embeddings(image: np.ndarray, weights: Weights) -> np.ndarray:
+    """W_e x_p for every patch x_p of an image (3, H, W), row by row."""
+    kernel = weights["embeddings.patch_embedding.weight"].reshape(-1, 3 * PATCH * PATCH)
+    rows = []
+    for y in range(0, image.shape[1], PATCH):
+        for x in range(0, image.shape[2], PATCH):
+            patch = image[:, y : y + PATCH, x : x + PATCH]
+            rows.append(kernel @ patch.ravel())
+    return np.stack(rows)
+
+
+def image_features(image: np.ndarray, weights: Weights) -> np.ndarray:
+    """Z_v = g(X_v), (P, D): the patches of one image after the block before the last."""
+    class_embedding = weights["embeddings.class_embedding"][None]
+    x = np.concatenate([class_embedding, patch_embeddings(image, weights)])
+    x = x + weights["embeddings.position_embedding.weight"]
+    x = layer_norm(x, weights, "pre_layrnorm")
+    for i in range(VISION_DEPTH):
+        block = part(weights, f"encoder.layers.{i}.")
+        x = x + vision_attention(layer_norm(x, block, "layer_norm1"), block)
+        y = affine(layer_norm(x, block, "layer_norm2"), block, "mlp.fc1")
+        x = x + affine(y * sigmoid(1.702 * y), block, "mlp.fc2")
     return x[1:]
 
 
-def rms_norm(x, w, eps):
-    return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * w
+# The projector
 
 
-def turn(x, theta):
-    """Rotary positions one number pair at a time."""
+def gelu(x: np.ndarray) -> np.ndarray:
+    return 0.5 * x * (1 + np.vectorize(math.erf)(x / np.sqrt(2)))
+
+
+def projected(Z_v: np.ndarray, weights: Weights) -> np.ndarray:
+    """H_v = W Z_v, or LLaVA-1.5's two layers."""
+    H_v = affine(Z_v, weights, "linear_1")
+    if "linear_2.weight" in weights:
+        H_v = affine(gelu(H_v), weights, "linear_2")
+    return H_v
+
+
+# LLaMA
+
+
+def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * weight
+
+
+def rotate(x: np.ndarray, theta: float) -> np.ndarray:
+    """Rotary positions of one head (T, E), one pair of numbers at a time."""
     T, E = x.shape
-    out = np.empty_like(x)
-    for t in range(T):
+    rotated = np.empty_like(x)
+    for m in range(T):
         for i in range(E // 2):
-            a = t * theta ** (-2 * i / E)
-            out[t, i] = x[t, i] * np.cos(a) - x[t, i + E // 2] * np.sin(a)
-            out[t, i + E // 2] = x[t, i + E // 2] * np.cos(a) + x[t, i] * np.sin(a)
-    return out
+            angle = m * theta ** (-2 * i / E)
+            a = x[m, i]
+            b = x[m, i + E // 2]
+            rotated[m, i] = a * np.cos(angle) - b * np.sin(angle)
+            rotated[m, i + E // 2] = b * np.cos(angle) + a * np.sin(angle)
+    return rotated
 
 
-def llama(W, x, config):
-    """Logits of one sequence of vectors (T, D)."""
-    T, E = len(x), config.head_dim
-    group = config.num_attention_heads // config.num_key_value_heads
-    causal = np.where(np.tril(np.ones((T, T))) > 0, 0.0, -np.inf)
+def causal_attention(x: np.ndarray, weights: Weights, config: LlamaConfig) -> np.ndarray:
+    q = x @ weights["self_attn.q_proj.weight"].T
+    k = x @ weights["self_attn.k_proj.weight"].T
+    v = x @ weights["self_attn.v_proj.weight"].T
+    T = len(x)
+    E = config.head_dim
+    queries_per_key = config.num_attention_heads // config.num_key_value_heads
+    future = np.triu(np.full((T, T), -np.inf), k=1)
+    heads = []
+    for h in range(config.num_attention_heads):
+        g = h // queries_per_key  # the key-value head of this query head
+        q_h = rotate(q[:, h * E : (h + 1) * E], config.rope_theta)
+        k_g = rotate(k[:, g * E : (g + 1) * E], config.rope_theta)
+        v_g = v[:, g * E : (g + 1) * E]
+        heads.append(softmax(q_h @ k_g.T / np.sqrt(E) + future) @ v_g)
+    return np.concatenate(heads, axis=1) @ weights["self_attn.o_proj.weight"].T
+
+
+def swiglu(x: np.ndarray, weights: Weights) -> np.ndarray:
+    gate = x @ weights["mlp.gate_proj.weight"].T
+    up = x @ weights["mlp.up_proj.weight"].T
+    return (gate * sigmoid(gate) * up) @ weights["mlp.down_proj.weight"].T
+
+
+def llama_logits(x: np.ndarray, weights: Weights, config: LlamaConfig) -> np.ndarray:
+    """Logits (T, vocab) of one sequence of vectors (T, D)."""
+    eps = config.rms_norm_eps
     for i in range(config.num_hidden_layers):
-        P = {
-            k.removeprefix(f"model.layers.{i}."): v
-            for k, v in W.items()
-            if k.startswith(f"model.layers.{i}.")
-        }
-        y = rms_norm(x, P["input_layernorm.weight"], config.rms_norm_eps)
-        q, k, v = (y @ P[f"self_attn.{n}_proj.weight"].T for n in "qkv")
-        parts = []
-        for h in range(config.num_attention_heads):
-            g = h // group
-            qh = turn(q[:, h * E : (h + 1) * E], config.rope_theta)
-            kh = turn(k[:, g * E : (g + 1) * E], config.rope_theta)
-            parts.append(softmax(qh @ kh.T / np.sqrt(E) + causal) @ v[:, g * E : (g + 1) * E])
-        x = x + np.concatenate(parts, 1) @ P["self_attn.o_proj.weight"].T
-        y = rms_norm(x, P["post_attention_layernorm.weight"], config.rms_norm_eps)
-        gate = y @ P["mlp.gate_proj.weight"].T
-        gate = gate / (1 + np.exp(-gate))
-        x = x + (gate * (y @ P["mlp.up_proj.weight"].T)) @ P["mlp.down_proj.weight"].T
-    return rms_norm(x, W["model.norm.weight"], config.rms_norm_eps) @ W["lm_head.weight"].T
+        block = part(weights, f"model.layers.{i}.")
+        y = rms_norm(x, block["input_layernorm.weight"], eps)
+        x = x + causal_attention(y, block, config)
+        y = rms_norm(x, block["post_attention_layernorm.weight"], eps)
+        x = x + swiglu(y, block)
+    return rms_norm(x, weights["model.norm.weight"], eps) @ weights["lm_head.weight"].T
 
 
-@pytest.mark.parametrize("projector", ["linear", "mlp2x_gelu"])
-def test_forward_and_loss(projector):
+# LLaVA
+
+
+def llava_logits(ids: np.ndarray, image: np.ndarray, weights: Weights, config) -> np.ndarray:
+    """Logits (T, vocab) of one sequence (T,): H_v takes the positions of the image token."""
+    Z_v = image_features(image, part(weights, "vision_tower."))
+    H_v = projected(Z_v, part(weights, "multi_modal_projector."))
+    llama = part(weights, "language_model.")
+    x = llama["model.embed_tokens.weight"][ids]  # a copy
+    x[ids == IMAGE_TOKEN] = H_v
+    return llama_logits(x, llama, config.text_config)
+
+
+@pytest.fixture(params=["linear", "mlp2x_gelu"])
+def model(request) -> LLaVA:
     vision = parse_vision_config(vision_config().to_dict())
     text = parse_llama_config(text_config().to_dict())
-    model = randomise(
-        LLaVA(LlavaConfig(vision, text, projector, image_token_id=IMAGE_TOKEN)).double()
-    )
+    config = LlavaConfig(vision, text, request.param, image_token_id=IMAGE_TOKEN)
+    return randomise(LLaVA(config).double())
+
+
+def weights_of(model: LLaVA) -> Weights:
+    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+
+
+def test_image_features(model):
+    *_, pixels = batch(dtype=torch.float64)
+    features = model.encode_images(pixels).detach().numpy()
+    weights = weights_of(model)
+    for b, image in enumerate(pixels.numpy()):
+        Z_v = image_features(image, part(weights, "vision_tower."))
+        H_v = projected(Z_v, part(weights, "multi_modal_projector."))
+        np.testing.assert_allclose(features[b], H_v, atol=1e-10)
+
+
+def test_logits(model):
+    ids, _, mask, pixels = batch(dtype=torch.float64)
+    logits = model(ids, pixels).detach().numpy()
+    weights = weights_of(model)
+    for b, T in enumerate(mask.sum(1).tolist()):
+        row = ids[b, :T].numpy()
+        expected = llava_logits(row, pixels[b].numpy(), weights, model.config)
+        # The package's angles are float32, as transformers' are: good to 1e-6.
+        np.testing.assert_allclose(logits[b, :T], expected, atol=2e-5)
+
+
+def test_loss(model):
     ids, labels, mask, pixels = batch(dtype=torch.float64)
-    state = {name: tensor.double().numpy() for name, tensor in model.state_dict().items()}
-
-    def part(prefix):
-        return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-
-    V, M, L = part("vision_tower."), part("multi_modal_projector."), part("language_model.")
-    total, logits = 0.0, model(ids, pixels).detach().numpy()
-    for b in range(len(ids)):
-        z = clip_vit(
-            V, pixels[b].numpy(), 4, 8, last=3
-        )  # four blocks: the layer before the last is the third
-        h = z @ M["linear_1.weight"].T + M["linear_1.bias"]  # H_v = W Z_v
-        if projector == "mlp2x_gelu":
-            erf = np.vectorize(__import__("math").erf)
-            h = 0.5 * h * (1 + erf(h / np.sqrt(2)))
-            h = h @ M["linear_2.weight"].T + M["linear_2.bias"]
-        row = ids[b][: int(mask[b].sum())].numpy()
-        x = L["model.embed_tokens.weight"][row].copy()
-        x[row == IMAGE_TOKEN] = h
-        expected = llama(L, x, text)
-        # The package's rotary table is float32, as transformers' is: its angles are good to 1e-6.
-        np.testing.assert_allclose(logits[b, : len(row)], expected, atol=2e-5)
-        log_p = np.log(softmax(expected))
-        total -= sum(log_p[t - 1, row[t]] for t in range(1, len(row)) if labels[b, t] != -100)
-    loss, _ = model.loss(ids, labels, pixels)
-    assert abs(loss.item() - total) <= 1e-4
+    loss, num_labels = model.loss(ids, labels, pixels)
+    weights = weights_of(model)
+    expected = 0.0
+    for b, T in enumerate(mask.sum(1).tolist()):
+        row = ids[b, :T].numpy()
+        p = softmax(llava_logits(row, pixels[b].numpy(), weights, model.config))
+        for t in range(1, T):
+            if labels[b, t] != IGNORE_INDEX:
+                expected -= np.log(p[t - 1, row[t]])
+    assert abs(loss.item() - expected) <= 1e-4
+    assert num_labels == (labels != IGNORE_INDEX).sum()
