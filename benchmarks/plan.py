@@ -1,17 +1,28 @@
-"""The plan for LLaVA v1.5, 7B and 13B, both stages, 1 to 64 GPUs, as a Markdown table.
-
-640 tokens per sample and 40% of an A100's 312 TFLOP/s. Computed from the configs, not measured.
+"""LLaVA v1.5 at 7B and 13B, both stages, on 1 to 64 GPUs, as a Markdown table.
 
 python -m benchmarks.plan
-"""
 
-from itertools import product
+640 tokens per sample, 40% of an A100's 312 TFLOP/s. Computed from the configs, nothing is measured.
+"""
 
 from nanollava.config import LlamaConfig, LlavaConfig, VisionConfig
 from nanollava.training.arguments import RECIPES
 from nanollava.training.plan import figures
 
-SHAPES = {"7B": LlamaConfig(32064), "13B": LlamaConfig(32064, 5120, 13824, 40, 40)}
+TOKENS = 640  # per sample: 576 image tokens and some text
+FLOPS_PER_SECOND = 0.4 * 312e12  # per GPU
+MAX_MICRO_BATCH = 16  # samples
+MODELS = {
+    "7B": LlamaConfig(vocab_size=32064),
+    "13B": LlamaConfig(
+        vocab_size=32064,
+        hidden_size=5120,
+        intermediate_size=13824,
+        num_hidden_layers=40,
+        num_attention_heads=40,
+    ),
+}
+# The plan's names, and the table's.
 COLUMNS = {
     "weights": "weights",
     "gradients": "gradients",
@@ -19,42 +30,42 @@ COLUMNS = {
     "gathered": "gathered",
     "logits": "logits",
     "activations kept": "activations kept",
-    "activations": "activations run again",
+    "activations": "activations recomputed",
     "all kept": "all, kept",
-    "all": "all, run again",
-    "GB sent": "GB sent a step",
+    "all": "all, recomputed",
+    "GB sent": "GB sent per step",
     "hours": "hours",
 }
 
 
-def main() -> None:
-    print(
-        "| model | stage | GPUs | batch: micro x GPUs x rounds | "
-        + " | ".join(COLUMNS.values())
-        + " |"
+def row(name: str, text: LlamaConfig, stage: int, gpus: int) -> str:
+    config = LlavaConfig(VisionConfig(image_size=336), text, "mlp2x_gelu")
+    trainable = {
+        "vision_tower.": False,
+        "multi_modal_projector.": True,
+        "language_model.": stage == 2,
+    }
+    recipe = RECIPES["v1.5"][stage]
+    batch = recipe["batch"]
+    micro = min(MAX_MICRO_BATCH, batch // gpus)
+    rounds = batch // gpus // micro
+    plan = figures(
+        config, trainable, gpus, batch, micro, TOKENS, recipe["samples"], FLOPS_PER_SECOND
     )
-    print("|" + " --- |" * (4 + len(COLUMNS)))
-    for (name, text), stage in product(SHAPES.items(), (1, 2)):
-        config, recipe = (
-            LlavaConfig(VisionConfig(336), text, "mlp2x_gelu"),
-            RECIPES["v1.5"][stage],
-        )
-        trainable = {
-            "vision_tower.": False,
-            "multi_modal_projector.": True,
-            "language_model.": stage == 2,
-        }
-        for gpus in (1, 2, 4, 8, 16, 32, 64):
-            batch, micro = recipe["batch"], min(16, recipe["batch"] // gpus)
-            found = figures(
-                config, trainable, gpus, batch, micro, 640, recipe["samples"], 0.4 * 312e12
-            )
-            rounds = batch // gpus // micro
-            print(
-                f"| {name} | {stage} | {gpus} | {micro} x {gpus} x {rounds} |",
-                " | ".join(f"{found[c]:.1f}" for c in COLUMNS),
-                "|",
-            )
+    cells = [name, str(stage), str(gpus), f"{micro} x {gpus} x {rounds}"]
+    for column in COLUMNS:
+        cells.append(f"{plan[column]:.1f}")
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    header = ["model", "stage", "GPUs", "batch: micro x GPUs x rounds", *COLUMNS.values()]
+    print(f"| {' | '.join(header)} |")
+    print("|" + " --- |" * len(header))
+    for name, text in MODELS.items():
+        for stage in (1, 2):
+            for gpus in (1, 2, 4, 8, 16, 32, 64):
+                print(row(name, text, stage, gpus))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
-"""Step time of both stages against transformers' LlavaForConditionalGeneration in an equally careful plain loop: the same
-batches, frozen parts without gradients, fused AdamW, gradient clipping, bf16 by autocast over fp32 weights. Interleaved.
+"""Time per training step, compared with transformers' LlavaForConditionalGeneration.
 
-python -m benchmarks.training                 # the toy geometry on this CPU; then 1x to 8x tokens, then 1, 2 and 4 ranks
-python -m benchmarks.training --quick
-python -m benchmarks.training --gpu           # 7B geometry, random weights, as many decoder layers as --layers says
+transformers runs in a plain loop that is written with the same care: the same batches, frozen
+parts without gradients, fused AdamW, gradient clipping, and bf16 by autocast over fp32 weights. The
+steps of both alternate.
+
+python -m benchmarks.training           # toy geometry on this CPU; then 1x to 8x tokens; then ranks
+python -m benchmarks.training --quick   # does it work? not: how fast is it?
+python -m benchmarks.training --gpu     # 7B geometry with random weights and --layers blocks
 """
 
 import argparse
@@ -13,96 +16,73 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
-from benchmarks.faults import command, run, world
+from benchmarks import small_world
 from nanollava.config import LlamaConfig, LlavaConfig, VisionConfig
-from nanollava.device import matmul_rate
+from nanollava.conversation import IGNORE_INDEX
+from nanollava.device import DTYPES, matmul_rate
 from nanollava.llava import LLaVA
 from nanollava.training import distributed, plan
 from nanollava.training.arguments import TrainConfig
 
-STAGES = [
-    {"vision_tower.": False, "multi_modal_projector.": True, "language_model.": on}
-    for on in (False, True)
-]
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+LR = 1e-5
+TRAINABLE = {
+    1: {"vision_tower.": False, "multi_modal_projector.": True, "language_model.": False},
+    2: {"vision_tower.": False, "multi_modal_projector.": True, "language_model.": True},
+}
 TOY = LlavaConfig(
     VisionConfig(100, 10, 160, 640, 6, 2),
     LlamaConfig(768, 128, 384, 5, 4, max_position_embeddings=1024),
     image_token_id=705,
 )
+# How far the first losses of both may differ, relative: else they are not the same model.
+LOSS_TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2}
+
+Step = Callable[[dict], float]  # one optimizer step on a batch; returns the loss
 
 
-def batch(config: LlavaConfig, samples: int, device) -> dict[str, torch.Tensor]:
-    """A picture and 60 to 180 tokens of text each, the last half of it labelled; padded on the right."""
+def make_batch(config: LlavaConfig, samples: int, device) -> dict[str, torch.Tensor]:
+    """Per sample an image and 60 to 180 text tokens, of which the last half is labelled."""
     generator = torch.Generator().manual_seed(0)
-    P, rows, labels = config.vision_config.num_patches, [], []
+    image = torch.full((config.vision_config.num_patches,), config.image_token_id)
+    ids = []
+    labels = []
     for _ in range(samples):
-        text = torch.randint(
-            3, 700, (int(torch.randint(60, 181, (1,), generator=generator)),), generator=generator
-        )
-        rows.append(torch.cat([torch.tensor([1]), torch.full((P,), config.image_token_id), text]))
-        labels.append(rows[-1].clone())
-        labels[-1][: -(len(text) // 2)] = -100
-    pad = nn.utils.rnn.pad_sequence
+        length = int(torch.randint(60, 181, (1,), generator=generator))
+        text = torch.randint(3, 700, (length,), generator=generator)
+        row = torch.cat([torch.tensor([1]), image, text])
+        row_labels = row.clone()
+        row_labels[: -(length // 2)] = IGNORE_INDEX
+        ids.append(row)
+        labels.append(row_labels)
     size = config.vision_config.image_size
+    pixels = torch.randn(samples, 3, size, size, generator=generator)
     return {
-        "input_ids": pad(rows, batch_first=True).to(device),
-        "labels": pad(labels, batch_first=True, padding_value=-100).to(device),
-        "pixel_values": torch.randn(samples, 3, size, size, generator=generator).to(device),
+        "input_ids": pad_sequence(ids, batch_first=True).to(device),
+        "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORE_INDEX).to(device),
+        "pixel_values": pixels.to(device),
     }
 
 
-def ours(config: LlavaConfig, stage: int, dtype: str, device, recompute: bool, path: Path):
-    """A step of loop.train, without its reader and log."""
+def our_step(path: Path, stage: int, dtype: str, device, recompute: bool) -> Step:
+    """A step of training.loop.train, without data loading and metrics."""
     model = LLaVA.from_pretrained(path, dtype=torch.float32)
-    distributed.freeze(model, STAGES[stage - 1])
-    settings = TrainConfig(dtype=dtype, checkpoint_activations=recompute)
-    distributed.shard(
-        model, model.language_model.model.layers, model.vision_tower, device, settings
-    )
+    distributed.freeze(model, TRAINABLE[stage])
+    config = TrainConfig(dtype=dtype, checkpoint_activations=recompute)
+    blocks = model.language_model.model.layers
+    distributed.shard(model, blocks, model.vision_tower, device, config)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, 1e-5, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(parameters, LR, weight_decay=0.0, fused=True)
 
-    def step(inputs) -> float:
-        loss, count = model.loss(**inputs)
-        (loss / count).backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        return (loss / count).item()
-
-    return step
-
-
-def theirs(config: LlavaConfig, stage: int, dtype: str, device, recompute: bool, path: Path):
-    from transformers import LlavaForConditionalGeneration
-
-    model = (
-        LlavaForConditionalGeneration.from_pretrained(path, dtype=torch.float32).to(device).train()
-    )
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(
-            "multi_modal_projector" in name or ("vision_tower" not in name and stage == 2)
-        )
-    for (
-        name,
-        parameter,
-    ) in model.named_parameters():  # ours is one linear map: the identity behind it is not trained
-        if "linear_2" in name and config.projector == "linear":
-            parameter.requires_grad_(False)
-    if recompute:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, 1e-5, weight_decay=0.0, fused=True)
-
-    def step(inputs) -> float:
-        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bf16"):
-            loss = model(**inputs, use_cache=False).loss
+    def step(batch: dict) -> float:
+        loss_sum, num_labels = model.loss(**batch)
+        loss = loss_sum / num_labels
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -112,93 +92,150 @@ def theirs(config: LlavaConfig, stage: int, dtype: str, device, recompute: bool,
     return step
 
 
-def seconds(steps: dict, inputs: dict, runs: int) -> tuple[dict, dict[str, list[float]], float]:
-    """Median seconds of a step of each, interleaved, the losses, and the median over all rounds of last over first."""
-    found, losses = {name: [] for name in steps}, {name: [] for name in steps}
-    for _ in range(runs + 1):
-        for name, step in steps.items():
-            begin = time.perf_counter()
-            losses[name].append(step(inputs))
-            found[name].append(time.perf_counter() - begin)
-    first, *_, last = [values[1:] for values in found.values()] * 2
-    ratio = statistics.median(b / a for a, b in zip(first, last, strict=True))
-    return {name: statistics.median(values[1:]) for name, values in found.items()}, losses, ratio
+def their_step(path: Path, stage: int, dtype: str, device, recompute: bool) -> Step:
+    from transformers import LlavaForConditionalGeneration
+
+    model = LlavaForConditionalGeneration.from_pretrained(path, dtype=torch.float32)
+    model.to(device).train()
+    # The layout has a second linear layer. If our projector is "linear", it is an identity.
+    is_linear = LLaVA.from_pretrained(path).config.projector == "linear"
+    for name, parameter in model.named_parameters():
+        is_projector = "multi_modal_projector" in name
+        is_llm = "vision_tower" not in name and not is_projector
+        is_trained = is_projector or (is_llm and stage == 2)
+        if is_linear and "linear_2" in name:
+            is_trained = False
+        parameter.requires_grad_(is_trained)
+    if recompute:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, LR, weight_decay=0.0, fused=True)
+
+    def step(batch: dict) -> float:
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bf16"):
+            loss = model(**batch, use_cache=False).loss
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    return step
+
+
+def timed(step: Step, batch: dict) -> tuple[float, float]:
+    """Seconds and loss of one step."""
+    start = time.perf_counter()
+    loss = step(batch)
+    return time.perf_counter() - start, loss
+
+
+def compare(
+    config: LlavaConfig,
+    path: Path,
+    stage: int,
+    dtype: str,
+    device,
+    samples: int,
+    runs: int,
+    recompute: bool,
+) -> dict:
+    """One row: median seconds of both, and the median over all rounds of theirs / ours."""
+    ours = our_step(path, stage, dtype, device, recompute)
+    theirs = their_step(path, stage, dtype, device, recompute)
+    batch = make_batch(config, samples, device)
+    our_seconds = []
+    their_seconds = []
+    for round in range(runs + 1):
+        seconds, our_loss = timed(ours, batch)
+        other_seconds, their_loss = timed(theirs, batch)
+        if round == 0:  # warm-up
+            difference = abs(our_loss - their_loss) / their_loss
+            assert difference < LOSS_TOLERANCE[dtype], (
+                f"not the same model: {our_loss} {their_loss}"
+            )
+            continue
+        our_seconds.append(seconds)
+        their_seconds.append(other_seconds)
+    ratios = [b / a for a, b in zip(our_seconds, their_seconds, strict=True)]
+
+    lengths = (batch["input_ids"] != 0).sum(1).tolist()
+    label_tokens = int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
+    work = sum(plan.flops(config, TRAINABLE[stage], lengths, samples, label_tokens).values())
+    seconds = statistics.median(our_seconds)
+    return {
+        "dtype": dtype,
+        "stage": stage,
+        "ours": seconds,
+        "theirs": statistics.median(their_seconds),
+        "ratio": statistics.median(ratios),
+        "tokens": sum(lengths) / seconds,
+        "mfu": work / seconds / matmul_rate(device, DTYPES[dtype]),
+    }
 
 
 def against_transformers(
-    config, device, samples: int, runs: int, path: Path, recompute=False, dtypes=DTYPES
+    config: LlavaConfig, path: Path, device, samples: int, runs: int, recompute: bool, dtypes
 ) -> list[dict]:
-    results = []
+    rows = []
     for dtype in dtypes:
-        peak = max(matmul_rate(device, kind) for kind in {DTYPES[dtype], torch.float32})
         for stage in (1, 2):
-            steps = {
-                f.__name__: f(config, stage, dtype, device, recompute, path) for f in (ours, theirs)
-            }
-            inputs = batch(config, samples, device)
-            found, losses, ratio = seconds(steps, inputs, runs)
-            gap = abs(losses["ours"][0] - losses["theirs"][0]) / losses["theirs"][0]
-            assert gap < (1e-5 if dtype == "fp32" else 2e-2), f"not the same model: {losses}"
-            lengths = (
-                (inputs["labels"][:, 1:] != -100).sum().item(),
-                (inputs["input_ids"] != 0).sum(1).tolist(),
-            )
-            work = sum(
-                plan.flops(config, STAGES[stage - 1], lengths[1], samples, lengths[0]).values()
-            )
-            row = dict(dtype=dtype, stage=stage, **found, ratio=ratio)
-            row |= dict(tokens=sum(lengths[1]) / found["ours"], mfu=work / found["ours"] / peak)
-            results.append(row)
+            row = compare(config, path, stage, dtype, device, samples, runs, recompute)
+            rows.append(row)
             print(
-                f"{dtype} stage {stage}: ours {found['ours']:.4f} s, transformers {found['theirs']:.4f} s, "
-                f"ratio {row['ratio']:.2f}; {row['tokens']:,.0f} tokens/s, MFU {row['mfu']:.0%} of the measured "
-                f"{dtype} matmul rate",
+                f"{dtype} stage {stage}: ours {row['ours']:.4f} s, transformers "
+                f"{row['theirs']:.4f} s, ratio {row['ratio']:.2f}; {row['tokens']:,.0f} tokens/s, "
+                f"MFU {row['mfu']:.0%} of the measured {dtype} matmul rate",
                 flush=True,
             )
-    return results
+    return rows
 
 
-def against_work(config, device, base: int, runs: int, path: Path) -> list[dict]:
-    results = []
+def against_tokens(config: LlavaConfig, path: Path, device, samples: int, runs: int) -> list[dict]:
+    """Seconds per step for 1, 2, 4 and 8 times as many samples."""
+    rows = []
     for stage in (1, 2):
-        step = ours(config, stage, "fp32", device, False, path)
+        step = our_step(path, stage, "fp32", device, recompute=False)
         for factor in (1, 2, 4, 8):
-            found = seconds({"ours": step}, batch(config, base * factor, device), runs)[0]["ours"]
-            results.append(dict(stage=stage, factor=factor, seconds=found))
+            batch = make_batch(config, samples * factor, device)
+            step(batch)  # warm-up
+            seconds = statistics.median(timed(step, batch)[0] for _ in range(runs))
+            if factor == 1:
+                base_seconds = seconds
+            rows.append({"stage": stage, "factor": factor, "seconds": seconds})
             print(
-                f"stage {stage}, {factor}x tokens: {found:.4f} s, {found / results[-factor.bit_length()]['seconds']:.2f}x",
+                f"stage {stage}, {factor}x tokens: {seconds:.4f} s, {seconds / base_seconds:.2f}x",
                 flush=True,
             )
-    return results
+    return rows
 
 
 def against_ranks(steps: int) -> list[dict]:
-    """Median seconds of a step of the scripts, a global batch of 16, by processes on this machine's cores."""
-    results = []
+    """Median seconds per step of the scripts with a global batch of 16, by number of processes."""
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
-        world(path)
-        for stage in ("align", "instruct"):
+        small_world.make(path)
+        for stage in small_world.RESULTS:
             for ranks in (1, 2, 4):
-                out = path / (f"out-{stage}-whole" if ranks == 1 else f"{stage}-{ranks}")
-                run(
-                    [*command(path, stage, out, ranks, steps), "--batch", "16", "--save-steps", "0"]
-                )
-                times = [
-                    json.loads(x)["seconds"]
-                    for x in (out / "metrics.jsonl").read_text().splitlines()
-                ]
-                found = statistics.median(b - a for a, b in zip(times, times[1:], strict=False))
-                results.append(dict(stage=stage, ranks=ranks, seconds=found))
+                out = path / f"{stage}-{ranks}"
+                if ranks == 1:
+                    out = small_world.reference(path, stage)
+                flags = ["--batch", 16, "--save-steps", 0]
+                small_world.run(small_world.command(path, stage, out, ranks, steps, *flags))
+                lines = (out / "metrics.jsonl").read_text().splitlines()
+                ends = [json.loads(line)["seconds"] for line in lines]
+                seconds = statistics.median(b - a for a, b in zip(ends, ends[1:], strict=False))
+                rows.append({"stage": stage, "ranks": ranks, "seconds": seconds})
                 print(
-                    f"{stage}, {ranks} ranks on {os.cpu_count()} cores: {found:.4f} s a step",
+                    f"{stage}, {ranks} ranks on {os.cpu_count()} cores: {seconds:.4f} s per step",
                     flush=True,
                 )
-    return results
+    return rows
 
 
-def make(config: LlavaConfig, path: Path) -> None:
-    """Random weights of about the published scale, as both sides load them."""
+def save_random_model(config: LlavaConfig, path: Path) -> None:
+    """Random weights of about the published scale, in the form that both sides load."""
     torch.manual_seed(0)
     model = LLaVA(config)
     for parameter in model.parameters():
@@ -207,47 +244,56 @@ def make(config: LlavaConfig, path: Path) -> None:
     model.save_pretrained(path)
 
 
+def measure_cpu(path: Path, quick: bool) -> dict:
+    device = distributed.start("cpu")
+    runs = 2 if quick else 15
+    save_random_model(TOY, path)
+    results = {
+        "transformers": against_transformers(TOY, path, device, 8, runs, False, ("fp32", "bf16")),
+        "work": against_tokens(TOY, path, device, 2, runs),
+        "ranks": against_ranks(steps=4 if quick else 20),
+    }
+    distributed.finish()
+    return results
+
+
+def measure_gpu(path: Path, quick: bool, layers: int) -> dict:
+    if not torch.cuda.is_available():
+        sys.exit("--gpu: torch finds no CUDA device here; not measured")
+    device = distributed.start("cuda")
+    runs = 2 if quick else 15
+    text = LlamaConfig(32064, num_hidden_layers=layers)
+    config = LlavaConfig(VisionConfig(336), text, "mlp2x_gelu")
+    save_random_model(config, path)
+    rows = against_transformers(config, path, device, 8, runs, recompute=True, dtypes=("bf16",))
+    distributed.finish()
+    return {"gpu": rows}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="few runs: whether it works, not how fast"
-    )
-    parser.add_argument(
-        "--gpu", action="store_true", help="7B geometry on one CUDA device, in place of the rest"
-    )
+    parser.add_argument("--quick", action="store_true", help="few runs")
+    parser.add_argument("--gpu", action="store_true", help="measure one CUDA device instead")
     parser.add_argument(
         "--layers",
         type=int,
         default=32,
-        help="decoder layers of --gpu; AdamW's state takes 16 bytes a parameter",
+        help="decoder blocks of --gpu; training takes 16 bytes per parameter",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     args = parser.parse_args()
-    os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     torch.set_num_threads(1)
-    runs = 2 if args.quick else 15
-    if args.gpu and not torch.cuda.is_available():
-        sys.exit("--gpu: torch finds no CUDA device here; not measured")
-    device = distributed.start("cuda" if args.gpu else "cpu")
     with tempfile.TemporaryDirectory() as folder:
         if args.gpu:
-            config = LlavaConfig(
-                VisionConfig(336), LlamaConfig(32064, num_hidden_layers=args.layers), "mlp2x_gelu"
-            )
-            make(config, Path(folder))
-            result = {
-                "gpu": against_transformers(config, device, 8, runs, Path(folder), True, ("bf16",))
-            }
+            results = measure_gpu(Path(folder), args.quick, args.layers)
         else:
-            make(TOY, Path(folder))
-            result = {"transformers": against_transformers(TOY, device, 8, runs, Path(folder))}
-            result["work"] = against_work(TOY, device, 2, runs, Path(folder))
-            result["ranks"] = against_ranks(4 if args.quick else 20)
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=2) + "\n")
-    distributed.finish()
+            results = measure_cpu(Path(folder), args.quick)
+    if args.json is not None:
+        args.json.write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":
