@@ -90,7 +90,8 @@ class Job:
     def kill(self) -> bool:
         """kill -9 of the process and its children: torchrun's workers have sessions of their own.
 
-        Returns False if it had already finished."""
+        Returns False if it had already finished.
+        """
         if self.is_running():
             children = subprocess.run(
                 ["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True

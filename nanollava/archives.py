@@ -41,7 +41,8 @@ class ImageFiles:
     PREFIX=ARCHIVE has the names that begin with PREFIX/.
 
     Archives are never unpacked. Each image is read by its offset, with a file handle of its own,
-    so that worker processes share nothing."""
+    so that worker processes share nothing.
+    """
 
     def __init__(self, sources: Iterable[str | Path]):
         self.folders: list[Path] = []

@@ -1,7 +1,8 @@
 """Instruction data: records of LLaVA's JSON files become samples, and samples padded batches.
 
 A record is {"image": NAME or a list of names, "conversations": [{"from": "human", "value": TEXT},
-...]}, with one <image> in the text for every name, and no "image" if there is none."""
+...]}, with one <image> in the text for every name, and no "image" if there is none.
+"""
 
 import json
 import zlib
@@ -35,7 +36,8 @@ class InstructionData(torch.utils.data.Dataset):
     """The records of a data file as samples.
 
     A sample is a dict of `input_ids` (T,), `labels` (T,) and, if the record has images,
-    `pixel_values` (images, 3, H, W). Call `check` and `leave_out` before training."""
+    `pixel_values` (images, 3, H, W). Call `check` and `leave_out` before training.
+    """
 
     def __init__(
         self,
@@ -94,7 +96,8 @@ class InstructionData(torch.utils.data.Dataset):
     def tokens(self, record: dict) -> tuple[list[int], list[int]]:
         """Ids and labels of a record, at most `max_length` of them.
 
-        The end is cut off, but never an image, and never all labels."""
+        The end is cut off, but never an image, and never all labels.
+        """
         ids, labels = encode(record["conversations"], self.tokenizer, self.template)
         ids, labels = expand(ids, labels, self.image_token_id, self.num_patches)
         if self.image_token_id in ids[self.max_length :]:
@@ -126,7 +129,8 @@ class InstructionData(torch.utils.data.Dataset):
         """The errors in these records, by index; good records are not in the dict.
 
         Checks turns, length, and whether each image exists; with `open_images`, also whether it
-        can be decoded."""
+        can be decoded.
+        """
         indices = list(indices)
         errors = {}
         with ThreadPoolExecutor(max(1, threads)) as pool:
@@ -162,7 +166,8 @@ class InstructionData(torch.utils.data.Dataset):
         """Take the bad records out of use. Returns a summary, "" if there are none.
 
         Without `skip_bad`, or if no record would remain, raises a DataError that lists all of
-        them."""
+        them.
+        """
         if not errors:
             return ""
         lines = []
@@ -181,7 +186,8 @@ def collate(samples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor | 
     """Join samples to a batch.
 
     `input_ids` and `labels` (B, T) are padded on the right; `pixel_values` (N, 3, H, W) has all
-    images in reading order, or is None without any."""
+    images in reading order, or is None without any.
+    """
     ids = [sample["input_ids"] for sample in samples]
     labels = [sample["labels"] for sample in samples]
     pixels = [sample["pixel_values"] for sample in samples if "pixel_values" in sample]

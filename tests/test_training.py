@@ -28,7 +28,8 @@ STAGE_2 = {"vision_tower.": False, "multi_modal_projector.": True, "language_mod
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
     """A tiny random CLIP, a tiny random Llama with a tokenizer, and a little data. Every second
-    record of mixed.json is text only: some micro-batches of some ranks have no image."""
+    record of mixed.json is text only: some micro-batches of some ranks have no image.
+    """
     path = tmp_path_factory.mktemp("world")
     transformers.set_seed(0)
     randomise(transformers.CLIPVisionModel(vision_config())).save_pretrained(path / "clip")

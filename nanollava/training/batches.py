@@ -1,7 +1,8 @@
 """Which samples make up a step, and which of them each rank reads.
 
 The order depends on the seed, the number of samples and the global batch, never on the number of
-ranks or the micro-batch: more GPUs train the same model."""
+ranks or the micro-batch: more GPUs train the same model.
+"""
 
 import math
 from collections.abc import Callable, Iterator
@@ -53,7 +54,8 @@ def global_batches(
 
     `groups` has (has images, length) for every sample. With it, a batch is of one modality, except
     the epoch's last, and sorted by length, so that micro-batches hold samples of similar
-    length."""
+    length.
+    """
     batches = []
     for epoch in range(epochs):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
@@ -98,7 +100,8 @@ def rank_share(batch: list[int], micro: int, rank: int, world_size: int) -> list
 
     All ranks must make the same number of forward passes, because each pass gathers weights from
     all of them. A rank that runs out of samples repeats one without its labels, which adds
-    nothing."""
+    nothing.
+    """
     mine = [SampleKey(i, True) for i in batch[rank::world_size]]
     rounds = math.ceil(len(batch) / (world_size * micro))
     share = []
@@ -124,7 +127,8 @@ class KeyedSamples(Dataset):
 class Collator:
     """Joins samples to a MicroBatch. A class, so that worker processes can receive it.
 
-    `flops(lengths, images, label_tokens)` is the work of forward and backward, for MFU."""
+    `flops(lengths, images, label_tokens)` is the work of forward and backward, for MFU.
+    """
 
     collate: Callable[[list[dict]], dict]
     flops: Callable[[list[int], int, int], dict] | None = None

@@ -32,7 +32,8 @@ def load_dataset(
 ) -> InstructionData:
     """One data file, checked. Each rank checks a share of the records.
 
-    Bad records raise a DataError that lists all of them; with --skip-bad they are left out."""
+    Bad records raise a DataError that lists all of them; with --skip-bad they are left out.
+    """
     data = InstructionData(
         path,
         config.images or Path(path).parent,

@@ -22,7 +22,8 @@ from .arguments import TrainConfig
 def start(device_name: str) -> torch.device:
     """Join torchrun's process group, or form one of this process alone.
 
-    Returns the device of this rank."""
+    Returns the device of this rank.
+    """
     if device_name == "auto" and not torch.cuda.is_available():
         device_name = "cpu"  # not mps
     device = pick_device(device_name)
@@ -59,14 +60,16 @@ def wait_for_gloo_threads() -> None:
     the thread needs Python's lock. If it asks for the lock while the interpreter is shutting down,
     Python (before 3.14) ends the thread in a place where C++ can only abort the process: exit code
     -6 after all work is done. torch offers no call that waits for these threads, and FSDP keeps
-    them alive to the end."""
+    them alive to the end.
+    """
     time.sleep(0.2)  # releases the lock; the threads need microseconds
 
 
 def freeze(model: nn.Module, trainable: dict[str, bool]) -> list[str]:
     """Apply a table of name prefixes to `requires_grad`. Every parameter must match a row.
 
-    Returns one line of text per row, with its number of parameters."""
+    Returns one line of text per row, with its number of parameters.
+    """
     counts = dict.fromkeys(trainable, 0)
     for name, parameter in model.named_parameters():
         prefix = matching_prefix(name, trainable)
@@ -97,7 +100,8 @@ def shard(
 
     What is trained becomes float32 (the master weights), what is frozen the compute dtype. The
     frozen tower is not sharded: each rank has all of it. Weights may still be memory-mapped files;
-    then each rank reads one block at a time and keeps only its shard."""
+    then each rank reads one block at a time and keeps only its shard.
+    """
     dtype = pick_dtype(config.dtype, device)
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     options = {"mesh": mesh, "ignored_params": set(frozen_tower.parameters())}
@@ -137,7 +141,8 @@ def move_unsharded(module: nn.Module, device: torch.device, dtype: torch.dtype) 
 def full_state(model: nn.Module, dtype: torch.dtype, *prefixes: str) -> dict[str, torch.Tensor]:
     """The unsharded state dict of the names that start with `prefixes`, on the CPU.
 
-    Every rank must call it; rank 0 gets the tensors, the others an empty dict."""
+    Every rank must call it; rank 0 gets the tensors, the others an empty dict.
+    """
     state = {}
     for name, tensor in model.state_dict().items():
         if not name.startswith(prefixes):

@@ -1,7 +1,8 @@
 """The training loop of both stages.
 
 It knows neither LLaVA nor its files. It needs a model with `loss(**batch) -> (loss_sum,
-num_labels)` and a data set of dicts with `labels`."""
+num_labels)` and a data set of dicts with `labels`.
+"""
 
 import math
 from collections.abc import Callable
@@ -84,7 +85,8 @@ def is_due(step: int, interval: int) -> bool:
 def cosine(step: int, steps: int, warmup: float) -> float:
     """Fraction of the peak learning rate: linear warm-up, then half a cosine down to 0.
 
-    `warmup` is the fraction of the steps in which it rises."""
+    `warmup` is the fraction of the steps in which it rises.
+    """
     warmup_steps = max(1, math.ceil(steps * warmup))
     if step < warmup_steps:
         return (step + 1) / warmup_steps

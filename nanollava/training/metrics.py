@@ -125,7 +125,8 @@ class Metrics:
 def keep_lines_before(path: Path, first_step: int) -> float:
     """Drop the steps that a resumed run repeats, and a line that was cut off.
 
-    Returns the training seconds up to the last line that is kept."""
+    Returns the training seconds up to the last line that is kept.
+    """
     kept = []
     seconds = 0.0
     if first_step > 0 and path.is_file():

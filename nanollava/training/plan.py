@@ -1,7 +1,8 @@
 """What a training will take, computed from the config: parameters, memory, FLOPs, hours, traffic.
 
 One quantity per line, with its unit. `--plan` prints the result; notebook 10 derives the
-formulas."""
+formulas.
+"""
 
 import math
 from dataclasses import replace
@@ -107,7 +108,8 @@ def flops(
 
     A matrix product takes 2 FLOPs per weight and token in each pass. The head only runs on the
     `label_tokens`. Recomputed activations do not count: MFU is about the work
-    that must be done."""
+    that must be done.
+    """
     tokens = sum(lengths)
     linear_1, linear_2 = projector_flops(config, images)
     matrices = matrix_flops(config, tokens, label_tokens)
@@ -173,7 +175,8 @@ def activations(
     """Bytes that the decoder's blocks keep for the backward pass, for `tokens` in all.
 
     First with all activations kept; second with checkpointing: the inputs of all blocks, and
-    everything of the one block that is being recomputed. `size` is the bytes per number."""
+    everything of the one block that is being recomputed. `size` is the bytes per number.
+    """
     text = config.text_config
     D = text.hidden_size
     F = text.intermediate_size
@@ -208,7 +211,8 @@ def memory(
     """Bytes on each of `gpus` GPUs: bf16 computation over fp32 master weights, sharded by FSDP2.
 
     `micro` samples of `tokens` tokens run at once. `offload` keeps the trained state in CPU
-    memory."""
+    memory.
+    """
     n = parameters(config)
     trained = trained_parameters(config, trainable)
     kept, checkpointed = activations(config, trainable, micro * tokens)
@@ -265,7 +269,8 @@ def figures(
     offload: bool = False,
 ) -> dict[str, float]:
     """The plan: GiB per GPU, with checkpointing and with all activations kept; GB that each GPU
-    sends per step; hours for `samples` at `rate` FLOP/s per GPU."""
+    sends per step; hours for `samples` at `rate` FLOP/s per GPU.
+    """
     label_tokens = max_label_tokens(config, tokens)
     checkpointed = memory(config, trainable, gpus, micro, tokens, label_tokens, True, offload)
     kept = memory(config, trainable, gpus, micro, tokens, label_tokens, False, offload)

@@ -1,7 +1,8 @@
 """Resumable checkpoints: torch DCP directories `step-N`, written under a temporary name.
 
 A checkpoint holds the trained weights, AdamW's state and the random state, sharded as they are.
-With the step number they determine the rest of the run bit by bit."""
+With the step number they determine the rest of the run bit by bit.
+"""
 
 import json
 import shutil
@@ -35,7 +36,8 @@ class Checkpoints:
 
     def __init__(self, config: TrainConfig, model, optimizer, fingerprint: dict):
         """`fingerprint` has all values on which the result depends. A run resumes only from a
-        checkpoint with the same fingerprint."""
+        checkpoint with the same fingerprint.
+        """
         self.config = config
         self.folder = Path(config.out) / "checkpoints"
         self.model = model
@@ -63,7 +65,8 @@ class Checkpoints:
         """Save after `step` of `steps` steps if it is time, or if a signal stops the run.
 
         If that fails, for example because the disk is full, the run continues with a warning. Only
-        a run that is being stopped raises the CheckpointError: its work would be lost."""
+        a run that is being stopped raises the CheckpointError: its work would be lost.
+        """
         by_steps = self.config.save_steps > 0 and step % self.config.save_steps == 0
         by_time = self.minutes_are_over(device)
         at_end = self.in_use and step == steps
@@ -101,7 +104,8 @@ def save(
 ) -> Path:
     """Write the state after `step` steps and remove all but the newest `keep` checkpoints.
 
-    run.json gets the fingerprint. If writing fails, the previous checkpoints are untouched."""
+    run.json gets the fingerprint. If writing fails, the previous checkpoints are untouched.
+    """
     final = folder / f"step-{step:08d}"
     temporary = final.with_suffix(".partial")
     try:
@@ -153,7 +157,8 @@ def load(
     """Load the newest readable checkpoint into model, optimizer and random state.
 
     Returns its run.json, or {} if there is no checkpoint. An unreadable one is reported, and the
-    one before it is used. One with another fingerprint is a CheckpointError."""
+    one before it is used. One with another fingerprint is a CheckpointError.
+    """
     fingerprint = json.loads(json.dumps(fingerprint))  # as it comes back from a file
     checkpoints = list_checkpoints(folder)
     for path in checkpoints:
