@@ -20,21 +20,28 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-NUMBER = re.compile(r"-?\d+\.\d+")
+README = HERE / "README.md"
+SECONDS = 600  # that one cell may take
+
+DECIMAL = re.compile(r"-?\d+\.\d+")
 SOLUTION = re.compile(r"<details>.*?```python\n(.*?)```.*?</details>", re.DOTALL)
-ROW = re.compile(r"\[`(\w+(?:\.\w+)*)`\]\(\.\./([\w/]+\.py)#L(\d+)\)")
+SYMBOL_LINK = re.compile(r"\[`(\w+(?:\.\w+)*)`\]\(\.\./([\w/]+\.py)#L(\d+)\)")  # name, file, line
 
 
 def same_text(a: str, b: str) -> bool:
     """Equal except for the last printed digit of decimal fractions."""
-    ours, theirs = NUMBER.findall(a), NUMBER.findall(b)
-    if len(ours) != len(theirs) or NUMBER.sub("#", a).split() != NUMBER.sub("#", b).split():
+    if DECIMAL.sub("#", a).split() != DECIMAL.sub("#", b).split():
         return False
-    for x, y in zip(ours, theirs, strict=True):
-        digits = min(len(v.split(".")[1]) for v in (x, y))
+    for x, y in zip(DECIMAL.findall(a), DECIMAL.findall(b), strict=True):
+        digits = min(decimals(x), decimals(y))
         if abs(float(x) - float(y)) > 1.01 * 10.0**-digits:
             return False
     return True
+
+
+def decimals(number: str) -> int:
+    """Digits behind the point."""
+    return len(number.split(".")[1])
 
 
 def text_of(cell: dict) -> str:
@@ -42,102 +49,149 @@ def text_of(cell: dict) -> str:
     parts = []
     for output in cell.get("outputs", []):
         if output["output_type"] == "stream" and output["name"] == "stdout":
-            parts.append(output["text"])
+            parts.append("".join(output["text"]))
         elif output["output_type"] == "execute_result":
-            parts.append(output["data"].get("text/plain", ""))
-    return "".join("".join(part) for part in parts)
+            parts.append("".join(output["data"].get("text/plain", "")))
+    return "".join(parts)
+
+
+def tags(cell: dict) -> list[str]:
+    return cell["metadata"].get("tags", [])
 
 
 def differences(before: list[dict], after: list[dict]) -> list[str]:
     """The cells whose text differs, except those tagged "varies"."""
-    found = []
+    messages = []
     for old, new in zip(before, after, strict=True):
-        varies = "varies" in old["metadata"].get("tags", [])
-        if old["cell_type"] == "code" and not varies and not same_text(text_of(old), text_of(new)):
-            found.append(
-                f"cell {old['id']}:\n  committed: {text_of(old)!r}\n  now:       {text_of(new)!r}"
-            )
-    return found
+        if old["cell_type"] != "code" or "varies" in tags(old):
+            continue
+        committed = text_of(old)
+        now = text_of(new)
+        if not same_text(committed, now):
+            cell = f"cell {old['id']}:"
+            messages.append(f"{cell}\n  committed: {committed!r}\n  now:       {now!r}")
+    return messages
 
 
 def line_of(path: Path, name: str) -> int:
     """The line on which a class, function, method or constant `name` of a module begins."""
     node = ast.parse(path.read_text(encoding="utf-8"))
     for part in name.split("."):
-        for child in node.body:
-            targets = [t.id for t in getattr(child, "targets", []) if isinstance(t, ast.Name)]
-            if part in (getattr(child, "name", None), *targets):
-                node = child
-                break
-        else:
+        node = definition(node, part)
+        if node is None:
             raise LookupError(f"{path}: no {name!r}")
     return node.lineno
 
 
-def with_lines(readme: str) -> str:
-    """The text of README.md with the current line numbers of the modules."""
-    return ROW.sub(lambda m: f"[`{m[1]}`](../{m[2]}#L{line_of(HERE.parent / m[2], m[1])})", readme)
+def definition(scope: ast.AST, name: str) -> ast.AST | None:
+    """The statement that defines `name` in a module or class."""
+    for statement in scope.body:
+        if getattr(statement, "name", None) == name:
+            return statement
+        for target in getattr(statement, "targets", []):
+            if isinstance(target, ast.Name) and target.id == name:
+                return statement
+    return None
 
 
-def execute(path: Path, check: bool) -> list[str]:
-    import nbformat
+def renew_lines() -> None:
+    """Writes the current line numbers of the modules into README.md."""
+
+    def link(match: re.Match) -> str:
+        name, file, _ = match.groups()
+        return f"[`{name}`](../{file}#L{line_of(HERE.parent / file, name)})"
+
+    text = README.read_text(encoding="utf-8")
+    README.write_text(SYMBOL_LINK.sub(link, text), encoding="utf-8")
+
+
+def run(notebook) -> None:
+    """Runs all cells in place, an exercise's solution instead of its empty cell."""
     from nbclient import NotebookClient
 
-    notebook = nbformat.read(path, 4)
-    committed = [dict(cell) for cell in notebook.cells]
     stubs = {}
     for above, cell in zip(notebook.cells, notebook.cells[1:], strict=False):
-        if "exercise" in cell.metadata.get("tags", []):
+        if "exercise" in tags(cell):
             stubs[cell.id] = cell.source
             cell.source = SOLUTION.search(above.source)[1]
-    start = time.time()
-    options = dict(timeout=600, kernel_name="python3", record_timing=False, coalesce_streams=True)
-    client = NotebookClient(notebook, extra_arguments=["--log-level=ERROR"], **options)
+    client = NotebookClient(
+        notebook,
+        timeout=SECONDS,
+        kernel_name="python3",
+        record_timing=False,
+        coalesce_streams=True,
+        extra_arguments=["--log-level=ERROR"],
+    )
     client.execute(cwd=str(HERE))
-    print(f"{path.name}: {time.time() - start:.0f} s", flush=True)
     for cell in notebook.cells:
         if cell.id in stubs:
-            cell.source, cell.outputs, cell.execution_count = stubs[cell.id], [], None
-    if check:
-        return differences(committed, notebook.cells)
+            cell.source = stubs[cell.id]
+            cell.outputs = []
+            cell.execution_count = None
+
+
+def number_cells(cells: list) -> None:
+    """Counts the code cells from 1, without the exercises."""
     count = 0
-    for cell in notebook.cells:
-        if cell.cell_type == "code" and cell.id not in stubs:
+    for cell in cells:
+        if cell.cell_type == "code" and "exercise" not in tags(cell):
             count += 1
             cell.execution_count = count
             for output in cell.outputs:
                 if "execution_count" in output:
                     output["execution_count"] = count
+
+
+def execute(path: Path, check: bool) -> list[str]:
+    """Runs one notebook and writes it, or returns what differs from the file."""
+    import nbformat
+
+    notebook = nbformat.read(path, 4)
+    committed = [dict(cell) for cell in notebook.cells]
+    start = time.time()
+    run(notebook)
+    print(f"{path.name}: {time.time() - start:.0f} s", flush=True)
+    if check:
+        return differences(committed, notebook.cells)
+    number_cells(notebook.cells)
     notebook.metadata = {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
     }
-    notebook.metadata["language_info"] = {"name": "python"}
     nbformat.validate(notebook)
     nbformat.write(notebook, path)
     return []
 
 
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
         "numbers", nargs="*", help="numbers of the notebooks to run, as 01 (default: all)"
     )
     parser.add_argument("--check", action="store_true", help="compare, change no file")
     parser.add_argument("--lines", action="store_true", help="only renew README.md's line numbers")
-    args = parser.parse_args()
-    readme = HERE / "README.md"
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
     if args.lines:
-        readme.write_text(with_lines(readme.read_text(encoding="utf-8")), encoding="utf-8")
+        renew_lines()
         return
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    paths = [
-        p for p in sorted(HERE.glob("*.ipynb")) if not args.numbers or p.name[:2] in args.numbers
-    ]
-    wrong = [f"{path.name}, {line}" for path in paths for line in execute(path, args.check)]
+    paths = sorted(HERE.glob("*.ipynb"))
+    if args.numbers:
+        paths = [path for path in paths if path.name[:2] in args.numbers]
+    messages = []
+    for path in paths:
+        for message in execute(path, args.check):
+            messages.append(f"{path.name}, {message}")
     if not args.check:
-        readme.write_text(with_lines(readme.read_text(encoding="utf-8")), encoding="utf-8")
-    print("\n".join(wrong) or f"{len(paths)} notebooks ran")
-    sys.exit(bool(wrong))
+        renew_lines()
+    if messages:
+        print("\n".join(messages))
+        sys.exit(1)
+    print(f"{len(paths)} notebooks ran")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 HERE = ROOT / "notebooks"
 NOTEBOOKS = sorted(HERE.glob("*.ipynb"))
+README = (HERE / "README.md").read_text(encoding="utf-8")
 execute = SimpleNamespace(**runpy.run_path(str(HERE / "execute.py")))
 
 ROW = re.compile(
@@ -22,99 +23,161 @@ ROW = re.compile(
     r"\| \[`([\w.]+)`\]\(\.\./(\S+)#L(\d+)\) "  # symbol, file and line
     r"\| `(\S+)::(\w+)` \|"  # test
 )
-TABLE = (HERE / "README.md").read_text(encoding="utf-8").split("## Every equation")[1]
+TABLE = README.split("## Every equation")[1]
 ROWS = [line for line in TABLE.splitlines() if line.startswith("|")][2:]
+LINK = re.compile(r"\]\((?!https?:)([^)#]+)\)")  # to a file of the project
+
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
 def cells(path: Path) -> list[dict]:
-    found = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    return [cell | {"source": "".join(cell["source"])} for cell in found]
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    for cell in cells:
+        cell["source"] = "".join(cell["source"])
+    return cells
 
 
-def tags(cell: dict) -> list[str]:
-    return cell["metadata"].get("tags", [])
+def sources(path: Path, cell_type: str) -> list[str]:
+    return [cell["source"] for cell in cells(path) if cell["cell_type"] == cell_type]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_parts(path):
-    found = cells(path)
-    first, last = found[0]["source"], found[-1]["source"]
+def exercises(path: Path) -> list[tuple[dict, dict]]:
+    """The cell that states an exercise and the empty cell below it, for each."""
+    pairs = zip(cells(path), cells(path)[1:], strict=False)
+    return [(above, cell) for above, cell in pairs if "exercise" in execute.tags(cell)]
+
+
+def run_cells(path: Path) -> list[dict]:
+    """The cells whose outputs are stored."""
+    code = [cell for cell in cells(path) if cell["cell_type"] == "code"]
+    return [cell for cell in code if "exercise" not in execute.tags(cell)]
+
+
+@every_notebook
+def test_opens_with_a_title_what_it_teaches_and_what_it_needs(path):
+    first = cells(path)[0]["source"]
     assert first.startswith(f"# {int(path.name[:2])}. ")
-    assert "**At the end you will know**" in first and "**You need**" in first
-    assert last.startswith("**The module:**")
-    links = [
-        t
-        for c in found
-        for t in re.findall(r"\]\((?!https?:)([^)#]+)\)", c["source"])
-        if c["cell_type"] == "markdown"
-    ]
-    assert links and all((HERE / link).is_file() for link in links), links
-    text = "\n".join(c["source"] for c in found if c["cell_type"] == "markdown")
-    assert "| symbol | variable | shape |" in text and text.count("$$") >= 4
-    assert sum("assert_close(" in c["source"] for c in found if c["cell_type"] == "code") >= 2
+    assert "**At the end you will know**" in first
+    assert "**You need**" in first
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_exercises_have_folded_solutions_that_assert(path):
-    found = cells(path)
-    answers = [i for i, c in enumerate(found) if "exercise" in tags(c)]
-    assert 2 <= len(answers) <= 3
-    for i in answers:
-        statement = found[i - 1]["source"]
-        solution = execute.SOLUTION.search(statement)[1]
-        assert statement.startswith("**Exercise ") and "<summary>Solution</summary>" in statement
-        assert (
-            any(isinstance(n, ast.Assert) for n in ast.walk(ast.parse(solution)))
-            or "assert_close(" in solution
-        )
-        assert not found[i]["outputs"] and found[i]["source"].startswith("#")
+@every_notebook
+def test_closes_with_the_module(path):
+    assert cells(path)[-1]["source"].startswith("**The module:**")
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_outputs(path):
+@every_notebook
+def test_links_lead_to_files(path):
+    links = LINK.findall("\n".join(sources(path, "markdown")))
+    assert links
+    assert [link for link in links if not (HERE / link).exists()] == []
+
+
+@every_notebook
+def test_has_a_table_of_symbols_equations_and_comparisons(path):
+    text = "\n".join(sources(path, "markdown"))
+    comparisons = [source for source in sources(path, "code") if "assert_close(" in source]
+    assert "| symbol | variable | shape |" in text
+    assert text.count("$$") >= 4
+    assert len(comparisons) >= 2
+
+
+@every_notebook
+def test_has_two_or_three_exercises_with_empty_cells(path):
+    assert 2 <= len(exercises(path)) <= 3
+    for statement, cell in exercises(path):
+        assert statement["source"].startswith("**Exercise ")
+        assert cell["source"].startswith("#")
+        assert cell["outputs"] == []
+
+
+@every_notebook
+def test_solutions_are_folded_and_assert(path):
+    for statement, _ in exercises(path):
+        assert "<summary>Solution</summary>" in statement["source"]
+        solution = execute.SOLUTION.search(statement["source"])[1]
+        asserts = [node for node in ast.walk(ast.parse(solution)) if isinstance(node, ast.Assert)]
+        assert asserts or "assert_close(" in solution
+
+
+@every_notebook
+def test_is_less_than_half_a_megabyte(path):
     assert path.stat().st_size < 0.5e6
-    code = [c for c in cells(path) if c["cell_type"] == "code" and "exercise" not in tags(c)]
-    assert [c["execution_count"] for c in code] == list(range(1, len(code) + 1)), (
-        "run notebooks/execute.py"
-    )
-    outputs = [output for c in code for output in c["outputs"]]
-    assert not [o for o in outputs if o["output_type"] == "error" or o.get("name") == "stderr"]
-    assert any("image/png" in o.get("data", {}) for o in outputs)
+
+
+@every_notebook
+def test_was_run_from_top_to_bottom(path):
+    counts = [cell["execution_count"] for cell in run_cells(path)]
+    assert counts == list(range(1, len(counts) + 1)), "run notebooks/execute.py"
+
+
+@every_notebook
+def test_stored_outputs_hold_figures_and_no_errors(path):
+    outputs = []
+    for cell in run_cells(path):
+        outputs += cell["outputs"]
+    assert [output for output in outputs if output["output_type"] == "error"] == []
+    assert [output for output in outputs if output.get("name") == "stderr"] == []
+    assert [output for output in outputs if "image/png" in output.get("data", {})]
 
 
 def test_every_notebook_is_listed():
-    listed = re.findall(
-        r"^\| \[\d\d [^]]+\]\((\S+)\)",
-        (HERE / "README.md").read_text(encoding="utf-8"),
-        re.MULTILINE,
-    )
+    listed = re.findall(r"^\| \[\d\d [^]]+\]\((\S+)\)", README, re.MULTILINE)
     assert listed == [path.name for path in NOTEBOOKS]
-    assert {ROW.fullmatch(row)[1] for row in ROWS} <= set(listed)
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_row_of_the_table(row):
-    notebook, cell, name, module, line, test_file, test = ROW.fullmatch(row).groups()
-    source = next((c["source"] for c in cells(HERE / notebook) if c["id"] == cell), None)
-    assert source is not None, f"{notebook} has no cell {cell!r}"
-    assert "assert" in source
-    assert int(line) == execute.line_of(ROOT / module, name), "run notebooks/execute.py"
+def test_row_of_the_table_names_a_cell_that_asserts(row):
+    notebook, cell_id, *_ = ROW.fullmatch(row).groups()
+    matches = [cell["source"] for cell in cells(HERE / notebook) if cell["id"] == cell_id]
+    assert len(matches) == 1
+    assert "assert" in matches[0]
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_row_of_the_table_names_a_line_and_a_test(row):
+    *_, symbol, file, line, test_file, test = ROW.fullmatch(row).groups()
+    assert int(line) == execute.line_of(ROOT / file, symbol), "run notebooks/execute.py --lines"
     assert f"\ndef {test}(" in (ROOT / test_file).read_text(encoding="utf-8")
 
 
-def test_comparison_of_texts():
-    same = execute.same_text
-    assert same("loss 1.234, layer 3", "loss 1.235, layer 3") and same("a  0.5\n", "a 0.5")
-    assert not same("loss 1.234", "loss 1.237")
-    assert (
-        not same("layer 3", "layer 4") and not same("a cat", "a dog") and not same("0.5", "0.5 0.5")
-    )
-    old = {
+@pytest.mark.parametrize(
+    "a, b", [("loss 1.234, layer 3", "loss 1.235, layer 3"), ("a  0.5\n", "a 0.5")]
+)
+def test_the_last_digit_and_spaces_may_differ(a, b):
+    assert execute.same_text(a, b)
+
+
+@pytest.mark.parametrize(
+    "a, b",
+    [
+        ("loss 1.234", "loss 1.237"),
+        ("layer 3", "layer 4"),
+        ("a cat", "a dog"),
+        ("0.5", "0.5 0.5"),
+    ],
+)
+def test_other_differences_count(a, b):
+    assert not execute.same_text(a, b)
+
+
+def cell_that_printed(text: str | list[str], *tags: str) -> dict:
+    return {
         "id": "a",
         "cell_type": "code",
-        "metadata": {},
-        "outputs": [{"output_type": "stream", "name": "stdout", "text": "1"}],
+        "metadata": {"tags": list(tags)},
+        "outputs": [{"output_type": "stream", "name": "stdout", "text": text}],
     }
-    new = old | {"outputs": [{"output_type": "stream", "name": "stdout", "text": ["2"]}]}
-    assert len(execute.differences([old], [new])) == 1 and not execute.differences([old], [old])
-    assert not execute.differences([old | {"metadata": {"tags": ["varies"]}}], [new])
+
+
+def test_a_cell_whose_text_differs_is_reported():
+    messages = execute.differences([cell_that_printed("1")], [cell_that_printed(["2"])])
+    assert messages == ["cell a:\n  committed: '1'\n  now:       '2'"]
+
+
+def test_equal_texts_are_not_reported():
+    assert execute.differences([cell_that_printed("1")], [cell_that_printed("1")]) == []
+
+
+def test_cells_that_vary_are_not_compared():
+    assert execute.differences([cell_that_printed("1", "varies")], [cell_that_printed("2")]) == []
