@@ -83,19 +83,19 @@ def main() -> None:
     train(model, data, collator, config, device, measure)
 
     # Save W alone: nothing else has changed.
-    out = Path(config.out)
+    file = Path(config.out) / PROJECTOR_FILES[0]
     save_dtype = DTYPES[config.save_dtype]
     projector = distributed.full_state(model, save_dtype, "multi_modal_projector.")
-    distributed.write_on_rank_0(partial(save, out, projector))
+    distributed.write_on_rank_0(partial(save, file, projector))
     distributed.print_on_rank_0(
-        f"W is in {out / PROJECTOR_FILES[0]}; next: python train_instruct.py --projector {out}"
+        f"W is in {file}; next: python train_instruct.py --projector {config.out}"
     )
     distributed.finish()
 
 
-def save(out: Path, projector: dict[str, torch.Tensor]) -> None:
-    save_projector(projector, out / PROJECTOR_FILES[0])
-    made_by(out)
+def save(file: Path, projector: dict[str, torch.Tensor]) -> None:
+    save_projector(projector, file)
+    made_by(file.parent)
 
 
 if __name__ == "__main__":

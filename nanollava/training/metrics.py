@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -59,10 +60,11 @@ class Metrics:
 
     def __exit__(self, *exception) -> None:
         self.bar.close()
-        if self.file is not None:
-            self.file.close()
-        if self.board is not None:
-            self.board.close()
+        with suppress(OSError):  # a full disk does not end a training
+            if self.file is not None:
+                self.file.close()
+            if self.board is not None:
+                self.board.close()
 
     def log(
         self,

@@ -47,7 +47,10 @@ class Checkpoints:
         self.last_save = time.perf_counter()
 
     def resume(self) -> int:
-        """Load the newest readable checkpoint. Returns the number of steps done, 0 without one."""
+        """Load the newest readable checkpoint, and write the settings to OUT/training.json.
+
+        Returns the number of steps done, 0 without a checkpoint.
+        """
         if self.config.resume == "never" and list_checkpoints(self.folder):
             raise UserError(
                 f"--resume never, but {self.folder} contains checkpoints; remove them or "
@@ -61,7 +64,9 @@ class Checkpoints:
         self.in_use = self.in_use or step > 0
         return step
 
-    def save_if_due(self, step: int, steps: int, stop_signal: int | None, device) -> Path | None:
+    def save_if_due(
+        self, step: int, steps: int, stop_signal: int | None, device: torch.device
+    ) -> Path | None:
         """Save after `step` of `steps` steps if it is time, or if a signal stops the run.
 
         If that fails, for example because the disk is full, the run continues with a warning. Only
@@ -207,7 +212,7 @@ def check_fingerprint(path: Path, record: dict, fingerprint: dict) -> None:
     if differences:
         raise OtherRunError(
             f"{path} was made with {'; '.join(differences)}; use the same flags, another --out, or "
-            f"remove it"
+            "remove it"
         )
 
 
