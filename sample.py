@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from nanollava import load
-from nanollava.assistant import Reply, dialogue_turns
+from nanollava.assistant import Reply, dialogue_turns, without_image_marks
 from nanollava.conversation import CHAT_TEMPLATES
 from nanollava.device import DTYPES
 from nanollava.errors import UserError, run
@@ -60,7 +60,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--compile", action="store_true", help="compile the decode step: slow start, then faster")
     add("--attention", metavar="OUT.png", help="draw where the model looked, word by word")
     add("--json", action="store_true", help="one JSON object: answer, tokens, end, seconds")
-    add("--chat", action="store_true", help="a dialogue, --prompt its first question; /help helps")
+    add("--chat", action="store_true", help="a dialogue; --prompt is its first question")
     arguments = parser.parse_args()
     check_arguments(arguments)
     return arguments
@@ -146,7 +146,7 @@ class Dialogue:
         image = self.paths[0] if len(self.paths) == 1 else self.paths
         *earlier, (question, answer) = self.history
         turns = dialogue_turns(len(self.images), question, earlier)
-        turns.append({"from": "gpt", "value": answer})
+        turns.append({"from": "gpt", "value": without_image_marks(answer) or "..."})
         record = {"id": Path(path).stem, "image": image, "conversations": turns}
         try:
             text = json.dumps([record], indent=2, ensure_ascii=False) + "\n"
@@ -169,7 +169,7 @@ def chat(dialogue: Dialogue, first_question: str | None) -> None:
         try:
             if question is None:
                 question = input("> " if sys.stdin.isatty() else "")
-            obey(dialogue, printable(question).strip())
+            handle_line(dialogue, printable(question).strip())
         except UserError as error:
             sys.stdout.flush()
             print(f"error: {error}", file=sys.stderr)
@@ -180,7 +180,7 @@ def chat(dialogue: Dialogue, first_question: str | None) -> None:
         question = None
 
 
-def obey(dialogue: Dialogue, line: str) -> None:
+def handle_line(dialogue: Dialogue, line: str) -> None:
     """Answers a question, or does what a line that begins with "/" says."""
     command, _, path = line.partition(" ")
     path = path.strip()

@@ -39,8 +39,8 @@ def load(
 ) -> "Assistant":
     """Loads a LLaVA directory with its tokenizer and image processing.
 
-    `device` "auto" takes cuda, mps or cpu, the first there is. `dtype` None is float32 on a CPU and
-    float16 elsewhere; quantized layers ("int8", "int4") compute in bfloat16 on a CPU. `template` is
+    `device` "auto" picks the first available of cuda, mps and cpu. `dtype` None is float32 on a CPU
+    and float16 elsewhere, with `quantize` ("int8", "int4") bfloat16. `template` is
     the prompt form the model was trained with. `vision` is CLIP's directory, for an original LLaVA
     that only names its tower. `compile` makes the first answer slow and the later ones faster.
     """
@@ -60,10 +60,10 @@ def load(
 
 
 def default_dtype(device: torch.device, quantize: str | None) -> torch.dtype:
-    """float16 on an accelerator; on a CPU float32, or what the quantized kernels multiply with."""
-    if device.type != "cpu":
-        return torch.float16
-    return torch.float32 if quantize is None else torch.bfloat16
+    """bfloat16 for quantized layers, because their kernels need it; else fp32 on a CPU, or fp16."""
+    if quantize is not None:
+        return torch.bfloat16
+    return torch.float32 if device.type == "cpu" else torch.float16
 
 
 class Assistant:
@@ -189,7 +189,8 @@ class Reply:
         """The ids of the answer. What the last prompt has in common with this one is reused."""
         assistant = self.assistant
         last_prompt = assistant.last_prompt
-        pixel_values = last_prompt.reuse(self.prompt_ids, self.pixel_values)
+        last_prompt.reply = self
+        pixel_values = last_prompt.start(self.prompt_ids, self.pixel_values)
         input_ids = torch.tensor([self.prompt_ids], device=last_prompt.device)
         steps = stream(
             assistant.model,
@@ -202,6 +203,8 @@ class Reply:
         for (token,) in steps:
             last_prompt.ids.append(token)
             yield token
+            if last_prompt.reply is not self:
+                raise RuntimeError("another question began before this answer ended")
 
 
 class CachedPrompt:
@@ -215,9 +218,10 @@ class CachedPrompt:
         self.kv_cache = KVCache(model.config.text_config, batch=1, like=embedding)
         self.ids: list[int] = []
         self.pixel_values: torch.Tensor | None = None
+        self.reply: Reply | None = None  # the answer that is being generated on this cache
 
-    def reuse(self, ids: list[int], pixel_values: torch.Tensor | None) -> torch.Tensor | None:
-        """Cuts the cache to what it shares with a new prompt; returns the images behind that."""
+    def start(self, ids: list[int], pixel_values: torch.Tensor | None) -> torch.Tensor | None:
+        """Keeps the part of the cache that a new prompt shares; returns the images behind it."""
         length = 0
         if same_images(pixel_values, self.pixel_values):
             length = self.shared_prefix(ids)

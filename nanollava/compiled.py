@@ -28,7 +28,7 @@ class StaticKVCache:
         return keys, values
 
     def advance(self, tokens: int) -> None:
-        """The cache behind this view counts for itself."""
+        """Does nothing: `step` advances the cache behind this view."""
 
 
 def compile_step(model, **options) -> Callable:
@@ -58,7 +58,8 @@ def compile_step(model, **options) -> Callable:
         hidden_states = llama.model(embeds, position, mask[:, None, None], kv_cache)
         return llama.lm_head(hidden_states[:, -1])
 
-    def step(model, ids: torch.Tensor, padding: LeftPadding | None, kv_cache: KVCache):
+    # `model` is what is compiled; the argument is there because `decode_step` has it.
+    def step(_model, ids: torch.Tensor, padding: LeftPadding | None, kv_cache: KVCache):
         kv_cache.reserve(min(max_positions, power_of_two(kv_cache.capacity)))
         if is_cuda:  # CUDA graphs copy every input that may move
             for tensor in (*kv_cache.keys, *kv_cache.values):

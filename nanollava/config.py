@@ -1,11 +1,14 @@
-"""Frozen configs of the three parts and of LLaVA. `hf/config.py` converts them to config.json."""
+"""Frozen configs of the vision tower, the language model, and the LLaVA that joins them.
+
+`hf/config.py` converts them from and to config.json.
+"""
 
 from dataclasses import dataclass, field
 
 from .errors import ConfigError
 
 IGNORE_INDEX = -100  # the label of a position that is not trained, as in torch's cross_entropy
-PROJECTORS = ("linear", "mlp2x_gelu")  # the paper's and v1's W; v1.5's MLP
+PROJECTORS = ("linear", "mlp2x_gelu")  # paper, v1: one linear layer; v1.5: Linear, GELU, Linear
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,10 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class LlamaConfig:
-    """LLaMA. The defaults are 7B.
+    """LLaMA. The defaults are LLaMA-2 7B, and so Vicuna-7B v1.5.
 
-    `num_key_value_heads` < `num_attention_heads` is grouped-query attention. None stands for the
-    usual value: as many key-value heads as query heads, and hidden_size / heads for `head_dim`.
+    `num_key_value_heads` < `num_attention_heads` is grouped-query attention. If None,
+    `num_key_value_heads` is `num_attention_heads`, and `head_dim` is hidden_size / heads.
     """
 
     vocab_size: int = 32000
@@ -67,10 +70,13 @@ class LlamaConfig:
 
 @dataclass(frozen=True)
 class LlavaConfig:
-    """LLaVA: vision tower g, projector W, language model, and how they are joined."""
+    """LLaVA: vision tower g, projector W, language model, and how they are joined.
+
+    The defaults are LLaVA-7B, its vocabulary padded behind the image token.
+    """
 
     vision_config: VisionConfig = field(default_factory=VisionConfig)
-    text_config: LlamaConfig = field(default_factory=LlamaConfig)
+    text_config: LlamaConfig = field(default_factory=lambda: LlamaConfig(vocab_size=32064))
     projector: str = "linear"  # one of PROJECTORS
     # Index of a hidden state of the tower: -2 is the output of the block before the last.
     vision_feature_layer: int = -2

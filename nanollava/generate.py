@@ -7,33 +7,7 @@ import torch
 from .errors import UserError
 from .llama import KVCache
 from .padding import LeftPadding
-from .sampling import RepetitionPenalty, SamplingConfig
-
-
-def sample(
-    logits: torch.Tensor,
-    temperature: float,
-    top_p: float = 1.0,
-    generator: torch.Generator | None = None,
-    top_k: int = 0,
-) -> torch.Tensor:
-    """Next ids (B,) from logits (B, vocab).
-
-    Temperature 0 takes the most likely. Otherwise the id is drawn from the `top_k` likeliest (0:
-    all), and of these from the smallest set whose probability reaches `top_p` (Holtzman et al.
-    2020).
-    """
-    if temperature == 0:
-        return logits.argmax(-1)
-    logits, ids = (logits.float() / temperature).sort(-1, descending=True)
-    if top_k > 0:
-        logits = logits[:, :top_k]
-    probabilities = torch.softmax(logits, dim=-1)
-    # A token stays if those before it have not reached top_p: the first always does.
-    sum_before = probabilities.cumsum(-1) - probabilities
-    probabilities[sum_before >= max(top_p, 1e-9)] = 0
-    choice = torch.multinomial(probabilities, 1, generator=generator)  # (B, 1)
-    return ids.gather(-1, choice).squeeze(-1)
+from .sampling import RepetitionPenalty, SamplingConfig, sample
 
 
 def prefill(
@@ -43,9 +17,10 @@ def prefill(
     padding: LeftPadding | None,
     kv_cache: KVCache,
 ) -> torch.Tensor:
-    """Runs the prompts (B, T) through the model and fills the cache; logits (B, vocab) of the last.
+    """Runs prompts (B, T) through the model and fills the cache.
 
-    `pixel_values` are the images of these ids alone: what the cache holds is not computed again.
+    Returns the logits (B, vocab) of the last position. `pixel_values` are the images of these ids
+    alone: what the cache holds is not computed again.
     """
     llama = model.language_model
     embeds = model.embed(input_ids, pixel_values)  # (B, T, D)
@@ -88,7 +63,7 @@ def stream(
     """Continues prompts: yields the new id of every row, step by step.
 
     `input_ids` (B, T) are right-padded to `lengths` (B,). A row ends with the end token and yields
-    -1 from there on; rows do not influence each other. A `kv_cache` that already holds the first
+    -1 from there on. Rows do not see each other; draws share one random stream. A `kv_cache` that already holds the first
     positions of the prompt saves computing them; `pixel_values` are then the images behind them.
     `step` may be a compiled one. `sampling` are fields of `SamplingConfig`.
     """
@@ -98,9 +73,11 @@ def stream(
         weight = model.language_model.model.embed_tokens.weight
         kv_cache = KVCache(config.text_config, batch=len(input_ids), like=weight)
     kv_cache.reserve(needed_positions(model, input_ids.shape[1], settings.max_new_tokens))
-    padding = LeftPadding.of(input_ids, lengths)
+    padding = LeftPadding.for_prompts(input_ids, lengths)
+    if padding is not None and kv_cache.length > 0:
+        raise ValueError("a cache that holds tokens continues prompts of equal length only")
     penalty = RepetitionPenalty(settings.repetition_penalty, config.text_config.vocab_size)
-    penalty.add(input_ids if padding is None else padding.without_padding(input_ids))
+    penalty.add(input_ids if padding is None else padding.fill(input_ids))
     generator = settings.generator(input_ids.device)
 
     new_ids = input_ids[:, kv_cache.length :]

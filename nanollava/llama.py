@@ -32,10 +32,10 @@ class RMSNorm(nn.Module):
 def rope_cos_sin(
     position: torch.Tensor, config: LlamaConfig, like: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin of the RoPE angles m * theta^(-2i / E) (Su et al. 2021, equation 15).
+    """cos and sin of the RoPE angles (m / factor) * theta^(-2i / E) (Su et al. 2021, equation 15).
 
-    `position` m is (1 or B, T). Both results are (1 or B, 1, T, E) in the dtype of `like`, computed
-    in float32. The angle of pair i stands at i and at i + E/2, the two dimensions that it rotates.
+    `position` (1 or B, T) holds the m. Both results are (1 or B, 1, T, E) in the dtype of `like`,
+    computed in float32. The angle of pair i stands at i and again at i + E/2: it rotates both.
     """
     E = config.head_dim
     two_i = torch.arange(0, E, 2, device=position.device)
@@ -59,8 +59,8 @@ def apply_rotary_emb(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> t
 class KVCache:
     """Keys and values of the positions computed so far, one pair of tensors per layer.
 
-    Only this class changes them: `append` writes behind the `length` filled positions, `advance`
-    counts these once every layer has written, `truncate` forgets the last ones.
+    Only this class changes them: every layer appends its keys and values behind the `length` filled
+    positions, then `advance` adds the new positions to `length`. `truncate` forgets the last ones.
     """
 
     def __init__(self, config: LlamaConfig, batch: int, like: torch.Tensor):
@@ -100,11 +100,11 @@ class KVCache:
         return keys[:, :, :end], values[:, :, :end]
 
     def advance(self, tokens: int) -> None:
-        """Counts `tokens` positions that every layer has written."""
+        """Adds `tokens` to `length`. Call it once, after all layers have appended."""
         self.length += tokens
 
     def truncate(self, length: int) -> None:
-        """Keeps the first `length` positions; 0 empties the cache."""
+        """Keeps the first `length` positions; the memory stays for those to come."""
         self.length = min(length, self.length)
 
 
@@ -204,11 +204,11 @@ class LlamaModel(nn.Module):
         where a token may look, defaults to the causal one.
         """
         T = inputs_embeds.shape[1]
-        if self.config.max_position_embeddings < T:
-            room = self.config.max_position_embeddings
-            raise ValueError(f"{T} tokens: the model was built for {room}")
         past = 0 if kv_cache is None else kv_cache.length
         S = past + T
+        room = self.config.max_position_embeddings
+        if room < S:
+            raise ValueError(f"{S} tokens: the model was built for {room}")
         if position is None:
             position = torch.arange(past, S, device=inputs_embeds.device)[None]  # (1, T)
         if mask is None and past > 0 and T > 1:

@@ -76,14 +76,16 @@ class LLaVA(nn.Module):
         labels: torch.Tensor,
         pixel_values: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """- sum over labelled t of log p(x_t | x_<t) (paper, equation 3), and how many t there are.
+        """Returns the summed cross-entropy of the labelled tokens, and their number.
 
-        `labels` (B, T) repeat the id where it is trained and are IGNORE_INDEX elsewhere. The caller
-        divides by the number of labels of all micro-batches and ranks.
+        The sum is the negative log of equation 3 in the paper: - sum_t log p(x_t | x_<t) over the
+        labelled t. `labels` (B, T) repeat the id where it is trained and are IGNORE_INDEX
+        elsewhere. The caller divides by the labels of all micro-batches and ranks.
         """
         embeds = self.embed(input_ids, pixel_values)
         if pixel_values is None:
-            # All ranks must run the same backward pass, so W takes part in text-only batches, too.
+            # W takes part in text-only batches, too: all ranks must run the same backward pass, and
+            # with a frozen language model the loss would have no gradient at all.
             embeds = embeds + 0.0 * sum(p.sum() for p in self.multi_modal_projector.parameters())
         hidden_states = self.language_model.model(embeds)  # (B, T, D)
 
@@ -96,7 +98,11 @@ class LLaVA(nn.Module):
         loss_sum = F.cross_entropy(logits, next_labels[is_labelled], reduction="sum")
         return loss_sum, is_labelled.sum()
 
-    generate = generate  # new ids of each prompt: see generate.py
+    def generate(
+        self, input_ids: torch.Tensor, pixel_values: torch.Tensor | None = None, **options
+    ) -> list[list[int]]:
+        """The new ids of each prompt; `options` as for `nanollava.generate.stream`."""
+        return generate(self, input_ids, pixel_values, **options)
 
     @classmethod
     def compose(
@@ -110,11 +116,11 @@ class LLaVA(nn.Module):
         vision_feature_layer: int = -2,
         quantize: str | None = None,
     ) -> "LLaVA":
-        """Joins a CLIP directory, a Llama directory and a projector, as both stages begin.
+        """Joins a CLIP directory, a Llama directory and a projector, as each stage does first.
 
-        `projector` is "linear" or "mlp2x_gelu" for a new W, else a directory or file that holds
-        one. `image_token_id` defaults to the first id behind the vocabulary. `dtype` None keeps
-        the files' dtypes.
+        `projector` is "linear" or "mlp2x_gelu" for a new W, in the language model's dtype, else a
+        directory or file that holds one. `image_token_id` defaults to the first id behind the
+        vocabulary. `dtype` None keeps the files' dtypes. `quantize` as for `from_pretrained`.
         """
         vision_tower = CLIPVisionTransformer.from_pretrained(vision, device=device, dtype=dtype)
         prepare = partial(prepare_quantization, quantize=quantize)
@@ -155,15 +161,23 @@ class LLaVA(nn.Module):
     ) -> "LLaVA":
         """Loads a llava-hf directory or an original LLaVA.
 
-        `dtype` None keeps the files' dtype. `quantize` "int8" or "int4" stores the decoder's layers
-        so, as they are read. An original LLaVA often only names its vision tower: `vision` is the
-        CLIP directory to take then.
+        `dtype` None keeps the files' dtype. `quantize` "int8" or "int4" quantizes the linear layers
+        of the decoder while they are read. An original LLaVA often only names its vision tower:
+        `vision` then gives the CLIP directory.
         """
         values = read_json(Path(path) / "config.json")
         if "mm_vision_tower" in values:
             tower = original_tower(path, values, vision)
             layer = values.get("mm_vision_select_layer", -2)
-            model = cls.compose(tower, path, path, None, device, dtype, layer, quantize)
+            model = cls.compose(
+                vision=tower,
+                llm=path,
+                projector=path,
+                device=device,
+                dtype=dtype,
+                vision_feature_layer=layer,
+                quantize=quantize,
+            )
             return model.eval()
         config = parse_llava_config(values, f"{path}/config.json")
         prepare = partial(prepare_quantization, quantize=quantize)
@@ -189,7 +203,10 @@ def prepare_quantization(model: nn.Module, quantize: str | None) -> None:
 
 
 def add_image_token(llama: Llama, image_token_id: int, path: str | Path) -> None:
-    """Makes sure that the vocabulary has the image token, which must be its own or the next id."""
+    """Makes sure that the vocabulary has the image token.
+
+    Its id must be in the vocabulary already, or be the next one behind it.
+    """
     vocab_size = llama.config.vocab_size
     if image_token_id > vocab_size:
         sizes = f"{image_token_id} tokens, its embedding only {vocab_size} rows"
@@ -200,7 +217,10 @@ def add_image_token(llama: Llama, image_token_id: int, path: str | Path) -> None
 
 
 def resize_embeddings(llama: Llama, vocab_size: int) -> None:
-    """Adds rows to embedding and head: the mean of the old ones, neither likely nor large."""
+    """Adds rows to embedding and head.
+
+    New rows are the mean of the old ones, so they are neither likely nor of unusual norm.
+    """
     for layer in (llama.model.embed_tokens, llama.lm_head):
         old = layer.weight.detach()
         mean = old.float().mean(0, keepdim=True).to(old.dtype)

@@ -1,10 +1,13 @@
 """Prompts of unequal length in one batch.
 
-Inside a batch all prompts end together, so that the next token of every row has the same place in
-the KV cache. The padding before shorter prompts is masked, and positions count from their start.
+Inside a batch all prompts are aligned at their end, so that the next token of every row has the
+same place in the KV cache. The padding before shorter prompts is masked, and positions count from
+the start of each prompt.
 """
 
 import torch
+
+from .llama import causal_mask
 
 
 class LeftPadding:
@@ -14,17 +17,19 @@ class LeftPadding:
         self.count = count
 
     @classmethod
-    def of(cls, input_ids: torch.Tensor, lengths: torch.Tensor | None) -> "LeftPadding | None":
+    def for_prompts(
+        cls, input_ids: torch.Tensor, lengths: torch.Tensor | None
+    ) -> "LeftPadding | None":
         """The padding that right-padded prompts (B, T) need, None if all are T long."""
         T = input_ids.shape[1]
         if lengths is None or bool((lengths == T).all()):
             return None
         return cls(T - lengths)
 
-    def without_padding(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Right-padded ids (B, T) with the padding replaced by each prompt's first id."""
+    def fill(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Right-padded ids (B, T) with each prompt's first id in the place of its padding."""
         T = input_ids.shape[1]
-        is_prompt = self.is_token(T).flip(1)
+        is_prompt = self.is_token(T).flip(1)  # is_token is for left padding: mirror it
         return torch.where(is_prompt, input_ids, input_ids[:, :1])
 
     def shift(self, embeds: torch.Tensor) -> torch.Tensor:
@@ -43,11 +48,10 @@ class LeftPadding:
 
     def prompt_mask(self, T: int) -> torch.Tensor:
         """(B, 1, T, T), True where a token may look: at itself and at prompt tokens before it."""
-        device = self.count.device
-        causal = torch.ones(T, T, dtype=torch.bool, device=device).tril()  # (T, T)
+        causal = causal_mask(T, T, like=self.count)  # (T, T)
         visible = causal & self.is_token(T)[:, None, :]  # (B, T, T)
         # Padding sees itself, because the softmax of an empty row would be NaN.
-        itself = torch.eye(T, dtype=torch.bool, device=device)
+        itself = torch.eye(T, dtype=torch.bool, device=self.count.device)
         return (visible | itself).unsqueeze(1)
 
     def step_mask(self, S: int) -> torch.Tensor:

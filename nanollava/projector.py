@@ -4,21 +4,24 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .config import PROJECTORS
+
 
 class Projector(nn.Module):
-    """`linear_1` alone is the paper's W, with a bias; "mlp2x_gelu" is v1.5's Linear-GELU-Linear."""
+    """ "linear": one linear layer with bias, the W of the paper. "mlp2x_gelu": v1.5's Linear, GELU,
+    Linear."""
 
     def __init__(self, vision_width: int, text_width: int, kind: str = "linear"):
         super().__init__()
-        if kind not in ("linear", "mlp2x_gelu"):
-            raise ValueError(f"projector {kind!r}: expected 'linear' or 'mlp2x_gelu'")
+        if kind not in PROJECTORS:
+            raise ValueError(f"projector {kind!r}: expected {' or '.join(PROJECTORS)}")
         self.linear_1 = nn.Linear(vision_width, text_width)
         self.linear_2 = None
         if kind == "mlp2x_gelu":
             self.linear_2 = nn.Linear(text_width, text_width)
 
     def forward(self, Z_v: torch.Tensor) -> torch.Tensor:
-        """Image features Z_v (images, P, vision_width) to H_v (images, P, text_width)."""
+        """Image features Z_v (N, P, vision_width) to H_v (N, P, text_width)."""
         H_v = self.linear_1(Z_v)
         if self.linear_2 is not None:
             H_v = self.linear_2(F.gelu(H_v))

@@ -1,4 +1,4 @@
-"""How the next token is chosen: checked settings, and the repetition penalty."""
+"""How the next token is chosen: checked settings, the repetition penalty, and the draw."""
 
 from dataclasses import dataclass
 
@@ -66,3 +66,29 @@ class RepetitionPenalty:
             return logits
         penalized = torch.where(logits < 0, logits * self.penalty, logits / self.penalty)
         return torch.where(self.occurred, penalized, logits)
+
+
+def sample(
+    logits: torch.Tensor,
+    temperature: float,
+    top_p: float = 1.0,
+    generator: torch.Generator | None = None,
+    top_k: int = 0,
+) -> torch.Tensor:
+    """Next ids (B,) from logits (B, vocab).
+
+    Temperature 0 takes the most likely. Otherwise the id is drawn from the `top_k` likeliest (0:
+    all), and of these from the smallest set whose probability reaches `top_p` (Holtzman et al.
+    2020).
+    """
+    if temperature == 0:
+        return logits.argmax(-1)
+    logits, ids = (logits.float() / temperature).sort(-1, descending=True)
+    if top_k > 0:
+        logits = logits[:, :top_k]
+    probabilities = torch.softmax(logits, dim=-1)
+    # A token stays if those before it have not reached top_p: the first always does.
+    sum_before = probabilities.cumsum(-1) - probabilities
+    probabilities[sum_before >= max(top_p, 1e-9)] = 0
+    choice = torch.multinomial(probabilities, 1, generator=generator)  # (B, 1)
+    return ids.gather(-1, choice).squeeze(-1)

@@ -65,7 +65,7 @@ class TextStream:
         return final
 
     def finish(self, end: str = "length") -> str:
-        """Ends the answer, if it has not ended; returns what was held back and is text."""
+        """Ends the answer, if it has not ended; returns the text that was held back."""
         if self.end is not None:
             return ""
         self.end = end
@@ -126,10 +126,10 @@ def answer(
         group = by_length[start : start + batch]
         images = [image for i in group for image in asked[i][0]]
         pixel_values = image_tensor(images, image_config, model) if images else None
-        texts = [TextStream(tokenizer, find_template(template).stop) for _ in group]
-        answer_batch(model, [prompts[i] for i in group], pixel_values, texts, options)
-        for i, text in zip(group, texts, strict=True):
-            answers[i] = text.text
+        streams = [TextStream(tokenizer, find_template(template).stop) for _ in group]
+        answer_batch(model, [prompts[i] for i in group], pixel_values, streams, options)
+        for i, text_stream in zip(group, streams, strict=True):
+            answers[i] = text_stream.text
     return answers
 
 
@@ -137,18 +137,18 @@ def answer_batch(
     model,
     prompts: list[list[int]],
     pixel_values: torch.Tensor | None,
-    texts: list[TextStream],
+    streams: list[TextStream],
     options: dict,
 ) -> None:
-    """Generates the answers to some prompts together, until each of `texts` has ended."""
+    """Generates the answers to some prompts together, until each of `streams` has ended."""
     device = model.multi_modal_projector.linear_1.weight.device
     rows = [torch.tensor(ids) for ids in prompts]
     lengths = torch.tensor([len(ids) for ids in prompts], device=device)
     input_ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)
     for new_ids in stream(model, input_ids, pixel_values, lengths=lengths, **options):
-        for text, token in zip(texts, new_ids, strict=True):
-            text.add(token)
-        if all(text.end is not None for text in texts):
+        for text_stream, token in zip(streams, new_ids, strict=True):
+            text_stream.add(token)
+        if all(text_stream.end is not None for text_stream in streams):
             break
-    for text in texts:
-        text.finish()
+    for text_stream in streams:
+        text_stream.finish()

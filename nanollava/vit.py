@@ -1,6 +1,7 @@
 """CLIP's vision transformer, the g of the paper: Z_v = g(X_v).
 
-B images, P patches of an image, D width. Leaf modules carry the names that Hugging Face files use.
+N images, T = 1 + P tokens (class token and patches), D width, E head width. Leaf modules carry the
+names that Hugging Face files use.
 """
 
 import torch
@@ -18,7 +19,10 @@ def quick_gelu(x: torch.Tensor) -> torch.Tensor:
 
 
 class CLIPAttention(nn.Module):
-    """Multi-head self-attention. `is_causal` serves CLIP's text tower; images look everywhere."""
+    """Multi-head self-attention: every patch attends to every other.
+
+    `is_causal` is for CLIP's text tower.
+    """
 
     def __init__(self, width: int, heads: int, is_causal: bool = False):
         super().__init__()
@@ -30,16 +34,16 @@ class CLIPAttention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        q = self.split_heads(self.q_proj(x))  # (B, heads, T, E)
+        q = self.split_heads(self.q_proj(x))  # (N, heads, T, E)
         k = self.split_heads(self.k_proj(x))
         v = self.split_heads(self.v_proj(x))
         y = F.scaled_dot_product_attention(q, k, v, is_causal=self.is_causal)
-        return self.out_proj(y.transpose(1, 2).flatten(2))  # (B, T, D)
+        return self.out_proj(y.transpose(1, 2).flatten(2))  # (N, T, D)
 
     def split_heads(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, T, D) -> (B, heads, T, D / heads)."""
-        B, T, _ = x.shape
-        return x.view(B, T, self.heads, -1).transpose(1, 2)
+        """(N, T, D) -> (N, heads, T, E)."""
+        N, T, _ = x.shape
+        return x.view(N, T, self.heads, -1).transpose(1, 2)
 
 
 class CLIPMLP(nn.Module):
@@ -85,10 +89,11 @@ class CLIPVisionEmbeddings(nn.Module):
         if pixel_values.ndim != 4 or pixel_values.shape[1:] != (3, size, size):
             shape = tuple(pixel_values.shape)
             raise ValueError(f"pixel_values {shape}: this tower takes (images, 3, {size}, {size})")
-        patches = self.patch_embedding(pixel_values)  # (B, D, grid, grid)
-        patches = patches.flatten(2).transpose(1, 2)  # (B, P, D)
-        class_token = self.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
-        tokens = torch.cat([class_token, patches], dim=1)  # (B, 1 + P, D)
+        patches = self.patch_embedding(pixel_values)  # (N, D, grid, grid)
+        patches = patches.flatten(2).transpose(1, 2)  # (N, P, D)
+        class_token = self.class_embedding.to(patches.dtype)  # they differ under autocast
+        class_token = class_token.expand(len(patches), 1, -1)  # (N, 1, D)
+        tokens = torch.cat([class_token, patches], dim=1)  # (N, 1 + P, D)
         return tokens + self.position_embedding.weight
 
 
@@ -112,7 +117,7 @@ class CLIPVisionTransformer(nn.Module):
         width = config.hidden_size
         eps = config.layer_norm_eps
         self.embeddings = CLIPVisionEmbeddings(config)
-        self.pre_layrnorm = nn.LayerNorm(width, eps)  # the name is misspelled in the files, too
+        self.pre_layrnorm = nn.LayerNorm(width, eps)  # sic: the name in the files
         self.encoder = CLIPEncoder(
             [
                 CLIPBlock(width, config.intermediate_size, config.num_attention_heads, eps)
@@ -126,7 +131,7 @@ class CLIPVisionTransformer(nn.Module):
     ) -> list[torch.Tensor]:
         """The normed embeddings and the output of the first `depth` blocks (default: of all).
 
-        Each is (B, 1 + P, D).
+        Each is (N, 1 + P, D).
         """
         states = [self.pre_layrnorm(self.embeddings(pixel_values))]
         for block in self.encoder.layers[:depth]:
@@ -134,7 +139,7 @@ class CLIPVisionTransformer(nn.Module):
         return states
 
     def features(self, pixel_values: torch.Tensor, layer: int = -2) -> torch.Tensor:
-        """Z_v (B, P, D): hidden state number `layer` of the patches, without the class token.
+        """Z_v (N, P, D): hidden state number `layer` of the patches, without the class token.
 
         -2 is the output of the block before the last. Later blocks are not run.
         """
@@ -143,7 +148,7 @@ class CLIPVisionTransformer(nn.Module):
         return self.hidden_states(pixel_values, depth)[-1][:, 1:]
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """The normed class token of the last block, (B, D)."""
+        """The normed class token of the last block, (N, D)."""
         return self.post_layernorm(self.hidden_states(pixel_values)[-1][:, 0])
 
     @classmethod

@@ -83,6 +83,14 @@ def test_another_image_of_the_same_size_is_not_reused(toy):
     assert toy.ask(mirrored, "Where is the cat?") == "on the right"
 
 
+def test_an_answer_that_another_question_overtook_is_an_error(toy):
+    first = iter(toy.stream("cat.jpg", "Describe the picture in detail."))
+    next(first)
+    toy.ask("cat.jpg", "What color is the cat?")
+    with pytest.raises(RuntimeError, match="another question began"):
+        list(first)
+
+
 def shared_prefix(old: list[int], computed: int, new: list[int]) -> int:
     """With image token 95 and two patches per image."""
 

@@ -6,13 +6,13 @@ from nanollava.padding import LeftPadding
 
 
 def padding() -> LeftPadding:
-    return LeftPadding.of(torch.zeros(2, 4, dtype=torch.long), torch.tensor([4, 2]))
+    return LeftPadding.for_prompts(torch.zeros(2, 4, dtype=torch.long), torch.tensor([4, 2]))
 
 
 def test_equal_lengths_need_no_padding():
     ids = torch.zeros(2, 4, dtype=torch.long)
-    assert LeftPadding.of(ids, None) is None
-    assert LeftPadding.of(ids, torch.tensor([4, 4])) is None
+    assert LeftPadding.for_prompts(ids, None) is None
+    assert LeftPadding.for_prompts(ids, torch.tensor([4, 4])) is None
 
 
 def test_shift_moves_the_padding_to_the_front():
@@ -38,4 +38,4 @@ def test_step_mask_hides_the_padding():
 
 def test_padding_does_not_count_as_having_occurred():
     ids = torch.tensor([[7, 8, 9, 7], [5, 6, 0, 0]])
-    assert padding().without_padding(ids).tolist() == [[7, 8, 9, 7], [5, 6, 5, 5]]
+    assert padding().fill(ids).tolist() == [[7, 8, 9, 7], [5, 6, 5, 5]]
