@@ -63,9 +63,10 @@ def stream(
     """Continues prompts: yields the new id of every row, step by step.
 
     `input_ids` (B, T) are right-padded to `lengths` (B,). A row ends with the end token and yields
-    -1 from there on. Rows do not see each other; draws share one random stream. A `kv_cache` that already holds the first
-    positions of the prompt saves computing them; `pixel_values` are then the images behind them.
-    `step` may be a compiled one. `sampling` are fields of `SamplingConfig`.
+    -1 from there on. Rows do not see each other, but their draws share one random stream. A
+    `kv_cache` that already holds the first positions of the prompt saves computing them;
+    `pixel_values` are then the images behind them. `step` may be a compiled one. `sampling` are
+    fields of `SamplingConfig`.
     """
     settings = SamplingConfig(**sampling)
     config = model.config

@@ -1,9 +1,9 @@
 """Weight-only quantization: linear layers that store their weights in 8 or 4 bits.
 
-A layer answers "what is my weight?" by `dequantize()`, and `reference` is the whole definition of its
-output: dequantize, then multiply. Where torch has a kernel that multiplies without writing the
-full weight to memory, `forward` uses it for few tokens. Their product is bound by reading the
-weights, and these are 2 to 3 times smaller than in bfloat16.
+`dequantize` gives the weight that a layer stands for, and `reference` defines its output:
+dequantize, then multiply. Where torch has a kernel that multiplies without writing the full weight
+to memory, `forward` uses it for few tokens. Their product is bound by reading the weights, and
+these are 2 to 3 times smaller than in bfloat16.
 """
 
 from functools import cache

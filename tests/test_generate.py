@@ -146,4 +146,5 @@ def test_a_filled_cache_does_not_continue_prompts_of_unequal_length(model):
     kv_cache = KVCache(model.config.text_config, batch=3, like=embedding)
     list(stream(model, torch.full((3, 4), 7), max_new_tokens=1, kv_cache=kv_cache))
     with pytest.raises(ValueError, match="prompts of equal length"):
-        list(stream(model, ids, pixels, lengths=mask.sum(1), kv_cache=kv_cache))
+        options = dict(lengths=mask.sum(1), max_new_tokens=5)
+        list(stream(model, ids, pixels, kv_cache=kv_cache, **options))
