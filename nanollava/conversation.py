@@ -19,6 +19,11 @@ from .tokenizer import BOS, EOS, IMAGE, Tokenizer
 
 IMAGE_INDEX = -200  # one image in the token ids, until `expand` makes room for its patches
 
+# Where an image stands in its turn: moved to the front, as LLaVA's release does since v1 before it
+# trains, or as the record has it, as the paper's first release did. About half of the records of
+# LLaVA-Instruct write the image behind the question.
+IMAGE_POSITIONS = ("front", "as_written")
+
 # Who speaks, in the words of LLaVA's data files and in those of chat APIs.
 ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
 
@@ -182,11 +187,51 @@ def check(turns: list[dict]) -> list[tuple[str, str]]:
     return pairs
 
 
+def check_caption(turns: list[tuple[str, str]], template: str) -> None:
+    """A ConversationError unless a template that shows no question gets an image and its caption.
+
+    Otherwise it would leave out questions without which the answers make no sense.
+    """
+    if find_template(template).shows_question:
+        return
+    if len(turns) > 2:
+        raise ConversationError(
+            f"{len(turns)} turns; template {template!r} expects one image and its caption"
+        )
+    _, question = turns[0]
+    if IMAGE not in question:
+        raise ConversationError(
+            f"turn 0: no {IMAGE}; template {template!r} expects one image and its caption"
+        )
+
+
+def place_image(turns: list[tuple[str, str]], image_position: str) -> list[tuple[str, str]]:
+    """The turns with the image where `image_position` says, one of IMAGE_POSITIONS.
+
+    "front" makes a turn `<image>`, a newline, and its other words without the white space around
+    them. Several images stay as written: the words can refer to each by its position.
+    """
+    if image_position not in IMAGE_POSITIONS:
+        expected = " or ".join(IMAGE_POSITIONS)
+        raise ConversationError(f"image position {image_position!r}: expected {expected}")
+    num_images = sum(text.count(IMAGE) for _, text in turns)
+    if image_position == "as_written" or num_images != 1:
+        return turns
+    placed = []
+    for role, text in turns:
+        if IMAGE in text:
+            words = text.replace(IMAGE, "").strip()
+            text = f"{IMAGE}\n{words}".strip()
+        placed.append((role, text))
+    return placed
+
+
 def pieces(turns: list[tuple[str, str]], template: str) -> Iterator[Span | str]:
     """The conversation as the template writes it, in order.
 
     Yields a `Span` for text, and the strings `IMAGE`, `BOS` and `EOS` for what is not text.
     """
+    check_caption(turns, template)
     form = find_template(template)
     yield from fill(form.start, form.system)
     for i, (role, text) in enumerate(turns):
@@ -219,7 +264,10 @@ def fill(part: Part, text: str = "") -> Iterator[Span | str]:
 
 
 def encode(
-    turns: list[dict], tokenizer: Tokenizer, template: str = "vicuna_v1"
+    turns: list[dict],
+    tokenizer: Tokenizer,
+    template: str = "vicuna_v1",
+    image_position: str = "front",
 ) -> tuple[list[int], list[int]]:
     """Token ids and labels of one conversation, both of length T.
 
@@ -227,7 +275,7 @@ def encode(
     `<image>` in a text becomes one id -200, which `expand` replaces. The labels repeat the ids
     where the model is trained and are -100 elsewhere; the loss compares the logits at position t
     with the label at t + 1. If the last turn is the human's, the result is a prompt: it ends where
-    the answer begins.
+    the answer begins. `image_position` is one of IMAGE_POSITIONS.
 
     Ids and labels are made together. Text is cut only at images and special tokens, and each
     stretch is encoded once, because a tokenizer does not add up: the ids of two halves of a text
@@ -240,7 +288,8 @@ def encode(
     spans: list[Span] = []  # the text since the last image or special token
     after_special = False  # is this text preceded by a special token, other than the first <s>?
 
-    for piece in pieces(check(turns), template):
+    placed_turns = place_image(check(turns), image_position)
+    for piece in pieces(placed_turns, template):
         if isinstance(piece, Span):
             spans.append(piece)
             continue

@@ -15,7 +15,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from .archives import ImageFiles
-from .conversation import IGNORE_INDEX, check, encode, expand
+from .conversation import IGNORE_INDEX, check, check_caption, encode, expand
 from .errors import UserError
 from .image import ImageConfig, preprocess
 from .tokenizer import IMAGE, Tokenizer
@@ -49,8 +49,11 @@ class InstructionData(torch.utils.data.Dataset):
         num_patches: int,
         template: str = "vicuna_v1",
         max_length: int = 2048,
+        image_position: str = "front",
     ):
-        """`images` is a folder or archive, or a list of them. `max_length` counts tokens."""
+        """`images` is a folder or archive, or a list of them. `max_length` counts tokens.
+
+        `image_position` is one of conversation.IMAGE_POSITIONS."""
         self.path = Path(path)
         if isinstance(images, str | Path):
             images = [images]
@@ -61,6 +64,7 @@ class InstructionData(torch.utils.data.Dataset):
         self.num_patches = num_patches
         self.template = template
         self.max_length = max_length
+        self.image_position = image_position
 
         records, self.crc32 = read_records(path)
         self.rows = list(range(len(records)))  # the records in use, by their index in the file
@@ -98,7 +102,8 @@ class InstructionData(torch.utils.data.Dataset):
 
         The end is cut off, but never an image, and never all labels.
         """
-        ids, labels = encode(record["conversations"], self.tokenizer, self.template)
+        turns = record["conversations"]
+        ids, labels = encode(turns, self.tokenizer, self.template, self.image_position)
         ids, labels = expand(ids, labels, self.image_token_id, self.num_patches)
         if self.image_token_id in ids[self.max_length :]:
             raise DataError(f"an image extends beyond --max-length {self.max_length}; raise it")
@@ -147,6 +152,7 @@ class InstructionData(torch.utils.data.Dataset):
             return f"expected an object, got {type(record).__name__}"
         try:
             turns = check(record.get("conversations"))
+            check_caption(turns, self.template)
             names = image_names(record)
             last_role, _ = turns[-1]
             if last_role != "gpt":

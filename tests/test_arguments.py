@@ -26,22 +26,23 @@ def parse(monkeypatch):
     return parse_flags
 
 
-# template, image mode, group, batch, lr, epochs
+# template, image position, image mode, group, batch, lr, epochs
 PUBLISHED = {
-    ("paper", 1): ("v0", "crop", False, 128, 2e-3, 1),
-    ("paper", 2): ("v0", "crop", False, 32, 2e-5, 3),
-    ("v1", 1): ("plain", "crop", False, 128, 2e-3, 1),
-    ("v1", 2): ("vicuna_v1", "crop", False, 32, 2e-5, 3),
-    ("v1.5", 1): ("plain", "crop", False, 256, 1e-3, 1),
-    ("v1.5", 2): ("vicuna_v1", "pad", True, 128, 2e-5, 1),
+    ("paper", 1): ("v0", "as_written", "crop", False, 128, 2e-3, 1),
+    ("paper", 2): ("v0", "as_written", "crop", False, 32, 2e-5, 3),
+    ("v1", 1): ("plain", "front", "crop", False, 128, 2e-3, 1),
+    ("v1", 2): ("vicuna_v1", "front", "crop", False, 32, 2e-5, 3),
+    ("v1.5", 1): ("plain", "front", "crop", False, 256, 1e-3, 1),
+    ("v1.5", 2): ("vicuna_v1", "front", "pad", True, 128, 2e-5, 1),
 }
 
 
 @pytest.mark.parametrize("recipe, stage", PUBLISHED)
 def test_a_recipe_sets_all_values_of_a_stage(parse, recipe, stage):
     config = parse(stage, "--recipe", recipe)
-    template, image_mode, group, batch, lr, epochs = PUBLISHED[recipe, stage]
+    template, image_position, image_mode, group, batch, lr, epochs = PUBLISHED[recipe, stage]
     assert config.template == template
+    assert config.image_position == image_position
     assert config.image_mode == image_mode
     assert config.group == group
     assert config.batch == batch
@@ -54,6 +55,17 @@ def test_a_recipe_sets_all_values_of_a_stage(parse, recipe, stage):
 
 def test_every_recipe_is_published():
     assert {(name, stage) for name in RECIPES for stage in RECIPES[name]} == set(PUBLISHED)
+
+
+def test_the_image_is_moved_to_the_front_unless_a_flag_says_otherwise(parse):
+    assert parse(2).image_position == "front"
+    assert parse(2, "--recipe", "v1", "--image-position", "as_written").image_position == (
+        "as_written"
+    )
+
+
+def test_the_result_depends_on_the_image_position():
+    assert TrainConfig().result_settings()["image_position"] == "front"
 
 
 def test_v15_has_a_projector_of_two_layers(parse):

@@ -17,6 +17,7 @@ from nanollava.conversation import (
     encode,
     expand,
     pieces,
+    place_image,
 )
 from nanollava.tokenizer import Tokenizer
 
@@ -108,6 +109,73 @@ def test_a_prompt_is_the_beginning_of_the_conversation(template):
     assert written(template)[len(prompt) :].startswith(" on the left")
 
 
+# Where the image stands
+
+
+def placed(text: str, image_position: str = "front") -> str:
+    ((_, question),) = place_image([("human", text)], image_position)
+    return question
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("<image>\nWhat is it?", "<image>\nWhat is it?"),
+        ("What is it?\n<image>", "<image>\nWhat is it?"),
+        ("What is it? <image>  ", "<image>\nWhat is it?"),
+        ("<image>\n\n\nA question", "<image>\nA question"),
+        ("<image>What is it?\n", "<image>\nWhat is it?"),
+        ("What is <image> this?", "<image>\nWhat is  this?"),
+        (" <image>\n", "<image>"),
+        (" What is it?\n", " What is it?\n"),
+    ],
+)
+def test_front_puts_the_image_and_a_newline_before_the_words(text, expected):
+    assert placed(text) == expected
+    assert placed(text, "as_written") == text
+
+
+def test_several_images_stay_as_written():
+    assert placed("a <image> or b <image>?") == "a <image> or b <image>?"
+    turns = [("human", "this <image>?"), ("gpt", "a cat"), ("human", "and this <image>?")]
+    assert place_image(turns, "front") == turns
+
+
+def test_the_image_moves_to_the_front_of_its_own_turn():
+    turns = [("human", " Hi "), ("gpt", " Hello "), ("human", "And this? <image>")]
+    assert place_image(turns, "front") == [*turns[:2], ("human", "<image>\nAnd this?")]
+
+
+def test_another_image_position_is_an_error():
+    expected = "image position 'behind': expected front or as_written"
+    with pytest.raises(ConversationError, match=expected):
+        placed("<image>", "behind")
+
+
+@pytest.mark.parametrize("template", CHAT_TEMPLATES)
+def test_encode_moves_the_image_to_the_front_by_default(tokenizer, template):
+    behind = [{"from": "human", "value": "What color is the cat?\n<image>"}, *TURNS[1:]]
+    assert encode(behind, tokenizer, template) == encode(TURNS, tokenizer, template)
+    as_written, _ = encode(behind, tokenizer, template, "as_written")
+    assert as_written != encode(TURNS, tokenizer, template, "as_written")[0]
+
+
+# Templates without questions
+
+
+@pytest.mark.parametrize(
+    "turns, message",
+    [
+        (TURNS, "4 turns; template 'plain' expects one image and its caption"),
+        (TURNS[2:], "turn 0: no <image>; template 'plain' expects one image and its caption"),
+    ],
+    ids=["several turns", "no image"],
+)
+def test_plain_refuses_what_is_no_caption(tokenizer, turns, message):
+    with pytest.raises(ConversationError, match=message):
+        encode(turns, tokenizer, "plain")
+
+
 def test_braces_in_a_turn_stay_text():
     turns = [{"from": "human", "value": "{text} {0} {}"}]
     assert "USER: {text} {0} {} ASSISTANT:" in written("vicuna_v1", turns)
@@ -123,7 +191,7 @@ def test_an_unknown_template_is_an_error(tokenizer):
 
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_a_label_is_the_id_or_ignored(tokenizer, template):
-    ids, labels = encode(TURNS, tokenizer, template)
+    ids, labels = encode(TURNS[:2], tokenizer, template)
     for token_id, label in zip(ids, labels, strict=True):
         assert label in (IGNORE_INDEX, token_id)
 
@@ -270,8 +338,9 @@ def test_ids_of_llama_2_equal_sentencepiece(oracle, small_tokenizer):
 
 
 def test_ids_of_plain_equal_sentencepiece(oracle, small_tokenizer):
-    parts = [BOS_ID, None, "two  cats\nnaïve 你好\n\n"]
-    ids, labels = encode(HARD_TURNS, small_tokenizer, "plain")
+    parts = [BOS_ID, None, "two  cats\n naïve 你好\n\n"]
+    caption = {"from": "gpt", "value": "two  cats\n naïve 你好\n"}
+    ids, labels = encode([HARD_TURNS[0], caption], small_tokenizer, "plain")
     assert ids == oracle.encode(parts, small_tokenizer.legacy)
     assert labels == [IGNORE_INDEX, IGNORE_INDEX, *ids[2:]]
 

@@ -81,6 +81,27 @@ def test_a_record_may_have_no_image(make):
     assert "pixel_values" not in make([TEXT_ONLY])[0]
 
 
+def test_the_image_stands_where_image_position_says(make):
+    behind = {"image": "a.png", "conversations": [human("What is it?\n<image>"), ANSWER]}
+    expected = make([GOOD])[0]["input_ids"]
+    assert torch.equal(make([behind])[0]["input_ids"], expected)
+    as_written = make([behind], image_position="as_written")[0]["input_ids"]
+    assert not torch.equal(as_written, expected)
+
+
+def test_plain_refuses_records_that_are_no_captions(make):
+    several_turns = {"image": "a.png", "conversations": [*TURNS, human("Where?"), gpt("left")]}
+    data = make([GOOD, several_turns, TEXT_ONLY], template="plain")
+    errors = errors_of(data)
+    assert sorted(errors) == [1, 2]
+    assert "4 turns" in errors[1]
+    assert "no <image>" in errors[2]
+    with pytest.raises(
+        DataError, match=r"record 1: 4 turns; [^\n]*\n.*record 2: turn 0: no <image>"
+    ):
+        data.leave_out(errors, skip_bad=False)
+
+
 def test_collate_pads_on_the_right_without_labels(make):
     data = make([GOOD, TEXT_ONLY])
     batch = collate([data[0], data[1]])
@@ -126,7 +147,7 @@ PUBLISHED = [CAPTION, GOOD | {"id": 33471}, TEXT_ONLY | {"model": ""}]
 
 def test_published_forms_have_no_errors(make):
     assert errors_of(make(PUBLISHED)) == {}
-    assert errors_of(make(PUBLISHED, template="plain")) == {}
+    assert errors_of(make([CAPTION], template="plain")) == {}
 
 
 def test_the_plain_template_drops_the_question_before_or_after_the_image(make):
@@ -179,7 +200,7 @@ BAD_RECORDS = {
         GOOD | {"image": "data.json"}
     ),
     "an image extends beyond --max-length 100; raise it": GOOD
-    | {"conversations": [human("Hi " * 99 + "<image>"), ANSWER]},
+    | {"conversations": [human("Hi " * 99), ANSWER, human("<image>"), ANSWER]},
     "no answer begins within --max-length 100; raise it": GOOD
     | {"conversations": [human("<image>" + "Hi " * 99), ANSWER]},
 }

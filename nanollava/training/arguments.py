@@ -6,7 +6,7 @@ import argparse
 from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any, get_args
 
-from ..conversation import TEMPLATES
+from ..conversation import IMAGE_POSITIONS, TEMPLATES
 from ..device import DTYPES
 from ..errors import UserError
 
@@ -27,6 +27,7 @@ RECIPES = {
         1: {
             **SHARED,
             "template": "v0",  # the instruction stays before the caption
+            "image_position": "as_written",  # the paper draws the order at random, equation 2
             "projector": "linear",
             "image_mode": "crop",  # CLIP's own preprocessing
             "group": False,
@@ -38,6 +39,7 @@ RECIPES = {
         2: {
             **SHARED,
             "template": "v0",
+            "image_position": "as_written",
             "image_mode": "crop",
             "group": False,
             "batch": 32,
@@ -50,6 +52,7 @@ RECIPES = {
         1: {
             **SHARED,
             "template": "plain",  # v1 drops the instruction: image, caption, newline
+            "image_position": "front",
             "projector": "linear",
             "image_mode": "crop",
             "group": False,
@@ -61,6 +64,7 @@ RECIPES = {
         2: {
             **SHARED,
             "template": "vicuna_v1",
+            "image_position": "front",
             "image_mode": "crop",
             "group": False,
             "batch": 32,
@@ -73,6 +77,7 @@ RECIPES = {
         1: {
             **SHARED,
             "template": "plain",
+            "image_position": "front",
             "projector": "mlp2x_gelu",  # v1.5's change to the architecture
             "image_mode": "crop",
             "group": False,
@@ -84,6 +89,7 @@ RECIPES = {
         2: {
             **SHARED,
             "template": "vicuna_v1",
+            "image_position": "front",
             "image_mode": "pad",  # keep the borders of wide images
             "group": True,  # the mix contains conversations without images
             "batch": 128,
@@ -139,6 +145,12 @@ class TrainConfig:
         "with PREFIX/; default: the folder of the data file",
     )
     template: str = fixed("vicuna_v1", "prompt template", choices=TEMPLATES)
+    image_position: str = fixed(
+        "front",
+        "where an image stands in its turn: moved to the front, or as the record has it; several "
+        "images stay as written",
+        choices=IMAGE_POSITIONS,
+    )
     image_mode: str = fixed(
         "crop",
         "how an image becomes a square: cut out the center, or pad the shorter side",

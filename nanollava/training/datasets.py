@@ -43,6 +43,7 @@ def load_dataset(
         model_config.vision_config.num_patches,
         config.template,
         min(config.max_length, model_config.text_config.max_position_embeddings),
+        config.image_position,
     )
     share = range(dist.get_rank(), len(data), dist.get_world_size())
     errors = merge_over_ranks(data.check(share, config.check_images, config.workers))
