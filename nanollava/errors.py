@@ -12,7 +12,7 @@ class UserError(ValueError):
 
 
 class ConfigError(UserError):
-    """A config.json that does not describe a model this package can build."""
+    """A file whose content cannot be used: a config.json, tokenizer or other JSON file."""
 
 
 class Stopped(Exception):

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,18 +27,59 @@ def shipped(path: str | Path) -> Path:
     return Path(path)
 
 
+def read_bytes(path: str | Path) -> bytes:
+    """The content of a file. A file that cannot be read is a ConfigError that names it."""
+    path = Path(path)
+    if "\0" in str(path):
+        raise ConfigError(f"{str(path)!r}: not a file name")
+    try:
+        if not path.exists():
+            raise ConfigError(f"{path}: no such file")
+        if not path.is_file():  # reading a FIFO or a device might never end
+            raise ConfigError(f"{path}: not a regular file")
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a UTF-8 file."""
+    try:
+        return read_bytes(path).decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not a UTF-8 text file ({error})") from None
+
+
+def parse_json(text: str | bytes, where: str) -> Any:
+    """The value of a JSON text. If it is not valid, a ConfigError names `where` it stands."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # RecursionError: too many nested lists
+        raise ConfigError(f"{where}: not valid JSON ({error})") from None
+
+
+def parse_object(text: str | bytes, where: str) -> dict:
+    """The JSON object in a text; any other value is a ConfigError."""
+    values = parse_json(text, where)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: expected a JSON object, got {type(values).__name__}")
+    return values
+
+
 def read_json(path: str | Path) -> dict:
     """The JSON object in a file. A missing or broken file is a ConfigError that names it."""
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # ValueError: no UTF-8 or no JSON
-        raise ConfigError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected a JSON object, got {type(values).__name__}")
-    return values
+    return parse_object(read_bytes(path), str(path))
+
+
+def read_json_lines(path: str | Path) -> Iterator[tuple[str, dict]]:
+    """The JSON object of every line of a JSONL file, after the words that name the line.
+
+    Empty lines are skipped. Anything else that is no object is a ConfigError."""
+    # Not splitlines(): JSON texts may contain other line separators, such as U+2028.
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            yield where, parse_object(line, where)
 
 
 def write_json(path: str | Path, values: dict | list) -> None:

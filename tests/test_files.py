@@ -15,6 +15,8 @@ from nanollava.files import (
     command_line,
     made_by,
     read_json,
+    read_json_lines,
+    read_text,
     replacing,
     shipped,
     write_json,
@@ -121,3 +123,33 @@ def test_a_path_that_exists_is_preferred_to_a_shipped_one(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     Path("checkpoints/toy-llava").mkdir(parents=True)
     assert shipped("checkpoints/toy-llava").resolve() == tmp_path / "checkpoints/toy-llava"
+
+
+def test_the_rows_of_a_jsonl_file_with_their_lines(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1}\n\n{"a": "\u2028"}', encoding="utf-8")
+    rows = list(read_json_lines(path))
+    assert rows == [(f"{path}, line 1", {"a": 1}), (f"{path}, line 3", {"a": "\u2028"})]
+
+
+@pytest.mark.parametrize("line", ["[1]", "{", "[" * 100_000, "null"])
+def test_a_bad_row_is_an_error_that_names_its_line(tmp_path, line):
+    path = tmp_path / "a.jsonl"
+    path.write_text("{}\n" + line)
+    with pytest.raises(ConfigError, match=r"a.jsonl, line 2: (not valid JSON|expected a JSON obj)"):
+        list(read_json_lines(path))
+
+
+@pytest.mark.parametrize("name", ["", "null\0character", "x" * 5000])
+def test_a_path_that_is_no_file_is_an_error(tmp_path, name):
+    with pytest.raises(
+        ConfigError, match="not a regular file|not a file name|cannot be read|no such"
+    ):
+        read_text(str(tmp_path / name))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no FIFO in a folder")
+def test_a_fifo_is_refused_without_waiting_for_it(tmp_path):
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(ConfigError, match="config.json: not a regular file"):
+        read_json(tmp_path / "config.json")
