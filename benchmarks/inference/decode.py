@@ -139,7 +139,7 @@ def dtype_name(model) -> str:
 
 
 def bytes_per_token(model) -> int:
-    """Bytes of weights that one decode step reads: all but the embedding's, where it reads a row."""
+    """Bytes of weights that one decode step reads: all, except that it looks up one embedding."""
     total = 0
     for name, tensor in model.language_model.state_dict().items():
         if "embed_tokens" not in name:
