@@ -135,7 +135,7 @@ class TrainConfig:
         -2, "hidden state of the vision tower that the projector reads; -1 is the last"
     )
 
-    # Data
+    # Data. The file may move: a checkpoint knows its content by a checksum.
     data: str | None = free(
         None, "LLaVA JSON file; Toyland's is generated if its default is missing"
     )

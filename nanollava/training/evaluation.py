@@ -24,10 +24,10 @@ def evaluate(
     if validation is not None:
         micro = micro_batch_size(config, dist.get_world_size())
         results["validation_loss"] = mean_loss(model, validation, collator, micro, device)
-    # Generation calls parts of the model without a forward pass of the whole, and only the latter
-    # gathers FSDP's shards.
-    model.unshard()
     if config.toyland_scenes:
+        # Generation calls parts of the model without a forward pass of the whole, and only the
+        # latter gathers FSDP's shards.
+        model.unshard()
         overall = score(model, tokenizer, image_config, config.toyland_scenes)["overall"]
         results["toyland_score"] = overall
     return results
