@@ -10,8 +10,14 @@ import torch
 from matplotlib.patches import Rectangle
 
 # Okabe and Ito's palette. Sequential maps are "viridis" or "cividis", diverging ones "PuOr".
-BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-YELLOW, BLUE, RED, PINK = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
+BLACK = "#000000"
+ORANGE = "#E69F00"
+SKY = "#56B4E9"
+GREEN = "#009E73"
+YELLOW = "#F0E442"
+BLUE = "#0072B2"
+RED = "#D55E00"
+PINK = "#CC79A7"
 PALETTE = [BLUE, ORANGE, GREEN, RED, PINK, SKY, BLACK, YELLOW]
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -21,18 +27,24 @@ def setup(seed: int = 0) -> None:
     sys.path.insert(0, str(ROOT))
     os.chdir(ROOT)
     torch.manual_seed(seed)
-    look = {
+    style = {
         "figure.dpi": 90,
         "font.size": 9,
         "axes.titlesize": 10,
         "figure.constrained_layout.use": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.prop_cycle": plt.cycler(color=PALETTE),
+        "image.cmap": "viridis",
     }
-    look |= {"axes.spines.top": False, "axes.spines.right": False, "image.cmap": "viridis"}
-    plt.rcParams.update(look, **{"axes.prop_cycle": plt.cycler(color=PALETTE)})
+    plt.rcParams.update(style)
 
 
 def array(x) -> np.ndarray:
-    return x.detach().float().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
+    """A tensor, list or array as an array."""
+    if isinstance(x, torch.Tensor):
+        return x.detach().float().cpu().numpy()
+    return np.asarray(x)
 
 
 def picture(ax, image, title: str = "", grid: int = 0) -> None:
@@ -53,25 +65,18 @@ def box(ax, image, corners, text: str = "", color: str = YELLOW) -> None:
     x1, y1, x2, y2 = (v * size - 0.5 for v in corners)
     ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec="black", lw=2.6))
     ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=color, lw=1.4))
-    label = dict(boxstyle="round,pad=0.15", fc="black", ec="none", alpha=0.75)
-    middle = min(max((x1 + x2) / 2, 0.17 * size), 0.83 * size)
     if text:
-        ax.text(
-            middle,
-            y1 - 0.01 * size,
-            text,
-            color="white",
-            ha="center",
-            va="bottom",
-            fontsize=8,
-            bbox=label,
-        )
+        label = dict(boxstyle="round,pad=0.15", fc="black", ec="none", alpha=0.75)
+        style = dict(color="white", ha="center", va="bottom", fontsize=8, bbox=label)
+        middle = min(max((x1 + x2) / 2, 0.17 * size), 0.83 * size)  # inside the image
+        ax.text(middle, y1 - 0.01 * size, text, **style)
 
 
 def mark(ax, image, patch: int, grid: int, color: str = RED) -> None:
     """A frame around one patch, counted in reading order."""
     side = len(np.asarray(image)) / grid
-    corner = (patch % grid * side - 0.5, patch // grid * side - 0.5)
+    row, column = divmod(patch, grid)
+    corner = (column * side - 0.5, row * side - 0.5)
     ax.add_patch(Rectangle(corner, side, side, fill=False, ec=color, lw=2))
 
 
@@ -101,10 +106,13 @@ def patch_words(
     side = len(image) / grid
     picture(ax, (0.45 * image + 0.55 * 255).astype(np.uint8), title, grid)
     for i, word in enumerate(words):
-        bold = strong is None or bool(strong[i])
-        x, y = (i % grid + 0.5) * side - 0.5, (i // grid + 0.5) * side - 0.5
-        look = dict(color="black" if bold else "#666666", weight="bold" if bold else "normal")
-        ax.text(x, y, word, ha="center", va="center", fontsize=fontsize, **look)
+        row, column = divmod(i, grid)
+        x = (column + 0.5) * side - 0.5
+        y = (row + 0.5) * side - 0.5
+        style = dict(color="#666666", weight="normal")
+        if strong is None or bool(strong[i]):
+            style = dict(color="black", weight="bold")
+        ax.text(x, y, word, ha="center", va="center", fontsize=fontsize, **style)
 
 
 def matrix(
@@ -123,54 +131,70 @@ def matrix(
     shown = ax.imshow(values, cmap, vmin=vmin, vmax=vmax, aspect="auto")
     ax.set(title=title)
     ax.spines[:].set_visible(False)
-    for axis, words, turn in ((ax.yaxis, rows, 0), (ax.xaxis, columns, 90)):
-        axis.set_ticks(range(len(words or [])), words or [], rotation=turn)
-        axis.set_tick_params(length=0)
+    label_ticks(ax.yaxis, rows or [], rotation=0)
+    label_ticks(ax.xaxis, columns or [], rotation=90)
     if form:
         for (y, x), value in np.ndenumerate(values):
             red, green, blue, _ = shown.cmap(shown.norm(value))
-            dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
-            color = "white" if dark else "black"
+            brightness = 0.3 * red + 0.59 * green + 0.11 * blue
+            color = "white" if brightness < 0.5 else "black"
             ax.text(x, y, format(value, form), ha="center", va="center", color=color, fontsize=7)
     return shown
 
 
-# --- 05 to 10
+def label_ticks(axis, words: list[str], rotation: float) -> None:
+    """A word at each whole number of an axis."""
+    axis.set_ticks(range(len(words)), words, rotation=rotation)
+    axis.set_tick_params(length=0)
 
 
 def token_view(
     texts, trained, values=None, note="filled and bold: trained; pale: read, not trained", width=9.0
 ):
     """Tokens as boxes in reading order, trained ones filled; `values` as a bar under each."""
-    char, pad, row = 5.6 / 72, 0.1, 0.62 if values is not None else 0.36  # inches
-    places, x, line = [], 0.0, 0
-    for text in texts:
-        wide = max(1, len(text)) * char + pad
-        if x + wide > width:
-            x, line = 0.0, line + 1
-        places.append((x, line, wide))
-        x += wide + 0.04
-    high = (line + 1) * row
-    fig = plt.figure(figsize=(width, high + 0.3), layout="none")
-    ax = fig.add_axes((0, 0, 1, high / (high + 0.3)), xlim=(0, width), ylim=(high, 0))
+    row_height = 0.36 if values is None else 0.62  # inches, as `width`
+    boxes = token_boxes(texts, width)
+    last_line = boxes[-1][1]
+    height = (last_line + 1) * row_height
+    fig = plt.figure(figsize=(width, height + 0.3), layout="none")
+    ax = fig.add_axes((0, 0, 1, height / (height + 0.3)), xlim=(0, width), ylim=(height, 0))
     ax.axis("off")
-    top = 1 if values is None else max(v for v in values if v is not None)
-    for i, ((x, line, wide), text, own) in enumerate(zip(places, texts, trained, strict=True)):
-        y = line * row + 0.02
-        face, edge = (BLUE, BLUE) if own else ("#F2F2F2", "#C8C8C8")
-        ax.add_patch(Rectangle((x, y), wide, 0.26, fc=face, ec=edge, lw=0.8))
-        look = dict(color="white", weight="bold") if own else dict(color="#444444")
-        ax.text(
-            x + wide / 2,
-            y + 0.135,
-            text,
-            family="monospace",
-            fontsize=9,
-            ha="center",
-            va="center",
-            **look,
-        )
-        if values is not None and values[i] is not None:
-            ax.add_patch(Rectangle((x, y + 0.28), wide, 0.3 * values[i] / top, fc=ORANGE))
+    for (x, line, box_width), text, is_trained in zip(boxes, texts, trained, strict=True):
+        draw_token(ax, x, line * row_height + 0.02, box_width, text, is_trained)
+    if values is not None:
+        largest = max(value for value in values if value is not None)
+        for (x, line, box_width), value in zip(boxes, values, strict=True):
+            if value is not None:
+                y = line * row_height + 0.30
+                ax.add_patch(Rectangle((x, y), box_width, 0.3 * value / largest, fc=ORANGE))
     fig.text(0.0, 1, note, fontsize=9, va="top")
     return fig
+
+
+def token_boxes(texts: list[str], width: float) -> list[tuple[float, int, float]]:
+    """Left edge, line and width of a box for each text, wrapped at `width` inches."""
+    character = 5.6 / 72  # inches
+    boxes = []
+    x = 0.0
+    line = 0
+    for text in texts:
+        box_width = max(1, len(text)) * character + 0.1
+        if x + box_width > width:
+            x = 0.0
+            line += 1
+        boxes.append((x, line, box_width))
+        x += box_width + 0.04
+    return boxes
+
+
+def draw_token(ax, x: float, y: float, width: float, text: str, is_trained: bool) -> None:
+    """One box of `token_view`; x, y and width in inches."""
+    box_style = dict(fc="#F2F2F2", ec="#C8C8C8", lw=0.8)
+    text_style = dict(color="#444444")
+    if is_trained:
+        box_style = dict(fc=BLUE, ec=BLUE, lw=0.8)
+        text_style = dict(color="white", weight="bold")
+    ax.add_patch(Rectangle((x, y), width, 0.26, **box_style))
+    middle = (x + width / 2, y + 0.135)
+    style = dict(family="monospace", fontsize=9, ha="center", va="center", **text_style)
+    ax.text(*middle, text, **style)
