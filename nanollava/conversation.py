@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from .config import IGNORE_INDEX
 from .errors import UserError
-from .tokenizer import BOS, EOS, IMAGE, Tokenizer
+from .special_tokens import BOS, EOS, IMAGE
+from .tokenizer import Tokenizer
 
 IMAGE_INDEX = -200  # one image in the token ids, until `expand` makes room for its patches
 

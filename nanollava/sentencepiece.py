@@ -20,6 +20,7 @@ from .errors import ConfigError
 NORMAL = 1
 UNKNOWN = 2  # <unk>
 CONTROL = 3  # <s> and </s>
+USER_DEFINED = 4  # a text that is always one token, such as "[SEG]"
 
 UNKNOWN_TEXT = "<unk>"
 

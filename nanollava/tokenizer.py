@@ -3,34 +3,88 @@
 LLaMA's tokenizer is a BPE over the whole text. Spaces are written as "▁", one of them is put
 before the text, and characters outside the vocabulary become their UTF-8 bytes.
 
-Special tokens such as <s> and </s> are placed by the chat template and never come from text.
+Special tokens such as <s> and </s> are placed by the chat template and never come from text. Other
+tokens that somebody added to the vocabulary, such as "[SEG]", do come from text.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from .errors import ConfigError
 from .files import read_json, write_json
-from .sentencepiece import CONTROL, UNKNOWN, UNKNOWN_TEXT, Piece, bpe_merges, read_pieces
-
-BOS = "<s>"
-EOS = "</s>"
-IMAGE = "<image>"
-
-# What follows a special token is a continuation: no space is put before it.
-CONTINUATION_NORMALIZER = normalizers.Replace(" ", "▁")
-TEXT_NORMALIZER = normalizers.Sequence([normalizers.Prepend("▁"), CONTINUATION_NORMALIZER])
-DECODER = decoders.Sequence(
-    [
-        decoders.Replace("▁", " "),
-        decoders.ByteFallback(),
-        decoders.Fuse(),
-        decoders.Strip(" ", 1, 0),  # the space before the text
-    ]
+from .sentencepiece import UNKNOWN_TEXT, bpe_merges, read_pieces
+from .special_tokens import (
+    IMAGE,
+    SpecialTokens,
+    json_tokens,
+    read_json_if_there,
+    read_special_tokens,
+    vocabulary_tokens,
 )
+
+SPACE = "▁"  # how the vocabulary writes a space
+
+
+class PrefixSpace(NamedTuple):
+    """Where a tokenizer puts a space before text.
+
+    At the beginning it also stands before a text that begins with a space itself, as sentencepiece
+    has it; otherwise decoding would lose that space.
+    """
+
+    at_start: bool  # at the beginning of a text
+    after_special: bool  # after a special token, and after one that was added to the vocabulary
+    doubles: bool  # after a special token also before a text that begins with a space
+
+
+# By the `prepend_scheme` of a Metaspace pre-tokenizer in tokenizer.json.
+METASPACE_PREFIX = {
+    "always": PrefixSpace(at_start=True, after_special=True, doubles=False),
+    "first": PrefixSpace(at_start=True, after_special=False, doubles=False),
+    "never": PrefixSpace(at_start=False, after_special=False, doubles=False),
+}
+# A normalizer "Prepend" has this place in older files.
+PREPEND_PREFIX = PrefixSpace(at_start=True, after_special=True, doubles=True)
+NO_PREFIX = METASPACE_PREFIX["never"]
+
+
+class AddedTokenInText(NamedTuple):
+    """An added token that occurs in a text, from character `start` to `end`."""
+
+    id: int
+    start: int
+    end: int
+    is_piece: bool  # a piece of sentencepiece's vocabulary: the text goes on behind it
+
+
+class Splitter:
+    """Finds the added tokens in a text. Special tokens are not among them."""
+
+    def __init__(self, added_tokens: list[dict], backend: Backend):
+        """`added_tokens` as in tokenizer.json, each with its id in `backend`."""
+        self.finder = Backend(models.BPE())  # without a vocabulary it sees nothing else
+        vocabulary = backend.get_vocab(with_added_tokens=False)
+        self.ids = []  # by the finder's ids
+        self.is_piece = []
+        for token in added_tokens:
+            text = token["content"].replace(SPACE, " ")
+            flags = {key: token[key] for key in ("single_word", "lstrip", "rstrip")}
+            self.finder.add_tokens([AddedToken(text, normalized=False, **flags)])
+            self.ids.append(token["id"])
+            self.is_piece.append(token["content"] in vocabulary)
+
+    def tokens_in(self, text: str) -> Iterator[AddedTokenInText]:
+        """The added tokens in a text, in order. Of two at the same place, the longer one."""
+        if not self.ids:
+            return
+        encoding = self.finder.encode(text, add_special_tokens=False)
+        for i, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            yield AddedTokenInText(self.ids[i], start, end, self.is_piece[i])
 
 
 class Tokenizer:
@@ -41,46 +95,67 @@ class Tokenizer:
     text. LLaVA-1.5 was trained without `legacy`.
     """
 
-    def __init__(self, backend: Backend):
+    def __init__(self, backend: Backend, special_tokens: SpecialTokens | None = None):
+        """`special_tokens` are the names that the files beside tokenizer.json give."""
         self.backend = backend
-        self.bos_token_id = backend.token_to_id(BOS)
-        self.eos_token_id = backend.token_to_id(EOS)
+        self.names = special_tokens or SpecialTokens()
+        self.bos_token_id = backend.token_to_id(self.names.bos)
+        self.eos_token_id = backend.token_to_id(self.names.eos)
         if self.bos_token_id is None or self.eos_token_id is None:
-            raise ConfigError(f"the tokenizer has no {BOS} or no {EOS}: expected a LLaMA tokenizer")
-        state = json.loads(backend.to_str())
-        self.special_ids = {token["id"] for token in state["added_tokens"]}
-        # A Metaspace pre-tokenizer is how tokenizer.json says "not legacy".
-        pre_tokenizer = state["pre_tokenizer"] or {}
-        self.legacy = pre_tokenizer.get("type") != "Metaspace"
+            raise ConfigError(
+                f"the tokenizer has no {self.names.bos} or no {self.names.eos}: "
+                "expected a LLaMA tokenizer"
+            )
+        self.pad_token_id = None  # many tokenizers have none
+        if self.names.pad is not None:
+            self.pad_token_id = backend.token_to_id(self.names.pad)
 
-        # Text is encoded by copies without special tokens, so that "</s>" typed by a user stays
-        # text.
+        ids = backend.get_vocab(with_added_tokens=True).values()
+        self.next_free_id = max(ids) + 1
+
+        state = json.loads(backend.to_str())
+        self.special_ids = set()
+        text_tokens = []
+        for token in state["added_tokens"]:
+            if token["special"] or token["content"] in self.names.texts():
+                self.special_ids.add(token["id"])
+            else:
+                text_tokens.append(token)
+        self.splitter = Splitter(text_tokens, backend)
+
+        self.prefix_space = take_prefix_space(state)
+        # Text is encoded without special tokens, so that "</s>" typed by a user stays text.
         state["added_tokens"] = []
         state["post_processor"] = None
         state["truncation"] = None
         state["padding"] = None
-        if not self.legacy:
-            state["pre_tokenizer"] = None  # Metaspace would remove a space before the text
         self.text_encoder = Backend.from_str(json.dumps(state))
-        if not self.legacy:
-            self.text_encoder.normalizer = TEXT_NORMALIZER
-        self.continuation_encoder = Backend.from_str(json.dumps(state))
-        self.continuation_encoder.normalizer = CONTINUATION_NORMALIZER
 
     def __len__(self) -> int:
         """The number of tokens, with the special ones."""
         return self.backend.get_vocab_size(with_added_tokens=True)
 
+    @property
+    def legacy(self) -> bool:
+        """Is a space put before text that follows a special token?"""
+        return self.prefix_space.after_special
+
     @classmethod
     def from_pretrained(cls, path: str | Path) -> "Tokenizer":
-        """Reads `tokenizer.json` of a model directory, or else `tokenizer.model`."""
+        """Reads `tokenizer.json` of a model directory, or else `tokenizer.model`.
+
+        The files beside it name the special tokens: see `read_special_tokens`.
+        """
         file = Path(path) / "tokenizer.json"
         sentencepiece_file = Path(path) / "tokenizer.model"
         if file.is_file():
+            names = read_special_tokens(file.parent)
             try:
-                return cls(Backend.from_file(str(file)))
+                tokenizer = cls(Backend.from_file(str(file)), names)
             except Exception as error:  # the library raises bare Exception for broken files
                 raise ConfigError(f"{file}: not a tokenizer ({error})") from None
+            check_added_ids(file, tokenizer.backend)
+            return tokenizer
         if sentencepiece_file.is_file():
             return cls.from_sentencepiece(sentencepiece_file)
         raise ConfigError(
@@ -91,31 +166,28 @@ class Tokenizer:
     def from_sentencepiece(cls, file: Path) -> "Tokenizer":
         """The tokenizer of a sentencepiece `tokenizer.model`.
 
-        `legacy` and added tokens come from `tokenizer_config.json` and `added_tokens.json` in the
-        same folder, where they exist.
+        `legacy`, `add_prefix_space` and added tokens come from `tokenizer_config.json` and
+        `added_tokens.json` in the same folder, where they exist.
         """
         pieces = read_pieces(file)
+        names = read_special_tokens(file.parent)
         options = read_json_if_there(file.with_name("tokenizer_config.json"))
         vocab = {piece.text: i for i, piece in enumerate(pieces)}
         bpe = models.BPE(
             vocab, bpe_merges(pieces), unk_token=UNKNOWN_TEXT, fuse_unk=True, byte_fallback=True
         )
         backend = Backend(bpe)
-        backend.decoder = DECODER
-        legacy = options.get("legacy")
-        if legacy is None or legacy is True:  # transformers takes a missing value for true
-            backend.normalizer = TEXT_NORMALIZER
-        else:
-            backend.pre_tokenizer = pre_tokenizers.Metaspace("▁", "first", split=False)
-
-        special_tokens = special_tokens_of(file, pieces, options)
-        for text, token_id in sorted(special_tokens.items(), key=lambda item: item[1]):
-            new_id = add_special_token(backend, text)
+        scheme = prepend_scheme(options)
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, scheme, split=False)
+        backend.decoder = text_decoder(strips_space=scheme != "never")
+        added_tokens = vocabulary_tokens(pieces) | json_tokens(file, options, names)
+        for token_id, token in sorted(added_tokens.items()):
+            new_id = add_token(backend, token)
             if new_id != token_id:
                 raise ConfigError(
-                    f"{file}: {text!r} becomes token {new_id}, its files say {token_id}"
+                    f"{file}: {token.content!r} becomes token {new_id}, its files say {token_id}"
                 )
-        return cls(backend)
+        return cls(backend, names)
 
     def save_pretrained(self, path: str | Path) -> None:
         """Writes tokenizer.json, and the tokenizer_config.json that transformers needs with it."""
@@ -123,11 +195,17 @@ class Tokenizer:
         values = {
             "tokenizer_class": "LlamaTokenizerFast",
             "legacy": self.legacy,
-            "bos_token": BOS,
-            "eos_token": EOS,
-            "unk_token": UNKNOWN_TEXT,
+            "bos_token": self.names.bos,
+            "eos_token": self.names.eos,
+            "unk_token": self.names.unk,
             "add_bos_token": True,
         }
+        if not self.prefix_space.at_start:
+            values["add_prefix_space"] = False
+        if self.names.pad is not None:
+            values["pad_token"] = self.names.pad
+        if self.names.others:
+            values["additional_special_tokens"] = sorted(self.names.others)
         if self.backend.token_to_id(IMAGE) is not None:
             values["image_token"] = IMAGE
         write_json(Path(path) / "tokenizer_config.json", values)
@@ -137,16 +215,16 @@ class Tokenizer:
         """The id of `<image>`: the next free one if the vocabulary does not have it yet."""
         token_id = self.backend.token_to_id(IMAGE)
         if token_id is None:
-            return len(self)
+            return self.next_free_id
         return token_id
 
     def with_image_token(self, token_id: int) -> "Tokenizer":
         """A copy that has `<image>` as this token: its present id, or the next free one."""
         copy = Backend.from_str(self.backend.to_str())
-        new_id = add_special_token(copy, IMAGE)
+        new_id = add_token(copy, AddedToken(IMAGE, special=True, normalized=False))
         if new_id != token_id:
             raise ConfigError(f"{IMAGE} becomes token {new_id}, the model's config says {token_id}")
-        return Tokenizer(copy)
+        return Tokenizer(copy, self.names)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text: no BOS, no EOS, and what looks like a special token is text."""
@@ -158,52 +236,115 @@ class Tokenizer:
     ) -> tuple[list[int], list[int]]:
         """The ids of a text, and for each token the index of its first character in the text.
 
-        `after_special` says that the text follows a special token; without `legacy` it then gets
-        no space before it.
+        `after_special` says that the text follows a special token: see `PrefixSpace`.
         """
-        encoder = self.text_encoder
-        if after_special and not self.legacy:
-            encoder = self.continuation_encoder
-        encoding = encoder.encode(text, add_special_tokens=False)
-        starts = [start for start, _ in encoding.offsets]
+        ids = []
+        starts = []
+        end = 0  # of what has been encoded
+        prefix = self.prefix(text, 0, after_special)
+        for token in self.splitter.tokens_in(text):
+            stretch = text[end : token.start]
+            if stretch or token.is_piece:
+                stretch_ids, stretch_starts = self.encode_stretch(prefix, stretch, end)
+                ids += stretch_ids
+                starts += stretch_starts
+            ids.append(token.id)
+            starts.append(token.start)
+            end = token.end
+            prefix = ""
+            if not token.is_piece:
+                prefix = self.prefix(text, end, after_special=True)
+        if end < len(text):
+            stretch_ids, stretch_starts = self.encode_stretch(prefix, text[end:], end)
+            ids += stretch_ids
+            starts += stretch_starts
+        return ids, starts
+
+    def prefix(self, text: str, start: int, after_special: bool) -> str:
+        """The space that is put before the stretch that starts here, or ""."""
+        rule = self.prefix_space
+        if not after_special:
+            return SPACE if rule.at_start else ""
+        has_space = text.startswith((" ", SPACE), start)
+        if rule.after_special and (rule.doubles or not has_space):
+            return SPACE
+        return ""
+
+    def encode_stretch(self, prefix: str, stretch: str, start: int) -> tuple[list[int], list[int]]:
+        """The ids of a stretch without added tokens, and where each begins in the whole text.
+
+        `start` is where the stretch begins. A token of the prefix alone begins there, too.
+        """
+        encoding = self.text_encoder.encode(prefix + stretch, add_special_tokens=False)
+        starts = []
+        for token_start, _ in encoding.offsets:
+            starts.append(start + max(token_start - len(prefix), 0))
         return encoding.ids, starts
 
     def decode(self, ids: list[int]) -> str:
         """The text of ids, without special tokens."""
         text_ids = [token_id for token_id in ids if token_id not in self.special_ids]
-        return self.text_encoder.decode(text_ids)
+        return self.backend.decode(text_ids, skip_special_tokens=False)
 
 
-def read_json_if_there(path: Path) -> dict:
-    """The JSON object in a file, or an empty one if there is no file."""
-    if path.is_file():
-        return read_json(path)
-    return {}
+def take_prefix_space(state: dict) -> PrefixSpace:
+    """Takes the space before a text out of tokenizer.json's `state`; returns where it stands."""
+    prefix_space = NO_PREFIX
+    for step in steps_of(state["pre_tokenizer"], "pretokenizers"):
+        if step["type"] == "Metaspace":
+            prefix_space = METASPACE_PREFIX[step["prepend_scheme"]]
+            step["prepend_scheme"] = "never"
+    steps = steps_of(state["normalizer"], "normalizers")
+    others = [step for step in steps if step["type"] != "Prepend"]
+    if len(others) < len(steps):
+        prefix_space = PREPEND_PREFIX
+        state["normalizer"] = {"type": "Sequence", "normalizers": others}
+    return prefix_space
 
 
-def special_tokens_of(file: Path, pieces: list[Piece], options: dict) -> dict[str, int]:
-    """Special tokens and their ids: those of the vocabulary, and those added in the JSON files."""
-    special_tokens = {}
-    for token_id, piece in enumerate(pieces):
-        if piece.type in (UNKNOWN, CONTROL):
-            special_tokens[piece.text] = token_id
-    try:
-        for token_id, token in options.get("added_tokens_decoder", {}).items():
-            special_tokens[token["content"]] = int(token_id)
-    except (AttributeError, KeyError, TypeError, ValueError):
-        config_file = file.with_name("tokenizer_config.json")
-        raise ConfigError(
-            f"{config_file}: added_tokens_decoder: expected ids and objects with 'content'"
-        ) from None
-    added_tokens_file = file.with_name("added_tokens.json")
-    for text, token_id in read_json_if_there(added_tokens_file).items():
-        if not isinstance(token_id, int):
-            raise ConfigError(f"{added_tokens_file}: {text!r}: {token_id!r}; expected an id")
-        special_tokens[text] = token_id
-    return special_tokens
+def steps_of(component: dict | None, key: str) -> list[dict]:
+    """The steps of a normalizer or pre-tokenizer, which may be none, one, or a Sequence."""
+    if component is None:
+        return []
+    if component["type"] == "Sequence":
+        return component[key]
+    return [component]
 
 
-def add_special_token(backend: Backend, text: str) -> int:
-    """Add a special token if it is not there yet; returns its id."""
-    backend.add_special_tokens([AddedToken(text, special=True, normalized=False)])
-    return backend.token_to_id(text)
+def prepend_scheme(options: dict) -> str:
+    """The Metaspace scheme that the options of tokenizer_config.json stand for."""
+    if options.get("add_prefix_space") is False:
+        return "never"
+    if options.get("legacy") in (None, True):  # transformers 4 takes a missing value for true
+        return "always"
+    return "first"
+
+
+def text_decoder(strips_space: bool) -> decoders.Decoder:
+    """Pieces to text. `strips_space` takes away the space that was put before the text."""
+    steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    if strips_space:
+        steps.append(decoders.Strip(" ", 1, 0))
+    return decoders.Sequence(steps)
+
+
+def add_token(backend: Backend, token: AddedToken) -> int:
+    """Adds a token if it is not there yet; returns its id."""
+    if token.special:
+        backend.add_special_tokens([token])
+    else:
+        backend.add_tokens([token])
+    return backend.token_to_id(token.content)
+
+
+def check_added_ids(file: Path, backend: Backend) -> None:
+    """A ConfigError if the library gives an added token another id than tokenizer.json.
+
+    It numbers them in order, so that it closes gaps between the ids without a word.
+    """
+    for token in read_json(file).get("added_tokens") or []:
+        new_id = backend.token_to_id(token["content"])
+        if new_id != token["id"]:
+            raise ConfigError(
+                f"{file}: {token['content']!r} becomes token {new_id}, the file says {token['id']}"
+            )

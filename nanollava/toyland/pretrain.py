@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from tokenizers import Regex, models, pre_tokenizers, trainers
+from tokenizers import Regex, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 from torch import nn
 from tqdm import tqdm
@@ -19,7 +19,7 @@ from ..conversation import VICUNA_SYSTEM
 from ..files import write_json
 from ..hf import files as hf_files
 from ..hf.names import Layout
-from ..tokenizer import DECODER, TEXT_NORMALIZER, Tokenizer
+from ..tokenizer import SPACE, Tokenizer, text_decoder
 from .captions import captions
 from .scenes import scenes
 from .teacher import detail, facts_from_captions, questions
@@ -31,11 +31,13 @@ SPECIAL_TOKENS = ["<unk>", "<s>", "</s>"]
 def train_bpe(texts: list[str], vocab_size: int) -> Tokenizer:
     """Trains a byte-fallback BPE as LLaMA's: <unk>, <s>, </s>, then 256 bytes, then merges."""
     backend = Backend(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    backend.normalizer = TEXT_NORMALIZER
-    words = pre_tokenizers.Split("▁", "merged_with_next")
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)]
+    )
+    words = pre_tokenizers.Split(SPACE, "merged_with_next")
     punctuation = pre_tokenizers.Split(Regex(r"[^\w▁]"), "isolated")
     backend.pre_tokenizer = pre_tokenizers.Sequence([words, punctuation])
-    backend.decoder = DECODER
+    backend.decoder = text_decoder(strips_space=True)
     byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
