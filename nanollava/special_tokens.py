@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken
 
+from . import schema
 from .errors import ConfigError
 from .files import read_json
 from .sentencepiece import CONTROL, UNKNOWN, UNKNOWN_TEXT, USER_DEFINED, Piece
@@ -76,7 +77,7 @@ def texts_in(value, file: Path, key: str) -> list[str]:
 def text_of(token, file: Path, key: str) -> str:
     """The text of a token, which files give as a string or as an object with `content`."""
     text = token.get("content") if isinstance(token, dict) else token
-    if not isinstance(text, str):
+    if not schema.has_type(text, str):
         raise ConfigError(
             f"{file}: {key} = {token!r}; expected a text, or an object with 'content'"
         )
@@ -103,7 +104,7 @@ def json_tokens(file: Path, options: dict, names: SpecialTokens) -> dict[int, Ad
     tokens = {}
     added_tokens_file = file.with_name("added_tokens.json")
     for text, token_id in read_json_if_there(added_tokens_file).items():
-        if not isinstance(token_id, int):
+        if not schema.has_type(token_id, int) or not schema.is_unicode(text):
             raise ConfigError(f"{added_tokens_file}: {text!r}: {token_id!r}; expected an id")
         is_special = text in names.texts()
         tokens[token_id] = AddedToken(text, special=is_special, normalized=False)

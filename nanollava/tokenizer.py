@@ -28,6 +28,7 @@ from .special_tokens import (
 )
 
 SPACE = "▁"  # how the vocabulary writes a space
+CLOSING_PUNCTUATION = ".,:;!?)]}'\"%"  # what follows a word without a space
 
 
 class PrefixSpace(NamedTuple):
@@ -71,12 +72,16 @@ class Splitter:
         vocabulary = backend.get_vocab(with_added_tokens=False)
         self.ids = []  # by the finder's ids
         self.is_piece = []
+        self.added_ids = set()  # of those that are no pieces
         for token in added_tokens:
             text = token["content"].replace(SPACE, " ")
             flags = {key: token[key] for key in ("single_word", "lstrip", "rstrip")}
             self.finder.add_tokens([AddedToken(text, normalized=False, **flags)])
+            is_piece = token["content"] in vocabulary
             self.ids.append(token["id"])
-            self.is_piece.append(token["content"] in vocabulary)
+            self.is_piece.append(is_piece)
+            if not is_piece:
+                self.added_ids.add(token["id"])
 
     def tokens_in(self, text: str) -> Iterator[AddedTokenInText]:
         """The added tokens in a text, in order. Of two at the same place, the longer one."""
@@ -282,9 +287,36 @@ class Tokenizer:
         return encoding.ids, starts
 
     def decode(self, ids: list[int]) -> str:
-        """The text of ids, without special tokens."""
+        """The text of ids, without special tokens.
+
+        More ids only append to the text, except where bytes of a character are missing.
+        """
         text_ids = [token_id for token_id in ids if token_id not in self.special_ids]
-        return self.backend.decode(text_ids, skip_special_tokens=False)
+        if not self.prefix_space.after_special:
+            return self.backend.decode(text_ids, skip_special_tokens=False)
+        text = ""
+        run: list[int] = []  # an added token, except in the first run, and what follows it
+        for token_id in text_ids:
+            if token_id in self.splitter.added_ids:
+                text += self.decode_run(run)
+                run = []
+            run.append(token_id)
+        return text + self.decode_run(run)
+
+    def decode_run(self, ids: list[int]) -> str:
+        """The text of a run: without the space that `encode` put behind an added token."""
+        text = self.backend.decode(ids, skip_special_tokens=False)
+        if not ids or ids[0] not in self.splitter.added_ids:
+            return text
+        added_text = self.backend.decode(ids[:1], skip_special_tokens=False)
+        behind = text.removeprefix(added_text)
+        if not behind.startswith(" "):
+            return text
+        # Where no space is doubled, this one may have been in the text. It was not if closing
+        # punctuation follows; what follows a space at the end is not known yet.
+        if self.prefix_space.doubles or len(behind) == 1 or behind[1] in CLOSING_PUNCTUATION:
+            behind = behind[1:]
+        return added_text + behind
 
 
 def take_prefix_space(state: dict) -> PrefixSpace:

@@ -26,7 +26,15 @@ LAYERS = {
         "generate",
         "llava",
     ],
-    "words and images": ["tokenizer", "sentencepiece", "conversation", "image", "archives", "data"],
+    "words and images": [
+        "sentencepiece",
+        "special_tokens",
+        "tokenizer",
+        "conversation",
+        "image",
+        "archives",
+        "data",
+    ],
     "answers": ["compiled", "streaming", "assistant"],
     "": [""],  # nanollava/__init__.py: the public names
     "programs": ["convert", "show", "plot", "web"],
