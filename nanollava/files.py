@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,17 +28,27 @@ def shipped(path: str | Path) -> Path:
     return Path(path)
 
 
-def read_bytes(path: str | Path) -> bytes:
-    """The content of a file. A file that cannot be read is a ConfigError that names it."""
-    path = Path(path)
+def check_regular_file(path: str | Path) -> None:
+    """A ConfigError for a folder, a pipe or a device: reading them fails, or might never end.
+
+    A missing file is a FileNotFoundError.
+    """
     if "\0" in str(path):
         raise ConfigError(f"{str(path)!r}: not a file name")
+    mode = Path(path).stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise ConfigError(f"{path}: not a regular file, but a folder")
+    if not stat.S_ISREG(mode):
+        raise ConfigError(f"{path}: not a regular file, but a pipe or a device")
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The content of a file. A file that cannot be read is a ConfigError that names it."""
     try:
-        if not path.exists():
-            raise ConfigError(f"{path}: no such file")
-        if not path.is_file():  # reading a FIFO or a device might never end
-            raise ConfigError(f"{path}: not a regular file")
-        return path.read_bytes()
+        check_regular_file(path)
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
 

@@ -49,6 +49,26 @@ def test_a_missing_json_file_is_an_error_that_names_it(tmp_path):
         read_json(tmp_path / "config.json")
 
 
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(ConfigError, match="not a regular file, but a folder"):
+        read_json(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
+def test_a_pipe_is_no_file(tmp_path):
+    """Reading it would wait forever for its writer."""
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(ConfigError, match="config.json: not a regular file, but a pipe or a device"):
+        read_json(tmp_path / "config.json")
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="this system has no /dev/zero")
+def test_a_device_is_no_file(tmp_path):
+    (tmp_path / "config.json").symlink_to("/dev/zero")
+    with pytest.raises(ConfigError, match="config.json: not a regular file, but a pipe or a device"):
+        read_json(tmp_path / "config.json")
+
+
 def test_json_comes_back(tmp_path):
     values = {"name": "naïve 你好", "list": [1, 2.5, None, True]}
     write_json(tmp_path / "new folder" / "a.json", values)
