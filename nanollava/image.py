@@ -1,173 +1,85 @@
 """CLIP's image preprocessing with Pillow and NumPy: RGB, (pad), resize, crop, normalize."""
 
-import math
-from dataclasses import dataclass
+import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from .errors import UserError
-from .files import read_json, write_json
+from .files import check_regular_file
+from .image_config import ImageConfig
+from .resample import resample_rows
 
-# Mean and standard deviation of the colors red, green and blue in CLIP's training data, in 0..1.
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
+# Sizes that a file may claim. Larger ones are an error before anything is decoded.
+MAX_PIXELS = 2**27  # of an image: half a gigabyte at Pillow's 4 bytes per pixel
+MAX_SIDE = 2**17
+# If `fit` would make a larger image than this on the way, it computes only what the crop keeps.
+MAX_FIT_PIXELS = 2**26
+STRIP_ROWS = 512  # rows of an image with transparency that are converted at a time
 
-# Options of which only one value is supported; a missing one has it.
-SUPPORTED_VALUES = {
-    "do_resize": True,
-    "do_rescale": True,
-    "do_normalize": True,
-    "resample": 3,  # Pillow's number for bicubic
+# How an image is turned by the value of EXIF's orientation.
+EXIF_ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
 }
+
+# Pillow warns of broken metadata and of large images. The first changes no pixel, the second is
+# checked here.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class ImageError(UserError):
     """An image that cannot be read or written."""
 
 
-@dataclass(frozen=True)
-class ImageConfig:
-    """How an image becomes the square that the vision tower sees.
-
-    `size` is the side of the square in pixels. `mode` says what happens to an oblong image: "crop"
-    cuts out the center square; "pad" first extends the image to a square with the mean color.
-    """
-
-    size: int = 224
-    mode: str = "crop"
-    mean: tuple[float, float, float] = MEAN
-    std: tuple[float, float, float] = STD
-
-    def __post_init__(self):
-        if self.mode not in ("crop", "pad"):
-            raise UserError(f"{self}: expected mode 'crop' or 'pad'")
-        if not isinstance(self.size, int) or self.size < 1:
-            raise UserError(f"{self}: expected a size in pixels")
-        for color in (self.mean, self.std):
-            if len(color) != 3 or not all(is_finite(value) for value in color):
-                raise UserError(f"{self}: expected mean and std of three colors")
-        if min(self.std) <= 0:
-            raise UserError(f"{self}: expected std above 0, because it divides")
-
-    @classmethod
-    def from_pretrained(
-        cls, path: str | Path, mode: str = "crop", size: int | None = None
-    ) -> "ImageConfig":
-        """Reads the preprocessing that a model directory describes.
-
-        `mode` is for files that do not ask for padding. `size` is what the vision tower takes:
-        another size in the file is an error, as is any option that is not supported.
-        """
-        values = read_values(Path(path), size)
-        image_size = side_of(values.get("size"), default=224)
-        crop_size = side_of(values.get("crop_size"), default=image_size)
-        check_values(values, path)
-        if size is not None and image_size != size:
-            raise UserError(
-                f"{path}: size = {image_size!r}, but the vision tower takes {size} pixels"
-            )
-        if crop_size != image_size:
-            raise UserError(
-                f"{path}: crop_size = {crop_size!r} is not supported; expected {image_size!r}, "
-                "the size of the short side"
-            )
-        if values.get("do_pad"):
-            mode = "pad"
-        mean = color_of(values, "image_mean", MEAN, path)
-        std = color_of(values, "image_std", STD, path)
-        return cls(image_size, mode, mean, std)
-
-    def save_pretrained(self, path: str | Path) -> None:
-        """Writes the preprocessor_config.json that transformers' CLIPImageProcessor reads."""
-        values = {
-            "image_processor_type": "CLIPImageProcessor",
-            "do_pad": self.mode == "pad",
-            "do_convert_rgb": True,
-            "do_resize": True,
-            "resample": 3,
-            "size": {"shortest_edge": self.size},
-            "do_center_crop": True,
-            "crop_size": {"height": self.size, "width": self.size},
-            "do_rescale": True,
-            "rescale_factor": 1 / 255,
-            "do_normalize": True,
-            "image_mean": self.mean,
-            "image_std": self.std,
-        }
-        write_json(Path(path) / "preprocessor_config.json", values)
-
-
-def is_finite(value) -> bool:
-    """Is this a number that can be computed with?"""
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def read_values(path: Path, size: int | None) -> dict:
-    """The options of a model directory, from the first of three places that has them.
-
-    - `processor_config.json`, where transformers 5 puts them, if there is no other file;
-    - `config.json` of an original LLaVA, which only says whether images are padded;
-    - `preprocessor_config.json`.
-    """
-    config_file = path / "config.json"
-    processor_file = path / "processor_config.json"
-    preprocessor_file = path / "preprocessor_config.json"
-    if processor_file.is_file() and not preprocessor_file.is_file():
-        values = read_json(processor_file).get("image_processor", {})
-        if not isinstance(values, dict):
-            raise UserError(f"{processor_file}: image_processor = {values!r}; expected an object")
-        return values
-    if size is not None and config_file.is_file():
-        config = read_json(config_file)
-        if "mm_vision_tower" in config:
-            return {"size": size, "do_pad": config.get("image_aspect_ratio") == "pad"}
-    return read_json(preprocessor_file)
-
-
-def side_of(value, default):
-    """The pixels of a size, which files write as a number or as an object."""
-    if not value:
-        return default
-    if isinstance(value, dict):
-        return value.get("shortest_edge", value.get("height", default))
-    return value
-
-
-def check_values(values: dict, path: str | Path) -> None:
-    """A UserError if an option has a value that is not supported."""
-    for key, supported_value in SUPPORTED_VALUES.items():
-        value = values.get(key)
-        if value is not None and value != supported_value:
-            raise UserError(
-                f"{path}: {key} = {value!r} is not supported; expected {supported_value!r}"
-            )
-
-
-def color_of(values: dict, key: str, default: tuple, path: str | Path) -> tuple:
-    """A list of three numbers; `ImageConfig` checks what is in it."""
-    color = values.get(key, default)
-    if not isinstance(color, list | tuple):
-        raise UserError(f"{path}: {key} = {color!r}; expected three numbers")
-    return tuple(color)
-
-
-def open_image(path: str | Path) -> Image.Image:
+def open_image(file: str | Path | BinaryIO) -> Image.Image:
     """Opens and decodes an image; of an animation, the first frame.
 
-    A missing or broken file is an ImageError. The image is turned as its EXIF data says, like in
-    every viewer. CLIP's processor and the original LLaVA leave it as it is stored.
+    A missing, broken or huge file is an ImageError. The image is turned as its EXIF data says, like
+    in every viewer. CLIP's processor and the original LLaVA leave it as it is stored.
     """
     try:
-        image = Image.open(path)
+        if isinstance(file, str | Path):
+            check_regular_file(file)
+        image = Image.open(file)
+        check_image_size(image)
         image.load()
-        return ImageOps.exif_transpose(image)
     except FileNotFoundError:
-        raise ImageError(f"{path}: no such image") from None
+        raise ImageError(f"{file}: no such image") from None
     except Exception as error:  # Pillow raises many types for broken files
-        raise ImageError(f"{path}: not a readable image ({error})") from None
+        reason = str(error).removeprefix(f"{file}: ")
+        raise ImageError(f"{file}: not a readable image ({reason})") from None
+    return turn_upright(image)
+
+
+def check_image_size(image: Image.Image) -> None:
+    """An ImageError for an image that would take gigabytes, before it is decoded."""
+    width, height = image.size
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        raise ImageError(
+            f"{width} x {height} pixels; expected at most {MAX_SIDE:,} a side and {MAX_PIXELS:,} "
+            "in all"
+        )
+
+
+def turn_upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF data says. EXIF data that cannot be read turns nothing."""
+    try:
+        orientation = image.getexif().get(EXIF_ORIENTATION)
+    except Exception:  # Pillow raises many types for broken EXIF data
+        return image
+    if not isinstance(orientation, int) or orientation not in TURNS:
+        return image
+    return image.transpose(TURNS[orientation])
 
 
 def save_image(image: Image.Image, path: str) -> None:
@@ -186,19 +98,63 @@ def preprocess(image: Image.Image, config: ImageConfig) -> torch.Tensor:
 
 
 def normalize(pixels: torch.Tensor, config: ImageConfig) -> torch.Tensor:
-    """(x / 255 - mean) / std for pixels (..., 3, H, W) in 0..255."""
+    """(x / 255 - mean) / std for pixels (..., 3, H, W) in 0..255.
+
+    1 / 255 is the usual `rescale_factor`.
+    """
     mean = torch.tensor(config.mean, device=pixels.device).view(3, 1, 1)
     std = torch.tensor(config.std, device=pixels.device).view(3, 1, 1)
-    return (pixels / 255 - mean) / std
+    return (pixels / (1 / config.rescale_factor) - mean) / std
 
 
 def fit(image: Image.Image, config: ImageConfig) -> Image.Image:
     """The square that the vision tower sees, as an RGB image (size, size)."""
     image = to_rgb(image)
+    width, height = image.size
+    if max_pixels_of_fit(image.size, config) > max(MAX_FIT_PIXELS, width * height):
+        return fit_by_rows(image, config)
     if config.mode == "pad":
         image = pad_to_square(image, config.mean)
-    image = resize_short_side(image, config.size)
+    image = image.resize(resized_size(image.size, config), Image.Resampling.BICUBIC)
     return crop_center(image, config.size)
+
+
+def max_pixels_of_fit(size: tuple[int, int], config: ImageConfig) -> int:
+    """Pixels of the largest image that `fit` makes of one of this (width, height)."""
+    width, height = padded_size(size, config)
+    new_width, new_height = resized_size((width, height), config)
+    return max(width * height, new_width * new_height)
+
+
+def fit_by_rows(image: Image.Image, config: ImageConfig) -> Image.Image:
+    """What `fit` returns, to the bit, for an image of 1 x 60,000 pixels too.
+
+    Only the columns and rows that the crop keeps are computed. Columns come first, as in Pillow
+    where both sides grow, or both shrink alike.
+    """
+    width, height = image.size
+    padded_width, padded_height = padded_size(image.size, config)
+    new_width, new_height = resized_size((padded_width, padded_height), config)
+    color = padding_color(config.mean)
+    columns = resample_rows(
+        np.array(image).swapaxes(0, 1),  # (W, H, 3)
+        padded_width,
+        new_width,
+        start=max(new_width - config.size, 0) // 2,
+        count=min(new_width, config.size),
+        offset=(padded_width - width) // 2,
+        color=color,
+    )
+    rows = resample_rows(
+        columns.swapaxes(0, 1),
+        padded_height,
+        new_height,
+        start=max(new_height - config.size, 0) // 2,
+        count=min(new_height, config.size),
+        offset=(padded_height - height) // 2,
+        color=color,
+    )
+    return crop_center(Image.fromarray(rows), config.size)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -206,37 +162,67 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
     Both as transformers' CLIPImageProcessor does it.
     """
+    if image.mode == "RGB" and image.info.get("transparency") is None:
+        return image
     has_alpha = "A" in image.getbands()
     has_transparent_color = image.info.get("transparency") is not None
     if has_alpha or has_transparent_color:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
+        return on_white(image)
     return image.convert("RGB")
 
 
+def on_white(image: Image.Image) -> Image.Image:
+    """An image with transparency on a white background, a strip at a time to save memory."""
+    width, height = image.size
+    result = Image.new("RGB", image.size)
+    for top in range(0, height, STRIP_ROWS):
+        strip = image.crop((0, top, width, min(top + STRIP_ROWS, height))).convert("RGBA")
+        white = Image.new("RGBA", strip.size, "white")
+        result.paste(Image.alpha_composite(white, strip).convert("RGB"), (0, top))
+    return result
+
+
+def padded_size(size: tuple[int, int], config: ImageConfig) -> tuple[int, int]:
+    """(width, height) of an image after padding, if the config asks for it."""
+    if config.mode == "pad":
+        return max(size), max(size)
+    return size
+
+
+def padding_color(mean: tuple[float, float, float]) -> tuple[int, int, int]:
+    """The mean color in 0..255, which normalizes to about 0."""
+    red, green, blue = mean
+    return int(255 * red), int(255 * green), int(255 * blue)
+
+
 def pad_to_square(image: Image.Image, mean: tuple[float, float, float]) -> Image.Image:
-    """The image in the middle of a square of the mean color, which normalizes to about 0."""
+    """The image in the middle of a square of the mean color."""
     width, height = image.size
     if width == height:
         return image
     side = max(width, height)
-    color = tuple(int(255 * value) for value in mean)
-    square = Image.new("RGB", (side, side), color)
+    square = Image.new("RGB", (side, side), padding_color(mean))
     square.paste(image, ((side - width) // 2, (side - height) // 2))
     return square
 
 
-def resize_short_side(image: Image.Image, size: int) -> Image.Image:
-    """The short side becomes `size`, the long side in proportion, rounded down as CLIP does."""
-    width, height = image.size
+def resized_size(size: tuple[int, int], config: ImageConfig) -> tuple[int, int]:
+    """(width, height) after resizing.
+
+    The short side becomes `config.short_side`, the long side in proportion, rounded down as CLIP
+    does. With `config.stretch`, the image becomes exactly that large.
+    """
+    if config.stretch is not None:
+        new_height, new_width = config.stretch
+        return new_width, new_height
+    width, height = size
     short_side = min(width, height)
-    new_size = (int(size * width / short_side), int(size * height / short_side))
-    return image.resize(new_size, Image.Resampling.BICUBIC)
+    new_short_side = config.short_side or config.size
+    return new_short_side * width // short_side, new_short_side * height // short_side
 
 
 def crop_center(image: Image.Image, size: int) -> Image.Image:
-    """The square (size, size) in the middle."""
+    """The square (size, size) in the middle, with black around a smaller image."""
     width, height = image.size
     left = (width - size) // 2
     top = (height - size) // 2

@@ -7,7 +7,6 @@ python -m nanollava.show attention --image cat.jpg --prompt "What color is the c
 import argparse
 import math
 import sys
-from dataclasses import replace
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -138,7 +137,7 @@ def draw(
     maps: torch.Tensor,
 ) -> Image.Image:
     """One panel per word of the answer: the images, lit where `maps` (see `look`) are strong."""
-    squares = [fit(image, replace(config, size=PANEL)) for image in images]
+    squares = [fit(image, config.scaled(PANEL)) for image in images]
     words = words_of(answer_ids, tokenizer)
     columns = min(len(words), 8)
     rows = math.ceil(len(words) / columns)

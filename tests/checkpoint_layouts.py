@@ -114,7 +114,7 @@ def write_folder(path: Path, config: dict) -> None:
 
 def add_tokenizer_and_preprocessor(path: Path) -> None:
     shutil.copy("checkpoints/toy-vicuna/tokenizer.json", path)
-    preprocessor = {"size": {"shortest_edge": 32}}
+    preprocessor = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
     (path / "preprocessor_config.json").write_text(json.dumps(preprocessor))
 
 

@@ -1,14 +1,18 @@
 """Image preprocessing, compared with transformers' PIL-based CLIP processor."""
 
-import json
+import io
+import os
+import struct
+import subprocess
+import sys
+import zlib
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from transformers import CLIPImageProcessorPil
 
-from nanollava.errors import UserError
 from nanollava.image import (
     ImageConfig,
     ImageError,
@@ -128,6 +132,56 @@ def test_images_are_turned_as_exif_says(tmp_path):
     assert np.array_equal(np.array(open_image(tmp_path / "turned.png")), np.array(upright))
 
 
+def with_chunk(png: bytes, kind: bytes, content: bytes) -> bytes:
+    """A PNG file with one chunk more, behind its header of 33 bytes."""
+    checksum = zlib.crc32(kind + content)
+    chunk = struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+    return png[:33] + chunk + png[33:]
+
+
+def image_with_broken_exif(kind: str) -> bytes:
+    """A file whose pixels are sound and whose EXIF data is not."""
+    content = io.BytesIO()
+    garbage = b"\0\x08\0\x02\x01\x12\0\x03"
+    if kind in ("eXIf.png", "profile.png"):
+        random_image(80, 40).save(content, "PNG")
+        if kind == "eXIf.png":
+            return with_chunk(content.getvalue(), b"eXIf", garbage)
+        profile = b"Raw profile type exif\0\nexif\n      20\nno hex\n"
+        return with_chunk(content.getvalue(), b"tEXt", profile)
+    random_image(80, 40).save(content, kind.split(".")[1], exif=b"Exif\0\0" + garbage)
+    return content.getvalue()
+
+
+BROKEN_EXIF = ["eXIf.png", "profile.png", "exif.webp", "exif.jpeg", "exif.tiff"]
+
+
+@pytest.mark.parametrize("kind", BROKEN_EXIF)
+def test_broken_exif_turns_nothing(tmp_path, kind):
+    if kind == "exif.tiff":
+        random_image(80, 40).save(tmp_path / kind)  # its EXIF data are the file's own tags
+    else:
+        (tmp_path / kind).write_bytes(image_with_broken_exif(kind))
+    assert open_image(tmp_path / kind).size == (80, 40)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 77])
+def test_an_unknown_orientation_turns_nothing(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    random_image(80, 40).save(tmp_path / "odd.png", exif=exif)
+    assert open_image(tmp_path / "odd.png").size == (80, 40)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_that_of_pillow(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    random_image(80, 40).save(tmp_path / "turned.png", exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(tmp_path / "turned.png"))
+    assert np.array_equal(np.array(open_image(tmp_path / "turned.png")), np.array(expected))
+
+
 def test_an_animation_shows_its_first_frame(tmp_path):
     red = Image.new("RGB", (20, 20), "red")
     blue = Image.new("RGB", (20, 20), "blue")
@@ -154,64 +208,79 @@ def test_an_image_cut_in_half_is_an_error(tmp_path):
         open_image(tmp_path / "cut.jpg")
 
 
+def test_a_folder_is_no_image(tmp_path):
+    with pytest.raises(ImageError, match="not a readable image .is a folder; expected a file"):
+        open_image(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
+def test_a_pipe_is_no_image(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ImageError, match="is a pipe or a device; expected a file"):
+        open_image(tmp_path / "pipe.png")
+
+
+@pytest.mark.parametrize("size", [(20_000, 8_000), (30_000, 30_000), (200_000, 1)])
+def test_a_huge_image_is_an_error_before_it_is_decoded(tmp_path, size):
+    header = struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + header
+    png += struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    (tmp_path / "bomb.png").write_bytes(png + struct.pack(">I", 9) + b"IDAT" + b"x" * 13)
+    with pytest.raises(ImageError, match=r"bomb.png: not a readable image .*pixels"):
+        open_image(tmp_path / "bomb.png")
+
+
+def test_pillows_warnings_are_not_shown(tmp_path):
+    """Of a large image and of broken EXIF data, in a program of its own."""
+    Image.new("1", (10_000, 9_500)).save(tmp_path / "large.png")
+    (tmp_path / "exif.png").write_bytes(image_with_broken_exif("eXIf.png"))
+    program = (
+        "import sys; from nanollava.image import open_image; [open_image(f) for f in sys.argv[1:]]"
+    )
+    files = [tmp_path / "large.png", tmp_path / "exif.png"]
+    done = subprocess.run([sys.executable, "-c", program, *files], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stderr == ""
+
+
 @pytest.mark.parametrize("name", ["image.unknown", "nowhere/image.png"])
 def test_an_image_that_cannot_be_written_is_an_error(tmp_path, name):
     with pytest.raises(ImageError, match=f"{name}: this image cannot be written"):
         save_image(random_image(8, 8), str(tmp_path / name))
 
 
-# preprocessor_config.json
+# Long images
+
+CONFIGS = [
+    ImageConfig(32),
+    ImageConfig(32, "pad"),
+    ImageConfig(32, short_side=50),
+    ImageConfig(32, short_side=20),
+    ImageConfig(32, stretch=(40, 70)),
+    ImageConfig(32, "pad", stretch=(60, 60)),
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("size", [*SIZES, (1, 1500), (1500, 1), (7, 1201)])
+def test_computing_only_the_crop_gives_the_same_pixels(monkeypatch, config, size):
+    image = random_image(*size)
+    expected = np.array(fit(image, config))
+    monkeypatch.setattr("nanollava.image.MAX_FIT_PIXELS", 0)
+    assert np.array_equal(np.array(fit(image, config)), expected)
 
 
 @pytest.mark.parametrize("mode", ["crop", "pad"])
-def test_a_config_comes_back(tmp_path, mode):
-    """A model that was trained on padded images is asked with padded images."""
-    ImageConfig(336, mode).save_pretrained(tmp_path)
-    assert ImageConfig.from_pretrained(tmp_path) == ImageConfig(336, mode)
+@pytest.mark.parametrize("size", [(1, 60_000), (20_000, 1), (3, 50_001)])
+def test_a_long_image_makes_no_large_one(monkeypatch, mode, size):
+    """Pillow would make an image of up to 600 million pixels."""
+    sizes = []
+    new_image = Image.Image._new
 
+    def record_size(self, core):
+        sizes.append(core.size)
+        return new_image(self, core)
 
-@pytest.mark.parametrize("size", [{"shortest_edge": 50}, {"height": 50, "width": 50}, 50])
-def test_a_size_is_a_number_or_an_object(tmp_path, size):
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": size}))
-    assert ImageConfig.from_pretrained(tmp_path).size == 50
-
-
-def test_processor_config_json_is_read_where_there_is_no_other(tmp_path):
-    values = {"image_processor": {"size": {"shortest_edge": 50}, "do_pad": True}}
-    (tmp_path / "processor_config.json").write_text(json.dumps(values))
-    assert ImageConfig.from_pretrained(tmp_path) == ImageConfig(50, "pad")
-
-
-@pytest.mark.parametrize("aspect_ratio, mode", [("pad", "pad"), ("square", "crop")])
-def test_an_original_llava_says_whether_it_pads(tmp_path, aspect_ratio, mode):
-    values = {"mm_vision_tower": "openai/clip", "image_aspect_ratio": aspect_ratio}
-    (tmp_path / "config.json").write_text(json.dumps(values))
-    assert ImageConfig.from_pretrained(tmp_path, size=336) == ImageConfig(336, mode)
-
-
-@pytest.mark.parametrize(
-    "changes, message",
-    [
-        ({"do_normalize": False}, "do_normalize = False is not supported; expected True"),
-        ({"resample": 0}, "resample = 0 is not supported; expected 3"),
-        ({"crop_size": {"height": 50, "width": 50}}, "crop_size = 50 is not supported"),
-        ({"size": 224, "crop_size": 224}, "size = 224, but the vision tower takes 100 pixels"),
-        ({"size": "big"}, "size = 'big', but the vision tower takes 100"),
-        ({"image_mean": [0.5]}, "expected mean and std of three colors"),
-        ({"image_mean": [0.5, float("nan"), 0.5]}, "expected mean and std of three colors"),
-        ({"image_std": 0.5}, "image_std = 0.5; expected three numbers"),
-        ({"image_std": [0.5, 0.5, 0]}, "expected std above 0"),
-    ],
-)
-def test_an_option_that_is_not_supported_is_an_error(tmp_path, changes, message):
-    ImageConfig(100).save_pretrained(tmp_path)
-    file = tmp_path / "preprocessor_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-    with pytest.raises(UserError, match=message):
-        ImageConfig.from_pretrained(tmp_path, size=100)
-
-
-@pytest.mark.parametrize("arguments", [{"mode": "stretch"}, {"size": 0}, {"mean": (0.5, "a", 0.5)}])
-def test_a_config_checks_its_values(arguments):
-    with pytest.raises(UserError, match="expected"):
-        ImageConfig(**arguments)
+    monkeypatch.setattr(Image.Image, "_new", record_size)
+    assert fit(random_image(*size), ImageConfig(100, mode)).size == (100, 100)
+    assert max(width * height for width, height in sizes) <= 150_003

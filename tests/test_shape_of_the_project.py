@@ -31,6 +31,8 @@ LAYERS = {
         "special_tokens",
         "tokenizer",
         "conversation",
+        "image_config",
+        "resample",
         "image",
         "archives",
         "data",

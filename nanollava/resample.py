@@ -1,0 +1,51 @@
+"""Pillow's bicubic resize of a part of an image, for images so long that the whole result would not
+fit into memory."""
+
+import numpy as np
+
+PRECISION = 22  # bits behind the point of Pillow's weights, which are integers
+
+
+def bicubic(x: np.ndarray) -> np.ndarray:
+    """The cubic kernel with a = -1/2. It is 0 at a distance of 2 or more."""
+    x = np.abs(x)
+    inner = (1.5 * x - 2.5) * x * x + 1
+    outer = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return np.where(x < 1, inner, np.where(x < 2, outer, 0.0))
+
+
+def resample_rows(
+    pixels: np.ndarray,
+    length: int,
+    new_length: int,
+    start: int,
+    count: int,
+    offset: int = 0,
+    color: tuple[int, ...] = (0, 0, 0),
+) -> np.ndarray:
+    """Rows `start` to `start + count` of an image of `length` rows resized to `new_length` rows.
+
+    `pixels` (H, W, 3) are the rows of the image from `offset` on; all others have one `color`.
+    Returns (count, W, 3), equal to Pillow's bytes: its weights are the kernel at the distances from
+    the center of the new row, as integers with PRECISION bits behind the point.
+    """
+    height, width, _ = pixels.shape
+    background = np.array(color, dtype=np.float64)
+    scale = length / new_length  # old rows per new row
+    stretch = max(scale, 1.0)  # a smaller image averages over more rows
+    result = np.empty((count, width, 3), dtype=np.uint8)
+    for row in range(count):
+        center = (start + row + 0.5) * scale
+        first = max(int(center - 2 * stretch + 0.5), 0)
+        last = min(int(center + 2 * stretch + 0.5), length)
+        weights = bicubic((np.arange(first, last) - center + 0.5) / stretch)
+        weights = weights / weights.sum()
+        weights = np.trunc(weights * 2**PRECISION + np.copysign(0.5, weights))
+        # The window's rows that are in `pixels`. Products and sums are integers, exact in float64.
+        inside = slice(max(first, offset), max(min(last, offset + height), first, offset))
+        window = pixels[inside.start - offset : inside.stop - offset].astype(np.float64)
+        weights_inside = weights[inside.start - first : inside.stop - first]
+        total = np.tensordot(weights_inside, window, axes=1)
+        total = total + (weights.sum() - weights_inside.sum()) * background
+        result[row] = np.clip(np.floor(total / 2**PRECISION + 0.5), 0, 255)
+    return result
