@@ -6,6 +6,7 @@ from pathlib import Path
 
 from .errors import UserError
 from .files import read_json, write_json
+from .schema import check, short
 
 # Mean and standard deviation of the colors red, green and blue in CLIP's training data, in 0..1.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -141,7 +142,9 @@ def read_values(path: Path, size: int | None) -> dict:
     if processor_file.is_file():
         values = read_json(processor_file).get("image_processor")
         if values is not None and not isinstance(values, dict):
-            raise UserError(f"{processor_file}: image_processor = {values!r}; expected an object")
+            raise UserError(
+                f"{processor_file}: image_processor = {short(values)}; expected an object"
+            )
     if values is None and preprocessor_file.is_file():
         values = read_json(preprocessor_file)
     if size is not None and config_file.is_file():
@@ -195,6 +198,7 @@ def parse_image_config(values: dict, mode: str, where: str) -> ImageConfig:
     rescale_factor = 1.0
     if values.get("do_rescale", True):
         rescale_factor = values.get("rescale_factor", 1 / 255)
+        check(rescale_factor, float, f"{where}: rescale_factor")
     mean = color_of(values, "image_mean", MEAN, where)
     std = color_of(values, "image_std", STD, where)
     if not values.get("do_normalize", True):
@@ -210,8 +214,6 @@ def parse_sides(values: dict, key: str, default: dict, where: str) -> dict:
     """A size as {"shortest_edge"} or {"height", "width"}. A number is the short side for `size`,
     and both sides for `crop_size`; two numbers are height and width."""
     sides = values.get(key, default)
-    if sides is None:
-        raise UserError(f"{where}: {key} = None; expected pixels")
     if isinstance(sides, list) and len(sides) == 2:
         sides = {"height": sides[0], "width": sides[1]}
     elif not isinstance(sides, dict) and key == "size":
@@ -221,14 +223,11 @@ def parse_sides(values: dict, key: str, default: dict, where: str) -> dict:
     sides = {name: side for name, side in sides.items() if side is not None}
     if set(sides) not in ({"shortest_edge"}, {"height", "width"}):
         raise UserError(
-            f"{where}: {key} = {values.get(key)!r} is not supported; expected a number, "
+            f"{where}: {key} = {short(values.get(key))} is not supported; expected a number, "
             "{shortest_edge} or {height, width}"
         )
     for side in sides.values():
-        if type(side) is not int or not 1 <= side <= MAX_CONFIG_SIDE:
-            raise UserError(
-                f"{where}: {key} = {values.get(key)!r}; expected pixels, 1 to {MAX_CONFIG_SIDE}"
-            )
+        check(side, int, f"{where}: {key}", 1, MAX_CONFIG_SIDE)
     return sides
 
 
@@ -239,16 +238,16 @@ def check_values(values: dict, where: str) -> None:
         is_off = value is None and supported_value is False
         if value != supported_value and not is_off:
             raise UserError(
-                f"{where}: {key} = {value!r} is not supported; expected {supported_value!r}"
+                f"{where}: {key} = {short(value)} is not supported; expected {supported_value!r}"
             )
     for key in SWITCHES:
         if not isinstance(values.get(key, False), bool | None):
-            raise UserError(f"{where}: {key} = {values[key]!r}; expected true or false")
+            raise UserError(f"{where}: {key} = {short(values[key])}; expected true or false")
     old_type = values.get("feature_extractor_type", LLAVA_PROCESSORS[0])  # transformers before 4.27
     processor_type = values.get("image_processor_type", old_type)
     if processor_type not in CLIP_PROCESSORS + LLAVA_PROCESSORS:
         raise UserError(
-            f"{where}: image_processor_type = {processor_type!r} is not supported; expected "
+            f"{where}: image_processor_type = {short(processor_type)} is not supported; expected "
             f"{CLIP_PROCESSORS[0]} or {LLAVA_PROCESSORS[0]}"
         )
     do_pad = values.get("do_pad", False)
@@ -263,7 +262,5 @@ def check_values(values: dict, where: str) -> None:
 
 def color_of(values: dict, key: str, default: tuple, where: str) -> tuple:
     """A list of three numbers; `ImageConfig` checks what is in it."""
-    color = values.get(key, default)
-    if not isinstance(color, list | tuple):
-        raise UserError(f"{where}: {key} = {color!r}; expected three numbers")
-    return tuple(color)
+    color = values.get(key, list(default))
+    return tuple(check(color, list[float], f"{where}: {key}"))

@@ -58,14 +58,18 @@ def test_a_folder_is_no_file(tmp_path):
 def test_a_pipe_is_no_file(tmp_path):
     """Reading it would wait forever for its writer."""
     os.mkfifo(tmp_path / "config.json")
-    with pytest.raises(ConfigError, match="config.json: not a regular file, but a pipe or a device"):
+    with pytest.raises(
+        ConfigError, match="config.json: not a regular file, but a pipe or a device"
+    ):
         read_json(tmp_path / "config.json")
 
 
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="this system has no /dev/zero")
 def test_a_device_is_no_file(tmp_path):
     (tmp_path / "config.json").symlink_to("/dev/zero")
-    with pytest.raises(ConfigError, match="config.json: not a regular file, but a pipe or a device"):
+    with pytest.raises(
+        ConfigError, match="config.json: not a regular file, but a pipe or a device"
+    ):
         read_json(tmp_path / "config.json")
 
 

@@ -209,14 +209,14 @@ def test_an_image_cut_in_half_is_an_error(tmp_path):
 
 
 def test_a_folder_is_no_image(tmp_path):
-    with pytest.raises(ImageError, match="not a readable image .is a folder; expected a file"):
+    with pytest.raises(ImageError, match="not a readable image .not a regular file, but a folder"):
         open_image(tmp_path)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
 def test_a_pipe_is_no_image(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(ImageError, match="is a pipe or a device; expected a file"):
+    with pytest.raises(ImageError, match="not a regular file, but a pipe or a device"):
         open_image(tmp_path / "pipe.png")
 
 
