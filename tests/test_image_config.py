@@ -135,7 +135,7 @@ def test_an_original_llava_may_have_other_options(tmp_path):
         (CLIP_JSON, {"do_rescale": 1}, "do_rescale = 1; expected true or false"),
         (CLIP_JSON, {"do_pad": True}, "do_pad = True has no effect in CLIPImageProcessor; for a"),
         (CLIP_JSON, {"do_resize": None}, "do_resize = None is not supported; expected True"),
-        (CLIP_JSON, {"size": None}, "size = None; expected a whole number"),
+        (CLIP_JSON, {"size": None}, "size = None is not supported; expected a number"),
         (CLIP_JSON, {"rescale_factor": None}, "rescale_factor = None; expected a finite number"),
         (CLIP_JSON, {"image_mean": None}, "image_mean = None; expected a list"),
         (LLAVA_JSON, {"size": {"height": 120, "width": 100}}, "size = .* together with padding"),
