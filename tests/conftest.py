@@ -12,7 +12,7 @@ import pytest
 import sentencepiece
 import torch
 import transformers
-from fake_endpoint import FakeEndpoint
+from fake_endpoint import FakeEndpoint, RawServer
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -177,6 +177,21 @@ def server(monkeypatch):
     for endpoint in started:
         endpoint.shutdown()
         endpoint.server_close()
+
+
+@pytest.fixture
+def raw_server(monkeypatch):
+    """Starts servers that send given bytes to everyone, and stops them after the test."""
+    monkeypatch.setenv("OPENAI_API_KEY", "good")
+    started = []
+
+    def start(*parts: bytes, pause: float = 0.0) -> RawServer:
+        started.append(RawServer(list(parts), pause))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.close()
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
 """A fake OpenAI-compatible chat endpoint that fails at random, for tests and benchmarks."""
 
 import collections
+import contextlib
 import json
 import random
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -40,6 +42,7 @@ class FakeEndpoint(ThreadingHTTPServer):
         self.finish_reason = "stop"
         self.retry_after = "0.05"  # header of a 429
         self.body: dict | None = None  # sent instead of a whole chat completion
+        self.refused_word = "FORBIDDEN"  # requests with it in their prompt get a 400
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -79,6 +82,9 @@ class Handler(BaseHTTPRequestHandler):
             server.outcomes[outcome] += 1
             server.prompts.append(request["messages"])
             server.times.append(time.monotonic())
+        if server.refused_word in request["messages"][-1]["content"]:
+            error = {"message": "The prompt was filtered.", "code": "content_filter"}
+            return self.reply(400, json.dumps({"error": error}).encode())
         text = ""
         if outcome != "empty":
             text = server.answer(request["messages"])
@@ -109,3 +115,39 @@ class Handler(BaseHTTPRequestHandler):
 def endpoint_flags(endpoint: FakeEndpoint) -> list[str]:
     """Flags that send a program to the fake endpoint, as fast as it answers."""
     return ["--base-url", endpoint.url, "--wait", "0.01", "--per-minute", "100000"]
+
+
+class RawServer:
+    """Answers every connection with the same bytes, one part at a time, `pause` seconds apart."""
+
+    def __init__(self, parts: list[bytes], pause: float = 0.0):
+        self.parts = parts
+        self.pause = pause
+        self.requests: list[bytes] = []  # the first bytes of each
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}/v1"
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self) -> None:
+        with contextlib.suppress(OSError):  # closed
+            while True:
+                connection, _ = self.socket.accept()
+                threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
+
+    def serve(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), connection:
+            self.requests.append(connection.recv(65536))
+            for part in self.parts:
+                connection.sendall(part)
+                time.sleep(self.pause)
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+def http_reply(status: int, body: bytes = b"", **headers: str) -> bytes:
+    """The bytes of a whole HTTP reply."""
+    lines = [f"HTTP/1.1 {status} Status", f"Content-Length: {len(body)}", "Connection: close"]
+    for name, value in headers.items():
+        lines.append(f"{name.replace('_', '-')}: {value}")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body

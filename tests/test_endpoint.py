@@ -1,5 +1,7 @@
 """The client of judge and teacher, over real HTTP: retries, pace, errors in one line, the key."""
 
+import argparse
+import math
 import os
 import signal
 import subprocess
@@ -9,10 +11,12 @@ from email.utils import formatdate
 from threading import Thread
 
 import pytest
+from fake_endpoint import RawServer, http_reply
 
 from nanollava.errors import UserError
-from nanollava.evals.answers import Rejected, Reply
-from nanollava.evals.endpoint import Endpoint, Pace, in_threads, make_request
+from nanollava.evals.answers import Refused, Rejected, Reply
+from nanollava.evals.client import ChatClient
+from nanollava.evals.endpoint import Endpoint, Pace, add_arguments, in_threads, make_request
 
 openai = pytest.importorskip("openai")
 
@@ -23,9 +27,8 @@ def job(model: str = "teacher") -> dict:
 
 @pytest.fixture
 def no_backoff(monkeypatch):
-    """The client's own waits between tries, made short."""
-    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
-    monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.01)
+    """The pauses between tries, made short."""
+    monkeypatch.setattr("nanollava.evals.endpoint.MAX_PAUSE", 0.01)
 
 
 def test_an_answer_with_its_tokens(server):
@@ -60,14 +63,18 @@ def test_broken_and_empty_replies_are_rejected(server, monkeypatch):
 @pytest.mark.parametrize(
     "body",
     [
-        {"choices": [{"message": {"content": "Hello."}}]},
-        {"choices": [{"message": {"content": "Hello."}}], "usage": {}},
-        {"choices": [{"message": {"content": "Hello."}}], "usage": {"prompt_tokens": None}},
+        {},
+        {"usage": None},
+        {"usage": {}},
+        {"usage": {"prompt_tokens": None}},
+        {"usage": {"prompt_tokens": -5, "completion_tokens": "7"}},
+        {"usage": {"prompt_tokens": 1.5, "completion_tokens": True}},
     ],
 )
-def test_a_server_that_reports_only_the_answer(server, body):
+def test_a_server_that_does_not_report_tokens(server, body):
     fake = server()
-    fake.body = body
+    choice = {"message": {"content": "Hello."}, "finish_reason": "stop"}
+    fake.body = {"choices": [choice], **body}
     assert Endpoint(fake.url).complete(job()) == Reply("Hello.", 0, 0)
 
 
@@ -95,7 +102,7 @@ def test_retry_after_is_obeyed_in_both_forms(server, monkeypatch, form):
     if form == "seconds":
         fake.retry_after = "1.2"
     else:
-        fake.retry_after = formatdate(time.time() + 3, usegmt=True)  # whole seconds
+        fake.retry_after = formatdate(time.time() + 1.2, usegmt=True)  # cut to whole seconds
 
     def recover() -> None:
         while not fake.times:
@@ -104,7 +111,74 @@ def test_retry_after_is_obeyed_in_both_forms(server, monkeypatch, form):
 
     Thread(target=recover, daemon=True).start()
     assert isinstance(Endpoint(fake.url, tries=2).complete(job()), Reply)
-    assert fake.times[1] - fake.times[0] > 1.1  # the client's own first wait is 0.5 s
+    assert fake.times[1] - fake.times[0] > 1.1  # our own first pause is 0.5 s
+
+
+def test_a_very_long_retry_after_is_reported_and_not_waited_for(server, monkeypatch):
+    monkeypatch.setattr("fake_endpoint.FAILURES", ("429",))
+    fake = server(failing=1.0)
+    fake.retry_after = "999999999"
+    start = time.monotonic()
+    reply = Endpoint(fake.url, tries=5).complete(job())
+    assert isinstance(reply, Rejected) and len(fake.times) == 1
+    assert "429: slow down (the server asks to wait 1e+09 s, more than the 120 s" in str(reply)
+    assert time.monotonic() - start < 3
+
+
+@pytest.mark.parametrize("header", ["-5", "nan", "soon", "", "Mon, 99 Foo 2099"])
+def test_a_retry_after_without_sense_is_ignored(server, monkeypatch, no_backoff, header):
+    monkeypatch.setattr("fake_endpoint.FAILURES", ("429",))
+    fake = server(failing=1.0)
+    fake.retry_after = header
+    Endpoint(fake.url, tries=3).complete(job())
+    assert len(fake.times) == 3
+
+
+def test_tries_again_keep_the_pace(server, monkeypatch, no_backoff):
+    monkeypatch.setattr("fake_endpoint.FAILURES", ("500",))
+    fake = server(failing=1.0)
+    Endpoint(fake.url, tries=3, per_minute=300).complete(job())
+    assert fake.times[2] - fake.times[0] > 0.35  # two times 0.2 s
+
+
+FORBIDDEN = {"request": make_request("teacher", [{"role": "user", "content": "FORBIDDEN"}], -1.0)}
+
+
+def test_one_refused_prompt_is_refused_alone(server):
+    fake = server()
+    replies = dict(Endpoint(fake.url, threads=1).ask({"a": job(), "b": FORBIDDEN, "c": job()}))
+    assert isinstance(replies["a"], Reply) and isinstance(replies["c"], Reply)
+    assert isinstance(replies["b"], Refused)
+    assert str(replies["b"]) == "refused: HTTP 400: The prompt was filtered."
+    assert len(fake.prompts) == 3  # it is not sent again
+
+
+@pytest.mark.parametrize("status", [400, 403, 413, 422, 451])
+def test_a_client_error_that_can_be_about_one_prompt(raw_server, status):
+    fake = raw_server(http_reply(status, b"not this one"))
+    reply = Endpoint(fake.url, tries=3).complete(job())
+    assert isinstance(reply, Refused) and str(reply) == f"refused: HTTP {status}: not this one"
+
+
+def test_a_server_that_refuses_everything_ends_the_run(server):
+    fake = server()
+    with pytest.raises(UserError, match="all requests are refused; HTTP 400: The prompt"):
+        list(Endpoint(fake.url, threads=1).ask({str(i): FORBIDDEN for i in range(100)}))
+    assert len(fake.prompts) == 20
+
+
+@pytest.mark.parametrize("status", [401, 404, 500, 503])
+def test_answers_are_kept_when_the_server_fails_later(server, no_backoff, status):
+    """Nothing is asked after the third failure, and no error hides the answers there are."""
+    fake = server()
+    endpoint = Endpoint(fake.url, threads=1, tries=1)
+    assert isinstance(endpoint.complete(job()), Reply)
+    broken = RawServer([http_reply(status, b"gone")])
+    endpoint.client = ChatClient(broken.url, "good", 5.0)
+    replies = dict(endpoint.ask({str(i): job() for i in range(10)}))
+    assert len(broken.requests) == (3 if status >= 500 else 1)
+    assert f"HTTP {status}: gone" in str(replies["9"]) and isinstance(replies["9"], Refused)
+    broken.close()
 
 
 def test_a_server_that_does_not_answer_in_time(server):
@@ -146,8 +220,9 @@ def test_no_key(monkeypatch, key):
         Endpoint("http://localhost/v1")
 
 
-def test_a_key_that_no_header_can_hold_is_not_printed(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", "sécret")
+@pytest.mark.parametrize("key", ["sécret", "sk\ncret", "sk\rcret", "sk\x7fcret"])
+def test_a_key_that_no_header_can_hold_is_not_printed(monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
     with pytest.raises(UserError, match="cannot be sent") as error:
         Endpoint("http://localhost/v1")
     assert "cret" not in str(error.value)
@@ -158,13 +233,46 @@ def test_a_key_that_no_header_can_hold_is_not_printed(monkeypatch):
     [
         ({"base_url": "nowhere"}, "--base-url nowhere: expected http"),
         ({"threads": 0}, "must be more than 0"),
+        ({"base_url": "http://[::1"}, "--base-url http://\\[::1: expected http"),
+        ({"base_url": "http://localhost:99999/v1"}, "--base-url .*: expected http"),
+        ({"base_url": "http:///v1"}, "--base-url .*: expected http"),
+        ({"base_url": "http://local\nhost/v1"}, "--base-url .*: expected http"),
+        ({"base_url": "ftp://localhost/v1"}, "--base-url .*: expected http"),
+        ({"threads": 10**9}, "--threads 1000000000: must be at most 1000"),
         ({"per_minute": -1.0}, "must be more than 0"),
+        ({"per_minute": 1e-320}, "--per-minute 1e-320: expected at least one request a day"),
+        ({"per_minute": math.nan}, "--per-minute nan: must be more than 0"),
+        ({"tries": 0}, "--tries 0: must be more than 0"),
+        ({"timeout": math.inf}, "--timeout inf: must be at most 86400"),
+        ({"timeout": math.nan}, "--timeout nan: must be more than 0"),
+        ({"timeout": 1e300}, "--timeout 1e.300: must be at most 86400"),
     ],
 )
 def test_bad_settings(monkeypatch, options, message):
     monkeypatch.setenv("OPENAI_API_KEY", "good")
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as error:
         Endpoint(**{"base_url": "http://localhost/v1", **options})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--wait", "-1"],
+        ["--wait", "nan"],
+        ["--wait", "inf"],
+        ["--temperature", "nan"],
+        ["--temperature", "inf"],
+        ["--price", "-1", "0"],
+        ["--price", "0", "nan"],
+    ],
+)
+def test_bad_flags(monkeypatch, flags):
+    monkeypatch.setenv("OPENAI_API_KEY", "good")
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    with pytest.raises(UserError, match=f"^{flags[0]} .*expected"):
+        Endpoint.from_arguments(parser.parse_args(flags))
 
 
 def test_without_the_openai_package(monkeypatch):

@@ -198,6 +198,64 @@ def test_a_review_without_scores_is_asked_for_again_and_then_reported(
     assert "What 2?" in prompt[-1]["content"]
 
 
+def test_one_refused_review_does_not_end_the_run(tmp_path, server, call, files):
+    """The others are scored, that one is counted as missing."""
+    endpoint = server(answer=lambda prompt: "10 5\nYes.")
+    endpoint.refused_word = "What 1?"
+    with pytest.raises(UserError, match="1 questions have no usable review and are not in"):
+        call(llava_bench, *files, *endpoint_flags(endpoint))
+    score = json.loads((tmp_path / "out" / "score.json").read_text())
+    assert score["all"][0] == 50 and "detail" not in score and score["missing"] == 1
+    assert len(endpoint.prompts) == 3
+
+
+def test_reviews_of_the_original_are_scored(tmp_path, server, call, files):
+    """They have "content" and "tuple"; one whose first line has no scores is missing."""
+    texts = ["8 6\nWell.", "First, I solve it myself.\n9 8", "10 5"]
+    rows = []
+    for i, text in enumerate(texts):
+        rows.append({"question_id": i, "category": "conv", "content": text, "tuple": [8, 6]})
+    (tmp_path / "out").mkdir()
+    write_rows(tmp_path / "out" / "reviews.jsonl", *rows)
+    endpoint = server()
+    with pytest.raises(UserError, match="1 questions have no usable review"):
+        call(llava_bench, *files, *endpoint_flags(endpoint))
+    assert endpoint.prompts == []
+    score = json.loads((tmp_path / "out" / "score.json").read_text())
+    assert score["all"][0] == pytest.approx(100 * 11 / 18) and score["missing"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"score": None}, "score = None; expected a list"),
+        ({"score": [9]}, r"score = \[9\]; expected two scores"),
+        ({"score": [0, 8]}, r"score\[0\] = 0; expected at least 1"),
+        ({"score": [9, 10**400]}, r"score\[1\] = .*; expected a finite number"),
+        ({"score": [9, float("nan")]}, r"score\[1\] = nan; expected a finite number"),
+        ({"score": "98"}, "score = '98'; expected a list"),
+        ({"category": "detail"}, "category = 'detail'; expected one of 'conv'"),
+        ({"of": 5}, "was asked in another way"),
+    ],
+)
+def test_a_damaged_review_is_named(tmp_path, server, call, files, change, message):
+    command = [*files, *endpoint_flags(server(answer=lambda prompt: "9 8"))]
+    call(llava_bench, *command)
+    path = tmp_path / "out" / "reviews.jsonl"
+    rows = {row["question_id"]: row for row in read_rows(path)}
+    rows["0"].update(change)
+    write_rows(path, *rows.values())
+    with pytest.raises(UserError, match=f"reviews.jsonl: question_id 0.*{message}"):
+        call(llava_bench, *command)
+
+
+def test_a_review_without_text_or_score_is_named(tmp_path, server, call, files):
+    (tmp_path / "out").mkdir()
+    write_rows(tmp_path / "out" / "reviews.jsonl", {"question_id": 0, "category": "conv"})
+    with pytest.raises(UserError, match="reviews.jsonl: question_id 0 has no 'text'"):
+        call(llava_bench, *files, *endpoint_flags(server()))
+
+
 def test_in_the_wild(tmp_path, server, call, files):
     write_rows(tmp_path / "c.jsonl", {"id": 1, "image": "a.jpg", "caption": "A wall in Rome."})
     endpoint = server(answer=lambda prompt: "5 10\nWell.")
@@ -235,13 +293,35 @@ def test_a_missing_key_is_reported_before_the_model_is_asked(tmp_path, call, fil
             [{"question_id": i, "text": "That."} for i in (0, 1, 2, 2)],
             "a second row with question_id 2",
         ),
-        ("r.jsonl", [{"question_id": i} for i in range(3)], "question 0: no 'text' in"),
+        (
+            "r.jsonl",
+            [{"question_id": i} for i in range(3)],
+            "r.jsonl: question 0: reference: no 'text'",
+        ),
         (
             "r.jsonl",
             [{"question_id": i, "text": 7} for i in range(3)],
-            "question 0: reference is 7; expected a text",
+            "r.jsonl: question 0: reference: text = 7; expected a text",
         ),
-        ("c.jsonl", [{"image": "b.jpg", "caption": "A dog."}], "question 0: no 'a' in"),
+        (
+            "c.jsonl",
+            [{"image": "b.jpg", "caption": "A dog."}],
+            "q.jsonl: question 0: no 'a' in .*c",
+        ),
+        (
+            "q.jsonl",
+            [{"question_id": i, "image": "a.jpg", "text": "?", "category": 3} for i in range(3)],
+            "q.jsonl: question 0: category = 3; expected a text",
+        ),
+        (
+            "q.jsonl",
+            [
+                {"question_id": i, "image": "a.jpg", "text": ["?"], "category": "c"}
+                for i in range(3)
+            ],
+            "q.jsonl: question 0: text = .*; expected a text",
+        ),
+        ("q.jsonl", [{"question_id": 0.5}], "q.jsonl, line 1: expected a JSON object with 'questi"),
     ],
 )
 def test_files_that_do_not_fit_together(tmp_path, server, call, files, file, rows, message):

@@ -150,6 +150,41 @@ def test_the_next_run_asks_for_what_is_missing(tmp_path, server, call):
     assert "missing:" not in call(synthesize, *command)
 
 
+def test_one_refused_prompt_does_not_end_the_run(tmp_path, server, call, capsys):
+    """The others are written, that one is named, and the exit code is that of an error."""
+    rows = [{"image": f"{i}.jpg", "captions": [f"A cat, number {i}."]} for i in range(4)]
+    rows[1]["captions"] = ["FORBIDDEN"]
+    images = write_rows(tmp_path / "images.jsonl", *rows)
+    endpoint = server()
+    command = [*flags(images, tmp_path, "complex"), *endpoint_flags(endpoint), "--threads", 1]
+    for requests in (4, 5):  # the second run asks only for the refused one
+        with pytest.raises(UserError, match="1 records are missing"):
+            call(synthesize, *command)
+        assert len(endpoint.prompts) == requests
+        assert "missing: 1_complex (refused: HTTP 400: The prompt was" in capsys.readouterr().err
+        records = read_records(tmp_path / "instruct.json")[0]
+        assert [record["id"] for record in records] == ["0_complex", "2_complex", "3_complex"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"conversations": "Hello"}, "conversations = 'Hello'; expected a list"),
+        ({"conversations": [{"from": "human"}]}, "conversations: no 'value'"),
+        ({"conversations": [{"from": "gpt", "value": "A"}]}, ""),
+        ({"image": "other.jpg"}, "image = 'other.jpg'; expected one of '0.jpg'"),
+    ],
+)
+def test_a_damaged_record_is_named(tmp_path, server, call, change, message):
+    images = write_rows(tmp_path / "images.jsonl", {"image": "0.jpg", "captions": ["A cat."]})
+    command = [*flags(images, tmp_path, "detail"), *endpoint_flags(server())]
+    call(synthesize, *command)
+    (row,) = read_rows(tmp_path / "answers.jsonl")
+    write_rows(tmp_path / "answers.jsonl", {**row, **change})
+    with pytest.raises(UserError, match=f"answers.jsonl: id 0_detail.*{message}"):
+        call(synthesize, *command)
+
+
 def test_another_temperature_does_not_mix_with_old_answers(tmp_path, server, call):
     images = write_rows(tmp_path / "images.jsonl", DOGS)
     command = [*flags(images, tmp_path, "detail"), *endpoint_flags(server())]

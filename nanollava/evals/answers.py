@@ -12,11 +12,17 @@ from typing import BinaryIO
 
 from tqdm import tqdm
 
-from ..errors import UserError
+from ..errors import ConfigError, UserError
+from ..files import parse_object, read_json_lines
+from ..schema import check, has_type, optional, require, short
 
 
 class Rejected(Exception):
     """No usable answer; the message says why. The job is asked again."""
+
+
+class Refused(Rejected):
+    """No usable answer, and asking again in this run would not help."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +36,19 @@ class Reply:
 
 Ask = Callable[[dict[str, dict]], Iterable[tuple[str, Reply | Rejected]]]
 
+# The text of an answer that was made elsewhere: in answers, and in the original LLaVA's reviews.
+TEXT_KEYS = ("text", "content")
+SHOWN_NAMES = 20  # of the missing answers, for each reason
+
 
 def keep_text(job: dict, text: str) -> dict:
     """Accept every answer as it is."""
     return {"text": text}
+
+
+def check_text(job: dict, row: dict, where: str) -> None:
+    """Check the row of an answer that `keep_text` accepted."""
+    require(row, "text", str, where)
 
 
 def collect(
@@ -42,6 +57,7 @@ def collect(
     jobs: dict[str, dict],
     ask: Ask,
     parse: Callable[[dict, str], dict] = keep_text,
+    check_row: Callable[[dict, dict, str], None] = check_text,
     tries: int = 1,
     wait: float = 0.0,
     price: tuple[float, float] = (0.0, 0.0),
@@ -51,17 +67,17 @@ def collect(
     `jobs` are JSON objects by name; a row stores its job's name under `key`. `ask(jobs)` yields
     (name, Reply or Rejected) in any order. `parse(job, text)` returns the row's content, or raises
     Rejected: then the text goes to *.rejects.jsonl and the job is asked again after `wait` seconds,
-    `tries` times in all. Jobs without a usable answer are listed on stderr and have no row.
-    `price` is in dollars per million prompt and completion tokens.
+    `tries` times in all. `check_row(job, row, where)` raises a UserError if a row of the file has
+    not the content that `parse` returns. Jobs without a usable answer are listed on stderr and have
+    no row. `price` is in dollars per million prompt and completion tokens.
     """
-    fingerprints = {name: fingerprint(job) for name, job in jobs.items()}
     rejects_path = path.with_suffix(".rejects.jsonl")
     with open_to_append(path) as answers_file, open_to_append(rejects_path) as rejects_file:
-        rows = read_rows(path, key)
-        check_rows(path, key, rows, fingerprints)
-        reasons: dict[str, str] = {}
+        rows, reasons = read_answers(path, key, jobs, parse, check_row)
+        rejects = read_rejects(rejects_path)
+        final = set(reasons)  # the names that are not asked again
         for attempt in range(max(1, tries)):
-            missing = {name: job for name, job in jobs.items() if name not in rows}
+            missing = {n: job for n, job in jobs.items() if n not in rows and n not in final}
             if not missing:
                 break
             if attempt > 0:
@@ -69,18 +85,19 @@ def collect(
             for name, reply in tqdm(ask(missing), path.stem, len(missing)):
                 if isinstance(reply, Rejected):
                     reasons[name] = str(reply)
+                    if isinstance(reply, Refused):
+                        final.add(name)
                     continue
                 row = {key: name, "tokens": [reply.prompt_tokens, reply.completion_tokens]}
                 try:
                     content = parse(jobs[name], reply.text)
                 except Rejected as error:
                     reasons[name] = str(error)
-                    append(rejects_file, {**row, "why": str(error), "text": reply.text})
+                    rejects.append({**row, "why": str(error), "text": reply.text})
+                    append(rejects_file, rejects[-1])
                     continue
-                rows[name] = {**row, **content, "of": fingerprints[name]}
+                rows[name] = {**row, **content, "of": fingerprint(jobs[name])}
                 append(answers_file, rows[name])
-        rejects_file.seek(0)
-        rejects = [json.loads(line) for line in rejects_file]
     print_summary(path, jobs, rows, rejects, reasons, price)
     return {name: rows[name] for name in jobs if name in rows}
 
@@ -90,40 +107,81 @@ def fingerprint(job: dict) -> str:
     return hashlib.sha256(json.dumps(job).encode()).hexdigest()[:16]
 
 
-def check_rows(path: Path, key: str, rows: dict[str, dict], fingerprints: dict[str, str]) -> None:
-    """Refuse a file with answers to other questions. Rows made elsewhere have no fingerprint."""
-    for name, row in rows.items():
-        if name not in fingerprints:
-            problem = "is not asked for here"
-        elif row.get("of", fingerprints[name]) != fingerprints[name]:
+def read_answers(
+    path: Path,
+    key: str,
+    jobs: dict[str, dict],
+    parse: Callable[[dict, str], dict],
+    check_row: Callable[[dict, dict, str], None],
+) -> tuple[dict[str, dict], dict[str, str]]:
+    """Read the rows of an answers file by name, and the reasons why some are unusable.
+
+    Rows without a fingerprint were made elsewhere: their text is parsed like a new answer. A file
+    with answers to other questions is a UserError.
+    """
+    rows = {}
+    reasons = {}
+    for name, row in read_rows(path, key).items():
+        where = f"{path}: {key} {name}"
+        advice = "remove the file or choose another --out"
+        if name not in jobs:
+            raise UserError(f"{where} is not asked for here; {advice}")
+        read_tokens(row, where)
+        if "of" not in row:
+            try:
+                rows[name] = {**row, **parse(jobs[name], foreign_text(row, where))}
+            except Rejected as error:
+                reasons[name] = str(error)
+        elif row["of"] != fingerprint(jobs[name]):
             problem = "was asked in another way (other prompt, model or settings)"
-        elif "of" not in row and not isinstance(row.get("text"), str):
-            problem = "has no 'text'"
+            raise UserError(f"{where} {problem}; {advice}")
         else:
-            continue
-        raise UserError(f"{path}: {key} {name} {problem}; remove the file or choose another --out")
+            check_row(jobs[name], row, where)
+            rows[name] = row
+    return rows, reasons
+
+
+def read_rejects(path: Path) -> list[dict]:
+    """Read the rows of unusable answers; only what they cost counts."""
+    rows = []
+    for where, row in read_json_lines(path):
+        read_tokens(row, where)
+        rows.append(row)
+    return rows
+
+
+def foreign_text(row: dict, where: str) -> str:
+    """The text of a row that was made elsewhere."""
+    for key in TEXT_KEYS:
+        if has_type(row.get(key), str):
+            return row[key]
+    raise UserError(f"{where} has no 'text'; remove the file or choose another --out")
+
+
+def read_tokens(row: dict, where: str) -> tuple[int, int]:
+    """The numbers of prompt and completion tokens of a row; 0 where they are not known."""
+    tokens = optional(row, "tokens", list, where, default=[0, 0])
+    if len(tokens) != 2:
+        raise UserError(f"{where}: tokens = {short(tokens)}; expected two counts")
+    counts = []
+    for i, count in enumerate(tokens):
+        if count is None:
+            count = 0
+        counts.append(check(count, int, f"{where}: tokens[{i}]", minimum=0))
+    return counts[0], counts[1]
 
 
 def read_rows(path: str | Path, key: str) -> dict[str, dict]:
     """Read a JSONL file as rows by the text of their `key`, which must be unique."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a UTF-8 text file ({error})") from None
     rows: dict[str, dict] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            name = str(row[key])
-        except (ValueError, LookupError, TypeError) as error:
-            problem = f"expected a JSON object with {key!r} ({type(error).__name__}: {error})"
-            raise UserError(f"{path}, line {number}: {problem}") from None
+    for where, row in read_json_lines(path):
+        name = row.get(key)
+        if not has_type(name, str) and not has_type(name, int):
+            problem = f"expected a JSON object with {key!r}, a text or a whole number"
+            raise UserError(f"{where}: {problem}; {key} = {short(name)}")
+        name = str(name)
         if name in rows:
-            raise UserError(f"{path}, line {number}: a second row with {key} {name}")
+            raise UserError(f"{where}: a second row with {key} {name}")
         rows[name] = row
     return rows
 
@@ -132,14 +190,31 @@ def open_to_append(path: Path) -> BinaryIO:
     """Open a JSONL file for appending; drop the half-written last line of a killed run."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():
+            raise OSError("not a regular file")
         file = path.open("a+b")
         lock(file)
     except OSError as error:
         problem = f"cannot be written, or another run is writing it ({error})"
         raise UserError(f"{path}: {problem}") from None
     file.seek(0)
-    file.truncate(file.read().rfind(b"\n") + 1)
+    content = file.read()
+    end = content.rfind(b"\n") + 1
+    if is_object(content[end:]):
+        file.write(b"\n")  # a whole line; some programs write the last one without its end
+        file.flush()
+    else:
+        file.truncate(end)
     return file
+
+
+def is_object(line: bytes) -> bool:
+    """Whether a line is a whole JSON object. The beginning of an object never is one."""
+    try:
+        parse_object(line, "")
+    except ConfigError:
+        return False
+    return True
 
 
 def lock(file: BinaryIO) -> None:
@@ -168,15 +243,25 @@ def print_summary(
     prompt_tokens = 0
     completion_tokens = 0
     for row in [*rows.values(), *rejects]:
-        tokens = row.get("tokens", (0, 0))
-        prompt_tokens += tokens[0]
-        completion_tokens += tokens[1]
+        prompt_count, completion_count = read_tokens(row, str(path))
+        prompt_tokens += prompt_count
+        completion_tokens += completion_count
     summary = f"{path}: {len(rows)} of {len(jobs)} answers, {len(rejects)} unusable"
     if prompt_tokens + completion_tokens > 0:
         dollars = (prompt_tokens * price[0] + completion_tokens * price[1]) / 1e6
         tokens = f"{prompt_tokens} prompt + {completion_tokens} completion tokens"
         summary += f"; {tokens}, ${dollars:.2f}"
     print(summary, file=sys.stderr)
+    print_missing({name: reason for name, reason in reasons.items() if name not in rows})
+
+
+def print_missing(reasons: dict[str, str]) -> None:
+    """Print the names without an answer and why; of names with one reason, the first ones."""
+    names_by_reason: dict[str, list[str]] = {}
     for name, reason in reasons.items():
-        if name not in rows:
+        names_by_reason.setdefault(reason, []).append(name)
+    for reason, names in names_by_reason.items():
+        for name in names[:SHOWN_NAMES]:
             print(f"missing: {name} ({reason})", file=sys.stderr)
+        if len(names) > SHOWN_NAMES:
+            print(f"missing: {len(names) - SHOWN_NAMES} more ({reason})", file=sys.stderr)

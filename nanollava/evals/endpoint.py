@@ -1,24 +1,40 @@
-"""Client for a judge or teacher behind an OpenAI-compatible chat endpoint.
+"""A judge or teacher behind an OpenAI-compatible chat endpoint, asked by several threads.
 
-The `openai` package sends the requests: timeouts, retries with backoff and Retry-After are its job.
-This file adds a pace that all threads share, and decides which replies are usable.
+`client.py` sends one request, `replies.py` reads the reply. This file says how often and how fast:
+a pace that all threads share, pauses after failures, and when a run ends.
 """
 
 import argparse
 import os
 import queue
-import re
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
 
 from ..errors import UserError
-from .answers import Rejected, Reply
+from .answers import Refused, Rejected, Reply
+from .client import ChatClient, RequestFailed
+from .replies import NotACompletion, read_reply
 
 # So many requests in a row without an answer, each after all its tries, end the run.
 MAX_FAILURES = 3
+# So many refused requests end a run that has no answer at all: then it is not the prompts.
+MAX_REFUSALS = 20
 # Client errors that asking again can cure: request timeout, conflict, rate limit.
 TEMPORARY_STATUS = (408, 409, 429)
+# Client errors that can be about one prompt: content filter, moderation, too long, legal reasons.
+REFUSED_STATUS = (400, 403, 413, 422, 451)
+
+# Seconds between the tries of a request. Each pause is twice the one before.
+FIRST_PAUSE = 0.5
+MAX_PAUSE = 8.0
+# A server that asks for more (Retry-After) gets no second try in this run. Rate limits are counted
+# by the minute; longer waits mean a used-up quota or an outage.
+MAX_RETRY_AFTER = 120.0
+
+MAX_THREADS = 1000
+DAY = 86400.0  # seconds; the longest time that a flag may ask for
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=1.0,
         help="seconds before unusable answers are asked for again",
     )
-    group.add_argument("--timeout", type=float, default=120.0, help="seconds to wait for a reply")
+    group.add_argument(
+        "--timeout", type=float, default=120.0, help="seconds to wait for a whole reply"
+    )
     group.add_argument(
         "--price",
         type=float,
@@ -94,28 +112,32 @@ class Endpoint:
         tries: int = 10,
         timeout: float = 120.0,
     ):
-        if not re.match(r"https?://[^/]", base_url):
-            raise UserError(f"--base-url {base_url}: expected http://... or https://...")
-        if min(threads, per_minute, tries, timeout) <= 0:
-            raise UserError("--threads, --per-minute, --tries and --timeout must be more than 0")
-        self.key = read_key()
-        try:
-            from openai import OpenAI
-        except ImportError:
-            raise UserError("the endpoint needs the openai package: pip install openai") from None
-        self.client = OpenAI(
-            api_key=self.key, base_url=base_url, timeout=timeout, max_retries=tries - 1
-        )
+        check_positive("--threads", threads, MAX_THREADS)
+        check_positive("--per-minute", per_minute)
+        if per_minute < 60 / DAY:
+            raise UserError(f"--per-minute {per_minute}: expected at least one request a day")
+        check_positive("--tries", tries)
+        check_positive("--timeout", timeout, DAY)
+        self.client = ChatClient(base_url, read_key(), timeout)
         self.base_url = base_url
         self.threads = threads
+        self.tries = tries
         self.pace = Pace(per_minute)
+        self.answers = 0  # in this run
         self.failures = 0  # requests without an answer since the last answer
+        self.refusals = 0  # refused requests in this run
+        self.end: str | None = None  # why no more requests are sent
 
     @classmethod
     def from_arguments(cls, args: argparse.Namespace) -> "Endpoint":
         """Build the client that the flags of `add_arguments` describe."""
-        if args.wait < 0:
-            raise UserError(f"--wait {args.wait}: expected at least 0 seconds")
+        if not 0 <= args.wait <= DAY:
+            raise UserError(f"--wait {args.wait}: expected at least 0 seconds, at most {DAY:g}")
+        if not abs(args.temperature) <= 100:  # servers have lower limits
+            raise UserError(f"--temperature {args.temperature}: expected a temperature up to 2")
+        for price in args.price:
+            if not 0 <= price <= 1e9:
+                raise UserError(f"--price {price}: expected dollars per million tokens")
         return cls(args.base_url, args.threads, args.per_minute, args.tries, args.timeout)
 
     def ask(self, jobs: dict[str, dict]) -> Iterator[tuple[str, Reply | Rejected]]:
@@ -123,58 +145,85 @@ class Endpoint:
         return in_threads(self.complete, jobs, self.threads)
 
     def complete(self, job: dict) -> Reply | Rejected:
-        """Send one request. Raise a UserError if asking again cannot help: a wrong key or model, a
-        malformed request, or a server that no longer answers."""
-        from openai import OpenAIError
-
+        """Send one request, up to `tries` times. Raise a UserError if no request can succeed: a
+        wrong key or model, or a server that does not answer."""
         request = job["request"]
-        self.pace.wait()
+        if self.end is not None:
+            return Refused(f"not asked: {self.end}")
         try:
-            completion = self.client.chat.completions.create(**request)
-            choice = completion.choices[0]
-            text = str(choice.message.content or "")
-        except (OpenAIError, AttributeError, LookupError, TypeError, ValueError) as error:
-            problem = self.describe(error)
-            self.failures += 1
-            if is_permanent(error) or self.failures >= MAX_FAILURES:
-                where = f"{self.base_url}, model {request['model']}"
-                raise UserError(f"{where}: {problem}") from None
-            return Rejected(problem)
+            content = self.send(request)
+        except RequestFailed as failure:
+            return self.count_failure(request["model"], failure)
+        try:
+            reply = read_reply(content)
+        except NotACompletion as problem:
+            return self.count_failure(request["model"], RequestFailed(str(problem)))
+        except Rejected as problem:
+            reply = problem
+        self.answers += 1
         self.failures = 0
-        finish_reason = getattr(choice, "finish_reason", None)
-        if finish_reason == "length":
-            return Rejected("the answer was cut off at the server's token limit")
-        if not text.strip():
-            return Rejected(f"empty answer (finish reason {finish_reason!r})")
-        prompt_tokens = token_count(completion.usage, "prompt_tokens")
-        completion_tokens = token_count(completion.usage, "completion_tokens")
-        return Reply(text, prompt_tokens, completion_tokens)
+        return reply
 
-    def describe(self, error: Exception) -> str:
-        """Put an error on one line, without the key, which some servers echo."""
-        from openai import OpenAIError
+    def send(self, request: dict) -> bytes:
+        """Return the body of the reply; after a temporary failure, pause and send again."""
+        for attempt in range(self.tries):
+            self.pace.wait()
+            try:
+                return self.client.send(request)
+            except RequestFailed as failure:
+                if not is_temporary(failure) or attempt + 1 == self.tries:
+                    raise
+                time.sleep(pause_after(failure, attempt))
+        raise AssertionError("tries is at least 1")
 
-        message = str(error)
-        if not isinstance(error, OpenAIError):
-            message = f"the reply is not a chat completion ({type(error).__name__}: {error})"
-        elif error.__cause__ is not None:
-            message = f"{message} ({error.__cause__})"  # "Connection error." alone helps nobody
-        return " ".join(message.replace(self.key, "***").split())[:400]
+    def count_failure(self, model: str, failure: RequestFailed) -> Rejected:
+        """Reject one job, or end the run if the failure is not about this job alone."""
+        if failure.status in REFUSED_STATUS:
+            self.refusals += 1
+            if self.answers == 0 and self.refusals >= MAX_REFUSALS:
+                raise UserError(self.message(model, f"all requests are refused; {failure}"))
+            return Refused(f"refused: {failure}")
+        self.failures += 1
+        if is_temporary(failure) and self.failures < MAX_FAILURES:
+            return Rejected(str(failure))
+        if self.answers == 0:
+            raise UserError(self.message(model, str(failure)))
+        # There are answers already. They are not lost because of the end of the server.
+        self.end = self.message(model, str(failure))
+        return Refused(self.end)
+
+    def message(self, model: str, problem: str) -> str:
+        """A problem with the server's address and model, on one line without the key."""
+        where = self.client.one_line(f"{self.base_url}, model {model}")
+        return f"{where}: {problem}"
 
 
-def is_permanent(error: Exception) -> bool:
-    """Whether the same request would fail again: a wrong key, model or request."""
-    from openai import APIStatusError
-
-    if not isinstance(error, APIStatusError):
-        return False
-    return error.status_code < 500 and error.status_code not in TEMPORARY_STATUS
+def is_temporary(failure: RequestFailed) -> bool:
+    """Whether the same request could succeed later: no reply, a busy or a broken server."""
+    status = failure.status
+    return status is None or status in TEMPORARY_STATUS or status >= 500
 
 
-def token_count(usage, name: str) -> int:
-    """A count of the reply's usage; 0 if the server does not report it."""
-    count = getattr(usage, name, None)
-    return 0 if count is None else count
+def pause_after(failure: RequestFailed, attempt: int) -> float:
+    """Seconds before a request is sent again. Raise the failure if the server asks for too many."""
+    if failure.retry_after is None or failure.retry_after == 0:
+        pause = min(FIRST_PAUSE * 2 ** min(attempt, 10), MAX_PAUSE)
+        return pause * random.uniform(0.75, 1)  # threads that failed together come back apart
+    if failure.retry_after > MAX_RETRY_AFTER:
+        problem = (
+            f"{failure} (the server asks to wait {failure.retry_after:g} s, "
+            f"more than the {MAX_RETRY_AFTER:g} s that this program waits)"
+        )
+        raise RequestFailed(problem, failure.status, failure.retry_after)
+    return failure.retry_after
+
+
+def check_positive(flag: str, value: float, maximum: float = 1e9) -> None:
+    """Raise a UserError unless a flag's value is more than 0 and at most `maximum`."""
+    if not value > 0:  # also NaN
+        raise UserError(f"{flag} {value}: must be more than 0")
+    if value > maximum:
+        raise UserError(f"{flag} {value}: must be at most {maximum:g}")
 
 
 def read_key() -> str:

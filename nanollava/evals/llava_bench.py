@@ -18,6 +18,7 @@ from PIL import Image
 from ..errors import UserError, run
 from ..files import write_json
 from ..image import open_image
+from ..schema import require, short
 from ..toyland.captions import boxes, captions
 from ..toyland.draw import draw
 from ..toyland.scenes import Scene, scenes
@@ -144,16 +145,14 @@ def read_questions(questions_path: str, references_path: str, context_path: str)
     contexts = read_contexts([context_path])
     questions = {}
     for name, row in rows.items():
-        try:
-            question = {key: row[key] for key in ("image", "text", "category")}
-            question["reference"] = references[name]["text"]
-            for key, value in question.items():
-                if not isinstance(value, str):
-                    raise UserError(f"question {name}: {key} is {value!r}; expected a text")
-            question["context"] = str(contexts[Path(row["image"]).stem])
-        except KeyError as error:
-            where = f"{questions_path}, {references_path} or {context_path}"
-            raise UserError(f"question {name}: no {error} in {where}") from None
+        where = f"{questions_path}: question {name}"
+        question = {key: require(row, key, str, where) for key in ("image", "text", "category")}
+        reference_where = f"{references_path}: question {name}: reference"
+        question["reference"] = require(references[name], "text", str, reference_where)
+        image_name = Path(question["image"]).stem
+        if image_name not in contexts:
+            raise UserError(f"{where}: no {image_name!r} in {context_path}")
+        question["context"] = str(contexts[image_name])
         questions[name] = question
     return questions
 
@@ -231,9 +230,10 @@ def collect_reviews(
         jobs,
         judge,
         parse_review,
-        args.tries,
-        args.wait,
-        args.price,
+        check_review,
+        tries=args.tries,
+        wait=args.wait,
+        price=args.price,
     )
 
 
@@ -245,6 +245,14 @@ def parse_review(job: dict, text: str) -> dict:
     return {"category": job["category"], "score": scores, "text": text}
 
 
+def check_review(job: dict, row: dict, where: str) -> None:
+    """Check the row of a review that was read from the answers file."""
+    require(row, "category", str, where, choices=(job["category"],))
+    scores = require(row, "score", list[float], where, minimum=1, maximum=10)
+    if len(scores) != 2:
+        raise UserError(f"{where}: score = {short(scores)}; expected two scores")
+
+
 def main() -> None:
     args = parse_arguments()
     questions, open_question_image = load_questions(args)
@@ -254,12 +262,17 @@ def main() -> None:
     answers = collect_answers(args, questions, open_question_image)
     reviews = collect_reviews(args, judge, questions, answers)
     result = relative_scores(list(reviews.values()))
-    write_json(Path(args.out) / "score.json", result)
+    missing = len(questions) - len(reviews)
+    score = dict(result)
+    if missing:
+        score["missing"] = missing
+    write_json(Path(args.out) / "score.json", score)
     for category, (score, low, high) in result.items():
         print(f"{category:8} {score:6.1f}  95% interval {low:.1f} to {high:.1f}")
-    if len(reviews) < len(questions):
-        count = len(questions) - len(reviews)
-        raise UserError(f"{count} questions have no usable review and are not in the scores above")
+    if missing:
+        raise UserError(
+            f"{missing} questions have no usable review and are not in the scores above"
+        )
 
 
 if __name__ == "__main__":

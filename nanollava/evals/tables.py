@@ -23,15 +23,18 @@ import torch
 
 from ..data import read_records
 from ..errors import UserError, run
-from ..files import REPOSITORY, read_json, shipped, write_text
+from ..files import REPOSITORY, parse_object, read_json, shipped, write_text
 from ..llama import Llama
+from ..schema import require
 from ..tokenizer import Tokenizer
 from ..toyland import data as toyland
 from ..toyland.pretrain import fit
 from ..toyland.scenes import scenes
 from ..toyland.vicuna import dialogues, save_vicuna, text_backward
-from .answers import Reply, collect
+from .answers import Rejected, Reply, collect
 
+BENCH_COLUMNS = ("conv", "detail", "complex", "all")
+COLUMNS = (*BENCH_COLUMNS, "exact")
 LLM = "checkpoints/toy-vicuna"
 SMALL_LAYERS = 3  # of the smaller language model
 
@@ -270,8 +273,9 @@ def instruct(settings: Settings, job: dict) -> Reply:
     scores = {"exact": 100 * json.loads(exact)["overall"]}
     count = ["--count", settings.images]
     call("-m", "nanollava.evals.llava_bench", "--model", out, *count, "--out", out / "bench")
-    for column, (score, _, _) in read_json(out / "bench" / "score.json").items():
-        scores[column] = score
+    bench = read_json(out / "bench" / "score.json")
+    for column in BENCH_COLUMNS:
+        scores[column] = bench[column][0]
     return Reply(json.dumps(scores))
 
 
@@ -304,6 +308,31 @@ def make_jobs(settings: Settings, seeds: int) -> tuple[dict[str, dict], dict[str
     return stage_1, stage_2
 
 
+def parse_nothing(job: dict, text: str) -> dict:
+    """A stage 1 that has run has no scores."""
+    return {}
+
+
+def accept(job: dict, row: dict, where: str) -> None:
+    """Every row of a finished stage 1 will do."""
+
+
+def parse_scores(job: dict, text: str) -> dict:
+    """The scores of a cell, by column."""
+    try:
+        scores = parse_object(text, job["out"])
+        check_scores(job, scores, job["out"])
+    except UserError as error:
+        raise Rejected(str(error)) from None
+    return {column: scores[column] for column in COLUMNS}
+
+
+def check_scores(job: dict, row: dict, where: str) -> None:
+    """Check the row of a cell that was read from the answers file."""
+    for column in COLUMNS:
+        require(row, column, float, where, minimum=0)
+
+
 def in_processes(
     function: Callable[[dict], Reply], parallel: int, jobs: dict[str, dict]
 ) -> Iterator[tuple[str, Reply]]:
@@ -320,7 +349,6 @@ def in_processes(
 # ---------------------------------------------------------------------------------------------
 # The document
 
-COLUMNS = ("conv", "detail", "complex", "all", "exact")
 INTRODUCTION = """\
 # The paper's tables on Toyland
 
@@ -475,14 +503,13 @@ def main() -> None:
     if not (settings.out / "small" / "tokenizer.json").exists():
         make_smaller_llm(settings.out / "small", args.heal)
 
-    def parse_scores(job: dict, text: str) -> dict:
-        return json.loads(text)
-
     stage_1, stage_2 = make_jobs(settings, args.seeds)
     do_align = partial(in_processes, partial(align, settings), args.parallel)
-    collect(settings.out / "stage_1.jsonl", "id", stage_1, do_align, parse_scores)
+    collect(settings.out / "stage_1.jsonl", "id", stage_1, do_align, parse_nothing, accept)
     do_instruct = partial(in_processes, partial(instruct, settings), args.parallel)
-    scores = collect(settings.out / "cells.jsonl", "id", stage_2, do_instruct, parse_scores)
+    scores = collect(
+        settings.out / "cells.jsonl", "id", stage_2, do_instruct, parse_scores, check_scores
+    )
 
     lines = [introduce(settings, args.seeds)]
     for table in TABLES:

@@ -22,7 +22,7 @@ from ..evals.endpoint import Endpoint, make_request
 from ..files import write_text
 from ..toyland.teacher import instructions, read
 from .prompts import DETAIL_QUESTIONS, KINDS, messages
-from .records import parse
+from .records import check_record, parse
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -115,7 +115,15 @@ def main() -> None:
     teacher = Endpoint.from_arguments(args).ask if args.model else toyland_teacher
     out = Path(args.out)
     rows = collect(
-        out / "answers.jsonl", "id", jobs, teacher, parse, args.tries, args.wait, args.price
+        out / "answers.jsonl",
+        "id",
+        jobs,
+        teacher,
+        parse,
+        check_record,
+        tries=args.tries,
+        wait=args.wait,
+        price=args.price,
     )
 
     records = []

@@ -3,7 +3,9 @@
 import re
 
 from ..conversation import ConversationError, check
+from ..errors import UserError
 from ..evals.answers import Rejected
+from ..schema import require
 from ..toyland.data import record
 from ..toyland.teacher import QA
 
@@ -47,6 +49,19 @@ def parse(job: dict, text: str) -> dict:
     except ConversationError as error:
         raise Rejected(str(error)) from None
     return result
+
+
+def check_record(job: dict, row: dict, where: str) -> None:
+    """Check a record that was read from the answers file."""
+    require(row, "id", str, where, choices=(job["id"],))
+    require(row, "image", str, where, choices=(job["image"],))
+    for turn in require(row, "conversations", list[dict], where):
+        require(turn, "from", str, f"{where}: conversations")
+        require(turn, "value", str, f"{where}: conversations")
+    try:
+        check(row["conversations"])
+    except ConversationError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def split_blocks(text: str) -> list[str]:

@@ -1,0 +1,149 @@
+"""One request: where it goes, how long it may take, how long the reply may be, and the key."""
+
+import gzip
+import json
+import time
+from email.utils import formatdate
+
+import pytest
+from fake_endpoint import http_reply
+
+from nanollava.evals import client
+from nanollava.evals.client import ChatClient, RequestFailed, parse_retry_after
+from nanollava.evals.endpoint import make_request
+
+pytest.importorskip("openai")
+
+KEY = "sk-secret-0123456789"
+REQUEST = make_request("teacher", [{"role": "user", "content": "Hello"}], -1.0)
+
+
+def send(url: str, key: str = KEY, timeout: float = 5.0) -> bytes:
+    return ChatClient(url, key, timeout).send(REQUEST)
+
+
+def failure(url: str, **options) -> RequestFailed:
+    """The failure of a request: one line, without the key."""
+    with pytest.raises(RequestFailed) as error:
+        send(url, **options)
+    assert "\n" not in str(error.value) and KEY not in str(error.value)
+    return error.value
+
+
+def test_the_body_of_the_reply(raw_server):
+    server = raw_server(http_reply(200, b'{"choices": []}'))
+    assert send(server.url) == b'{"choices": []}'
+    (request,) = server.requests
+    assert request.startswith(b"POST /v1/chat/completions ")
+    assert f"authorization: bearer {KEY}".encode() in request.lower()
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_to_another_host_is_refused(raw_server, status):
+    other = raw_server(http_reply(200, b"{}"))
+    server = raw_server(http_reply(status, Location=f"{other.url}/chat/completions"))
+    error = failure(server.url)
+    assert f"HTTP {status}: the server redirects to {other.url}" in str(error)
+    assert other.requests == [] and error.status == status
+
+
+@pytest.mark.parametrize("location", ["", "//[::1", "file:///etc/passwd", "http://a:99999/", "\t"])
+def test_a_redirect_without_sense_is_one_line(raw_server, location):
+    failure(raw_server(http_reply(302, Location=location)).url)
+
+
+@pytest.mark.parametrize("status", [307, 308])
+def test_a_redirect_within_the_host_is_followed(raw_server, status):
+    server = raw_server()
+    server.parts = [http_reply(status, Location="/other/place")]
+    error = failure(server.url)  # in a circle: not forever
+    assert error.status == status and len(server.requests) == 4
+    assert server.requests[1].startswith(b"POST /other/place ")
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", *(60 * [b" "])],
+        60 * [b"HTTP/1.1 100 Continue\r\n\r\n"],
+        [b"HTTP/1.1 200 OK\r\n", *(60 * [b"x: y\r\n"])],
+        [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", *(60 * [b"1\r\n \r\n"])],
+    ],
+    ids=["body", "100 Continue", "headers", "chunks"],
+)
+def test_a_drip_does_not_outlast_the_timeout(raw_server, parts):
+    server = raw_server(*parts, pause=0.1)
+    start = time.monotonic()
+    assert "timed out" in str(failure(server.url, timeout=0.4))
+    assert time.monotonic() - start < 3
+
+
+def test_silence_does_not_outlast_the_timeout(raw_server):
+    server = raw_server(b"", pause=30)
+    assert "timed out" in str(failure(server.url, timeout=0.3))
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_a_reply_has_a_limit(raw_server, monkeypatch, status):
+    monkeypatch.setattr(client, "MAX_REPLY_BYTES", 100_000)
+    server = raw_server(http_reply(status, bytes(1_000_000)))
+    assert "the reply is longer than 100000 bytes" in str(failure(server.url))
+
+
+def test_a_compressed_reply_is_not_unpacked(raw_server):
+    packed = gzip.compress(bytes(10_000_000))
+    server = raw_server(http_reply(200, packed, Content_Encoding="gzip"))
+    assert send(server.url) == packed
+    assert b"accept-encoding: identity" in server.requests[0].lower()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"",
+        b"HTTP/1.1 abc\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.1 200 OK\r\n: \r\n\0\r\n\r\n",
+        http_reply(999, b"odd"),
+        http_reply(500, b"\xff\xfe\x00\x1b[2J"),
+        http_reply(500, b'{"error": {"message": [1, 2]}}'),
+        http_reply(500, b'{"error": null}'),
+        http_reply(500, b"[" * 100_000),
+    ],
+)
+def test_a_broken_reply_is_one_line(raw_server, reply):
+    error = str(failure(raw_server(reply).url))
+    assert error.isprintable() and len(error) <= 400
+
+
+@pytest.mark.parametrize("key", ['sk-"quoted"', r"sk-back\slash", "sk-it's", "sk with spaces"])
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_key_that_the_server_echoes_is_not_printed(raw_server, key, as_json):
+    message = f"Incorrect API key provided: {key}"
+    body = json.dumps({"error": {"message": message}}) if as_json else message
+    with pytest.raises(RequestFailed, match=r"HTTP 401: .*provided: \*\*\*") as error:
+        send(raw_server(http_reply(401, body.encode())).url, key=key)
+    assert key[3:] not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("6", 6), ("0", 0), ("1.5", 1.5), (None, None), ("-5", None), ("nan", None), ("soon", None)],
+)
+def test_retry_after_in_seconds(header, seconds):
+    assert parse_retry_after(header) == seconds
+
+
+def test_a_date_in_retry_after_is_never_too_early():
+    """A server that wants 6 seconds cuts them to whole ones when it writes a date."""
+    for fraction in range(10):
+        asked = 6 + fraction / 10
+        seconds = parse_retry_after(formatdate(time.time() + asked, usegmt=True))
+        assert asked - 0.1 <= seconds <= asked + 1.1
+
+
+def test_dates_that_have_passed_or_never_come():
+    assert parse_retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+    assert parse_retry_after("Wed, 21 Oct 2099 07:28:00 GMT") > 1e9
+    assert parse_retry_after("Wed, 99 Oct 2099 99:28:00 GMT") is None
