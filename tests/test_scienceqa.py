@@ -166,6 +166,37 @@ def test_the_judge_decides_only_where_the_two_disagree(judged, data):
     assert both in "".join(judge_prompts)
 
 
+def test_refused_questions_are_not_in_the_accuracies(data, server, call, monkeypatch):
+    """GPT-4 refuses question 2: the other four are scored, and that one is counted."""
+
+    def llava_answer(args, open_image, jobs):
+        for name in jobs:
+            yield name, Reply(LLAVA[int(name) - 1])
+
+    monkeypatch.setattr(ask, "ask_model", llava_answer)
+    names = iter(["1", "3", "4", "5"])  # the questions that GPT-4 answers alone
+
+    def answer(prompt) -> str:
+        if "[Assistant 1]" not in prompt[-1]["content"]:
+            return GPT4[int(next(names)) - 1]
+        return "The answer is A."
+
+    endpoint = server(answer=answer)
+    problems = json.loads((data / "problems.json").read_text())
+    problems["2"]["hint"] += " FORBIDDEN"
+    (data / "problems.json").write_text(json.dumps(problems))
+    command = [*flags(data), "--judge", "teacher", *endpoint_flags(endpoint), "--threads", 1]
+    with pytest.raises(UserError, match="3 answers are missing and not in the accuracies above"):
+        call(scienceqa, *command)
+    score = json.loads((data / "out" / "score.json").read_text())
+    assert "missing" not in score["LLaVA"] and score["LLaVA"]["Average"] == 60
+    for name in ("teacher", "judge", "complement"):
+        assert score[name]["missing"] == 1
+    average = {name: row["Average"] for name, row in score.items()}
+    # Right without question 2: GPT-4 3, 4, 5; the judge 1, 4, 5; the complement 1, 3, 4, 5.
+    assert average == {"LLaVA": 60, "teacher": 75, "judge": 75, "complement": 100}
+
+
 def test_the_toy_model_answers(data, call):
     call(scienceqa, *flags(data), "--max-new-tokens", 4)
     answers = read_rows(data / "out" / "answers.jsonl")
@@ -185,13 +216,55 @@ def test_answers_to_other_questions_are_refused(data, call):
         call(scienceqa, *flags(data))
 
 
-def test_a_broken_problem_is_named(data, call):
-    broken = {**PROBLEMS, "5": {**PROBLEMS["5"], "answer": 7}}
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"answer": 7}, "answer = 7; expected at most 2"),
+        ({"answer": -1}, "answer = -1; expected at least 0"),
+        ({"answer": "1"}, "answer = '1'; expected a whole number"),
+        ({"answer": True}, "answer = True; expected a whole number"),
+        ({"choices": "one"}, "choices = 'one'; expected a list"),
+        ({"choices": ["one", 2]}, r"choices\[1\] = 2; expected a text"),
+        ({"choices": []}, "0 choices; expected 1 to 26"),
+        ({"choices": ["x"] * 27}, "27 choices; expected 1 to 26"),
+        ({"question": None}, "question = None; expected a text"),
+        ({"question": "half a character: \ud83d"}, "question = .*; expected a text"),
+        ({"hint": 5}, "hint = 5; expected a text"),
+        ({"image": ["image.png"]}, "image = .*; expected a text"),
+        ({"image": "image.png", "split": None}, "split = None; expected a text"),
+        ({"grade": 7}, "grade = 7; expected a text"),
+        ({"grade": "grade13"}, "grade = 'grade13'; expected 'grade1' to 'grade12'"),
+        ({"grade": "grade-1"}, "grade = 'grade-1'; expected 'grade1' to"),
+        ({"subject": "art"}, "subject = 'art'; expected one of 'natural science', "),
+        ({"subject": ["natural science"]}, "subject = .*; expected a text"),
+        ({"lecture": {}}, "lecture = {}; expected a text"),
+    ],
+)
+def test_a_broken_problem_is_named(data, call, change, message):
+    broken = {**PROBLEMS, "5": {**PROBLEMS["5"], **change}}
     (data / "problems.json").write_text(json.dumps(broken))
-    with pytest.raises(UserError, match="problem 5: IndexError"):
+    with pytest.raises(UserError, match=f"problems.json, problem 5: {message}") as error:
+        call(scienceqa, *flags(data))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        ({"test": "123"}, "pid_splits.json: test = '123'; expected a list"),
+        ({"test": {"1": 2}}, "pid_splits.json: test = .*; expected a list"),
+        ({"test": [[1]]}, r"pid_splits.json: test\[0\] = \[1\]; expected the id of a problem"),
+        ({"test": [True]}, r"test\[0\] = True; expected the id of a problem"),
+        ({"test": ["1", "99"]}, "problems.json: no '99'; expected an object"),
+        ({"test": []}, "pid_splits.json: test is empty"),
+    ],
+)
+def test_a_broken_split_is_named(data, call, splits, message):
+    (data / "pid_splits.json").write_text(json.dumps(splits))
+    with pytest.raises(UserError, match=message):
         call(scienceqa, *flags(data))
 
 
 def test_a_missing_directory(data, call):
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="no such file; --data is the directory with .*github.com"):
         call(scienceqa, "--data", data / "nowhere")

@@ -17,12 +17,14 @@ from ..conversation import IMAGE
 from ..errors import UserError, run
 from ..files import read_json, write_json
 from ..image import open_image
+from ..schema import has_type, optional, require, short
 from . import ask, endpoint
 from .answers import Ask, collect
 from .endpoint import Endpoint, make_request
 from .prompts import scienceqa_judge_messages, scienceqa_messages
 
 SUBJECTS = {"natural science": "NAT", "social science": "SOC", "language science": "LAN"}
+SOURCE = "https://github.com/lupantech/ScienceQA"
 # The columns of the paper's table 7: subject, kind of context, grade.
 COLUMNS = ("NAT", "SOC", "LAN", "TXT", "IMG", "NO", "G1-6", "G7-12", "Average")
 
@@ -51,57 +53,88 @@ def parse_answer(text: str, n_options: int) -> int | None:
 def read_problems(data: Path, split: str) -> dict[str, dict]:
     """Read the problems of a split from problems.json and pid_splits.json, by id.
 
-    Each has, besides its own fields, `prompt`, the right option's `letter`, the `columns` it counts
-    in, and `image` as a path below the image directory, or None.
+    Each has `choices`, the right one's index `answer` and `letter`, `lecture`, `solution`,
+    `prompt`, the `columns` it counts in, and `image`, a path below the image directory or None.
     """
-    problems = read_json(data / "problems.json")
-    splits = read_json(data / "pid_splits.json")
+    problems_path = data / "problems.json"
+    splits_path = data / "pid_splits.json"
+    for path in (problems_path, splits_path):
+        if not path.exists():
+            advice = f"--data is the directory with this file, from {SOURCE}"
+            raise UserError(f"{path}: no such file; {advice}")
+    problems = read_json(problems_path)
+    splits = read_json(splits_path)
     if split not in splits:
         available = ", ".join(splits)
-        raise UserError(f"--split {split}: {data / 'pid_splits.json'} has {available}")
+        raise UserError(f"--split {split}: {splits_path} has {available}")
     result = {}
-    for pid in map(str, splits[split]):
-        try:
-            result[pid] = describe_problem(pid, problems[pid])
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            problem = f"problem {pid}: {type(error).__name__} {error}"
-            raise UserError(f"{data / 'problems.json'}, {problem}") from None
+    for i, pid in enumerate(require(splits, split, list, str(splits_path))):
+        if not has_type(pid, str) and not has_type(pid, int):
+            problem = f"{split}[{i}] = {short(pid)}; expected the id of a problem"
+            raise UserError(f"{splits_path}: {problem}")
+        problem = require(problems, str(pid), dict, str(problems_path))
+        result[str(pid)] = describe_problem(str(pid), problem, f"{problems_path}, problem {pid}")
+    if not result:
+        raise UserError(f"{splits_path}: {split} is empty")
     return result
 
 
-def describe_problem(pid: str, problem: dict) -> dict:
-    """Add prompt, letter, columns and image path to a problem of problems.json."""
-    hint = (problem["hint"] or "").strip()
-    letters = LETTERS[: len(problem["choices"])]
-    options = []
-    for letter, choice in zip(letters, problem["choices"], strict=True):
-        options.append(f"({letter}) {choice}")
-    context = hint or "N/A"
-    prompt = f"Context: {context}\nQuestion: {problem['question']}\nOptions: {' '.join(options)}"
+def describe_problem(pid: str, problem: dict, where: str) -> dict:
+    """Check a problem of problems.json, and return what the evaluation needs of it."""
+    question = require(problem, "question", str, where)
+    choices = require(problem, "choices", list[str], where)
+    if not 1 <= len(choices) <= len(LETTERS):
+        raise UserError(f"{where}: {len(choices)} choices; expected 1 to {len(LETTERS)}")
+    answer = require(problem, "answer", int, where, minimum=0, maximum=len(choices) - 1)
+    hint = optional(problem, "hint", str, where, default="").strip()
+    image = optional(problem, "image", str, where, default="")
+    subject = require(problem, "subject", str, where, choices=SUBJECTS)
+    grade = read_grade(require(problem, "grade", str, where), where)
 
-    columns = [SUBJECTS[problem["subject"]]]
+    letters = LETTERS[: len(choices)]
+    options = [f"({letter}) {choice}" for letter, choice in zip(letters, choices, strict=True)]
+    context = hint or "N/A"
+    prompt = f"Context: {context}\nQuestion: {question}\nOptions: {' '.join(options)}"
+
+    columns = [SUBJECTS[subject]]
     if hint:
         columns.append("TXT")
-    if problem["image"]:
+    if image:
         columns.append("IMG")
-    if not hint and not problem["image"]:
+    if not hint and not image:
         columns.append("NO")
-    grade = int(problem["grade"].removeprefix("grade"))
     columns.append("G1-6" if grade <= 6 else "G7-12")
     columns.append("Average")
 
-    image = None
-    if problem["image"]:
-        image = f"{problem['split']}/{pid}/{problem['image']}"
-    letter = letters[problem["answer"]]
-    return {**problem, "prompt": prompt, "letter": letter, "columns": columns, "image": image}
+    image_path = None
+    if image:
+        image_path = f"{require(problem, 'split', str, where)}/{pid}/{image}"
+    return {
+        "choices": choices,
+        "answer": answer,
+        "letter": letters[answer],
+        "lecture": optional(problem, "lecture", str, where, default=""),
+        "solution": optional(problem, "solution", str, where, default=""),
+        "prompt": prompt,
+        "columns": columns,
+        "image": image_path,
+    }
+
+
+def read_grade(text: str, where: str) -> int:
+    """The school grade of "grade7"."""
+    match = re.fullmatch(r"grade ?(\d{1,2})", text)
+    if match is None or not 1 <= int(match[1]) <= 12:
+        raise UserError(f"{where}: grade = {short(text)}; expected 'grade1' to 'grade12'")
+    return int(match[1])
 
 
 def accuracy(problems: dict[str, dict], answers: dict[str, int | None]) -> dict[str, float]:
-    """Correct answers in percent, by column. An answer without an option (None) is wrong."""
+    """Correct answers in percent, by column. An answer without an option (None) is wrong; problems
+    without an answer do not count."""
     result = {}
     for column in COLUMNS:
-        names = [name for name, problem in problems.items() if column in problem["columns"]]
+        names = [name for name in answers if column in problems[name]["columns"]]
         if names:
             correct = sum(answers[name] == problems[name]["answer"] for name in names)
             result[column] = 100 * correct / len(names)
@@ -158,9 +191,9 @@ def make_training_file(args: argparse.Namespace) -> None:
         if problem["image"]:
             question = f"{IMAGE}\n{question}"
         reasons = []
-        if problem.get("lecture") and not args.no_lecture:
+        if problem["lecture"] and not args.no_lecture:
             reasons.append(f"LECTURE: {problem['lecture']}")
-        if problem.get("solution"):
+        if problem["solution"]:
             reasons.append(f"SOLUTION: {problem['solution']}")
         verdict = f"The answer is {problem['letter']}."
         if args.answer_first:
@@ -183,10 +216,9 @@ def make_training_file(args: argparse.Namespace) -> None:
 def collect_texts(
     args: argparse.Namespace, name: str, jobs: dict[str, dict], ask: Ask
 ) -> dict[str, str]:
-    """Ask for what OUT/name.jsonl lacks; return all answers. A missing answer is a UserError."""
-    path = Path(args.out) / f"{name}.jsonl"
+    """Ask for what OUT/name.jsonl lacks; return all answers there are, by question."""
     rows = collect(
-        path,
+        Path(args.out) / f"{name}.jsonl",
         "question_id",
         jobs,
         ask,
@@ -194,9 +226,6 @@ def collect_texts(
         wait=args.wait,
         price=args.price,
     )
-    if len(rows) < len(jobs):
-        missing = len(jobs) - len(rows)
-        raise UserError(f"{path}: {missing} questions have no answer; run the same command again")
     return {question: row["text"] for question, row in rows.items()}
 
 
@@ -238,20 +267,22 @@ def score_with_judge(
 
     # The judge decides where the two disagree.
     jobs = {}
-    for name, problem in problems.items():
-        if llava[name] != gpt4[name]:
+    judge = {}
+    for name, option in gpt4.items():
+        if llava[name] == option:
+            judge[name] = option
+        else:
             messages = scienceqa_judge_messages(
-                problem["prompt"], llava_texts[name], gpt4_texts[name]
+                problems[name]["prompt"], llava_texts[name], gpt4_texts[name]
             )
             jobs[name] = {"request": make_request(args.judge, messages, args.temperature)}
     judge_texts = collect_texts(args, "judge", jobs, client.ask)
-    judge = {**gpt4, **parse_answers(problems, judge_texts)}
+    judge.update(parse_answers(problems, judge_texts))
 
     # The complement: LLaVA answers where GPT-4 does not.
-    complement = dict(gpt4)
+    complement = {}
     for name, option in gpt4.items():
-        if option is None:
-            complement[name] = llava[name]
+        complement[name] = llava[name] if option is None else option
     return {args.judge: gpt4, "judge": judge, "complement": complement}
 
 
@@ -266,11 +297,20 @@ def score(args: argparse.Namespace) -> None:
     if client is not None:
         table.update(score_with_judge(args, client, problems, llava_texts))
     result = {}
+    missing = 0
     for name, options in table.items():
         result[name] = accuracy(problems, options)
         result[name]["unreadable"] = list(options.values()).count(None)
+        if len(options) < len(problems):
+            result[name]["missing"] = len(problems) - len(options)
+            missing += result[name]["missing"]
     write_json(Path(args.out) / "score.json", result)
     print(json.dumps(result, indent=2))
+    if missing:
+        raise UserError(
+            f"{missing} answers are missing and not in the accuracies above; run the same command "
+            "again to get them"
+        )
 
 
 def main() -> None:
