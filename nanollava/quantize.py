@@ -15,14 +15,15 @@ from torch import nn
 from .errors import UserError
 
 GROUP = 32  # weights of a row that share one scale and one zero in int4
-# The kernels read the weights again for every few tokens, so that from here on dequantizing once
-# and multiplying is faster (docs/performance.md).
-FEW_TOKENS = 16
 SMALLEST_SCALE = 1e-7  # of a row or group of zeros; float16 can still hold it
 
 
 class QuantizedLinear(nn.Module):
     """A linear layer without bias, filled by `set_weight` and not meant for training."""
+
+    # The kernels read the weights again for every few tokens. From this many tokens on it is faster
+    # to dequantize once and multiply (docs/performance.md).
+    many_tokens = 32
 
     def __init__(self, in_features: int, out_features: int):
         super().__init__()
@@ -52,7 +53,7 @@ class QuantizedLinear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         tokens = x.numel() // self.in_features
         # On a GPU always: its int4 order can only be dequantized by the kernel itself.
-        worthwhile = tokens < FEW_TOKENS or x.is_cuda
+        worthwhile = tokens < self.many_tokens or x.is_cuda
         if worthwhile and self.has_kernel(x):
             y = self.kernel(x.reshape(tokens, self.in_features))
             return y.view(*x.shape[:-1], self.out_features)
@@ -100,6 +101,8 @@ class Int4Linear(QuantizedLinear):
     torch's kernel for a CPU or for CUDA reads.
     """
 
+    many_tokens = 64  # dequantizing takes longer than for int8
+
     def __init__(self, in_features: int, out_features: int):
         super().__init__(in_features, out_features)
         if in_features % GROUP:
@@ -122,14 +125,13 @@ class Int4Linear(QuantizedLinear):
         if self.order == "cuda":  # its order is the GPU's own: let the kernel multiply W by 1
             one = torch.eye(self.in_features, dtype=torch.bfloat16, device=self.packed.device)
             return self.kernel(one).T
-        q = unpack_int4(self.packed, self.order)
+        q = unpack_int4(self.packed, self.order)  # (in, out)
         groups = self.in_features // GROUP
-        scale, zero = (
-            self.scale_and_zero.transpose(0, 1).unsqueeze(2).unbind(-1)
-        )  # (out, groups, 1)
-        steps = q.view(-1, groups, GROUP).to(scale.dtype) - 8  # -8..7
-        weight = steps * scale + zero
-        return weight.view(self.out_features, self.in_features)
+        q = q.view(groups, GROUP, self.out_features).to(self.scale_and_zero.dtype)
+        scale, zero = self.scale_and_zero.unsqueeze(1).unbind(-1)  # (groups, 1, out) each
+        # (q - 8) s + z = q s + (z - 8 s), in one pass over the weights.
+        weight = torch.addcmul(zero - 8 * scale, q, scale)
+        return weight.view(self.in_features, self.out_features).T
 
     def has_kernel(self, x: torch.Tensor) -> bool:
         return self.order != "plain" and x.dtype == self.scale_and_zero.dtype
@@ -178,22 +180,23 @@ def pack_int4(q: torch.Tensor, order: str) -> torch.Tensor:
 
 
 def unpack_int4(packed: torch.Tensor, order: str) -> torch.Tensor:
-    """The q (out, in) that `pack_int4` packed."""
+    """The q that `pack_int4` packed, transposed: (in, out)."""
     if order == "cpu":
         return unpack_cpu(packed, cpu_block())
     even, odd = packed & 15, packed >> 4
-    return torch.stack([even, odd], dim=-1).flatten(1)
+    return torch.stack([even, odd], dim=-1).flatten(1).T.contiguous()
 
 
 def unpack_cpu(packed: torch.Tensor, block: int) -> torch.Tensor:
     """Undoes torch's order for CPUs: blocks of rows, in which a column's bytes lie together.
 
     Byte j of a column holds row j of the block in its low half and row j + block / 2 in its high.
+    Returns the q as (in, out).
     """
     out_features, half = packed.shape
     columns = packed.view(-1, 2 * half, block // 2)  # (blocks, in, block / 2)
     q = torch.cat([columns & 15, columns >> 4], dim=-1)  # (blocks, in, block)
-    return q.transpose(1, 2).reshape(out_features, 2 * half)
+    return q.transpose(0, 1).reshape(2 * half, out_features)
 
 
 @cache
@@ -202,7 +205,7 @@ def cpu_block() -> int | None:
     q = (torch.arange(64 * GROUP) * 7 % 16).to(torch.uint8).view(64, GROUP)
     packed = pack_int4(q, "cpu")
     for block in (64, 32):
-        if torch.equal(unpack_cpu(packed, block), q):
+        if torch.equal(unpack_cpu(packed, block), q.T):
             return block
     return None
 
