@@ -61,6 +61,7 @@ def main() -> None:
         vision_feature_layer=config.vision_layer,
         dtype=None,  # as in the files, which stay mapped into memory until they are sharded
     )
+    model.config = tokenizer.with_special_ids(model.config, llm)
     image_size = model.config.vision_config.image_size
     image_config = ImageConfig.from_pretrained(vision, config.image_mode, image_size)
 

@@ -52,8 +52,10 @@ def load(
         if dtype not in DTYPES:
             raise UserError(f"dtype {dtype!r}: expected {', '.join(DTYPES)}")
         dtype = DTYPES[dtype]
-    model = LLaVA.from_pretrained(path, device, dtype, vision, quantize)
     tokenizer = Tokenizer.from_pretrained(path)
+    free_id = tokenizer.image_token_id
+    model = LLaVA.from_pretrained(path, device, dtype, vision, quantize, free_id)
+    model.config = tokenizer.with_special_ids(model.config, path)
     image_config = ImageConfig.from_pretrained(path, size=model.config.vision_config.image_size)
     step = compile_step(model) if compile else decode_step
     return Assistant(model, tokenizer, image_config, template, step)

@@ -81,9 +81,10 @@ class LlavaConfig:
     # Index of a hidden state of the tower: -2 is the output of the block before the last.
     vision_feature_layer: int = -2
     image_token_id: int = 32000
-    bos_token_id: int = 1
-    eos_token_id: int = 2
-    pad_token_id: int = 0
+    # None: config.json does not say, and the tokenizer does (Tokenizer.with_special_ids).
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+    pad_token_id: int | None = None
 
     def __post_init__(self):
         if self.projector not in PROJECTORS:

@@ -58,6 +58,7 @@ def main() -> None:
     sources = find_sources([Path(source) for source in args.sources])
     tokenizer = Tokenizer.from_pretrained(language_source(sources))
     model = load_model(sources, tokenizer, args.projector, DTYPES.get(args.dtype))
+    model.config = tokenizer.with_special_ids(model.config, language_source(sources))
     image_config = load_image_config(sources, size=model.config.vision_config.image_size)
     for kind in sources:
         report_source(kind, sources)
@@ -146,7 +147,12 @@ def load_model(
             dtype=dtype,
         )
     base = language_source(sources)
-    return LLaVA.from_pretrained(base, dtype=dtype, vision=sources.get("clip"))
+    return LLaVA.from_pretrained(
+        base,
+        dtype=dtype,
+        vision=sources.get("clip"),
+        image_token_id=tokenizer.image_token_id,
+    )
 
 
 def load_image_config(sources: dict[str, Path], size: int) -> ImageConfig:

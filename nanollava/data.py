@@ -195,10 +195,11 @@ def collate(samples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor | 
     images in reading order, or is None without any.
     """
     ids = [sample["input_ids"] for sample in samples]
+    padding = int(ids[0][0])  # of no effect, as long as it is no image token; all begin with BOS
     labels = [sample["labels"] for sample in samples]
     pixels = [sample["pixel_values"] for sample in samples if "pixel_values" in sample]
     return {
-        "input_ids": pad_sequence(ids, batch_first=True, padding_value=0),
+        "input_ids": pad_sequence(ids, batch_first=True, padding_value=padding),
         "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORE_INDEX),
         "pixel_values": torch.cat(pixels) if pixels else None,
     }

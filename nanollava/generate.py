@@ -104,7 +104,8 @@ def stream(
     for remaining in reversed(range(settings.max_new_tokens)):
         logits = penalty.apply(logits)
         ids = sample(logits, settings.temperature, settings.top_p, generator, settings.top_k)
-        finished = finished | (ids == config.eos_token_id)
+        if config.eos_token_id is not None:
+            finished = finished | (ids == config.eos_token_id)
         yield ids.masked_fill(finished, -1).tolist()
         if remaining == 0 or bool(finished.all()):
             return

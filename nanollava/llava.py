@@ -14,7 +14,7 @@ from .files import read_json, write_json
 from .generate import generate
 from .hf import files as hf_files
 from .hf.config import llava_config_json, parse_llava_config
-from .hf.load import build, load, uninitialized
+from .hf.load import build, load, read_special_ids, uninitialized
 from .hf.names import LLAVA, PROJECTOR, WeightsError
 from .llama import Llama
 from .projector import Projector
@@ -142,6 +142,7 @@ class LLaVA(nn.Module):
             projector="linear" if W.linear_2 is None else "mlp2x_gelu",
             vision_feature_layer=vision_feature_layer,
             image_token_id=image_token_id,
+            **read_special_ids(llm),
         )
         with uninitialized():
             model = cls(config)
@@ -158,12 +159,14 @@ class LLaVA(nn.Module):
         dtype: torch.dtype | None = None,
         vision: str | Path | None = None,
         quantize: str | None = None,
+        image_token_id: int | None = None,
     ) -> "LLaVA":
         """Loads a llava-hf directory or an original LLaVA.
 
         `dtype` None keeps the files' dtype. `quantize` "int8" or "int4" quantizes the linear layers
         of the decoder while they are read. An original LLaVA often only names its vision tower:
-        `vision` then gives the CLIP directory.
+        `vision` then gives the CLIP directory. Its config has no `image_token_id` either: give the
+        first id that its tokenizer leaves free; the default is the first one behind its embedding.
         """
         values = read_json(Path(path) / "config.json")
         if "mm_vision_tower" in values:
@@ -173,6 +176,7 @@ class LLaVA(nn.Module):
                 vision=tower,
                 llm=path,
                 projector=path,
+                image_token_id=image_token_id,
                 device=device,
                 dtype=dtype,
                 vision_feature_layer=layer,

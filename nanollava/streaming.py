@@ -144,7 +144,9 @@ def answer_batch(
     device = model.multi_modal_projector.linear_1.weight.device
     rows = [torch.tensor(ids) for ids in prompts]
     lengths = torch.tensor([len(ids) for ids in prompts], device=device)
-    input_ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)
+    bos = prompts[0][0]  # padding has no effect, as long as it is no image token
+    input_ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=bos)
+    input_ids = input_ids.to(device)
     for new_ids in stream(model, input_ids, pixel_values, lengths=lengths, **options):
         for text_stream, token in zip(streams, new_ids, strict=True):
             text_stream.add(token)

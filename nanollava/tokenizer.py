@@ -9,12 +9,14 @@ tokens that somebody added to the vocabulary, such as "[SEG]", do come from text
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
+from .config import LlavaConfig
 from .errors import ConfigError
 from .files import read_json, write_json
 from .sentencepiece import UNKNOWN_TEXT, bpe_merges, read_pieces
@@ -151,6 +153,8 @@ class Tokenizer:
 
         The files beside it name the special tokens: see `read_special_tokens`.
         """
+        if not Path(path).is_dir():
+            raise ConfigError(f"{path}: no such file or directory; expected a model directory")
         file = Path(path) / "tokenizer.json"
         sentencepiece_file = Path(path) / "tokenizer.model"
         if file.is_file():
@@ -230,6 +234,28 @@ class Tokenizer:
         if new_id != token_id:
             raise ConfigError(f"{IMAGE} becomes token {new_id}, the model's config says {token_id}")
         return Tokenizer(copy, self.names)
+
+    def with_special_ids(self, config: LlavaConfig, where: str | Path) -> LlavaConfig:
+        """The config, with this tokenizer's ids of bos, eos and pad where it has none.
+
+        Ids that disagree are a ConfigError: the model would be trained to end with one token, and
+        asked until another. `where` is the model's directory.
+        """
+        ids = {}
+        for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            in_config = getattr(config, key)
+            in_tokenizer = getattr(self, key)
+            if in_config is None:
+                in_config = in_tokenizer
+            elif in_tokenizer not in (None, in_config):
+                raise ConfigError(
+                    f"{where}: config.json says {key} = {in_config}, the tokenizer has "
+                    f"{in_tokenizer}; correct the file that is wrong"
+                )
+            ids[key] = in_config
+        if ids["pad_token_id"] is None:  # as LLaVA does for Llamas, which have no padding token
+            ids["pad_token_id"] = self.backend.token_to_id(self.names.unk)
+        return replace(config, **ids)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text: no BOS, no EOS, and what looks like a special token is text."""

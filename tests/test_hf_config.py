@@ -10,6 +10,7 @@ from nanollava.hf.config import (
     llava_config_json,
     parse_llama_config,
     parse_llava_config,
+    parse_special_ids,
     parse_vision_config,
     vision_config_json,
 )
@@ -148,6 +149,15 @@ def test_special_tokens_of_the_top_level_win():
     text = LLAVA_HF_7B["text_config"] | {"eos_token_id": 7}
     values = LLAVA_HF_7B | {"text_config": text, "eos_token_id": 8}
     assert parse_llava_config(values).eos_token_id == 8
+
+
+@pytest.mark.parametrize("token_id", [[1, 2], "2", -2, True, 1.5])
+def test_a_special_token_that_is_no_id_is_an_error(token_id):
+    expected = "here: eos_token_id = .*; expected"
+    with pytest.raises(ConfigError, match=expected):
+        parse_llava_config(LLAVA_HF_7B | {"eos_token_id": token_id}, "here")
+    with pytest.raises(ConfigError, match=expected):
+        parse_special_ids({"eos_token_id": token_id}, "here")
 
 
 def test_the_image_token_has_two_spellings():

@@ -7,6 +7,7 @@ ignored.
 
 from dataclasses import Field, asdict, fields
 
+from .. import schema
 from ..config import LlamaConfig, LlavaConfig, VisionConfig
 from ..errors import ConfigError
 
@@ -161,11 +162,7 @@ def parse_llava_config(values: dict, where: str = "config") -> LlavaConfig:
     image_token_index = values.pop("image_token_index", LlavaConfig.image_token_id)  # older name
     values.setdefault("image_token_id", image_token_index)
 
-    # Older files have the special tokens, if anywhere, in the text part or generation_config.json.
-    for key in SPECIAL_TOKENS:
-        token_id = values.get(key, text_values.get(key))
-        if token_id is not None:
-            values[key] = token_id
+    values |= parse_special_ids(text_values | values, where)  # older files: in the text part
 
     # The text part says whether the embeddings are tied. The top level may repeat it, and False,
     # its default, says nothing.
@@ -173,6 +170,21 @@ def parse_llava_config(values: dict, where: str = "config") -> LlavaConfig:
     tied_values = (True, False) if tied else (False,)
     supported = SUPPORTED_LLAVA_VALUES | {"tie_word_embeddings": tied_values}
     return build(LlavaConfig, values, where, supported)
+
+
+def parse_special_ids(values: dict, where: str) -> dict[str, int | None]:
+    """The ids of bos, eos and pad in a config.json, None where it has none."""
+    ids = {}
+    for key in SPECIAL_TOKENS:
+        token_id = values.get(key)
+        if isinstance(token_id, list) and len(token_id) == 1:
+            (token_id,) = token_id
+        if token_id == -1:  # how old Llamas say that there is no padding token
+            token_id = None
+        if token_id is not None:
+            schema.check(token_id, int, f"{where}: {key}", minimum=0)
+        ids[key] = token_id
+    return ids
 
 
 def without_nulls(values: dict) -> dict:
@@ -248,7 +260,10 @@ def llama_config_json(config: LlamaConfig) -> dict:
 
 def llava_config_json(config: LlavaConfig) -> dict:
     """The config.json of a LlavaForConditionalGeneration."""
-    special_tokens = {name: getattr(config, name) for name in SPECIAL_TOKENS}
+    special_tokens = {}
+    for key in SPECIAL_TOKENS:
+        if getattr(config, key) is not None:
+            special_tokens[key] = getattr(config, key)
     projector_hidden_act = "linear" if config.projector == "linear" else "gelu"
     return {
         "architectures": ["LlavaForConditionalGeneration"],

@@ -12,7 +12,7 @@ from torch import nn
 from ..config import LlamaConfig, VisionConfig
 from ..files import read_json
 from ..quantize import QuantizedLinear
-from .config import parse_llama_config, parse_vision_config
+from .config import parse_llama_config, parse_special_ids, parse_vision_config
 from .files import shapes, shards, tensors
 from .names import CLIP_VISION, LLAVA, PROJECTOR, Layout, WeightsError
 
@@ -152,6 +152,12 @@ def read_llama_config(path: str | Path) -> LlamaConfig:
     """The config of a Llama directory, or of the language model of an original LLaVA."""
     file = Path(path) / "config.json"
     return parse_llama_config(read_json(file), str(file))
+
+
+def read_special_ids(path: str | Path) -> dict[str, int | None]:
+    """The ids of bos, eos and pad in the config.json of a Llama directory, None if not there."""
+    file = Path(path) / "config.json"
+    return parse_special_ids(read_json(file), str(file))
 
 
 def read_vision_config(path: str | Path) -> VisionConfig:
