@@ -24,7 +24,7 @@ from nanollava.training.evaluation import evaluate
 from nanollava.training.loop import train
 from nanollava.training.metrics import announce
 
-# What learns, by the beginning of the parameters' names.
+# Whether each part is trained, by the prefix of its parameter names.
 TRAINABLE = {"vision_tower.": False, "multi_modal_projector.": True, "language_model.": True}
 
 # Values for Toyland. For real data see --recipe.

@@ -139,13 +139,16 @@ def load_model(
 ) -> LLaVA:
     """The LLaVA that the sources make. dtype None keeps that of the files."""
     if "llama" in sources:
-        return LLaVA.compose(
+        model = LLaVA.compose(
             sources["clip"],
             sources["llama"],
             sources.get("projector", new_projector),
             tokenizer.image_token_id,
             dtype=dtype,
         )
+        if "projector" not in sources:  # a new W is float32; write it like the language model
+            model.multi_modal_projector.to(model.language_model.lm_head.weight.dtype)
+        return model
     base = language_source(sources)
     return LLaVA.from_pretrained(
         base,

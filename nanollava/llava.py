@@ -118,9 +118,10 @@ class LLaVA(nn.Module):
     ) -> "LLaVA":
         """Joins a CLIP directory, a Llama directory and a projector, as each stage does first.
 
-        `projector` is "linear" or "mlp2x_gelu" for a new W, in the language model's dtype, else a
-        directory or file that holds one. `image_token_id` defaults to the first id behind the
-        vocabulary. `dtype` None keeps the files' dtypes. `quantize` as for `from_pretrained`.
+        `projector` is "linear" or "mlp2x_gelu" for a new W, else a directory or file that holds
+        one. `image_token_id` defaults to the first id behind the vocabulary. `dtype` None keeps the
+        files' dtypes; a new W, which comes from no file, is float32 then. `quantize` as for
+        `from_pretrained`.
         """
         vision_tower = CLIPVisionTransformer.from_pretrained(vision, device=device, dtype=dtype)
         prepare = partial(prepare_quantization, quantize=quantize)
@@ -132,7 +133,7 @@ class LLaVA(nn.Module):
         text_width = language_model.config.hidden_size
         if str(projector) in PROJECTORS:
             W = Projector(vision_width, text_width, str(projector))
-            W.to(device, language_model.lm_head.weight.dtype)
+            W.to(device, torch.float32 if dtype is None else dtype)
         else:
             W = load_projector(projector, vision_width, text_width, device, dtype)
 

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from nanollava.errors import UserError
+from nanollava.training import arguments
 from nanollava.training.arguments import RECIPES, TrainConfig, micro_batch_size, parse_config
 
 DEFAULTS = {
@@ -109,6 +110,15 @@ def test_images_takes_several_places(parse):
         (["--lr", "0"], "--lr 0.0: expected more than 0"),
         (["--micro-batch", "0"], "--micro-batch 0: expected at least 1"),
         (["--max-steps", "-1"], "--max-steps -1: expected at least 0"),
+        (["--max-steps", "1000000000000"], "--max-steps 1000000000000: expected at most"),
+        (["--warmup", "1.5"], "--warmup 1.5: expected at most 1"),
+        (["--warmup", "nan"], "--warmup nan: expected a finite number"),
+        (["--lr", "inf"], "--lr inf: expected a finite number"),
+        (["--save-minutes", "nan"], "--save-minutes nan: expected a finite number"),
+        (["--mfu", "nan"], "--mfu nan: expected a finite number"),
+        (["--max-grad-norm", "nan"], "--max-grad-norm nan: expected a finite number"),
+        (["--seed", "18446744073709551616"], "--seed 18446744073709551616: expected at most"),
+        (["--seed", "-1"], "--seed -1: expected at least 0"),
         (["--validation", "held-out.json"], "also give --eval-steps"),
         (["--toyland-scenes", "3"], "also give --eval-steps"),
     ],
@@ -141,5 +151,16 @@ def test_the_micro_batch_is_by_default_a_rank_s_share():
 
 
 def test_a_batch_that_the_ranks_cannot_share_is_refused():
-    with pytest.raises(UserError, match=r"--batch 12 \(global\) is not a multiple of 8 ranks"):
+    with pytest.raises(UserError, match=r"--batch 12 \(global\) is not a multiple of the 8 ranks;"):
         micro_batch_size(TrainConfig(batch=12), world_size=8)
+
+
+def test_a_batch_that_the_micro_batches_cannot_share_is_refused():
+    with pytest.raises(UserError, match="is not a multiple of 2 ranks x --micro-batch 4; change"):
+        micro_batch_size(TrainConfig(batch=12, micro_batch=4), world_size=2)
+
+
+def test_every_number_has_bounds_that_its_default_keeps():
+    """The largest seed and number of epochs still fit into torch's 64 bits."""
+    config = TrainConfig(seed=arguments.MAX_SEED)
+    assert config.seed * 1_000_003 + 1_000_000 < 2**63

@@ -21,6 +21,7 @@ from checkpoint_layouts import (
 from safetensors.torch import load_file, save_file
 
 from nanollava import LLaVA, convert, errors
+from nanollava.llama import Llama
 
 
 def run_convert(*arguments) -> None:
@@ -119,6 +120,17 @@ def test_the_report_counts_what_was_read_and_dropped(sources, capsys):
 def test_a_new_projector_is_of_the_kind_that_was_asked_for(sources, kind):
     run_convert(sources.clip, sources.llama, sources.out, "--projector", kind)
     assert LLaVA.from_pretrained(sources.out).config.projector == kind
+
+
+def test_a_new_projector_has_the_dtype_of_the_files(sources):
+    llama = Llama.from_pretrained(sources.llama, dtype=torch.bfloat16)
+    for file in sources.llama.glob("*model*"):
+        if file.name != "tokenizer.model":
+            file.unlink()
+    save_file(llama.state_dict(), sources.llama / "model.safetensors")
+    run_convert(sources.clip, sources.llama, sources.out)
+    tensors = load_file(sources.out / "model.safetensors")
+    assert tensors["multi_modal_projector.linear_1.weight"].dtype == torch.bfloat16
 
 
 def test_dtype_is_that_of_the_written_weights(sources):

@@ -122,6 +122,13 @@ def parts(tmp_path):
     return tmp_path
 
 
+@pytest.mark.parametrize("dtype", [None, torch.float16])
+def test_a_new_projector_is_float32_unless_a_dtype_is_given(parts, dtype):
+    """Training starts from it. The other weights keep the files' dtype."""
+    model = LLaVA.compose(parts / "clip", parts / "llama", "linear", dtype=dtype)
+    assert model.multi_modal_projector.linear_1.weight.dtype == (dtype or torch.float32)
+
+
 def test_compose(parts):
     """The parts equal those of the directories, and the image token's rows change nothing else."""
     model = LLaVA.compose(parts / "clip", parts / "llama", "mlp2x_gelu")

@@ -41,9 +41,6 @@ class TinyModel(nn.Module):
         )
         return loss, is_labelled.sum()
 
-    def generate(self):
-        pass
-
 
 class Samples:
     """26 samples. Reading the `signal_at`-th sends this process a signal."""

@@ -164,7 +164,7 @@ def test_bad_flags_of_sample(flags, message):
         (
             "train_align.py",
             ["--plan", "--batch", "12"],
-            "--batch 12 (global) is not a multiple of 8 ranks x",
+            "--batch 12 (global) is not a multiple of the 8 ranks;",
         ),
     ],
 )

@@ -1,8 +1,9 @@
 """The settings of a training: TrainConfig, the published recipes, and the command line."""
 
-# ruff: noqa: RUF009 - `fixed` and `free` return dataclass fields
+# ruff: noqa: RUF009 - `affects_result` and `run_option` return dataclass fields
 
 import argparse
+import math
 from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any, get_args
 
@@ -10,11 +11,18 @@ from ..conversation import IMAGE_POSITIONS, TEMPLATES
 from ..device import DTYPES
 from ..errors import UserError
 
-# Where each recipe's values come from: paper  Visual Instruction Tuning, section 5: CC-595K for
-# one epoch, then LLaVA-Instruct-158K for three. v1     The release after the paper: stage 1 on
-# LCS-558K, no instruction; Vicuna v1's prompt. v1.5   Improved Baselines with Visual Instruction
-# Tuning, table of hyperparameters: a projector of
+MAX_STEPS = 10**9  # far above any training
+MAX_SEED = 2**32  # torch takes 64 bits, and an epoch's seed is 1,000,003 times as large
+
+# The published recipes, and where their values come from:
+#
+# paper  Visual Instruction Tuning, section 5: CC-595K for one epoch, then LLaVA-Instruct-158K for
+#        three.
+# v1     The release after the paper: stage 1 on LCS-558K without an instruction, and the prompt of
+#        Vicuna v1.
+# v1.5   Improved Baselines with Visual Instruction Tuning, table of hyperparameters: a projector of
 #        two layers, images padded to a square, LLaVA-Mix-665K.
+#
 # `samples` is the size of the data set; only `--plan` uses it.
 SHARED = {
     "max_length": 2048,  # Vicuna v1's context, in the release's scripts
@@ -101,23 +109,26 @@ RECIPES = {
 }
 
 
-def fixed(default, help: str, *, minimum=None, above=None, choices=None) -> Any:
+def affects_result(
+    default, help: str, *, minimum=None, above=None, maximum=None, choices=None
+) -> Any:
     """A field on which the result depends. A run resumes only with the value it began with."""
-    return _field(True, default, help, minimum, above, choices)
+    return _field(True, default, help, minimum, above, maximum, choices)
 
 
-def free(default, help: str, *, minimum=None, above=None, choices=None) -> Any:
+def run_option(default, help: str, *, minimum=None, above=None, maximum=None, choices=None) -> Any:
     """A field on which the result does not depend. It may change when a run resumes."""
-    return _field(False, default, help, minimum, above, choices)
+    return _field(False, default, help, minimum, above, maximum, choices)
 
 
-def _field(is_fixed: bool, default, help: str, minimum, above, choices) -> Any:
-    """A dataclass field with its help text, `minimum <= value` and `above < value`."""
+def _field(affects_result: bool, default, help: str, minimum, above, maximum, choices) -> Any:
+    """A dataclass field with its help text: minimum <= value <= maximum, and above < value."""
     metadata = {
-        "fixed": is_fixed,
+        "affects_result": affects_result,
         "help": help,
         "minimum": minimum,
         "above": above,
+        "maximum": maximum,
         "choices": choices,
     }
     return field(default=default, metadata=metadata)
@@ -128,104 +139,119 @@ class TrainConfig:
     """All settings of a training. Each field is also a flag: `micro_batch` is --micro-batch."""
 
     # Model
-    vision: str = fixed("checkpoints/toy-clip", "Hugging Face CLIP directory")
-    llm: str = fixed("checkpoints/toy-vicuna", "Hugging Face Llama directory")
-    projector: str = fixed("linear", "a new 'linear' or 'mlp2x_gelu' W, or the result of stage 1")
-    vision_layer: int = fixed(
+    vision: str = affects_result("checkpoints/toy-clip", "Hugging Face CLIP directory")
+    llm: str = affects_result("checkpoints/toy-vicuna", "Hugging Face Llama directory")
+    projector: str = affects_result(
+        "linear", "a new 'linear' or 'mlp2x_gelu' W, or the result of stage 1"
+    )
+    vision_layer: int = affects_result(
         -2, "hidden state of the vision tower that the projector reads; -1 is the last"
     )
 
     # Data. The file may move: a checkpoint knows its content by a checksum.
-    data: str | None = free(
+    data: str | None = run_option(
         None, "LLaVA JSON file; Toyland's is generated if its default is missing"
     )
-    images: list[str] | None = free(
+    images: list[str] | None = run_option(
         None,
         "where the images are: folders, .zip or .tar archives, PREFIX=ARCHIVE for names that begin "
         "with PREFIX/; default: the folder of the data file",
     )
-    template: str = fixed("vicuna_v1", "prompt template", choices=TEMPLATES)
-    image_position: str = fixed(
+    template: str = affects_result("vicuna_v1", "prompt template", choices=TEMPLATES)
+    image_position: str = affects_result(
         "front",
         "where an image stands in its turn: moved to the front, or as the record has it; several "
         "images stay as written",
         choices=IMAGE_POSITIONS,
     )
-    image_mode: str = fixed(
+    image_mode: str = affects_result(
         "crop",
         "how an image becomes a square: cut out the center, or pad the shorter side",
         choices=("crop", "pad"),
     )
-    max_length: int = fixed(
+    max_length: int = affects_result(
         1024, "maximum tokens of a sample, image tokens included; longer ones are cut", minimum=1
     )
-    check_images: bool = free(False, "decode every image before the first step")
-    skip_bad: bool = free(False, "leave out bad records, and count them, instead of stopping")
-    workers: int = free(0, "processes per rank that read data ahead", minimum=0)
+    check_images: bool = run_option(False, "decode every image before the first step")
+    skip_bad: bool = run_option(False, "leave out bad records, and count them, instead of stopping")
+    workers: int = run_option(0, "processes per rank that read data ahead", minimum=0)
 
     # Optimization
-    recipe: str | None = free(
+    recipe: str | None = run_option(
         None, "all values of a published stage at once; other flags override it", choices=RECIPES
     )
-    batch: int = fixed(32, "samples per optimizer step, over all ranks", minimum=1)
-    micro_batch: int | None = free(
+    batch: int = affects_result(32, "samples per optimizer step, over all ranks", minimum=1)
+    micro_batch: int | None = run_option(
         None, "samples per forward pass on one rank; default: batch / ranks", minimum=1
     )
-    epochs: int = fixed(1, "passes over the data", minimum=1)
-    max_steps: int | None = fixed(
-        None, "optimizer steps, overrides --epochs; 0 writes the untrained model", minimum=0
+    epochs: int = affects_result(1, "passes over the data", minimum=1, maximum=1_000_000)
+    max_steps: int | None = affects_result(
+        None,
+        "optimizer steps, overrides --epochs; 0 writes the untrained model",
+        minimum=0,
+        maximum=MAX_STEPS,
     )
-    lr: float = fixed(1e-3, "peak learning rate", above=0)
-    warmup: float = fixed(0.03, "fraction of the steps in which the learning rate rises", minimum=0)
-    max_grad_norm: float = fixed(1.0, "gradients with a larger norm are scaled down to it", above=0)
-    group: bool = fixed(
+    lr: float = affects_result(1e-3, "peak learning rate", above=0)
+    warmup: float = affects_result(
+        0.03, "fraction of the steps in which the learning rate rises", minimum=0, maximum=1
+    )
+    max_grad_norm: float = affects_result(
+        1.0, "gradients with a larger norm are scaled down to it", above=0
+    )
+    group: bool = affects_result(
         False, "batches of one modality, micro-batches of samples of similar length"
     )
-    seed: int = fixed(0, "seed of the sample order and of a new projector")
+    seed: int = affects_result(
+        0, "seed of the sample order and of a new projector", minimum=0, maximum=MAX_SEED
+    )
 
     # Computation
-    device: str = free("auto", "auto, cpu, cuda or mps")
-    dtype: str = fixed(
+    device: str = run_option("auto", "auto, cpu or cuda")
+    dtype: str = affects_result(
         "auto",
         "dtype of the computation; auto: bf16 on CUDA, else fp32; master weights are fp32",
         choices=("auto", "fp32", "bf16"),
     )
-    checkpoint_activations: bool = free(
+    checkpoint_activations: bool = run_option(
         False, "recompute each block in the backward pass instead of keeping its activations"
     )
-    compile: bool = free(False, "torch.compile each block")
-    offload_optimizer: bool = free(
+    compile: bool = run_option(False, "torch.compile each block")
+    offload_optimizer: bool = run_option(
         False, "keep fp32 weights, gradients and AdamW's state in CPU memory"
     )
 
     # Output, checkpoints and resume
-    out: str = free("out", "directory for the result, metrics.jsonl, training.json, checkpoints/")
-    save_dtype: str = free("fp16", "dtype of the saved weights", choices=tuple(DTYPES))
-    resume: str = free(
+    out: str = run_option(
+        "out", "directory for the result, metrics.jsonl, training.json, checkpoints/"
+    )
+    save_dtype: str = run_option("fp16", "dtype of the saved weights", choices=tuple(DTYPES))
+    resume: str = run_option(
         "auto",
         "auto: resume from the newest checkpoint in OUT; never: stop if there is one",
         choices=("auto", "never"),
     )
-    save_steps: int = free(0, "steps between checkpoints; 0: by time only", minimum=0)
-    save_minutes: float = free(30.0, "minutes between checkpoints; 0: by steps only", minimum=0)
-    keep: int = free(2, "checkpoints to keep", minimum=1)
+    save_steps: int = run_option(0, "steps between checkpoints; 0: by time only", minimum=0)
+    save_minutes: float = run_option(
+        30.0, "minutes between checkpoints; 0: by steps only", minimum=0
+    )
+    keep: int = run_option(2, "checkpoints to keep", minimum=1)
 
     # Evaluation and metrics
-    validation: str | None = free(
+    validation: str | None = run_option(
         None, "LLaVA JSON file whose loss is measured, images as for --data"
     )
-    eval_steps: int = free(0, "steps between evaluations; 0: none", minimum=0)
-    toyland_scenes: int = free(0, "Toyland scenes to score at each evaluation", minimum=0)
-    tensorboard: bool = free(False, "also write OUT/tensorboard")
+    eval_steps: int = run_option(0, "steps between evaluations; 0: none", minimum=0)
+    toyland_scenes: int = run_option(0, "Toyland scenes to score at each evaluation", minimum=0)
+    tensorboard: bool = run_option(False, "also write OUT/tensorboard")
 
     # Planning
-    plan: bool = free(False, "print parameters, memory, FLOPs, hours and traffic, then stop")
-    gpus: int = free(8, "plan: GPUs in total", minimum=1)
-    nodes: int = free(1, "plan: machines they are in", minimum=1)
-    mfu: float = free(0.4, "plan: expected fraction of the peak FLOP/s", above=0)
-    peak_tflops: float = free(312.0, "plan: of one GPU in bf16; A100 312, H100 989", above=0)
-    tokens: int = free(640, "plan: tokens per sample, image tokens included", minimum=2)
-    samples: int | None = free(
+    plan: bool = run_option(False, "print parameters, memory, FLOPs, hours and traffic, then stop")
+    gpus: int = run_option(8, "plan: GPUs in total", minimum=1)
+    nodes: int = run_option(1, "plan: machines they are in", minimum=1)
+    mfu: float = run_option(0.4, "plan: expected fraction of the peak FLOP/s", above=0)
+    peak_tflops: float = run_option(312.0, "plan: of one GPU in bf16; A100 312, H100 989", above=0)
+    tokens: int = run_option(640, "plan: tokens per sample, image tokens included", minimum=2)
+    samples: int | None = run_option(
         None, "plan: size of the data set; default: the recipe's, or that of --data", minimum=1
     )
 
@@ -241,26 +267,36 @@ class TrainConfig:
     def result_settings(self) -> dict:
         """The fields on which the result depends."""
         values = asdict(self)
-        return {f.name: values[f.name] for f in fields(self) if f.metadata["fixed"]}
+        return {f.name: values[f.name] for f in fields(self) if f.metadata["affects_result"]}
 
 
 def check_bounds(setting: Field, value) -> None:
-    """Raise a UserError if the value of a numeric field is too small."""
+    """Raise a UserError if the value of a numeric field is out of bounds or not finite."""
     if value is None:
         return
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{flag_name(setting)} {value}: expected a finite number")
     minimum = setting.metadata["minimum"]
     above = setting.metadata["above"]
+    maximum = setting.metadata["maximum"]
     if minimum is not None and value < minimum:
         raise UserError(f"{flag_name(setting)} {value}: expected at least {minimum}")
     if above is not None and value <= above:
         raise UserError(f"{flag_name(setting)} {value}: expected more than {above}")
+    if maximum is not None and value > maximum:
+        raise UserError(f"{flag_name(setting)} {value}: expected at most {maximum}")
 
 
 def micro_batch_size(config: TrainConfig, world_size: int) -> int:
     """Samples of one forward pass on one rank. All ranks and rounds together make up the batch."""
     size = config.micro_batch
     if size is None:
-        size = max(1, config.batch // world_size)
+        if config.batch % world_size != 0:
+            raise UserError(
+                f"--batch {config.batch} (global) is not a multiple of the {world_size} ranks; "
+                "change one of them"
+            )
+        return config.batch // world_size
     if config.batch % (world_size * size) != 0:
         raise UserError(
             f"--batch {config.batch} (global) is not a multiple of {world_size} ranks x "
@@ -270,7 +306,7 @@ def micro_batch_size(config: TrainConfig, world_size: int) -> int:
 
 
 def combine(stage_defaults: dict, recipe: dict, flags: dict) -> TrainConfig:
-    """What counts, in rising order: TrainConfig's defaults, the stage's, the recipe, the flags."""
+    """Merges settings; later ones win: defaults, stage, recipe, flags."""
     values = dict(stage_defaults)
     # The stage's default number of steps is Toyland's. Epochs that somebody asks for replace it.
     if "epochs" in recipe or "epochs" in flags:

@@ -5,9 +5,9 @@ ranks or the micro-batch: more GPUs train the same model.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, count, islice, tee
 from typing import NamedTuple
 
 import torch
@@ -43,29 +43,42 @@ def total_steps(config: TrainConfig, samples: int) -> int:
     return config.epochs * math.ceil(samples / config.batch)
 
 
-def global_batches(
+def epoch_batches(
     samples: int,
     batch: int,
-    epochs: int,
+    epoch: int,
     seed: int,
     groups: list[tuple[bool, int]] | None = None,
 ) -> list[list[int]]:
-    """Sample indices of every step. Each epoch is shuffled; its last, incomplete batch is kept.
+    """Sample indices of every step of an epoch, shuffled. The last, incomplete batch is kept.
 
     `groups` has (has images, length) for every sample. With it, a batch is of one modality, except
-    the epoch's last, and sorted by length, so that micro-batches hold samples of similar
-    length.
+    what remains at the epoch's end, and sorted by length, so that micro-batches hold samples of
+    similar length.
     """
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    order = torch.randperm(samples, generator=generator).tolist()
+    if groups is None:
+        return split(order, batch)
     batches = []
-    for epoch in range(epochs):
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        order = torch.randperm(samples, generator=generator).tolist()
-        if groups is None:
-            batches += split(order, batch)
-        else:
-            for indices in one_modality_batches(order, batch, groups, generator):
-                batches.append(sorted(indices, key=lambda i: (-groups[i][1], i)))
+    for indices in one_modality_batches(order, batch, groups, generator):
+        batches.append(sorted(indices, key=lambda i: (-groups[i][1], i)))
     return batches
+
+
+def global_batches(
+    samples: int,
+    batch: int,
+    seed: int,
+    first_step: int = 0,
+    groups: list[tuple[bool, int]] | None = None,
+) -> Iterator[list[int]]:
+    """Sample indices of every step from `first_step` on, epoch after epoch, without end."""
+    steps_per_epoch = math.ceil(samples / batch)
+    first_epoch, skipped = divmod(first_step, steps_per_epoch)
+    for epoch in count(first_epoch):
+        yield from epoch_batches(samples, batch, epoch, seed, groups)[skipped:]
+        skipped = 0
 
 
 def one_modality_batches(
@@ -151,15 +164,16 @@ class Collator:
 
 
 def load_steps(
-    data: Dataset, collator: Collator, batches: list[list[int]], micro: int, workers: int = 0
+    data: Dataset, collator: Collator, batches: Iterable[list[int]], micro: int, workers: int = 0
 ) -> Iterator[list[MicroBatch]]:
     """This rank's micro-batches, one list per global batch, read ahead by `workers` processes."""
     rank = dist.get_rank()
     world_size = dist.get_world_size()
-    shares = [rank_share(batch, micro, rank, world_size) for batch in batches]
+    # The order of a long run would fill the memory, so both users of it take it step by step.
+    shares, shares_to_read = tee(rank_share(batch, micro, rank, world_size) for batch in batches)
     loader = DataLoader(
         KeyedSamples(data),
-        batch_sampler=list(chain.from_iterable(shares)),
+        batch_sampler=chain.from_iterable(shares_to_read),
         collate_fn=collator,
         num_workers=workers,
         worker_init_fn=ignore_stop_signals,
@@ -176,11 +190,11 @@ def training_steps(
 ) -> Iterator[list[MicroBatch]]:
     """This rank's micro-batches of the run's remaining steps."""
     steps = total_steps(config, len(data))
-    epochs = math.ceil(steps / math.ceil(len(data) / config.batch))
     groups = data.groups() if config.group else None
-    batches = global_batches(len(data), config.batch, epochs, config.seed, groups)
+    endless = global_batches(len(data), config.batch, config.seed, first_step, groups)
+    batches = islice(endless, steps - first_step)
     micro = micro_batch_size(config, dist.get_world_size())
-    return load_steps(data, collator, batches[first_step:steps], micro, config.workers)
+    return load_steps(data, collator, batches, micro, config.workers)
 
 
 def total_counts(micro_batches: list[MicroBatch], device: torch.device) -> Counts:

@@ -106,7 +106,9 @@ def shard(
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     options = {"mesh": mesh, "ignored_params": set(frozen_tower.parameters())}
     if device.type == "cpu" and mesh.size() == 1:
-        options["reshard_after_forward"] = False  # one rank has the whole weights anyway
+        # Resharding drops gathered weights until the backward pass gathers them again. One rank has
+        # the whole weights anyway, and on a CPU the copy is what costs time.
+        options["reshard_after_forward"] = False
     if dtype != torch.float32:
         options["mp_policy"] = fsdp.MixedPrecisionPolicy(
             param_dtype=dtype, reduce_dtype=torch.float32
@@ -120,16 +122,15 @@ def shard(
             block.forward = torch.compile(block.forward)
         if config.checkpoint_activations:
             block.forward = partial(recompute_in_backward, block.forward, use_reentrant=False)
-        move_unsharded(block, device, dtype)
+        move_and_cast(block, device, dtype)
         fsdp.fully_shard(block, **options)
-    move_unsharded(model, device, dtype)
+    move_and_cast(model, device, dtype)
     fsdp.fully_shard(model, **options)  # moves buffers, too
-    # FSDP2 gathers weights around `forward`. These methods run the model without calling it.
-    for method in ("loss", "generate"):
-        fsdp.register_fsdp_forward_method(model, method)
+    # FSDP2 gathers weights around `forward`. `loss` runs the model without calling it.
+    fsdp.register_fsdp_forward_method(model, "loss")
 
 
-def move_unsharded(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+def move_and_cast(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     """Move the parameters that are not shards yet; trained ones become float32, others `dtype`."""
     for parameter in module.parameters():
         if isinstance(parameter, DTensor):

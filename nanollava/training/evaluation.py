@@ -29,6 +29,7 @@ def evaluate(
         # latter gathers FSDP's shards.
         model.unshard()
         overall = score(model, tokenizer, image_config, config.toyland_scenes)["overall"]
+        model.reshard()
         results["toyland_score"] = overall
     return results
 

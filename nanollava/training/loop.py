@@ -1,7 +1,8 @@
 """The training loop of both stages.
 
 It knows neither LLaVA nor its files. It needs a model with `loss(**batch) -> (loss_sum,
-num_labels)` and a data set of dicts with `labels`.
+num_labels)` and a data set of dicts with `labels`. The loop counts labels beforehand, on all ranks;
+evaluation uses the model's `num_labels`.
 """
 
 import math
@@ -33,6 +34,7 @@ def train(
     world_size = dist.get_world_size()
     steps = total_steps(config, len(data))
     parameters = [p for p in model.parameters() if p.requires_grad]
+    # No weight decay, as in the releases.
     optimizer = torch.optim.AdamW(parameters, config.lr, weight_decay=0.0, fused=True)
     checkpoints = Checkpoints(config, model, optimizer, fingerprint(config, data, device))
     first_step = checkpoints.resume()
@@ -60,16 +62,16 @@ def train(
             optimizer.step()
             optimizer.zero_grad()
 
-            done = step + 1  # steps
-            stop_signal = signals.on_any_rank(device) if done < steps else None
+            steps_done = step + 1
+            stop_signal = signals.on_any_rank(device) if steps_done < steps else None
             evaluation = {}
-            if evaluate and is_due(done, config.eval_steps) and not stop_signal:
+            if evaluate and is_due(steps_done, config.eval_steps) and not stop_signal:
                 evaluation = evaluate()
 
             metrics.log(step, loss, lr, grad_norm, counts, evaluation)
-            path = checkpoints.save_if_due(done, steps, stop_signal, device)
+            path = checkpoints.save_if_due(steps_done, steps, stop_signal, device)
             if stop_signal:
-                raise stopped(stop_signal, done, steps, path)
+                raise stopped(stop_signal, steps_done, steps, path)
 
 
 def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> float:
