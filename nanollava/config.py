@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from .errors import ConfigError
 
 IGNORE_INDEX = -100  # the label of a position that is not trained, as in torch's cross_entropy
+ACTIVATIONS = ("quick_gelu", "gelu")  # OpenAI's CLIP; most of its successors
 PROJECTORS = ("linear", "mlp2x_gelu")  # paper, v1: one linear layer; v1.5: Linear, GELU, Linear
 
 
@@ -22,8 +23,12 @@ class VisionConfig:
     num_hidden_layers: int = 24
     num_attention_heads: int = 16
     layer_norm_eps: float = 1e-5
+    hidden_act: str = "quick_gelu"  # one of ACTIVATIONS
 
     def __post_init__(self):
+        if self.hidden_act not in ACTIVATIONS:
+            expected = " or ".join(ACTIVATIONS)
+            raise ConfigError(f"hidden_act {self.hidden_act!r}: expected {expected}")
         if self.image_size % self.patch_size:
             raise ConfigError(f"{self}: image_size must be a multiple of patch_size")
         if self.hidden_size % self.num_attention_heads:
@@ -63,7 +68,10 @@ class LlamaConfig:
         if self.head_dim is None:
             object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
         if self.num_attention_heads % self.num_key_value_heads:
-            raise ConfigError(f"{self}: heads must be a multiple of key-value heads")
+            raise ConfigError(
+                f"num_attention_heads = {self.num_attention_heads} must be a multiple of "
+                f"num_key_value_heads = {self.num_key_value_heads}"
+            )
         if self.head_dim % 2:
             raise ConfigError(f"{self}: head_dim must be even, because RoPE rotates pairs")
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from . import schema
 from .config import IGNORE_INDEX, PROJECTORS, LlavaConfig
 from .files import read_json, write_json
 from .generate import generate
@@ -172,7 +173,8 @@ class LLaVA(nn.Module):
         values = read_json(Path(path) / "config.json")
         if "mm_vision_tower" in values:
             tower = original_tower(path, values, vision)
-            layer = values.get("mm_vision_select_layer", -2)
+            where = f"{path}/config.json"
+            layer = schema.optional(values, "mm_vision_select_layer", int, where, default=-2)
             model = cls.compose(
                 vision=tower,
                 llm=path,
@@ -257,7 +259,7 @@ def load_projector(
 def original_tower(path: str | Path, values: dict, vision: str | Path | None) -> str | Path:
     """Where the vision tower of an original LLaVA is: `vision`, the directory that its config
     names, or the checkpoint itself, which may hold the tower as well."""
-    tower = vision or values["mm_vision_tower"]
+    tower = vision or schema.require(values, "mm_vision_tower", str, f"{path}/config.json")
     if (Path(tower) / "config.json").is_file():
         return tower
     names = hf_files.shapes(path)

@@ -4,6 +4,8 @@ N images, T = 1 + P tokens (class token and patches), D width, E head width. Lea
 names that Hugging Face files use.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -16,6 +18,13 @@ from .hf.names import CLIP_VISION
 def quick_gelu(x: torch.Tensor) -> torch.Tensor:
     """x * sigmoid(1.702 x), the cheap GELU that OpenAI's CLIP was trained with."""
     return x * torch.sigmoid(1.702 * x)
+
+
+def activation(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The nonlinearity that a config names (`hidden_act`)."""
+    if name == "gelu":
+        return F.gelu
+    return quick_gelu
 
 
 class CLIPAttention(nn.Module):
@@ -47,24 +56,33 @@ class CLIPAttention(nn.Module):
 
 
 class CLIPMLP(nn.Module):
-    def __init__(self, width: int, hidden: int):
+    def __init__(self, width: int, hidden: int, hidden_act: str = "quick_gelu"):
         super().__init__()
+        self.activation = activation(hidden_act)
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc2(quick_gelu(self.fc1(x)))
+        return self.fc2(self.activation(self.fc1(x)))
 
 
 class CLIPBlock(nn.Module):
     """One pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, width: int, hidden: int, heads: int, eps: float, is_causal: bool = False):
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        heads: int,
+        eps: float,
+        is_causal: bool = False,
+        hidden_act: str = "quick_gelu",
+    ):
         super().__init__()
         self.layer_norm1 = nn.LayerNorm(width, eps)
         self.self_attn = CLIPAttention(width, heads, is_causal)
         self.layer_norm2 = nn.LayerNorm(width, eps)
-        self.mlp = CLIPMLP(width, hidden)
+        self.mlp = CLIPMLP(width, hidden, hidden_act)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x + self.self_attn(self.layer_norm1(x))
@@ -118,12 +136,17 @@ class CLIPVisionTransformer(nn.Module):
         eps = config.layer_norm_eps
         self.embeddings = CLIPVisionEmbeddings(config)
         self.pre_layrnorm = nn.LayerNorm(width, eps)  # sic: the name in the files
-        self.encoder = CLIPEncoder(
-            [
-                CLIPBlock(width, config.intermediate_size, config.num_attention_heads, eps)
-                for _ in range(config.num_hidden_layers)
-            ]
-        )
+        blocks = []
+        for _ in range(config.num_hidden_layers):
+            block = CLIPBlock(
+                width,
+                config.intermediate_size,
+                config.num_attention_heads,
+                eps,
+                hidden_act=config.hidden_act,
+            )
+            blocks.append(block)
+        self.encoder = CLIPEncoder(blocks)
         self.post_layernorm = nn.LayerNorm(width, eps)
 
     def hidden_states(

@@ -9,12 +9,17 @@ import shutil
 import pytest
 import torch
 import transformers
-from checkpoint_layouts import prompts, reference_model, write_original_and_clip
+from checkpoint_layouts import (
+    prompts,
+    reference_model,
+    write_original_and_clip,
+    write_original_with_tower,
+)
 from safetensors.torch import load_file, save_file
 
 from nanollava import LLaVA
 from nanollava.config import LlamaConfig, VisionConfig
-from nanollava.errors import ConfigError
+from nanollava.errors import ConfigError, UserError
 from nanollava.hf.load import uninitialized
 from nanollava.hf.names import CLIP_VISION, LLAMA, WeightsError
 from nanollava.llama import Llama
@@ -52,6 +57,46 @@ def test_tables_of_old_files_are_dropped(path, change_tensors):
     name = "language_model.model.layers.0.self_attn.rotary_emb.inv_freq"
     change_tensors(lambda tensors: tensors.update({name: torch.ones(8)}))
     LLaVA.from_pretrained(path)
+
+
+# A vision tower inside an original LLaVA
+
+
+@pytest.fixture
+def original(tmp_path):
+    (path,) = write_original_with_tower(reference_model("gelu"), tmp_path)
+    return path
+
+
+def set_tower_name(path, name) -> None:
+    values = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(values | {"mm_vision_tower": name}))
+
+
+@pytest.mark.parametrize(
+    "name", ["openai/clip-vit-large-patch14-336", "/models/clip-vit-large-patch14"]
+)
+def test_heads_of_openais_towers_are_known(original, name):
+    set_tower_name(original, name)
+    assert LLaVA.from_pretrained(original).config.vision_config.num_attention_heads == 2
+
+
+@pytest.mark.parametrize("name", ["laion/CLIP-ViT-H-14", "my-tower", None, 5])
+def test_heads_of_other_towers_are_not_guessed(original, name):
+    set_tower_name(original, name)
+    with pytest.raises(UserError, match="mm_vision_tower|vision tower .* is not a directory"):
+        LLaVA.from_pretrained(original)
+
+
+def test_a_tower_that_is_not_whole_is_an_error(original):
+    index = json.loads((original / "pytorch_model.bin.index.json").read_text())
+    name = "model.vision_tower.vision_tower.vision_model.embeddings.patch_embedding.weight"
+    file = original / index["weight_map"][name]
+    tensors = torch.load(file)
+    del tensors[name]
+    torch.save(tensors, file)
+    with pytest.raises(WeightsError, match="the vision tower in it is not whole"):
+        LLaVA.from_pretrained(original)
 
 
 # What does not fit

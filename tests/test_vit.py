@@ -53,6 +53,15 @@ def test_whole_clip_directory(tmp_path):
     assert (ours(x) - theirs.vision_model(x).pooler_output).abs().max() <= 1e-5
 
 
+def test_the_gelu_of_other_towers(tmp_path):
+    """OpenAI's towers have quick-GELU, most later ones the exact GELU."""
+    theirs = randomise(transformers.CLIPVisionModel(vision_config(hidden_act="gelu")))
+    theirs.save_pretrained(tmp_path)
+    ours = CLIPVisionTransformer.from_pretrained(tmp_path)
+    x = torch.randn(1, 3, 32, 32)
+    assert (ours(x) - theirs(x).pooler_output).abs().max() <= 1e-5
+
+
 def test_wrong_picture_size(pair, dtype):
     with pytest.raises(ValueError, match=r"\(1, 3, 16, 16\).*3, 32, 32"):
         pair[1](torch.zeros(1, 3, 16, 16, dtype=dtype))

@@ -6,30 +6,44 @@ ignored.
 """
 
 from dataclasses import Field, asdict, fields
+from typing import get_args
 
 from .. import schema
-from ..config import LlamaConfig, LlavaConfig, VisionConfig
+from ..config import ACTIVATIONS, LlamaConfig, LlavaConfig, VisionConfig
 from ..errors import ConfigError
 
-# Keys that change nothing here: transformers writes them into every config.json.
+# Keys that change nothing here: transformers writes them into every config.json. Keys that begin
+# with "_" are its own notes, such as `_attn_implementation_autoset`, and belong to them.
 IGNORED_KEYS = frozenset(
     # Bookkeeping: names, versions, dtypes and classes.
-    "_name_or_path architectures dtype finetuning_task id2label is_composition label2id "
-    "problem_type task_specific_params tokenizer_class torch_dtype torchscript "
-    "transformers_version use_bfloat16 "
+    "architectures auto_map custom_pipelines dtype finetuning_task id2label is_composition "
+    "label2id license model_name name_or_path problem_type task_specific_params tokenizer_class "
+    "torch_dtype torchscript transformers_version unsloth_fixed unsloth_version use_bfloat16 "
     # Initialization and dropout, which matter only before and during training.
-    "attention_dropout classifier_dropout dropout initializer_factor initializer_range "
-    "tf_legacy_loss "
-    # Kinds of models that LLaVA's parts are not, and how transformers returns results.
-    "add_cross_attention chunk_size_feed_forward cross_attention_hidden_size is_decoder "
-    "is_encoder_decoder output_attentions output_hidden_states output_scores pretraining_tp "
-    "pruned_heads return_dict return_dict_in_generate tie_encoder_decoder use_cache "
+    "attention_dropout classifier_dropout dropout embd_pdrop hidden_dropout initializer_factor "
+    "initializer_range logit_scale_init_value resid_pdrop tf_legacy_loss "
+    # How the same numbers are computed: attention kernels, checkpointing, splitting.
+    "attn_implementation chunk_size_feed_forward gradient_checkpointing pretraining_tp "
+    "use_flash_attention use_flash_attention_2 use_flash_attn use_gradient_checkpointing use_sdpa "
+    # How transformers returns results.
+    "is_decoder output_attentions output_hidden_states output_logits output_scores return_dict "
+    "return_dict_in_generate tie_encoder_decoder use_cache use_return_dict "
     # Defaults for text generation: `generate` has its own.
-    "bad_words_ids begin_suppress_tokens decoder_start_token_id diversity_penalty do_sample "
-    "early_stopping encoder_no_repeat_ngram_size exponential_decay_length_penalty "
-    "forced_bos_token_id forced_eos_token_id length_penalty max_length max_sequence_length "
-    "min_length no_repeat_ngram_size num_beam_groups num_beams num_return_sequences prefix "
-    "remove_invalid_values repetition_penalty suppress_tokens temperature top_k top_p typical_p "
+    "assistant_confidence_threshold assistant_early_exit assistant_ensemble_weight "
+    "assistant_lookbehind bad_words_ids "
+    "begin_suppress_tokens cache_config cache_implementation compile_config constraints "
+    "continuous_batching_config decoder_start_token_id disable_compile diversity_penalty do_sample "
+    "dola_layers early_stopping encoder_no_repeat_ngram_size encoder_repetition_penalty "
+    "epsilon_cutoff eta_cutoff exponential_decay_length_penalty force_words_ids "
+    "forced_bos_token_id forced_decoder_ids forced_eos_token_id generation_config guidance_scale "
+    "is_assistant length_penalty low_memory max_cache_len max_length max_matching_ngram_size "
+    "max_new_tokens max_sequence_length max_time min_length min_new_tokens min_p "
+    "no_repeat_ngram_size "
+    "num_assistant_tokens num_assistant_tokens_schedule num_beam_groups num_beams "
+    "num_return_sequences penalty_alpha prefill_chunk_size prefix prompt_lookup_num_tokens "
+    "remove_invalid_values renormalize_logits repetition_penalty return_legacy_cache sequence_bias "
+    "speculation_type stop_strings suppress_tokens target_lookbehind temperature token_healing "
+    "top_h top_k top_p typical_p use_mtp watermarking_config "
     # Special tokens: LlavaConfig has those that count.
     "bos_token_id eos_token_id ignore_index pad_token_id sep_token_id "
     # Sizes that another part of the file repeats, or that belong to CLIP's text side.
@@ -49,14 +63,20 @@ ORIGINAL_LLAVA_KEYS = frozenset(
 
 # Options of which only some values are supported. A missing key has the first value; None means
 # that the key must be missing or null.
+SUPPORTED_VALUES_EVERYWHERE = {
+    "add_cross_attention": (False,),
+    "cross_attention_hidden_size": (None,),
+    "is_encoder_decoder": (False,),
+    "pruned_heads": ({},),
+}
 SUPPORTED_VISION_VALUES = {
     "model_type": ("clip_vision_model",),
-    "hidden_act": ("quick_gelu",),
+    "hidden_act": ACTIVATIONS,
     "num_channels": (3,),
     "tie_word_embeddings": (True, False),  # a tower has no word embeddings
 }
 SUPPORTED_TEXT_VALUES = {
-    "model_type": ("llama", "mistral"),  # Mistral without a sliding window is a Llama
+    "model_type": ("llama", "mistral"),  # see parse_mistral
     "hidden_act": ("silu",),
     "attention_bias": (False,),
     "mlp_bias": (False,),
@@ -90,6 +110,26 @@ TEXT_DEFAULTS = {  # LLaMA 1
     "rms_norm_eps": 1e-6,
     "max_position_embeddings": 2048,
 }
+MISTRAL_DEFAULTS = {  # Mistral 7B
+    "intermediate_size": 14336,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 131072,
+    "sliding_window": 4096,
+}
+
+# Larger values are an error before anything is built. Sizes that are not listed have the last one.
+MAX_VALUES = {
+    "num_hidden_layers": 1024,
+    "max_position_embeddings": 2**24,
+    "vocab_size": 2**24,
+    "image_size": 4096,
+    "patch_size": 4096,
+    "layer_norm_eps": 1.0,
+    "rms_norm_eps": 1.0,
+    "rope_theta": 1e12,
+    "rope_factor": 1e6,
+}
+MAX_SIZE = 2**20
 
 SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -102,6 +142,8 @@ def parse_vision_config(values: dict, where: str = "vision config") -> VisionCon
 
 def parse_llama_config(values: dict, where: str = "text config") -> LlamaConfig:
     """The config of a Llama, or of the language model of an original LLaVA."""
+    if values.get("model_type") == "mistral":
+        values = parse_mistral(values, where)
     values = TEXT_DEFAULTS | without_nulls(values)
     supported = SUPPORTED_TEXT_VALUES
     if "mm_vision_tower" in values:
@@ -112,6 +154,27 @@ def parse_llama_config(values: dict, where: str = "text config") -> LlamaConfig:
     values["rope_theta"] = theta
     values["rope_factor"] = factor
     return build(LlamaConfig, values, where, supported)
+
+
+def parse_mistral(values: dict, where: str) -> dict:
+    """The options of a Mistral as those of a Llama, which it is without a sliding window.
+
+    A missing key has Mistral's default, and null is a value: no sliding window, as many key-value
+    heads as heads.
+    """
+    values = MISTRAL_DEFAULTS | values
+    window = values.pop("sliding_window")
+    positions = values["max_position_embeddings"]
+    if window is None or positions is None:
+        return values
+    schema.check(window, int, f"{where}: sliding_window", minimum=1)
+    schema.check(positions, int, f"{where}: max_position_embeddings", minimum=1)
+    if window < positions:  # else every position is in the window
+        raise ConfigError(
+            f"{where}: sliding_window = {window} (Mistral's default, if it is not written) is not "
+            f"supported; expected null, or at least max_position_embeddings = {positions}"
+        )
+    return values
 
 
 def pop_rope(values: dict, where: str) -> tuple[float, float]:
@@ -197,15 +260,18 @@ def build(cls: type, values: dict, where: str, supported: dict[str, tuple]):
 
     A key is a field of `cls`, or has one of a few `supported` values, or is ignored.
     """
+    supported = SUPPORTED_VALUES_EVERYWHERE | supported
     for key, supported_values in supported.items():
         value = values.get(key, supported_values[0])
         if value not in supported_values:
             expected = " or ".join(repr(value) for value in supported_values)
-            raise ConfigError(f"{where}: {key} = {value!r} is not supported; expected {expected}")
+            found = schema.short(value)
+            raise ConfigError(f"{where}: {key} = {found} is not supported; expected {expected}")
     names = [field.name for field in fields(cls)]
-    unknown = sorted(values.keys() - set(names) - supported.keys() - IGNORED_KEYS)
+    known = {*names, *supported, *IGNORED_KEYS}
+    unknown = [key for key in sorted(values) if key not in known and not key.startswith("_")]
     if unknown:
-        options = ", ".join(f"{key} = {values[key]!r}" for key in unknown)
+        options = ", ".join(f"{key} = {schema.short(values[key])}" for key in unknown)
         raise ConfigError(
             f"{where}: {options} is not supported; {cls.__name__} has {', '.join(names)}"
         )
@@ -214,27 +280,34 @@ def build(cls: type, values: dict, where: str, supported: dict[str, tuple]):
         if field.name in values:
             check_field(field, values[field.name], where)
             arguments[field.name] = values[field.name]
-    return cls(**arguments)
+    try:
+        return cls(**arguments)
+    except ConfigError as error:  # values that do not go together
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def check_field(field: Field, value, where: str) -> None:
-    """A ConfigError if the value is not of the field's type, or is a size that is not positive."""
-    expected_type = field.type
-    if expected_type is float:
-        expected_type = int | float  # JSON writes 1.0 as 1
-    if not isinstance(value, expected_type):
-        raise ConfigError(f"{where}: {field.name} = {value!r}; expected {field.type}")
-    is_number = isinstance(value, int | float) and field.type is not bool
-    may_be_negative = field.name.endswith(("_id", "_layer"))  # ids and indices, not sizes
-    if is_number and not may_be_negative and value <= 0:
-        raise ConfigError(f"{where}: {field.name} = {value!r}; expected more than 0")
+    """A ConfigError if the value is not of the field's type, or not in its range."""
+    field_type = field.type
+    if get_args(field_type):  # int | None
+        if value is None:
+            return
+        field_type = get_args(field_type)[0]
+    name = f"{where}: {field.name}"
+    if field_type not in schema.NAMES:  # a config that has been checked
+        return
+    if field_type not in (int, float) or field.name.endswith(("_id", "_layer")):
+        schema.check(value, field_type, name)  # ids and indices are no sizes
+        return
+    schema.check(value, field_type, name, maximum=MAX_VALUES.get(field.name, MAX_SIZE))
+    if value <= 0:
+        raise ConfigError(f"{name} = {value!r}; expected more than 0")
 
 
 def vision_config_json(config: VisionConfig) -> dict:
     """The config.json of a CLIPVisionModel."""
     return {
         "model_type": "clip_vision_model",
-        "hidden_act": "quick_gelu",
         "num_channels": 3,
         **asdict(config),
     }

@@ -10,13 +10,23 @@ import torch
 from torch import nn
 
 from ..config import LlamaConfig, VisionConfig
+from ..errors import ConfigError
 from ..files import read_json
 from ..quantize import QuantizedLinear
+from ..schema import short
 from .config import parse_llama_config, parse_special_ids, parse_vision_config
 from .files import shapes, shards, tensors
 from .names import CLIP_VISION, LLAVA, PROJECTOR, Layout, WeightsError
 
-HEAD_WIDTH = 64  # of the vision towers that original LLaVAs hold: no tensor's shape tells it
+# A vision tower inside an original LLaVA has no config, and no tensor's shape tells its heads and
+# its activation. They are known of OpenAI's towers, by their names: quick-GELU, and heads of 64.
+OPENAI_TOWERS = (
+    "clip-vit-base-patch16",
+    "clip-vit-base-patch32",
+    "clip-vit-large-patch14",
+    "clip-vit-large-patch14-336",
+)
+OPENAI_HEAD_WIDTH = 64
 
 
 @contextmanager
@@ -165,26 +175,50 @@ def read_vision_config(path: str | Path) -> VisionConfig:
     file = Path(path) / "config.json"
     values = read_json(file)
     if "mm_vision_tower" in values:  # an original LLaVA holds the tower without a config
-        return vision_config_from_shapes(shapes(path))
-    return parse_vision_config(values.get("vision_config", values), str(file))
+        check_is_openai_tower(values["mm_vision_tower"], str(file))
+        return vision_config_from_shapes(shapes(path), str(path))
+    vision_values = values.get("vision_config", values)
+    if not isinstance(vision_values, dict):
+        raise ConfigError(f"{file}: vision_config = {short(vision_values)}; expected an object")
+    return parse_vision_config(vision_values, str(file))
 
 
-def vision_config_from_shapes(file_shapes: dict[str, tuple[int, ...]]) -> VisionConfig:
-    """The config that the shapes of a tower's tensors imply."""
+def check_is_openai_tower(name, where: str) -> None:
+    """Raises a ConfigError for the name of a tower of which more than the shapes must be known."""
+    is_known = isinstance(name, str) and (
+        name.startswith("openai/clip") or Path(name).name in OPENAI_TOWERS
+    )
+    if not is_known:
+        raise ConfigError(
+            f"{where}: mm_vision_tower = {short(name)} is stored here without its config, which "
+            "says how many heads it has and which activation; give CLIP's directory with --vision"
+        )
+
+
+def vision_config_from_shapes(file_shapes: dict[str, tuple[int, ...]], where: str) -> VisionConfig:
+    """The config that the shapes of an OpenAI tower's tensors imply."""
     tower = {}
     for name, shape in file_shapes.items():
         ours = CLIP_VISION.to_ours(name)
         if ours is not None:
             tower[ours] = shape
-    width, _, patch_size, _ = tower["embeddings.patch_embedding.weight"]
-    positions, _ = tower["embeddings.position_embedding.weight"]  # the class token has one
+    try:
+        width, _, patch_size, _ = tower["embeddings.patch_embedding.weight"]
+        positions, _ = tower["embeddings.position_embedding.weight"]  # the class token has one
+        hidden, _ = tower["encoder.layers.0.mlp.fc1.weight"]
+    except (KeyError, ValueError):  # ValueError: not as many sizes
+        raise WeightsError(f"{where}: the vision tower in it is not whole") from None
+    if width % OPENAI_HEAD_WIDTH:
+        raise WeightsError(
+            f"{where}: its vision tower has width {width}; expected heads of {OPENAI_HEAD_WIDTH}"
+        )
     grid = math.isqrt(positions - 1)
     blocks = {name.split(".")[2] for name in tower if name.startswith("encoder.layers.")}
     return VisionConfig(
         image_size=grid * patch_size,
         patch_size=patch_size,
         hidden_size=width,
-        intermediate_size=tower["encoder.layers.0.mlp.fc1.weight"][0],
+        intermediate_size=hidden,
         num_hidden_layers=len(blocks),
-        num_attention_heads=width // HEAD_WIDTH,
+        num_attention_heads=width // OPENAI_HEAD_WIDTH,
     )
