@@ -16,7 +16,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from .archives import ImageFiles
 from .conversation import IGNORE_INDEX, check, check_caption, encode, expand
-from .errors import UserError
+from .errors import ConfigError, UserError
+from .files import read_bytes
 from .image import ImageConfig, preprocess
 from .tokenizer import IMAGE, Tokenizer
 
@@ -208,10 +209,11 @@ def collate(samples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor | 
 def read_records(path: str | Path) -> tuple[list, int]:
     """The records of a data file, unchecked, and the file's CRC-32."""
     try:
-        content = Path(path).read_bytes()
+        content = read_bytes(path)
         records = json.loads(content)
-    except OSError as error:
-        raise DataError(f"{path}: no such data file, or it cannot be read ({error})") from None
+    except ConfigError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise DataError(f"{path}: no such data file, or it cannot be read ({reason})") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(records, list) or not records:

@@ -1,6 +1,7 @@
 """Weights in and out: shards and their index, broken files, full disks, the projector alone."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -185,6 +186,21 @@ def test_a_pickle_of_other_things_is_an_error(tmp_path, content, message):
         list(tensors(tmp_path / "model.bin"))
 
 
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.ones(2, 2).to_sparse(),
+        torch.ones(2, device="meta"),
+        torch.ones(1).expand(10**9),  # claims 4 GB, holds 4 bytes
+    ],
+    ids=["sparse", "meta", "expanded"],
+)
+def test_a_tensor_without_values_of_its_own_is_an_error(tmp_path, tensor):
+    torch.save({"model.0": tensor}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(WeightsError, match="pytorch_model.bin: "):
+        list(tensors(tmp_path / "pytorch_model.bin"))
+
+
 def test_a_missing_directory_is_an_error(tmp_path):
     with pytest.raises(WeightsError, match="nowhere: no such model directory"):
         shards(tmp_path / "nowhere")
@@ -209,10 +225,30 @@ def test_an_index_without_a_weight_map_is_an_error(tmp_path, index):
         shards(tmp_path)
 
 
-def test_an_index_whose_file_names_are_numbers_is_an_error(tmp_path):
-    index = {"weight_map": {"model.0": 5}}
+@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "a/b.bin", 5, None])
+def test_an_index_that_leaves_its_folder_is_an_error(tmp_path, name):
+    index = {"weight_map": {"model.0": name}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(WeightsError, match="names 5, which is missing"):
+    with pytest.raises(WeightsError, match="'model.0': .*; expected a file in the same folder"):
+        shards(tmp_path)
+
+
+def test_a_name_twice_in_one_safetensors_file_is_an_error(tmp_path):
+    """The library would take the second tensor without a word."""
+    file = tmp_path / "model.safetensors"
+    entries = [
+        '"model.0": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}',
+        '"model.0": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}',
+    ]
+    header = ("{" + ", ".join(entries) + "}").encode()
+    file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    with pytest.raises(WeightsError, match="comes twice|not a readable safetensors file"):
+        list(tensors(file))
+
+
+def test_a_pipe_in_place_of_weights_is_an_error(tmp_path):
+    os.mkfifo(tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match="no model.safetensors"):
         shards(tmp_path)
 
 

@@ -143,6 +143,28 @@ def test_a_tensor_that_does_not_fit_is_an_error(path, change_tensors, name, tens
         LLaVA.from_pretrained(path)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_weights_that_are_not_finite_are_an_error(path, change_tensors, value, dtype):
+    name = "multi_modal_projector.linear_1.weight"
+
+    def damage(tensors) -> None:
+        for other, tensor in tensors.items():
+            tensors[other] = tensor.to(dtype)
+        tensors[name][3, 5] = value
+
+    change_tensors(damage)
+    with pytest.raises(WeightsError, match=r"linear_1.weight' has weights that are NaN or infin"):
+        LLaVA.from_pretrained(path)
+
+
+def test_weights_too_large_for_the_dtype_asked_for_are_an_error(path, change_tensors):
+    change_tensors(lambda tensors: tensors["language_model.model.norm.weight"].fill_(1e6))
+    assert LLaVA.from_pretrained(path).language_model.model.norm.weight[0] == 1e6
+    with pytest.raises(WeightsError, match="NaN or infinite in torch.float16; .* another dtype"):
+        LLaVA.from_pretrained(path, dtype=torch.float16)
+
+
 def test_a_linear_projector_needs_an_identity_behind_it(path):
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | {"projector_hidden_act": "linear"}))

@@ -1,5 +1,6 @@
 """Weights in and out: safetensors, and pickles (`.bin`) in; one file, or shards with an index."""
 
+import json
 import pickle
 import shutil
 import zipfile
@@ -12,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..files import read_json, replacing, write_json
+from ..schema import short
 from .names import LLAVA, PROJECTOR, Layout, WeightsError
 
 SHARD_BYTES = 4 * 2**30
@@ -59,7 +61,12 @@ def shards_of_index(index: Path) -> list[Path]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise WeightsError(f"{index}: expected a 'weight_map' from tensors to files")
-    names = sorted({str(name) for name in weight_map.values()})
+    for tensor, name in weight_map.items():
+        if not isinstance(name, str) or Path(name).name != name:
+            raise WeightsError(
+                f"{index}: {tensor!r}: {short(name)}; expected a file in the same folder"
+            )
+    names = sorted(set(weight_map.values()))
     for name in names:
         if not (index.parent / name).is_file():
             raise WeightsError(f"{index} names {name}, which is missing; download it again")
@@ -90,11 +97,27 @@ def safetensors_tensors(shard: Path, device) -> Iterator[StoredTensor]:
     """The tensors of a safetensors file, read straight to the device."""
     try:
         with safe_open(shard, framework="pt", device=str(device)) as file:
+            check_names(shard)
             for name in file.keys():
                 shape = tuple(file.get_slice(name).get_shape())
                 yield StoredTensor(name, shape, lambda name=name: file.get_tensor(name))
     except SafetensorError as error:
         raise WeightsError(f"{shard}: not a readable safetensors file ({error})") from None
+
+
+def check_names(shard: Path) -> None:
+    """A WeightsError if the header of a safetensors file names a tensor twice.
+
+    The library takes the last one. The header is JSON behind its own length of 8 bytes.
+    """
+    with open(shard, "rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+        pairs = json.loads(file.read(header_bytes), object_pairs_hook=list)
+    seen = set()
+    for name, _ in pairs:
+        if name in seen:
+            raise WeightsError(f"{shard}: tensor {name!r} comes twice")
+        seen.add(name)
 
 
 def pickled_tensors(shard: Path) -> Iterator[StoredTensor]:
@@ -124,10 +147,12 @@ def pickled_tensors(shard: Path) -> Iterator[StoredTensor]:
 
 
 def is_dense(value) -> bool:
-    """Is this a tensor with a shape and a value at every position?"""
-    if not isinstance(value, torch.Tensor):
+    """Is this a tensor with a shape, and a value of its own in the file at every position?"""
+    if not isinstance(value, torch.Tensor) or value.layout != torch.strided:
         return False
-    return value.layout == torch.strided and not value.is_nested
+    if value.is_nested or value.is_meta or value.is_quantized:
+        return False
+    return value.untyped_storage().nbytes() >= value.numel() * value.itemsize
 
 
 def projector_files(path: str | Path) -> list[Path]:

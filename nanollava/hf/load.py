@@ -28,6 +28,8 @@ OPENAI_TOWERS = (
 )
 OPENAI_HEAD_WIDTH = 64
 
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)  # of weights
+
 
 @contextmanager
 def uninitialized() -> Iterator[None]:
@@ -96,10 +98,11 @@ def load(
                 continue
             check_tensor(f"{shard}: tensor {name!r}", shape, expected.get(ours), ours in loaded)
             tensor = read()
-            if not tensor.is_floating_point():
+            if tensor.dtype not in DTYPES:
                 found = f"{shard}: tensor {name!r} is {tensor.dtype}"
                 raise WeightsError(f"{found}; expected fp32, fp16 or bf16")
             tensor = tensor.to(device, dtype)
+            check_is_finite(tensor, f"{shard}: tensor {name!r}")
             if ours in quantized:
                 quantized[ours].set_weight(tensor)
             loaded[ours] = tensor if ours in parameters else None
@@ -127,6 +130,16 @@ def check_tensor(where: str, shape: tuple, expected: tuple | None, is_loaded: bo
         raise WeightsError(f"{where} comes twice")
     if shape != expected:
         raise WeightsError(f"{where} has shape {shape}, the config says {expected}")
+
+
+def check_is_finite(tensor: torch.Tensor, where: str) -> None:
+    """Raises a WeightsError if a weight is NaN or infinite, as read or in the dtype asked for."""
+    smallest, largest = tensor.aminmax()  # both are NaN if any weight is
+    if not (smallest.isfinite() and largest.isfinite()):
+        raise WeightsError(
+            f"{where} has weights that are NaN or infinite in {tensor.dtype}; download or train it "
+            "again, or ask for another dtype"
+        )
 
 
 def tied_names(module: nn.Module) -> dict[str, str]:
