@@ -36,6 +36,21 @@ def test_a_resumed_run_drops_the_steps_that_it_repeats(path):
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0, 1]
 
 
+DAMAGED = [b"\xff\xfe", b"null", b"{}", b'{"step": "2", "seconds": 1}', b'{"step": 2}', b"[" * 9999]
+
+
+@pytest.mark.parametrize("line", DAMAGED, ids=repr)
+def test_a_damaged_line_is_dropped_with_a_warning(path, line, capsys):
+    lines = path.read_bytes().split(b"\n")
+    lines[1] = line
+    path.write_bytes(b"\n".join(lines))
+    assert metrics.keep_lines_before(path, first_step=3) == 4.5  # seconds
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0, 2]
+    output = capsys.readouterr().out
+    assert output.count("\n") == 1
+    assert f"warning: {path}, line 2" in output
+
+
 def test_a_new_run_drops_all_steps(path):
     assert metrics.keep_lines_before(path, first_step=0) == 0
     assert path.read_text() == ""

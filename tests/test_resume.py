@@ -2,9 +2,11 @@
 
 import json
 import os
+import pickle
 import resource
 import shutil
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -193,6 +195,14 @@ def test_checkpoints_by_time_and_data_workers_do_not_change_the_result(tmp_path,
 # Broken checkpoints
 
 
+@pytest.fixture
+def stopped_run(tmp_path):
+    """A run that a signal has stopped after step 6."""
+    with pytest.raises(Stopped):
+        train(tmp_path, Samples(signal_at=22), save_steps=0)
+    return tmp_path
+
+
 def flip_a_bit(file: Path) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
@@ -202,8 +212,8 @@ def flip_a_bit(file: Path) -> None:
 def test_a_broken_checkpoint_is_reported_and_the_previous_one_used(tmp_path, undisturbed, capsys):
     train(tmp_path, keep=3)
     folder = tmp_path / "checkpoints"
-    flip_a_bit(folder / "step-00000011/__0_0.distcp")
-    (folder / "step-00000010/.metadata").unlink()
+    flip_a_bit(folder / "step-00000011/rank-00000.safetensors")
+    (folder / "step-00000010/rank-00000.safetensors").unlink()
     weights = train(tmp_path, keep=1)
     assert_equals_undisturbed(tmp_path, weights, undisturbed)
     output = capsys.readouterr().out
@@ -212,6 +222,80 @@ def test_a_broken_checkpoint_is_reported_and_the_previous_one_used(tmp_path, und
     assert "step-00000010 is not readable" in output
     assert f"resuming from {folder}/step-00000008" in output
     assert checkpoints(tmp_path) == ["step-00000011"], "broken ones are replaced"
+
+
+class WritesAFile:
+    """Unpickling it creates a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("name", [".metadata", "rank-00000.safetensors", "run.json"])
+def test_no_file_of_a_checkpoint_can_run_code(tmp_path, name):
+    """Even if its checksums are those of the malicious file."""
+    train(tmp_path, keep=1)
+    checkpoint = tmp_path / "checkpoints/step-00000011"
+    executed = tmp_path / "executed"
+    (checkpoint / name).write_bytes(pickle.dumps(WritesAFile(executed)))
+    if name != "run.json":
+        record = json.loads((checkpoint / "run.json").read_text())
+        del record["crc32"]
+        record["files"] = resume.checksums(checkpoint)
+        record["crc32"] = resume.crc32_of_record(record)
+        (checkpoint / "run.json").write_text(json.dumps(record))
+    with suppress(resume.CheckpointError):
+        train(tmp_path)
+    assert not executed.exists()
+
+
+def change_record(path: Path, **changes) -> None:
+    """Changes run.json as someone would with an editor."""
+    file = path / "run.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+@pytest.mark.parametrize("changes", [{"step": 11}, {"step": "10"}, {"fingerprint": {}}])
+def test_a_changed_run_json_is_not_used(tmp_path, undisturbed, changes, capsys):
+    train(tmp_path, keep=3)
+    shutil.rmtree(tmp_path / "checkpoints/step-00000011")
+    change_record(tmp_path / "checkpoints/step-00000010", **changes)
+    weights = train(tmp_path)
+    assert_equals_undisturbed(tmp_path, weights, undisturbed)
+    assert "step-00000010 is not readable" in capsys.readouterr().out
+
+
+def test_a_checkpoint_under_the_name_of_another_step_is_not_used(tmp_path, undisturbed, capsys):
+    """It would skip steps."""
+    train(tmp_path, keep=3)
+    folder = tmp_path / "checkpoints"
+    shutil.rmtree(folder / "step-00000011")
+    (folder / "step-00000010").rename(folder / "step-00000011")
+    weights = train(tmp_path)
+    assert_equals_undisturbed(tmp_path, weights, undisturbed)
+    assert "is of step 10, which its directory is not" in capsys.readouterr().out
+
+
+def test_a_pipe_in_a_checkpoint_is_not_waited_for(tmp_path, capsys):
+    train(tmp_path, keep=2)
+    os.mkfifo(tmp_path / "checkpoints/step-00000011/rank-00001.safetensors")
+    train(tmp_path)
+    assert "step-00000011 is not readable" in capsys.readouterr().out
+
+
+def test_a_damaged_line_of_the_metrics_ends_no_training(stopped_run, undisturbed, capsys):
+    file = stopped_run / "metrics.jsonl"
+    lines = file.read_bytes().split(b"\n")
+    lines[2] = lines[2].replace(b"loss", b"l\xffss")
+    file.write_bytes(b"\n".join(lines))
+    weights = train(stopped_run)
+    assert "metrics.jsonl, line 3" in capsys.readouterr().out
+    assert [step for step, _ in losses(stopped_run)] == [0, 1, 3, 4, 5, 6, 7, 8, 9, 10]
+    for name, tensor in weights.items():
+        assert torch.equal(tensor, undisturbed[0][name]), name
 
 
 def test_a_run_without_a_readable_checkpoint_is_refused(tmp_path):
@@ -223,14 +307,6 @@ def test_a_run_without_a_readable_checkpoint_is_refused(tmp_path):
 
 
 # Full disks
-
-
-@pytest.fixture
-def stopped_run(tmp_path):
-    """A run that a signal has stopped after step 6."""
-    with pytest.raises(Stopped):
-        train(tmp_path, Samples(signal_at=22), save_steps=0)
-    return tmp_path
 
 
 def report_free_bytes(monkeypatch, free: int) -> None:

@@ -171,17 +171,28 @@ def merge_over_ranks(mine: dict) -> dict:
     return union
 
 
+def on_all_ranks(action: Callable[[], None]) -> None:
+    """Run `action` on every rank. If it fails on one of them, every rank raises OSError."""
+    failure = None
+    try:
+        action()
+    except (OSError, SafetensorError, UserError) as error:
+        failure = str(error)
+    failures = [None] * dist.get_world_size()
+    dist.all_gather_object(failures, failure)
+    for failure in failures:
+        if failure is not None:
+            raise OSError(failure)
+
+
 def write_on_rank_0(action: Callable[[], None]) -> None:
-    """Run `action` on rank 0 while the others wait. If writing fails, every rank raises OSError."""
-    failure = [None]
-    if dist.get_rank() == 0:
-        try:
+    """Run `action` on rank 0 while the others wait. If it fails, every rank raises OSError."""
+
+    def on_rank_0() -> None:
+        if dist.get_rank() == 0:
             action()
-        except (OSError, SafetensorError) as error:
-            failure = [str(error)]
-    dist.broadcast_object_list(failure)
-    if failure[0] is not None:
-        raise OSError(failure[0])
+
+    on_all_ranks(on_rank_0)
 
 
 def print_on_rank_0(text: str) -> None:

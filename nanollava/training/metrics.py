@@ -12,7 +12,9 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from ..device import matmul_rate, pick_dtype
-from ..errors import UserError
+from ..errors import ConfigError, UserError
+from ..files import parse_object, read_bytes, replacing
+from ..schema import require
 from .arguments import TrainConfig
 from .batches import Counts
 from .distributed import print_on_rank_0
@@ -125,23 +127,29 @@ class Metrics:
 
 
 def keep_lines_before(path: Path, first_step: int) -> float:
-    """Drop the steps that a resumed run repeats, and a line that was cut off.
+    """Drop the steps that a resumed run repeats, and lines that are cut off or damaged.
 
     Returns the training seconds up to the last line that is kept.
     """
     kept = []
     seconds = 0.0
-    if first_step > 0 and path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            if not line.endswith("}"):
+    if first_step > 0 and path.exists():
+        lines = read_bytes(path).split(b"\n")
+        for number, line in enumerate(lines, 1):
+            where = f"{path}, line {number}"
+            try:
+                entry = parse_object(line, where)
+                step = require(entry, "step", int, where)
+                seconds_so_far = require(entry, "seconds", float, where)
+            except ConfigError as error:
+                if number < len(lines):  # the last line may be empty, or cut off by a kill
+                    print(f"warning: {error}; the line is dropped", flush=True)
                 continue
-            entry = json.loads(line)
-            if entry["step"] < first_step:
-                kept.append(line + "\n")
-                seconds = entry["seconds"]
-    temporary = path.with_suffix(".partial")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    temporary.replace(path)
+            if step < first_step:
+                kept.append(line + b"\n")
+                seconds = seconds_so_far
+    with replacing(path) as temporary:
+        temporary.write_bytes(b"".join(kept))
     return seconds
 
 

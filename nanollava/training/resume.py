@@ -1,4 +1,4 @@
-"""Resumable checkpoints: torch DCP directories `step-N`, written under a temporary name.
+"""Resumable checkpoints: directories `step-N`, written under a temporary name.
 
 A checkpoint holds the trained weights, AdamW's state and the random state, sharded as they are.
 With the step number they determine the rest of the run bit by bit.
@@ -10,25 +10,25 @@ import time
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import nn
-from torch.distributed.checkpoint import state_dict as dcp_state
 
 from ..errors import UserError
-from ..files import read_json, write_json
+from ..files import check_regular_file, read_json, write_json
+from ..schema import require
 from .arguments import TrainConfig
-from .distributed import merge_over_ranks, print_on_rank_0, sum_over_ranks, write_on_rank_0
-
-# Frozen weights come from the model's own files; a checkpoint does not repeat them.
-ONLY_TRAINED = dcp_state.StateDictOptions(ignore_frozen_params=True, strict=False)
-
-
-class CheckpointError(UserError):
-    """A checkpoint cannot be written, cannot be read, or belongs to another run."""
+from .distributed import (
+    merge_over_ranks,
+    on_all_ranks,
+    print_on_rank_0,
+    sum_over_ranks,
+    write_on_rank_0,
+)
+from .state import RNG, CheckpointError, read_state, training_state, write_state
 
 
 class Checkpoints:
@@ -114,35 +114,37 @@ def save(
     final = folder / f"step-{step:08d}"
     temporary = final.with_suffix(".partial")
     try:
-        write_on_rank_0(lambda: make_room(folder, model))
-        dcp.save(training_state(model, optimizer), checkpoint_id=temporary)
-        record = {**fingerprint, "step": step, "crc32": checksums(temporary)}
+        write_on_rank_0(lambda: make_room(temporary, model))
+        state = training_state(model, optimizer)
+        on_all_ranks(lambda: write_state(state, temporary))
+        record = {"step": step, "fingerprint": fingerprint, "files": checksums(temporary)}
         write_on_rank_0(lambda: publish(temporary, final, record, keep))
-    except (dcp.api.CheckpointException, OSError) as error:
+    except OSError as error:
         previous = list_checkpoints(folder)
         remains = "there is no previous one"
         if previous:
             remains = f"the previous one, {previous[0]}, is still valid"
-        reason = last_line(error)
-        raise CheckpointError(f"checkpoint {final} was not written ({reason}); {remains}") from None
+        raise CheckpointError(f"checkpoint {final} was not written ({error}); {remains}") from None
     return final
 
 
-def make_room(folder: Path, model: nn.Module) -> None:
-    """Remove unfinished checkpoints and check that the disk has space for another one."""
+def make_room(temporary: Path, model: nn.Module) -> None:
+    """Make an empty directory, and check that the disk has space for another checkpoint."""
+    folder = temporary.parent
     folder.mkdir(parents=True, exist_ok=True)
-    for unfinished in folder.glob("*.partial"):
+    for unfinished in folder.glob("step-*.partial"):
         shutil.rmtree(unfinished)
     trained_bytes = sum(p.nbytes for p in model.parameters() if p.requires_grad)
     needed = int(3.1 * trained_bytes) + 2**20  # weights, AdamW's two moments, and some metadata
     free = shutil.disk_usage(folder).free
     if 0 < free < needed:  # some file systems report 0 for unknown
         raise OSError(f"{folder}: {free:,} bytes free, a checkpoint takes {needed:,}")
+    temporary.mkdir()
 
 
 def publish(temporary: Path, final: Path, record: dict, keep: int) -> None:
     """Give a written checkpoint its final name and remove those that it replaces."""
-    write_json(temporary / "run.json", record)
+    write_json(temporary / "run.json", {**record, "crc32": crc32_of_record(record)})
     for unreadable in list_checkpoints(final.parent):
         if unreadable >= final:  # the run resumed from an earlier one
             shutil.rmtree(unreadable)
@@ -169,22 +171,15 @@ def load(
     for path in checkpoints:
         try:
             record = read_record(path)
-            check_fingerprint(path, record, fingerprint)
+            check_fingerprint(path, record["fingerprint"], fingerprint)
             state = training_state(model, optimizer)
-            dcp.load(state, checkpoint_id=path)
+            on_all_ranks(partial(read_state, state, path))
         except OtherRunError:
             raise
-        except (dcp.api.CheckpointException, UserError, OSError) as error:
-            report(f"{path} is not readable ({last_line(error)}); using the previous one")
+        except (UserError, OSError) as error:
+            report(f"{path} is not readable ({error}); using the previous one")
             continue
-        dcp_state.set_state_dict(
-            model,
-            optimizer,
-            model_state_dict=state["model"],
-            optim_state_dict=state["optimizer"],
-            options=ONLY_TRAINED,
-        )
-        torch.set_rng_state(state["rng"])
+        torch.set_rng_state(state[RNG])
         report(f"resuming from {path}")
         return record
     if checkpoints:
@@ -197,18 +192,34 @@ class OtherRunError(CheckpointError):
 
 
 def read_record(path: Path) -> dict:
-    """A checkpoint's run.json, once all its files match their checksums."""
-    record = read_json(path / "run.json")
-    if checksums(path) != record.get("crc32"):
+    """A checkpoint's run.json, once it and all other files match their checksums."""
+    file = path / "run.json"
+    record = read_json(file)
+    crc32 = require(record, "crc32", int, str(file))
+    step = require(record, "step", int, str(file), minimum=0)
+    require(record, "fingerprint", dict, str(file))
+    files = require(record, "files", dict, str(file))
+    del record["crc32"]
+    if crc32 != crc32_of_record(record):
+        raise CheckpointError(f"{file} has changed since it was written")
+    if path.name != f"step-{step:08d}":
+        raise CheckpointError(f"{file} is of step {step}, which its directory is not")
+    if files != checksums(path):
         raise CheckpointError(f"{path}: files are missing or have changed since they were written")
     return record
 
 
-def check_fingerprint(path: Path, record: dict, fingerprint: dict) -> None:
+def crc32_of_record(record: dict) -> int:
+    """The checksum of run.json's values."""
+    return zlib.crc32(json.dumps(record, sort_keys=True).encode())
+
+
+def check_fingerprint(path: Path, previous: dict, fingerprint: dict) -> None:
+    """An OtherRunError if a checkpoint was made with other settings."""
     differences = []
     for name, value in fingerprint.items():
-        if record.get(name) != value:
-            differences.append(f"{name} {record.get(name)!r}, now {value!r}")
+        if previous.get(name) != value:
+            differences.append(f"{name} {previous.get(name)!r}, now {value!r}")
     if differences:
         raise OtherRunError(
             f"{path} was made with {'; '.join(differences)}; use the same flags, another --out, or "
@@ -216,15 +227,11 @@ def check_fingerprint(path: Path, record: dict, fingerprint: dict) -> None:
         )
 
 
-def training_state(model: nn.Module, optimizer) -> dict:
-    """What a checkpoint holds: sharded weights, AdamW's moments, the random state of the CPU."""
-    weights, moments = dcp_state.get_state_dict(model, optimizer, options=ONLY_TRAINED)
-    return {"model": weights, "optimizer": moments, "rng": torch.get_rng_state()}
-
-
 def checksums(path: Path) -> dict[str, int]:
-    """CRC-32 of DCP's files; each rank reads its share. DCP does not detect corrupted bytes."""
+    """CRC-32 of a checkpoint's files; each rank reads its share. All ranks must call it."""
     files = sorted(file for file in path.iterdir() if file.name != "run.json")
+    for file in files:
+        check_regular_file(file)
     sums = {}
     for file in files[dist.get_rank() :: dist.get_world_size()]:
         crc = 0
@@ -233,8 +240,3 @@ def checksums(path: Path) -> dict[str, int]:
                 crc = zlib.crc32(block, crc)
         sums[file.name] = crc
     return merge_over_ranks(sums)
-
-
-def last_line(error: Exception) -> str:
-    """The last line of an error's message: DCP's begin with a traceback."""
-    return str(error).strip().splitlines()[-1]
