@@ -4,27 +4,31 @@ python -m nanollava.plot out/align out/instruct --out loss.png
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from .errors import UserError, run
+from .files import parse_object, read_bytes, replacing
+from .schema import require
+
+LARGEST_VALUE = 1e38  # of float32; matplotlib cannot draw axes to the end of float64
 
 
 def read_metric(run_directory: Path, key: str) -> tuple[list[int], list[float]]:
     """Steps and values of `key` in a run's metrics.jsonl, from the lines that hold it."""
+    path = run_directory / "metrics.jsonl"
+    if not path.exists():
+        problem = "no metrics of a training run; give the --out directory of one"
+        raise UserError(f"{run_directory}: {problem}")
     steps = []
     values = []
-    try:
-        for line in (run_directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-            if not line.endswith("}"):  # cut off when the run was killed
-                continue
-            entry = json.loads(line)
-            if key in entry:
-                steps.append(entry["step"])
-                values.append(entry[key])
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        problem = f"no metrics of a training run ({error!r}); give the --out directory of one"
-        raise UserError(f"{run_directory}: {problem}") from None
+    for number, line in enumerate(read_bytes(path).split(b"\n"), 1):
+        if not line.endswith(b"}"):  # cut off when the run was killed
+            continue
+        where = f"{path}, line {number}"
+        entry = parse_object(line, where)
+        if key in entry:
+            steps.append(require(entry, "step", int, where, minimum=0))
+            values.append(require(entry, key, float, where, maximum=LARGEST_VALUE))
     return steps, values
 
 
@@ -69,8 +73,15 @@ def main() -> None:
     axes.set(xlabel="step", ylabel="loss")
     axes.grid(axis="y", alpha=0.3)
     axes.legend(frameon=False)
-    figure.savefig(args.out, dpi=100)
-    print(f"{args.out}: {', '.join(map(str, args.runs))}")
+    path = Path(args.out)
+    if path.name and not path.suffix:
+        path = path.with_suffix(".png")
+    file_format = path.suffix.removeprefix(".").lower()
+    if file_format not in figure.canvas.get_supported_filetypes():
+        raise UserError(f"--out {args.out}: expected the name of an image file, such as loss.png")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=100, format=file_format)
+    print(f"{path}: {', '.join(map(str, args.runs))}")
 
 
 if __name__ == "__main__":

@@ -61,3 +61,39 @@ def test_a_run_without_a_step(tmp_path, call):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "validation_loss": 1.0}\n')
     with pytest.raises(UserError, match="contains no step"):
         call(plot, tmp_path, "--out", tmp_path / "loss.png")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"step": "1", "loss": 1}', "step = '1'; expected a whole number"),
+        ('{"step": -1, "loss": 1}', "step = -1; expected at least 0"),
+        ('{"loss": 1}', "no 'step'; expected a whole number"),
+        ('{"step": 1, "loss": null}', "loss = None; expected a finite number"),
+        ('{"step": 1, "loss": "1"}', "loss = '1'; expected a finite number"),
+        ('{"step": 1, "loss": NaN}', "loss = nan; expected a finite number"),
+        ('{"step": 1, "loss": 1e308}', "loss = 1e.308; expected at most"),
+        ("broken}", "not valid JSON"),
+        (b"\xff}", "not valid JSON"),
+        ('{"a":' * 10_000 + "}", "not valid JSON"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, line, message):
+    if isinstance(line, str):
+        line = line.encode()
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 0, "loss": 1}\n' + line + b"\n")
+    with pytest.raises(UserError, match=f"metrics.jsonl, line 2: {message}"):
+        plot.read_metric(tmp_path, "loss")
+
+
+def test_metrics_that_are_no_file(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(UserError, match="metrics.jsonl: not a regular file"):
+        plot.read_metric(tmp_path, "loss")
+
+
+@pytest.mark.parametrize("name", ["loss.xyz", ""])
+def test_a_file_name_that_is_no_image(tmp_path, call, name):
+    pytest.importorskip("matplotlib")
+    with pytest.raises(UserError, match="expected the name of an image file, such as loss.png"):
+        call(plot, write_run(tmp_path / "one", 3.0), "--out", name)
