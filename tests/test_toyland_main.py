@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -83,3 +84,24 @@ def test_unusable_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsy
     error = capsys.readouterr().err
     assert message in error
     assert len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "module, command",
+    [
+        ("score", "score"),
+        ("data", "data"),
+        ("draw", "picture"),
+        ("pretrain", "pretrain"),
+        ("clip", "pretrain"),
+        ("vicuna", "pretrain"),
+    ],
+)
+def test_a_module_that_is_no_program_names_the_command(module, command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_module(f"nanollava.toyland.{module}", run_name="__main__")
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error == (
+        f"error: this module is not a program; see python -m nanollava.toyland {command} --help\n"
+    )

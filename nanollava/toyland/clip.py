@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..config import VisionConfig
+from ..errors import exit_with
 from ..files import made_by, read_json
 from ..hf.config import vision_config_json
 from ..hf.load import load
@@ -498,3 +499,7 @@ def pretrain_clip(
     train_clip(model, tokenizer, second, dtype, device)
     save_clip(model, tokenizer, out)
     made_by(out)
+
+
+if __name__ == "__main__":
+    exit_with("this module is not a program; see python -m nanollava.toyland pretrain --help")

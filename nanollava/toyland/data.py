@@ -9,7 +9,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from ..conversation import IMAGE
-from ..errors import UserError
+from ..errors import UserError, exit_with
 from .captions import boxes, captions
 from .draw import draw
 from .scenes import Scene, scenes
@@ -105,3 +105,7 @@ def ensure_data(path: str, made_here: str) -> None:
         print(f"making Toyland's data set in {directory} ...", flush=True)
         write(directory)
     dist.barrier()
+
+
+if __name__ == "__main__":
+    exit_with("this module is not a program; see python -m nanollava.toyland data --help")

@@ -4,6 +4,7 @@ import random
 
 from PIL import Image
 
+from ..errors import exit_with
 from . import backgrounds
 from .pen import RGB, Pen, scale
 from .scenes import Scene, Thing
@@ -52,3 +53,7 @@ def draw(scene: Scene, size: int = 336) -> Image.Image:
     if scene.weather == "rainy":
         backgrounds.draw_rain(pen, rng)
     return image.resize((size, size), Image.Resampling.BOX)
+
+
+if __name__ == "__main__":
+    exit_with("this module is not a program; see python -m nanollava.toyland picture --help")

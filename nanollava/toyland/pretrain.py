@@ -16,6 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ..conversation import VICUNA_SYSTEM
+from ..errors import exit_with
 from ..files import write_json
 from ..hf import files as hf_files
 from ..hf.names import Layout
@@ -121,3 +122,7 @@ def save(model: nn.Module, config: dict, layout: Layout, tokenizer: Tokenizer, p
     state = {name: tensor.half() for name, tensor in model.state_dict().items()}
     hf_files.save(state, path, layout)
     tokenizer.save_pretrained(path)
+
+
+if __name__ == "__main__":
+    exit_with("this module is not a program; see python -m nanollava.toyland pretrain --help")

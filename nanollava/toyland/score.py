@@ -8,6 +8,7 @@ import random
 from statistics import fmean
 
 from ..conversation import IMAGE
+from ..errors import exit_with
 from ..image import ImageConfig
 from ..llava import LLaVA
 from ..streaming import answer
@@ -170,3 +171,7 @@ def table(result: dict) -> str:
         f"{recall:.1%} of the true facts are stated"
     )
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    exit_with("this module is not a program; see python -m nanollava.toyland score --help")

@@ -20,6 +20,7 @@ from torch import nn
 
 from ..config import LlamaConfig
 from ..conversation import IGNORE_INDEX, encode
+from ..errors import exit_with
 from ..files import made_by
 from ..hf.config import llama_config_json
 from ..hf.names import LLAMA as LLAMA_LAYOUT
@@ -348,3 +349,7 @@ def pretrain_vicuna(
     model, tokenizer = train_vicuna(scale, BATCH, seed, dtype, device)
     save_vicuna(model, tokenizer, out)
     made_by(out)
+
+
+if __name__ == "__main__":
+    exit_with("this module is not a program; see python -m nanollava.toyland pretrain --help")
