@@ -1,7 +1,6 @@
 """The client of judge and teacher, over real HTTP: retries, pace, errors in one line, the key."""
 
 import argparse
-import math
 import os
 import signal
 import subprocess
@@ -16,7 +15,14 @@ from fake_endpoint import RawServer, http_reply
 from nanollava.errors import UserError
 from nanollava.evals.answers import Refused, Rejected, Reply
 from nanollava.evals.client import ChatClient
-from nanollava.evals.endpoint import Endpoint, Pace, add_arguments, in_threads, make_request
+from nanollava.evals.endpoint import (
+    Endpoint,
+    Pace,
+    add_arguments,
+    check_arguments,
+    in_threads,
+    make_request,
+)
 
 openai = pytest.importorskip("openai")
 
@@ -232,23 +238,9 @@ def test_a_key_that_no_header_can_hold_is_not_printed(monkeypatch, key):
     ("options", "message"),
     [
         ({"base_url": "nowhere"}, "--base-url nowhere: expected http"),
-        ({"threads": 0}, "must be more than 0"),
-        ({"base_url": "http://[::1"}, "--base-url http://\\[::1: expected http"),
-        ({"base_url": "http://localhost:99999/v1"}, "--base-url .*: expected http"),
-        ({"base_url": "http:///v1"}, "--base-url .*: expected http"),
-        ({"base_url": "http://local\nhost/v1"}, "--base-url .*: expected http"),
-        ({"base_url": "ftp://localhost/v1"}, "--base-url .*: expected http"),
-        ({"threads": 10**9}, "--threads 1000000000: must be at most 1000"),
-        ({"per_minute": -1.0}, "must be more than 0"),
-        ({"per_minute": 1e-320}, "--per-minute 1e-320: expected at least one request a day"),
-        ({"per_minute": math.nan}, "--per-minute nan: must be more than 0"),
-        ({"tries": 0}, "--tries 0: must be more than 0"),
-        ({"timeout": math.inf}, "--timeout inf: must be at most 86400"),
-        ({"timeout": math.nan}, "--timeout nan: must be more than 0"),
-        ({"timeout": 1e300}, "--timeout 1e.300: must be at most 86400"),
     ],
 )
-def test_bad_settings(monkeypatch, options, message):
+def test_an_address_that_is_none(monkeypatch, options, message):
     monkeypatch.setenv("OPENAI_API_KEY", "good")
     with pytest.raises(UserError, match=message) as error:
         Endpoint(**{"base_url": "http://localhost/v1", **options})
@@ -256,23 +248,32 @@ def test_bad_settings(monkeypatch, options, message):
 
 
 @pytest.mark.parametrize(
-    "flags",
+    ("flags", "message"),
     [
-        ["--wait", "-1"],
-        ["--wait", "nan"],
-        ["--wait", "inf"],
-        ["--temperature", "nan"],
-        ["--temperature", "inf"],
-        ["--price", "-1", "0"],
-        ["--price", "0", "nan"],
+        ("--threads 0", "--threads 0: must be more than 0"),
+        ("--threads 1000000000", "--threads 1000000000: expected at most 1000"),
+        ("--per-minute -1", "--per-minute -1.0: must be more than 0"),
+        ("--per-minute 1e-320", "--per-minute 1e-320: expected at least one request a day"),
+        ("--per-minute nan", "--per-minute nan: must be more than 0"),
+        ("--tries 0", "--tries 0: must be more than 0"),
+        ("--timeout inf", "--timeout inf: expected at most 86400"),
+        ("--timeout nan", "--timeout nan: must be more than 0"),
+        ("--timeout 1e300", "--timeout 1e.300: expected at most 86400"),
+        ("--wait -1", "--wait -1.0: expected at least 0 seconds"),
+        ("--wait nan", "--wait nan: expected at least 0 seconds"),
+        ("--wait inf", "--wait inf: expected at most 86400 seconds"),
+        ("--temperature nan", "--temperature nan: expected"),
+        ("--temperature inf", "--temperature inf: expected"),
+        ("--price -1 0", "--price -1.0: expected dollars"),
+        ("--price 0 nan", "--price nan: expected dollars"),
     ],
 )
-def test_bad_flags(monkeypatch, flags):
-    monkeypatch.setenv("OPENAI_API_KEY", "good")
+def test_flags_without_sense(flags, message):
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    with pytest.raises(UserError, match=f"^{flags[0]} .*expected"):
-        Endpoint.from_arguments(parser.parse_args(flags))
+    with pytest.raises(UserError, match=f"^{message}") as error:
+        check_arguments(parser.parse_args(flags.split()))
+    assert "\n" not in str(error.value)
 
 
 def test_without_the_openai_package(monkeypatch):

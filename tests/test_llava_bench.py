@@ -268,6 +268,26 @@ def test_no_images_are_refused(tmp_path, call):
         call(llava_bench, "--count", 0, "--out", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--count", 10**20], "--count 100000000000000000000: expected at most 100000"),
+        (["--seed", 2**64], "--seed 18446744073709551616: expected at most"),
+        (["--max-new-tokens", 0], "--max-new-tokens 0: expected at least 1"),
+        (["--vision", "/nowhere"], "--vision /nowhere: no such file or directory"),
+        (["--timeout", "inf"], "--timeout inf: expected at most"),
+        (["--judge", ""], "--judge '': expected a value"),
+        (["--out", ""], "--out '': expected a value"),
+        (["--model", ""], "--model '': expected a value"),
+    ],
+)
+def test_flags_without_sense(tmp_path, call, flags, message):
+    """Also those of the endpoint, though no judge is asked."""
+    with pytest.raises(UserError, match=f"^{message}"):
+        call(llava_bench, "--out", tmp_path / "out", *flags)
+    assert not (tmp_path / "out").exists()
+
+
 def test_real_questions_need_all_files_and_a_judge(call, files):
     with pytest.raises(UserError, match="real questions need"):
         call(llava_bench, *files[:-2])

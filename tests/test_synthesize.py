@@ -223,6 +223,12 @@ def test_a_negative_limit_is_refused(tmp_path, call):
         call(synthesize, "--limit", -1, "--out", tmp_path)
 
 
+@pytest.mark.parametrize("flag", ["--pictures", "--out", "--model", "--base-url"])
+def test_an_empty_flag_is_refused(call, flag):
+    with pytest.raises(UserError, match=f"{flag} '': expected a value"):
+        call(synthesize, flag, "")
+
+
 def test_toylands_teacher(tmp_path, call):
     caption = "A picture taken at the beach on a sunny day: a red cat in front on the left."
     row = {

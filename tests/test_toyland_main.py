@@ -73,6 +73,14 @@ def test_pretrain_makes_both_starting_points(tmp_path):
         (["score", "--model", "missing"], "missing"),
         (["pretrain", "--pictures", 10], "--pictures 10"),
         (["pretrain", "--scale", 0], "--scale 0"),
+        (["pretrain", "--scale", "nan"], "--scale nan"),
+        (["pretrain", "--scale", "inf"], "--scale inf"),
+        (["pretrain", "--pictures", 10**20], "--pictures 100000000000000000000"),
+        (["picture", "--out", "p.png", "--index", 10**20], "--index 100000000000000000000"),
+        (["picture", "--out", "p.png", "--size", 10**20], "--size 100000000000000000000"),
+        (["data", "--out", "d", "--validation", 10**20], "--validation 100000000000000000000"),
+        (["score", "--model", ""], "--model ''"),
+        (["score", "--seed", 2**64], "--seed 18446744073709551616"),
     ],
 )
 def test_unusable_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, args, message):
@@ -86,6 +94,7 @@ def test_unusable_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsy
     assert len(error.strip().splitlines()) == 1
 
 
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")  # this process has them already
 @pytest.mark.parametrize(
     "module, command",
     [

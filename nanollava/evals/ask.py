@@ -7,7 +7,9 @@ from PIL import Image
 
 from ..assistant import load
 from ..device import DTYPES
+from ..errors import UserError
 from ..files import shipped
+from ..flags import check_number, check_texts
 from .answers import Reply
 
 CHUNK = 64  # questions between two writes to the answers file
@@ -28,6 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dtype", default="fp32", choices=list(DTYPES), help="dtype of the computation"
     )
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise a UserError if a flag of the model has a value without sense."""
+    check_texts(args, "model", "vision", "template", "device")
+    check_number(args, "max_new_tokens", 1, 1_000_000)
+    if args.vision is not None and not shipped(args.vision).exists():
+        raise UserError(f"--vision {args.vision}: no such file or directory")
 
 
 def make_job(args: argparse.Namespace, question: str, image: str | None) -> dict:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from ..errors import UserError
+from ..flags import check_number, check_positive, check_texts
 from .answers import Refused, Rejected, Reply
 from .client import ChatClient, RequestFailed
 from .replies import NotACompletion, read_reply
@@ -34,7 +35,7 @@ MAX_PAUSE = 8.0
 MAX_RETRY_AFTER = 120.0
 
 MAX_THREADS = 1000
-DAY = 86400.0  # seconds; the longest time that a flag may ask for
+DAY = 86400  # seconds; the longest time that a flag may ask for
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,6 +78,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise a UserError if a flag of the endpoint has a value without sense."""
+    check_texts(args, "base_url")
+    check_positive(args, "threads", MAX_THREADS)
+    check_positive(args, "per_minute", 1e9)
+    if args.per_minute < 60 / DAY:
+        raise UserError(f"--per-minute {args.per_minute}: expected at least one request a day")
+    check_positive(args, "tries", 1_000_000)
+    check_positive(args, "timeout", DAY)
+    check_number(args, "wait", 0, DAY, "seconds")
+    check_number(args, "temperature", -100, 100)
+    for price in args.price:
+        if not 0 <= price <= 1e9:
+            raise UserError(f"--price {price}: expected dollars per million tokens")
+
+
 def make_request(model: str | None, messages: list[dict], temperature: float) -> dict:
     """Return the body of a chat request; a negative temperature leaves it to the server."""
     request = {"model": model, "messages": messages}
@@ -112,12 +129,6 @@ class Endpoint:
         tries: int = 10,
         timeout: float = 120.0,
     ):
-        check_positive("--threads", threads, MAX_THREADS)
-        check_positive("--per-minute", per_minute)
-        if per_minute < 60 / DAY:
-            raise UserError(f"--per-minute {per_minute}: expected at least one request a day")
-        check_positive("--tries", tries)
-        check_positive("--timeout", timeout, DAY)
         self.client = ChatClient(base_url, read_key(), timeout)
         self.base_url = base_url
         self.threads = threads
@@ -131,13 +142,7 @@ class Endpoint:
     @classmethod
     def from_arguments(cls, args: argparse.Namespace) -> "Endpoint":
         """Build the client that the flags of `add_arguments` describe."""
-        if not 0 <= args.wait <= DAY:
-            raise UserError(f"--wait {args.wait}: expected at least 0 seconds, at most {DAY:g}")
-        if not abs(args.temperature) <= 100:  # servers have lower limits
-            raise UserError(f"--temperature {args.temperature}: expected a temperature up to 2")
-        for price in args.price:
-            if not 0 <= price <= 1e9:
-                raise UserError(f"--price {price}: expected dollars per million tokens")
+        check_arguments(args)
         return cls(args.base_url, args.threads, args.per_minute, args.tries, args.timeout)
 
     def ask(self, jobs: dict[str, dict]) -> Iterator[tuple[str, Reply | Rejected]]:
@@ -216,14 +221,6 @@ def pause_after(failure: RequestFailed, attempt: int) -> float:
         )
         raise RequestFailed(problem, failure.status, failure.retry_after)
     return failure.retry_after
-
-
-def check_positive(flag: str, value: float, maximum: float = 1e9) -> None:
-    """Raise a UserError unless a flag's value is more than 0 and at most `maximum`."""
-    if not value > 0:  # also NaN
-        raise UserError(f"{flag} {value}: must be more than 0")
-    if value > maximum:
-        raise UserError(f"{flag} {value}: must be at most {maximum:g}")
 
 
 def read_key() -> str:

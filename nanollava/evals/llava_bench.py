@@ -17,6 +17,7 @@ from PIL import Image
 
 from ..errors import UserError, run
 from ..files import write_json
+from ..flags import MAX_SEED, check_number, check_texts
 from ..image import open_image
 from ..schema import require, short
 from ..toyland.captions import boxes, captions
@@ -33,6 +34,7 @@ from .prompts import judge_messages
 # The benchmark's names of the three kinds of question, and Toyland's teacher's.
 CATEGORIES = {"conv": "conversation", "detail": "detail", "complex": "complex"}
 RESAMPLES = 2000  # of the bootstrap
+MAX_IMAGES = 100_000  # Toyland scenes are drawn in memory
 
 OpenImage = Callable[[str], Image.Image]
 
@@ -184,15 +186,19 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="seed of Toyland's questions")
     ask.add_arguments(parser)
     endpoint.add_arguments(parser)
-    return parser.parse_args()
+    args = parser.parse_args()
+    check_texts(args, "out", "questions", "references", "context", "images", "judge")
+    check_number(args, "count", 1, MAX_IMAGES, "images")
+    check_number(args, "seed", 0, MAX_SEED)
+    ask.check_arguments(args)
+    endpoint.check_arguments(args)
+    return args
 
 
 def load_questions(args: argparse.Namespace) -> tuple[dict[str, dict], OpenImage]:
     """The questions by name, and a function that opens what a question calls "image"."""
     files = [args.questions, args.references, args.context, args.images]
     if not any(files):
-        if args.count < 1:
-            raise UserError(f"--count {args.count}: expected at least 1 image")
         questions, pool = toyland(args.count, args.seed)
         return questions, lambda image: draw(pool[int(image)], IMAGE_SIZE)
     if not all(files) or not args.judge:

@@ -16,6 +16,7 @@ from string import ascii_uppercase as LETTERS
 from ..conversation import IMAGE
 from ..errors import UserError, run
 from ..files import read_json, write_json
+from ..flags import check_texts
 from ..image import open_image
 from ..schema import has_type, optional, require, short
 from . import ask, endpoint
@@ -180,7 +181,11 @@ def parse_arguments() -> argparse.Namespace:
     )
     ask.add_arguments(parser)
     endpoint.add_arguments(parser)
-    return parser.parse_args()
+    args = parser.parse_args()
+    check_texts(args, "data", "images", "split", "out", "make", "judge")
+    ask.check_arguments(args)
+    endpoint.check_arguments(args)
+    return args
 
 
 def make_training_file(args: argparse.Namespace) -> None:

@@ -24,6 +24,7 @@ import torch
 from ..data import read_records
 from ..errors import UserError, run
 from ..files import REPOSITORY, parse_object, read_json, shipped, write_text
+from ..flags import check_number, check_texts
 from ..llama import Llama
 from ..schema import require
 from ..tokenizer import Tokenizer
@@ -36,6 +37,7 @@ from .answers import Rejected, Reply, collect
 BENCH_COLUMNS = ("conv", "detail", "complex", "all")
 COLUMNS = (*BENCH_COLUMNS, "exact")
 LLM = "checkpoints/toy-vicuna"
+MAX_COUNT = 1_000_000  # of any flag
 SMALL_LAYERS = 3  # of the smaller language model
 
 
@@ -480,9 +482,13 @@ def parse_arguments() -> argparse.Namespace:
         args.scenes = 50
         args.out = "out/tables-quick"
         args.doc = "out/tables-quick/tables.md"
-    counts = [args.seeds, *args.steps, args.batch, args.heal, args.pictures, args.parallel]
-    if min(counts) < 1 or args.scenes < 3:
-        parser.error("expected at least 1 of everything, and 3 --scenes")
+    check_texts(args, "out", "data", "doc")
+    for name in ("seeds", "batch", "heal", "pictures", "parallel"):
+        check_number(args, name, 1, MAX_COUNT)
+    check_number(args, "scenes", 3, MAX_COUNT)
+    for steps in args.steps:
+        if not 1 <= steps <= MAX_COUNT:
+            raise UserError(f"--steps {steps}: expected at least 1, at most {MAX_COUNT}")
     return args
 
 

@@ -20,6 +20,8 @@ from ..evals.answers import Reply, collect
 from ..evals.context import Context, read_contexts
 from ..evals.endpoint import Endpoint, make_request
 from ..files import write_text
+from ..flags import check_number, check_texts
+from ..schema import LARGEST_INT
 from ..toyland.teacher import instructions, read
 from .prompts import DETAIL_QUESTIONS, KINDS, messages
 from .records import check_record, parse
@@ -57,7 +59,11 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--dry-run", action="store_true", help="print the prompts and ask nothing")
     endpoint.add_arguments(parser)
-    return parser.parse_args()
+    args = parser.parse_args()
+    check_texts(args, "pictures", "out", "model")
+    check_number(args, "limit", 0, LARGEST_INT)
+    endpoint.check_arguments(args)
+    return args
 
 
 def make_job(args: argparse.Namespace, name: str, context: Context, kind: str) -> dict:
@@ -95,8 +101,6 @@ def toyland_teacher(jobs: dict[str, dict]) -> Iterator[tuple[str, Reply]]:
 
 def main() -> None:
     args = parse_arguments()
-    if args.limit < 0:
-        raise UserError(f"--limit {args.limit}: expected at least 0")
     contexts = read_contexts(args.pictures)
     names = list(contexts)
     if args.limit:

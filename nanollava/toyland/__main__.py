@@ -6,7 +6,8 @@ from pathlib import Path
 
 from ..assistant import load
 from ..device import DTYPES, pick_device, pick_dtype
-from ..errors import UserError, run
+from ..errors import run
+from ..flags import MAX_SEED, check_number, check_positive, check_texts
 from ..image import save_image
 from . import data
 from .clip import MIN_IMAGES, pretrain_clip
@@ -15,21 +16,21 @@ from .scenes import SPLITS, scenes
 from .score import score, table
 from .vicuna import pretrain_vicuna
 
+MAX_SCENES = 1_000_000
+MAX_SIZE = 10_000  # pixels
 DEVICES = "auto, cpu, cuda or mps"
 
 
 def run_data(args: argparse.Namespace) -> None:
-    check_size(args.size)
-    if args.train < 1 or args.validation < 0:
-        raise UserError("expected --train of at least 1 and --validation of at least 0 scenes")
+    check_number(args, "size", MIN_SIZE, MAX_SIZE, "pixels")
+    check_number(args, "train", 1, MAX_SCENES, "scenes")
+    check_number(args, "validation", 0, MAX_SCENES, "scenes")
     data.write(args.out, args.train, args.validation, args.seed, args.size)
 
 
 def run_pretrain(args: argparse.Namespace) -> None:
-    if args.pictures < MIN_IMAGES:
-        raise UserError(f"--pictures {args.pictures}: expected at least {MIN_IMAGES}")
-    if args.scale <= 0:
-        raise UserError(f"--scale {args.scale}: expected a positive number")
+    check_number(args, "pictures", MIN_IMAGES, MAX_SCENES)
+    check_positive(args, "scale", 1000)
     device = pick_device(args.device)
     dtype = pick_dtype(args.dtype, device)
     out = Path(args.out)
@@ -40,8 +41,8 @@ def run_pretrain(args: argparse.Namespace) -> None:
 
 
 def run_score(args: argparse.Namespace) -> None:
-    if args.count < 3:
-        raise UserError(f"--count {args.count}: expected at least 3 scenes")
+    check_texts(args, "model")
+    check_number(args, "count", 3, MAX_SCENES, "scenes")
     assistant = load(args.model, args.device, args.dtype)
     result = score(
         assistant.model, assistant.tokenizer, assistant.image_config, args.count, args.seed
@@ -53,17 +54,11 @@ def run_score(args: argparse.Namespace) -> None:
 
 
 def run_picture(args: argparse.Namespace) -> None:
-    check_size(args.size)
-    if args.index < 0:
-        raise UserError(f"--index {args.index}: expected at least 0")
+    check_number(args, "size", MIN_SIZE, MAX_SIZE, "pixels")
+    check_number(args, "index", 0, MAX_SCENES)
     scene = list(scenes(args.split, args.index + 1, args.seed, unseen=False))[-1]
     save_image(draw(scene, args.size), args.out)
     print(scene)
-
-
-def check_size(size: int) -> None:
-    if size < MIN_SIZE:
-        raise UserError(f"--size {size}: expected at least {MIN_SIZE} pixels")
 
 
 def add_command(commands, name: str, function, help: str) -> argparse.ArgumentParser:
@@ -137,6 +132,7 @@ def main() -> None:
     add_score_command(commands)
     add_picture_command(commands)
     args = parser.parse_args()
+    check_number(args, "seed", 0, MAX_SEED)
     args.function(args)
 
 

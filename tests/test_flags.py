@@ -1,0 +1,45 @@
+"""Ranges and empty texts of flags: one line that names the flag."""
+
+import math
+from argparse import Namespace
+
+import pytest
+
+from nanollava.errors import UserError
+from nanollava.flags import check_number, check_positive, check_texts
+
+
+@pytest.mark.parametrize("value", [1, 5, 10, 9.99])
+def test_a_number_in_its_range(value):
+    check_number(Namespace(count=value), "count", 1, 10)
+    check_positive(Namespace(count=value), "count", 10)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (0, "--max-count 0: expected at least 1 images"),
+        (11, "--max-count 11: expected at most 10 images"),
+        (2**64, "--max-count 18446744073709551616: expected at most 10 images"),
+        (math.inf, "--max-count inf: expected at most 10 images"),
+        (-math.inf, "--max-count -inf: expected at least 1 images"),
+        (math.nan, "--max-count nan: expected at least 1 images"),
+    ],
+)
+def test_a_number_out_of_its_range(value, message):
+    with pytest.raises(UserError, match=f"^{message}$"):
+        check_number(Namespace(max_count=value), "max_count", 1, 10, "images")
+
+
+@pytest.mark.parametrize("value", [0, -1, math.nan, 11, math.inf])
+def test_a_number_that_is_not_positive_or_too_large(value):
+    with pytest.raises(UserError, match=f"^--wait {value}: (must be more than 0|expected at most)"):
+        check_positive(Namespace(wait=value), "wait", 10)
+
+
+def test_empty_texts():
+    check_texts(Namespace(out="a", model=None, pictures=["a", "b"]), "out", "model", "pictures")
+    with pytest.raises(UserError, match="^--out '': expected a value"):
+        check_texts(Namespace(out=""), "out")
+    with pytest.raises(UserError, match="^--pictures '': expected a value"):
+        check_texts(Namespace(pictures=["a", ""]), "pictures")
