@@ -63,9 +63,9 @@ def main() -> None:
     for kind in sources:
         report_source(kind, sources)
     write(out, model, tokenizer, image_config)
-    state = model.state_dict()
-    num_bytes = sum(tensor.nbytes for tensor in state.values())
-    print(f"wrote {out} (llava-hf): {len(state)} tensors, {num_bytes:,} bytes")
+    parameters = list(model.parameters())  # tied ones once
+    num_bytes = sum(parameter.nbytes for parameter in parameters)
+    print(f"wrote {out} (llava-hf): {len(parameters)} tensors, {num_bytes:,} bytes")
     print(f"try: python sample.py --model {out} --image cat.jpg")
 
 

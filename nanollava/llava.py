@@ -124,6 +124,7 @@ class LLaVA(nn.Module):
         files' dtypes; a new W, which comes from no file, is float32 then. `quantize` as for
         `from_pretrained`.
         """
+        check_tower(vision, llm)
         vision_tower = CLIPVisionTransformer.from_pretrained(vision, device=device, dtype=dtype)
         prepare = partial(prepare_quantization, quantize=quantize)
         language_model = Llama.from_pretrained(llm, device=device, dtype=dtype, prepare=prepare)
@@ -196,9 +197,13 @@ class LLaVA(nn.Module):
         """Writes what `transformers.LlavaForConditionalGeneration` loads: weights and config.json.
 
         `state` replaces the module's own state dict, where that is sharded or of another dtype.
+        Tied embeddings are written once.
         """
         Path(path).mkdir(parents=True, exist_ok=True)
-        hf_files.save(state or self.state_dict(), path, LLAVA)
+        weights = dict(self.state_dict() if state is None else state)
+        if self.config.text_config.tie_word_embeddings:
+            weights.pop("language_model.lm_head.weight", None)
+        hf_files.save(weights, path, LLAVA)
         write_json(Path(path) / "config.json", llava_config_json(self.config))
 
 
@@ -257,13 +262,43 @@ def load_projector(
 
 
 def original_tower(path: str | Path, values: dict, vision: str | Path | None) -> str | Path:
-    """Where the vision tower of an original LLaVA is: `vision`, the directory that its config
-    names, or the checkpoint itself, which may hold the tower as well."""
+    """Where the vision tower of an original LLaVA is: `vision`, the checkpoint itself if its tower
+    was trained, the directory that its config names, or the checkpoint again, which may hold a
+    copy of that."""
+    if vision is None and tuned_tower_key(values) is not None and holds_tower(path):
+        return path
     tower = vision or schema.require(values, "mm_vision_tower", str, f"{path}/config.json")
     if (Path(tower) / "config.json").is_file():
         return tower
-    names = hf_files.shapes(path)
-    if vision is None and any(name.startswith("model.vision_tower.") for name in names):
+    if vision is None and holds_tower(path):
         return path
     missing = f"its vision tower {str(tower)!r} is not a directory here"
     raise WeightsError(f"{path}: {missing}; give CLIP's directory with --vision")
+
+
+def check_tower(vision: str | Path, llm: str | Path) -> None:
+    """A WeightsError if `llm` is an original LLaVA that needs its own vision tower."""
+    if Path(vision).resolve() == Path(llm).resolve():
+        return
+    key = tuned_tower_key(read_json(Path(llm) / "config.json"))
+    if key is not None and holds_tower(llm):
+        raise WeightsError(
+            f"{llm}: its vision tower was trained ({key} in config.json) and is in it; "
+            f"{vision} would replace it: leave that out, or give {llm} for it"
+        )
+
+
+def tuned_tower_key(values: dict) -> str | None:
+    """The key with which the config of an original LLaVA says that its tower was trained."""
+    if "mm_vision_tower" not in values:
+        return None
+    if values.get("unfreeze_mm_vision_tower") is True:
+        return "unfreeze_mm_vision_tower"
+    if "mm_vision_tower" in str(values.get("mm_tunable_parts")).split(","):
+        return "mm_tunable_parts"
+    return None
+
+
+def holds_tower(path: str | Path) -> bool:
+    """Whether an original LLaVA was saved with its vision tower."""
+    return any(name.startswith("model.vision_tower.") for name in hf_files.shapes(path))

@@ -242,6 +242,23 @@ def test_special_tokens_of_the_top_level_win():
     assert parse_llava_config(values).eos_token_id == 8
 
 
+@pytest.mark.parametrize(
+    "top_level, text, tied",
+    [
+        ({}, {}, False),
+        ({"tie_word_embeddings": True}, {}, True),
+        ({"tie_word_embeddings": True}, {"tie_word_embeddings": None}, True),
+        ({"tie_word_embeddings": True}, {"tie_word_embeddings": True}, True),
+        ({"tie_word_embeddings": False}, {"tie_word_embeddings": True}, True),
+        ({}, {"tie_word_embeddings": True}, True),
+    ],
+)
+def test_embeddings_are_tied_where_either_part_says_so(top_level, text, tied):
+    values = {k: v for k, v in LLAVA_HF_7B.items() if k != "tie_word_embeddings"}
+    values |= top_level | {"text_config": values["text_config"] | text}
+    assert parse_llava_config(values).text_config.tie_word_embeddings is tied
+
+
 @pytest.mark.parametrize("token_id", [[1, 2], "2", -2, True, 1.5])
 def test_a_special_token_that_is_no_id_is_an_error(token_id):
     expected = "here: eos_token_id = .*; expected"
@@ -391,8 +408,12 @@ def test_transformers_reads_our_rope():
         ),
         (
             parse_llava_config,
-            LLAVA_HF_7B | {"tie_word_embeddings": True},
-            "tie_word_embeddings = True is not supported; expected False",
+            LLAVA_HF_7B
+            | {
+                "tie_word_embeddings": True,
+                "text_config": LLAVA_HF_7B["text_config"] | {"tie_word_embeddings": False},
+            },
+            "tie_word_embeddings = True, but False in text_config; correct one of them",
         ),
     ],
 )

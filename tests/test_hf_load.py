@@ -165,10 +165,47 @@ def test_weights_too_large_for_the_dtype_asked_for_are_an_error(path, change_ten
         LLaVA.from_pretrained(path, dtype=torch.float16)
 
 
-def test_a_linear_projector_needs_an_identity_behind_it(path):
+def make_projector_linear(path) -> None:
+    """Takes the nonlinearity out of a llava-hf directory with any two layers."""
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | {"projector_hidden_act": "linear"}))
-    with pytest.raises(WeightsError, match=r"linear_2.* is not the identity"):
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_two_linear_layers_are_read_as_their_product(path, dtype):
+    make_projector_linear(path)
+    theirs = transformers.LlavaForConditionalGeneration.from_pretrained(path, dtype=dtype)
+    ours = LLaVA.from_pretrained(path, dtype=dtype)
+    assert ours.config.projector == "linear"
+    Z_v = torch.randn(2, 16, 48, generator=torch.Generator().manual_seed(0)).to(dtype)
+    with torch.no_grad():
+        expected = theirs.model.multi_modal_projector(Z_v)
+        assert (ours.multi_modal_projector(Z_v) - expected).abs().max() < 1e-5
+        exact = dtype == torch.float64
+        assert not exact or (ours.multi_modal_projector(Z_v) - expected).abs().max() < 1e-12
+
+
+def test_the_product_survives_saving(path, tmp_path):
+    make_projector_linear(path)
+    LLaVA.from_pretrained(path).save_pretrained(tmp_path / "again")
+    first = LLaVA.from_pretrained(path).state_dict()
+    second = LLaVA.from_pretrained(tmp_path / "again").state_dict()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+def test_one_tensor_of_a_second_layer_is_an_error(path, change_tensors):
+    make_projector_linear(path)
+    change_tensors(lambda tensors: tensors.pop("multi_modal_projector.linear_2.bias"))
+    with pytest.raises(WeightsError, match=r"linear_2.bias' is missing"):
+        LLaVA.from_pretrained(path)
+
+
+def test_a_second_layer_of_another_shape_is_an_error(path, change_tensors):
+    make_projector_linear(path)
+    name = "multi_modal_projector.linear_2.weight"
+    change_tensors(lambda tensors: tensors.update({name: torch.ones(64, 48)}))
+    with pytest.raises(WeightsError, match=r"has shape \(64, 48\), the config says \(64, 64\)"):
         LLaVA.from_pretrained(path)
 
 
@@ -242,6 +279,112 @@ def test_an_original_llava_without_its_tower_is_an_error(original_and_clip):
         WeightsError, match=r"vision tower 'openai/clip' is not a directory here; give .* --vision"
     ):
         LLaVA.from_pretrained(original)
+
+
+def change_config(path, **changes) -> None:
+    values = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(values | changes))
+
+
+TUNED = [
+    {"unfreeze_mm_vision_tower": True},
+    {"mm_tunable_parts": "mm_vision_tower,mm_mlp_adapter,mm_language_model"},
+]
+NOT_TUNED = [{"unfreeze_mm_vision_tower": False}, {"mm_tunable_parts": "mm_mlp_adapter"}]
+
+
+@pytest.fixture
+def original_with_tower(reference, tmp_path):
+    """An original LLaVA with its tower, and a CLIP directory with other weights."""
+    (original,) = write_original_with_tower(reference, tmp_path)
+    (tmp_path / "other").mkdir()
+    other = reference_model("gelu")
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(0.1)
+    _, clip = write_original_and_clip(other, tmp_path / "other")
+    return original, clip
+
+
+@pytest.mark.parametrize("changes", TUNED)
+def test_a_trained_tower_is_never_replaced(original_with_tower, changes):
+    original, clip = original_with_tower
+    change_config(original, mm_vision_tower=str(clip), **changes)
+    inside = LLaVA.from_pretrained(original, vision=original).vision_tower.state_dict()
+    loaded = LLaVA.from_pretrained(original).vision_tower.state_dict()
+    for name, tensor in inside.items():
+        assert torch.equal(loaded[name], tensor), name
+    (key,) = changes
+    with pytest.raises(WeightsError, match=f"its vision tower was trained .{key} in config.json"):
+        LLaVA.from_pretrained(original, vision=clip)
+    with pytest.raises(WeightsError, match="clip would replace it: leave that out, or give"):
+        LLaVA.compose(clip, original, "linear")
+
+
+@pytest.mark.parametrize("changes", NOT_TUNED)
+def test_a_frozen_tower_may_be_replaced(original_with_tower, changes):
+    original, clip = original_with_tower
+    change_config(original, **changes)
+    expected = CLIPVisionTransformer.from_pretrained(clip).state_dict()
+    loaded = LLaVA.from_pretrained(original, vision=clip).vision_tower.state_dict()
+    for name, tensor in expected.items():
+        assert torch.equal(loaded[name], tensor), name
+
+
+@pytest.mark.parametrize("changes", TUNED)
+def test_a_trained_tower_that_is_elsewhere_is_given(original_and_clip, tmp_path, changes):
+    source, clip = original_and_clip
+    original = shutil.copytree(source, tmp_path / "original")
+    change_config(original, **changes)
+    LLaVA.from_pretrained(original, vision=clip)
+
+
+# Tied embeddings
+
+
+@pytest.fixture
+def tied_path(llava_dir, tmp_path):
+    """A LLaVA with tied embeddings, as transformers has written it."""
+    return shutil.copytree(llava_dir(tie_word_embeddings=True), tmp_path / "tied")
+
+
+HEAD = "language_model.lm_head.weight"
+
+
+def head_and_embedding(model) -> tuple[torch.nn.Parameter, torch.nn.Parameter]:
+    llama = model.language_model
+    return llama.lm_head.weight, llama.model.embed_tokens.weight
+
+
+def test_tied_embeddings_are_one_parameter_after_loading(tied_path):
+    head, embedding = head_and_embedding(LLaVA.from_pretrained(tied_path, dtype=torch.float16))
+    assert head is embedding
+
+
+def test_tied_embeddings_may_be_in_the_file_twice(tied_path, tmp_path):
+    tensors = load_file(tied_path / "model.safetensors")
+    (embedding,) = (name for name in tensors if name.endswith("embed_tokens.weight"))
+    save_file(tensors | {HEAD: tensors[embedding].clone()}, tied_path / "model.safetensors")
+    head, embedding = head_and_embedding(LLaVA.from_pretrained(tied_path))
+    assert head is embedding
+
+
+def test_tied_embeddings_may_be_in_the_file_by_the_name_of_the_head(tied_path):
+    tensors = load_file(tied_path / "model.safetensors")
+    (embedding,) = (name for name in tensors if name.endswith("embed_tokens.weight"))
+    tensors[HEAD] = tensors.pop(embedding)
+    save_file(tensors, tied_path / "model.safetensors")
+    head, embedding = head_and_embedding(LLaVA.from_pretrained(tied_path))
+    assert head is embedding
+    assert torch.equal(head, tensors[HEAD])
+
+
+def test_tied_embeddings_that_differ_are_an_error(tied_path):
+    tensors = load_file(tied_path / "model.safetensors")
+    (embedding,) = (name for name in tensors if name.endswith("embed_tokens.weight"))
+    save_file(tensors | {HEAD: tensors[embedding] + 1}, tied_path / "model.safetensors")
+    with pytest.raises(WeightsError, match="differ, but its config says that they are tied"):
+        LLaVA.from_pretrained(tied_path)
 
 
 # The published widths, with random weights

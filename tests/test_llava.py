@@ -154,3 +154,40 @@ def test_linear_w_is_written_with_an_identity(parts):
     assert (
         json.loads((parts / "out" / "config.json").read_text())["projector_hidden_act"] == "linear"
     )
+
+
+# Tied embeddings are written once, and transformers finds all
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("by_state", [False, True], ids=["module", "state"])
+def test_tied_embeddings_are_written_once(llava_dir, tmp_path, by_state, dtype):
+    model = LLaVA.from_pretrained(llava_dir(tie_word_embeddings=True), dtype=dtype)
+    for out in (tmp_path / "first", tmp_path / "second"):
+        state = None
+        if by_state:  # as training does, whose copies share no memory
+            state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        model.save_pretrained(out, state)
+        with safe_open(out / "model.safetensors", "pt") as file:
+            names = list(file.keys())
+        assert "language_model.model.embed_tokens.weight" in names
+        assert "language_model.lm_head.weight" not in names
+        theirs, report = THEIRS.from_pretrained(out, output_loading_info=True, dtype=dtype)
+        assert not any(report.values()), report
+        assert theirs.lm_head.weight is theirs.model.language_model.embed_tokens.weight
+        again = LLaVA.from_pretrained(out)
+        assert again.language_model.lm_head.weight is again.language_model.model.embed_tokens.weight
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor, again.state_dict()[name]), name
+        model = again
+
+
+def test_compose_keeps_tied_embeddings_tied(parts):
+    config = text_config(tie_word_embeddings=True)
+    randomise(transformers.LlamaForCausalLM(config)).save_pretrained(parts / "tied")
+    model = LLaVA.compose(parts / "clip", parts / "tied")
+    assert model.config.text_config.vocab_size == 128
+    assert model.language_model.lm_head.weight is model.language_model.model.embed_tokens.weight
+    model.save_pretrained(parts / "out")
+    _, report = THEIRS.from_pretrained(parts / "out", output_loading_info=True)
+    assert not any(report.values()), report

@@ -56,7 +56,7 @@ ORIGINAL_LLAVA_KEYS = frozenset(
     "mm_vision_tower mm_hidden_size mm_vision_select_layer use_mm_proj "
     "mm_patch_merge_type image_grid_pinpoints mm_use_im_patch_token "
     "tune_mm_mlp_adapter freeze_mm_mlp_adapter pretrain_mm_mlp_adapter mm_projector_lr "
-    "unfreeze_mm_vision_tower mm_vision_tower_lr "
+    "unfreeze_mm_vision_tower mm_tunable_parts mm_vision_tower_lr "
     "tune_mm_vision_resampler freeze_mm_vision_resampler "
     "tokenizer_model_max_length tokenizer_padding_side sep_image_conv_front".split()
 )
@@ -211,8 +211,10 @@ def parse_llava_config(values: dict, where: str = "config") -> LlavaConfig:
     for key in ("vision_config", "text_config"):
         if not isinstance(values.get(key), dict):
             raise ConfigError(f"{where}: no {key}; expected the config.json of a llava-hf model")
-    text_values = values["text_config"]
+    text_values = without_nulls(values["text_config"])
     vision_values = values["vision_config"]
+    tied = tied_embeddings(values.pop("tie_word_embeddings", False), text_values, where)
+    text_values["tie_word_embeddings"] = tied
     values["vision_config"] = parse_vision_config(vision_values, f"{where}: vision_config")
     values["text_config"] = parse_llama_config(text_values, f"{where}: text_config")
 
@@ -227,12 +229,22 @@ def parse_llava_config(values: dict, where: str = "config") -> LlavaConfig:
 
     values |= parse_special_ids(text_values | values, where)  # older files: in the text part
 
-    # The text part says whether the embeddings are tied. The top level may repeat it, and False,
-    # its default, says nothing.
-    tied = values["text_config"].tie_word_embeddings
-    tied_values = (True, False) if tied else (False,)
-    supported = SUPPORTED_LLAVA_VALUES | {"tie_word_embeddings": tied_values}
-    return build(LlavaConfig, values, where, supported)
+    return build(LlavaConfig, values, where, SUPPORTED_LLAVA_VALUES)
+
+
+def tied_embeddings(top_level: bool, text_values: dict, where: str) -> bool:
+    """Whether a llava-hf config ties embedding and head.
+
+    The text part says it, or the top level where that is silent. False on the top level, its
+    default, says nothing.
+    """
+    schema.check(top_level, bool, f"{where}: tie_word_embeddings")
+    tied = text_values.get("tie_word_embeddings", top_level)
+    if top_level and tied is False:
+        raise ConfigError(
+            f"{where}: tie_word_embeddings = True, but False in text_config; correct one of them"
+        )
+    return tied
 
 
 def parse_special_ids(values: dict, where: str) -> dict[str, int | None]:

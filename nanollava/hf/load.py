@@ -2,7 +2,7 @@
 found. Weights in the files' own dtype are not copied: they stay mapped into memory."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from ..quantize import QuantizedLinear
 from ..schema import short
 from .config import parse_llama_config, parse_special_ids, parse_vision_config
 from .files import shapes, shards, tensors
-from .names import CLIP_VISION, LLAVA, PROJECTOR, Layout, WeightsError
+from .names import CLIP_VISION, LLAVA, Layout, WeightsError
 
 # A vision tower inside an original LLaVA has no config, and no tensor's shape tells its heads and
 # its activation. They are known of OpenAI's towers, by their names: quick-GELU, and heads of 64.
@@ -86,6 +86,7 @@ def load(
     expected = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     for name, layer in quantized.items():
         expected[name] = (layer.out_features, layer.in_features)
+    accepted = expected | second_linear_shapes(expected, layout)
 
     loaded = {}
     for shard in shards(path):
@@ -93,10 +94,7 @@ def load(
             ours = layout.to_ours(name)
             if ours is None:
                 continue
-            if ours not in expected and is_second_linear(ours, layout):
-                check_identity(read(), f"{shard}: {name!r}")
-                continue
-            check_tensor(f"{shard}: tensor {name!r}", shape, expected.get(ours), ours in loaded)
+            check_tensor(f"{shard}: tensor {name!r}", shape, accepted.get(ours), ours in loaded)
             tensor = read()
             if tensor.dtype not in DTYPES:
                 found = f"{shard}: tensor {name!r} is {tensor.dtype}"
@@ -105,16 +103,23 @@ def load(
             check_is_finite(tensor, f"{shard}: tensor {name!r}")
             if ours in quantized:
                 quantized[ours].set_weight(tensor)
-            loaded[ours] = tensor if ours in parameters else None
+            loaded[ours] = None if ours in quantized else tensor
 
     tied = tied_names(module)
     for name, first_name in tied.items():  # a file may hold a tied tensor once
         if name not in loaded and first_name in loaded:
             loaded[name] = loaded[first_name]
+        elif first_name not in loaded and name in loaded:
+            loaded[first_name] = loaded[name]
     missing = [layout.to_file(name) for name in expected if name not in loaded]
     if missing:
         count = f"{len(missing)} of {len(expected)} tensors are missing, the first {missing[0]!r}"
         raise WeightsError(f"{path}: {count}; expected the {layout.name} layout")
+    for name, first_name in tied.items():
+        if not torch.equal(loaded[name], loaded[first_name]):
+            names = f"{layout.to_file(name)} and {layout.to_file(first_name)}"
+            raise WeightsError(f"{path}: {names} differ, but its config says that they are tied")
+    fold_second_linear(loaded, accepted.keys() - expected.keys(), path)
     weights = {name: tensor for name, tensor in loaded.items() if tensor is not None}
     module.load_state_dict(weights, strict=False, assign=True)
     for name, first_name in tied.items():  # assigning made two parameters of it
@@ -154,21 +159,47 @@ def tied_names(module: nn.Module) -> dict[str, str]:
     return tied
 
 
-def is_second_linear(name: str, layout: Layout) -> bool:
-    """Whether `name` belongs to the projector's second layer, which a linear W does not have.
+def second_linear_shapes(expected: dict[str, tuple], layout: Layout) -> dict[str, tuple]:
+    """What a file has for the projector's second layer where the model has a single W.
 
-    The llava-hf layout always has two; behind a linear W the second is written as the identity.
+    The llava-hf layout always has two layers; without a nonlinearity they are one linear map.
     """
-    return layout in (LLAVA, PROJECTOR) and "linear_2" in name.split(".")
+    bias = expected.get("multi_modal_projector.linear_1.bias")
+    has_second = "multi_modal_projector.linear_2.bias" in expected
+    if layout is not LLAVA or bias is None or has_second:
+        return {}
+    return {
+        "multi_modal_projector.linear_2.weight": bias + bias,
+        "multi_modal_projector.linear_2.bias": bias,
+    }
 
 
-def check_identity(tensor: torch.Tensor, where: str) -> None:
-    """Raises a WeightsError if the layer behind a linear W changes anything."""
-    tensor = tensor.cpu().float()
-    is_weight = tensor.ndim == 2
-    identity = torch.eye(len(tensor)) if is_weight else torch.zeros_like(tensor)
-    if not torch.equal(tensor, identity):
-        raise WeightsError(f"{where} is not the identity behind the config's linear W")
+def fold_second_linear(
+    loaded: dict[str, torch.Tensor], second_linear: Set[str], path: str | Path
+) -> None:
+    """Replaces two layers by one W: W2 (W1 x + b1) + b2 = (W2 W1) x + (W2 b1 + b2)."""
+    if not second_linear & loaded.keys():
+        return
+    missing = sorted(second_linear - loaded.keys())
+    if missing:
+        raise WeightsError(f"{path}: {missing[0]!r} is missing; expected the {LLAVA.name} layout")
+    W1 = loaded["multi_modal_projector.linear_1.weight"]
+    b1 = loaded["multi_modal_projector.linear_1.bias"]
+    W2 = loaded.pop("multi_modal_projector.linear_2.weight").to(W1.dtype)
+    b2 = loaded.pop("multi_modal_projector.linear_2.bias").to(b1.dtype)
+    if is_identity(W2, b2):
+        return  # as we write it: W keeps its bits, and stays mapped into memory
+    wide = torch.promote_types(W1.dtype, torch.float32)
+    weight = W2.to(wide) @ W1.to(wide)
+    bias = W2.to(wide) @ b1.to(wide) + b2.to(wide)
+    loaded["multi_modal_projector.linear_1.weight"] = weight.to(W1.dtype)
+    loaded["multi_modal_projector.linear_1.bias"] = bias.to(b1.dtype)
+
+
+def is_identity(weight: torch.Tensor, bias: torch.Tensor) -> bool:
+    """Whether a linear layer returns its input."""
+    identity = torch.eye(len(weight), dtype=weight.dtype, device=weight.device)
+    return torch.equal(weight, identity) and not bias.any()
 
 
 def read_llama_config(path: str | Path) -> LlamaConfig:
