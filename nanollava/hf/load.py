@@ -219,6 +219,9 @@ def read_vision_config(path: str | Path) -> VisionConfig:
     file = Path(path) / "config.json"
     values = read_json(file)
     if "mm_vision_tower" in values:  # an original LLaVA holds the tower without a config
+        named = values["mm_vision_tower"]
+        if isinstance(named, str) and (Path(named) / "config.json").is_file():
+            return read_vision_config(named)  # the tower before it was trained
         check_is_openai_tower(values["mm_vision_tower"], str(file))
         return vision_config_from_shapes(shapes(path), str(path))
     vision_values = values.get("vision_config", values)
@@ -235,7 +238,8 @@ def check_is_openai_tower(name, where: str) -> None:
     if not is_known:
         raise ConfigError(
             f"{where}: mm_vision_tower = {short(name)} is stored here without its config, which "
-            "says how many heads it has and which activation; give CLIP's directory with --vision"
+            "says how many heads it has and which activation; put CLIP's directory there, or give "
+            "it with --vision"
         )
 
 
