@@ -12,6 +12,7 @@ import torch
 from nanollava.data import collate
 from nanollava.device import DTYPES
 from nanollava.errors import run
+from nanollava.export import save_llava
 from nanollava.files import made_by, shipped
 from nanollava.image import ImageConfig
 from nanollava.llava import LLaVA
@@ -89,17 +90,17 @@ def main() -> None:
     state = distributed.full_state(model, save_dtype, "multi_modal_projector.", "language_model.")
     for name, tensor in tower.items():
         state[name] = tensor.to(save_dtype)
-    distributed.write_on_rank_0(partial(save, out, model, state, tokenizer, image_config))
+    distributed.write_on_rank_0(
+        partial(save, out, model, tokenizer, image_config, config.template, state)
+    )
     distributed.print_on_rank_0(
         f"LLaVA is in {out}; next: python sample.py --model {out} --image cat.jpg"
     )
     distributed.finish()
 
 
-def save(out: Path, model: LLaVA, state: dict, tokenizer: Tokenizer, image_config) -> None:
-    model.save_pretrained(out, state)
-    tokenizer.with_image_token(model.config.image_token_id).save_pretrained(out)
-    image_config.save_pretrained(out)
+def save(out: Path, *parts) -> None:
+    save_llava(out, *parts)
     made_by(out)
 
 

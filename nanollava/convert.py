@@ -15,14 +15,16 @@ from pathlib import Path
 import torch
 
 from .config import PROJECTORS
+from .conversation import CHAT_TEMPLATES
 from .device import DTYPES
 from .errors import ConfigError, UserError, run
-from .files import read_json, write_json
+from .export import save_llava
+from .files import read_json
 from .hf.files import PROJECTOR_FILES, projector_files, shapes, shards
 from .hf.names import CLIP_VISION, LLAMA, LLAVA, PROJECTOR, Layout
 from .image import ImageConfig
 from .llava import LLaVA
-from .tokenizer import IMAGE, Tokenizer
+from .tokenizer import Tokenizer
 
 # What a source can be, and the layouts in which its tensors are named.
 LAYOUTS = {
@@ -62,7 +64,7 @@ def main() -> None:
     image_config = load_image_config(sources, size=model.config.vision_config.image_size)
     for kind in sources:
         report_source(kind, sources)
-    write(out, model, tokenizer, image_config)
+    write(out, model, tokenizer, image_config, args.template)
     parameters = list(model.parameters())  # tied ones once
     num_bytes = sum(parameter.nbytes for parameter in parameters)
     print(f"wrote {out} (llava-hf): {len(parameters)} tensors, {num_bytes:,} bytes")
@@ -88,6 +90,12 @@ def parse_arguments() -> argparse.Namespace:
         default="linear",
         choices=PROJECTORS,
         help="a new projector, if no source has one; default: %(default)s",
+    )
+    parser.add_argument(
+        "--template",
+        default="vicuna_v1",
+        choices=CHAT_TEMPLATES,
+        help="prompt template of the model, for transformers; default: %(default)s",
     )
     return parser.parse_args()
 
@@ -183,22 +191,14 @@ def is_dropped(name: str, layouts: tuple[Layout, ...]) -> bool:
     return all(layout.to_ours(name) is None for layout in layouts)
 
 
-def write(out: Path, model: LLaVA, tokenizer: Tokenizer, image_config: ImageConfig) -> None:
+def write(
+    out: Path, model: LLaVA, tokenizer: Tokenizer, image_config: ImageConfig, template: str
+) -> None:
     """Write a temporary folder, and rename it when everything is there."""
     temporary = out.with_name(out.name + ".partial")
     shutil.rmtree(temporary, ignore_errors=True)  # of an interrupted run
     temporary.mkdir(parents=True)
-    model.save_pretrained(temporary)
-    tokenizer.with_image_token(model.config.image_token_id).save_pretrained(temporary)
-    image_config.save_pretrained(temporary)
-    processor = {
-        "processor_class": "LlavaProcessor",
-        "image_token": IMAGE,
-        "num_additional_image_tokens": 1,  # the class token, which the model leaves out again
-        "vision_feature_select_strategy": "default",
-        "patch_size": model.config.vision_config.patch_size,
-    }
-    write_json(temporary / "processor_config.json", processor)
+    save_llava(temporary, model, tokenizer, image_config, template)
     temporary.rename(out)
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
 from .config import LlavaConfig
@@ -198,9 +198,23 @@ class Tokenizer:
                 )
         return cls(backend, names)
 
-    def save_pretrained(self, path: str | Path) -> None:
-        """Writes tokenizer.json, and the tokenizer_config.json that transformers needs with it."""
-        self.backend.save(str(Path(path) / "tokenizer.json"))
+    def save_pretrained(self, path: str | Path, pad_token_id: int | None = None) -> None:
+        """Writes tokenizer.json, and the tokenizer_config.json that transformers needs with it.
+
+        `pad_token_id` is the padding token of the model, where the tokenizer's files name none.
+        """
+        backend = Backend.from_str(self.backend.to_str())
+        if backend.post_processor is None:  # transformers lets it put <s> before a text
+            bos = self.names.bos
+            backend.post_processor = processors.TemplateProcessing(
+                single=f"{bos} $A",
+                pair=f"{bos} $A {bos} $B",
+                special_tokens=[(bos, self.bos_token_id)],
+            )
+        backend.save(str(Path(path) / "tokenizer.json"))
+        pad = self.names.pad
+        if pad is None and pad_token_id is not None:
+            pad = backend.id_to_token(pad_token_id)
         values = {
             "tokenizer_class": "LlamaTokenizerFast",
             "legacy": self.legacy,
@@ -208,11 +222,12 @@ class Tokenizer:
             "eos_token": self.names.eos,
             "unk_token": self.names.unk,
             "add_bos_token": True,
+            "padding_side": "left",  # of prompts in a batch, behind which all answers begin
         }
         if not self.prefix_space.at_start:
             values["add_prefix_space"] = False
-        if self.names.pad is not None:
-            values["pad_token"] = self.names.pad
+        if pad is not None:
+            values["pad_token"] = pad
         if self.names.others:
             values["additional_special_tokens"] = sorted(self.names.others)
         if self.backend.token_to_id(IMAGE) is not None:

@@ -99,6 +99,12 @@ def test_transformers_processor_reads_the_directory(converted):
     processor = transformers.AutoProcessor.from_pretrained(converted.path)
     assert processor.image_token == "<image>"
     assert processor.patch_size == 8
+    assert processor.tokenizer.padding_side == "left"
+    assert processor.tokenizer.pad_token is not None
+    pads = type(processor.image_processor).__name__.startswith("Llava")
+    assert pads == converted.layout.startswith("original")
+    text = processor.apply_chat_template([{"role": "user", "content": "What?"}])
+    assert text.endswith("USER: What? ")
 
 
 @pytest.fixture

@@ -189,6 +189,13 @@ def test_transformers_loads_the_result(world, instruct):
     assert not any(report.values())
 
 
+def test_transformers_processor_opens_the_result(world, instruct):
+    processor = transformers.AutoProcessor.from_pretrained(world / "instruct1")
+    assert processor.chat_template is not None
+    assert processor.tokenizer.padding_side == "left"
+    assert processor.tokenizer.pad_token is not None
+
+
 def test_evaluations_are_in_the_metrics_of_their_step(instruct):
     steps = []
     for entry in instruct["bf16"]:
