@@ -20,7 +20,9 @@ TEXT_WIDTH = 64
 VISION_CONFIG = vision_config(hidden_size=VISION_WIDTH, num_attention_heads=2)
 
 
-def reference_model(activation: str) -> transformers.LlavaForConditionalGeneration:
+def reference_model(
+    activation: str, tied: bool = False
+) -> transformers.LlavaForConditionalGeneration:
     """transformers' LLaVA with random weights. With activation "linear" it has a single W.
 
     The embedding rows that the tokenizer does not use are the mean of the others, as
@@ -28,7 +30,10 @@ def reference_model(activation: str) -> transformers.LlavaForConditionalGenerati
     """
     config = transformers.LlavaConfig(
         vision_config=VISION_CONFIG,
-        text_config=text_config(vocab_size=768, max_position_embeddings=256),
+        text_config=text_config(
+            vocab_size=768, max_position_embeddings=256, tie_word_embeddings=tied
+        ),
+        tie_word_embeddings=tied,
         projector_hidden_act=activation,
         image_token_index=IMAGE_TOKEN_ID,
         image_seq_length=NUM_PATCHES,
@@ -66,6 +71,8 @@ def parts_of(model) -> Parts:
             parts.projector[name.removeprefix("model.multi_modal_projector.")] = tensor
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         parts.llama[name] = parts.llama[name][:NUM_WORDS].clone()
+    if model.config.tie_word_embeddings:
+        del parts.llama["lm_head.weight"]
     # Old files have this table.
     parts.llama["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(8)
     return parts
@@ -122,13 +129,16 @@ def json_of(config: transformers.PretrainedConfig) -> dict:
     return json.loads(config.to_json_string())
 
 
-def llama_values() -> dict:
-    return json_of(text_config(vocab_size=NUM_WORDS, max_position_embeddings=256))
+def llama_values(model) -> dict:
+    tied = model.config.tie_word_embeddings
+    return json_of(
+        text_config(vocab_size=NUM_WORDS, max_position_embeddings=256, tie_word_embeddings=tied)
+    )
 
 
 def original_values(model) -> dict:
     """The config.json of an original LLaVA, which is a Llama's with more keys."""
-    values = llama_values()
+    values = llama_values(model)
     values["model_type"] = "llava"
     values["mm_vision_tower"] = "openai/clip"
     values["mm_hidden_size"] = VISION_WIDTH
@@ -210,10 +220,24 @@ def write_clip_llama_and_projector(model, folder: Path) -> list[Path]:
     torch.save(original_projector(model, parts), projector_file)
     return [
         write_checkpoint(folder / "clip", parts.tower, json_of(VISION_CONFIG)),
-        write_sharded_checkpoint(folder / "llama", parts.llama, llama_values()),
+        write_sharded_checkpoint(folder / "llama", parts.llama, llama_values(model)),
         projector_file,
     ]
 
+
+def write_clip_and_llama(model, folder: Path) -> list[Path]:
+    clip, llama, _ = write_clip_llama_and_projector(model, folder)
+    return [clip, llama]
+
+
+# Every combination of sources that `convert` takes, by their kinds
+COMBINATIONS = {
+    ("llava-hf",): write_llava_hf,
+    ("original",): write_original_with_tower,
+    ("original", "clip"): write_original_and_clip,
+    ("clip", "llama"): write_clip_and_llama,
+    ("clip", "llama", "projector"): write_clip_llama_and_projector,
+}
 
 LAYOUTS = {
     "llava-hf": write_llava_hf,

@@ -3,6 +3,7 @@
 import json
 import pickle
 import sys
+from itertools import permutations
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,8 @@ import pytest
 import torch
 import transformers
 from checkpoint_layouts import (
+    COMBINATIONS,
+    IMAGE_TOKEN_ID,
     LAYOUTS,
     NUM_WORDS,
     TEXT_WIDTH,
@@ -17,6 +20,7 @@ from checkpoint_layouts import (
     prompts,
     reference_model,
     write_clip_llama_and_projector,
+    write_llava_hf,
 )
 from safetensors.torch import load_file, save_file
 
@@ -105,6 +109,66 @@ def test_transformers_processor_reads_the_directory(converted):
     assert pads == converted.layout.startswith("original")
     text = processor.apply_chat_template([{"role": "user", "content": "What?"}])
     assert text.endswith("USER: What? ")
+
+
+# Every combination of sources, in every order
+
+
+def test_the_table_has_every_combination_that_is_accepted():
+    assert {frozenset(kinds) for kinds in COMBINATIONS} == set(map(frozenset, convert.COMPLETE))
+
+
+def orders() -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
+    """Each combination with each order of its sources."""
+    cases = []
+    for kinds in COMBINATIONS:
+        cases += [(kinds, order) for order in permutations(range(len(kinds)))]
+    return cases
+
+
+def keep_only_its_own_files(kinds: tuple[str, ...], paths: list[Path]) -> None:
+    """A published CLIP has no tokenizer of a Llama, and a published Llama no image processing."""
+    for kind, path in zip(kinds, paths, strict=True):
+        if kind == "clip":
+            (path / "tokenizer.json").unlink()
+        if kind == "llama":
+            (path / "preprocessor_config.json").unlink()
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("kinds, order", orders())
+def test_every_combination_of_sources_converts(tmp_path, kinds, order, tied):
+    reference = reference_model("gelu", tied)
+    paths = COMBINATIONS[kinds](reference, tmp_path)
+    keep_only_its_own_files(kinds, paths)
+    out = tmp_path / "out"
+    run_convert(*[paths[i] for i in order], out, "--projector", "mlp2x_gelu")
+    theirs, report = transformers.LlavaForConditionalGeneration.from_pretrained(
+        out, output_loading_info=True
+    )
+    assert not any(report.values()), report
+    embedding = theirs.model.language_model.embed_tokens.weight
+    assert (theirs.lm_head.weight is embedding) == tied
+    assert json.loads((out / "config.json").read_text())["image_token_index"] == IMAGE_TOKEN_ID
+    ids, pixels = next(prompts())
+    if "llama" in kinds and "projector" not in kinds:
+        pixels = None  # its projector is new
+        ids = ids[:, -4:]
+    with torch.no_grad():
+        expected = reference(input_ids=ids, pixel_values=pixels).logits
+        assert torch.equal(theirs.eval()(input_ids=ids, pixel_values=pixels).logits, expected)
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+def test_what_was_converted_converts_again(tmp_path, tied):
+    (path,) = write_llava_hf(reference_model("linear", tied), tmp_path)
+    run_convert(path, tmp_path / "first")
+    run_convert(tmp_path / "first", tmp_path / "second")
+    first = load_file(tmp_path / "first/model.safetensors")
+    second = load_file(tmp_path / "second/model.safetensors")
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
 
 
 @pytest.fixture

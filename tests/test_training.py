@@ -278,3 +278,21 @@ def test_the_learning_rate_rises_linearly_and_falls_to_0():
 def test_a_loss_that_is_not_finite_stops_the_training():
     with pytest.raises(UserError, match="step 7: the loss is nan"):
         loop.check_finite(7, float("nan"), 1.0, TrainConfig())
+
+
+def test_a_llama_with_tied_embeddings_is_trained_and_written(world):
+    """One parameter in training and in the file; transformers finds all of it."""
+    llama = world / "tied"
+    config = text_config(vocab_size=704, max_position_embeddings=512, tie_word_embeddings=True)
+    randomise(transformers.LlamaForCausalLM(config)).save_pretrained(llama)
+    make_tokenizer(0).save_pretrained(llama)
+    flags = f"--llm {llama} --projector linear --data {world}/data/mixed.json --max-steps 2"
+    launch(world, "train_instruct.py", "tied_out", flags)
+    theirs, report = transformers.LlavaForConditionalGeneration.from_pretrained(
+        world / "tied_out", output_loading_info=True
+    )
+    assert not any(report.values()), report
+    embedding = theirs.model.language_model.embed_tokens.weight
+    assert theirs.lm_head.weight is embedding
+    before = load_file(llama / "model.safetensors")["model.embed_tokens.weight"]
+    assert not torch.equal(before, embedding[:704])

@@ -2,7 +2,7 @@
 found. Weights in the files' own dtype are not copied: they stay mapped into memory."""
 
 import math
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -78,53 +78,88 @@ def load(
 ) -> None:
     """Fills a module built by `uninitialized` from a checkpoint, each tensor read once."""
     parameters = dict(module.named_parameters(remove_duplicate=False))
-    quantized = {
-        f"{name}.weight": layer
-        for name, layer in module.named_modules()
-        if isinstance(layer, QuantizedLinear)
-    }
     expected = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    quantized = quantized_layers(module)
     for name, layer in quantized.items():
         expected[name] = (layer.out_features, layer.in_features)
-    accepted = expected | second_linear_shapes(expected, layout)
+    second_linear = second_linear_shapes(expected, layout)
+    tied = tied_names(module)
 
-    loaded = {}
+    weights = {}
+    names_in_file = set()
+    for name, tensor in read_tensors(path, layout, expected | second_linear, device, dtype):
+        names_in_file.add(name)
+        if name in quantized:
+            quantized[name].set_weight(tensor)
+        else:
+            weights[name] = tensor
+    names_in_file |= share_tied_tensors(weights, tied, path)
+    missing = [layout.to_file(name) for name in expected if name not in names_in_file]
+    if missing:
+        count = f"{len(missing)} of {len(expected)} tensors are missing, the first {missing[0]!r}"
+        raise WeightsError(f"{path}: {count}; expected the {layout.name} layout")
+    fold_second_linear(weights, second_linear, path)
+
+    module.load_state_dict(weights, strict=False, assign=True)
+    for name, first_name in tied.items():  # assigning made two parameters of it
+        owner, _, attribute = name.rpartition(".")
+        setattr(module.get_submodule(owner), attribute, module.get_parameter(first_name))
+
+
+def read_tensors(
+    path: str | Path | list[Path],
+    layout: Layout,
+    expected: dict[str, tuple],
+    device,
+    dtype: torch.dtype | None,
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Our names and the tensors of a checkpoint, each checked against its expected shape."""
+    seen = set()
     for shard in shards(path):
         for name, shape, read in tensors(shard, device):
             ours = layout.to_ours(name)
             if ours is None:
                 continue
-            check_tensor(f"{shard}: tensor {name!r}", shape, accepted.get(ours), ours in loaded)
+            where = f"{shard}: tensor {name!r}"
+            check_tensor(where, shape, expected.get(ours), ours in seen)
+            seen.add(ours)
             tensor = read()
             if tensor.dtype not in DTYPES:
-                found = f"{shard}: tensor {name!r} is {tensor.dtype}"
-                raise WeightsError(f"{found}; expected fp32, fp16 or bf16")
+                raise WeightsError(f"{where} is {tensor.dtype}; expected fp32, fp16 or bf16")
             tensor = tensor.to(device, dtype)
-            check_is_finite(tensor, f"{shard}: tensor {name!r}")
-            if ours in quantized:
-                quantized[ours].set_weight(tensor)
-            loaded[ours] = None if ours in quantized else tensor
+            check_is_finite(tensor, where)
+            yield ours, tensor
 
-    tied = tied_names(module)
-    for name, first_name in tied.items():  # a file may hold a tied tensor once
-        if name not in loaded and first_name in loaded:
-            loaded[name] = loaded[first_name]
-        elif first_name not in loaded and name in loaded:
-            loaded[first_name] = loaded[name]
-    missing = [layout.to_file(name) for name in expected if name not in loaded]
-    if missing:
-        count = f"{len(missing)} of {len(expected)} tensors are missing, the first {missing[0]!r}"
-        raise WeightsError(f"{path}: {count}; expected the {layout.name} layout")
+
+def quantized_layers(module: nn.Module) -> dict[str, QuantizedLinear]:
+    """The quantized layers of a module, by the name that their weight has in a file."""
+    layers = {}
+    for name, layer in module.named_modules():
+        if isinstance(layer, QuantizedLinear):
+            layers[f"{name}.weight"] = layer
+    return layers
+
+
+def share_tied_tensors(
+    weights: dict[str, torch.Tensor], tied: dict[str, str], path: str | Path
+) -> set[str]:
+    """Gives both names of a tied tensor the one that is in the file; returns these names.
+
+    A file may hold it under either name, or twice.
+    """
+    names = set()
     for name, first_name in tied.items():
-        if not torch.equal(loaded[name], loaded[first_name]):
-            names = f"{layout.to_file(name)} and {layout.to_file(first_name)}"
-            raise WeightsError(f"{path}: {names} differ, but its config says that they are tied")
-    fold_second_linear(loaded, accepted.keys() - expected.keys(), path)
-    weights = {name: tensor for name, tensor in loaded.items() if tensor is not None}
-    module.load_state_dict(weights, strict=False, assign=True)
-    for name, first_name in tied.items():  # assigning made two parameters of it
-        owner, _, attribute = name.rpartition(".")
-        setattr(module.get_submodule(owner), attribute, module.get_parameter(first_name))
+        in_file = [weights[key] for key in (first_name, name) if key in weights]
+        if not in_file:
+            continue
+        if len(in_file) == 2 and not torch.equal(*in_file):
+            raise WeightsError(
+                f"{path}: {first_name} and {name} differ, but its config says that they are tied"
+            )
+        weights[name] = in_file[0]
+        weights[first_name] = in_file[0]
+        names |= {name, first_name}
+    return names
 
 
 def check_tensor(where: str, shape: tuple, expected: tuple | None, is_loaded: bool) -> None:
@@ -175,25 +210,27 @@ def second_linear_shapes(expected: dict[str, tuple], layout: Layout) -> dict[str
 
 
 def fold_second_linear(
-    loaded: dict[str, torch.Tensor], second_linear: Set[str], path: str | Path
+    weights: dict[str, torch.Tensor], second_linear: dict[str, tuple], path: str | Path
 ) -> None:
     """Replaces two layers by one W: W2 (W1 x + b1) + b2 = (W2 W1) x + (W2 b1 + b2)."""
-    if not second_linear & loaded.keys():
+    missing = sorted(second_linear.keys() - weights.keys())
+    if len(missing) == len(second_linear):
         return
-    missing = sorted(second_linear - loaded.keys())
     if missing:
         raise WeightsError(f"{path}: {missing[0]!r} is missing; expected the {LLAVA.name} layout")
-    W1 = loaded["multi_modal_projector.linear_1.weight"]
-    b1 = loaded["multi_modal_projector.linear_1.bias"]
-    W2 = loaded.pop("multi_modal_projector.linear_2.weight").to(W1.dtype)
-    b2 = loaded.pop("multi_modal_projector.linear_2.bias").to(b1.dtype)
+    W1 = weights["multi_modal_projector.linear_1.weight"]
+    b1 = weights["multi_modal_projector.linear_1.bias"]
+    W2 = weights.pop("multi_modal_projector.linear_2.weight").to(W1.dtype)
+    b2 = weights.pop("multi_modal_projector.linear_2.bias").to(b1.dtype)
     if is_identity(W2, b2):
         return  # as we write it: W keeps its bits, and stays mapped into memory
     wide = torch.promote_types(W1.dtype, torch.float32)
-    weight = W2.to(wide) @ W1.to(wide)
-    bias = W2.to(wide) @ b1.to(wide) + b2.to(wide)
-    loaded["multi_modal_projector.linear_1.weight"] = weight.to(W1.dtype)
-    loaded["multi_modal_projector.linear_1.bias"] = bias.to(b1.dtype)
+    W = (W2.to(wide) @ W1.to(wide)).to(W1.dtype)
+    b = (W2.to(wide) @ b1.to(wide) + b2.to(wide)).to(b1.dtype)
+    check_is_finite(W, f"{path}: the product of the projector's layers")
+    check_is_finite(b, f"{path}: the product of the projector's layers")
+    weights["multi_modal_projector.linear_1.weight"] = W
+    weights["multi_modal_projector.linear_1.bias"] = b
 
 
 def is_identity(weight: torch.Tensor, bias: torch.Tensor) -> bool:
