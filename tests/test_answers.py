@@ -242,6 +242,7 @@ def test_a_directory_that_cannot_be_made(tmp_path):
         ('{"id": 1}\n{"id": \n{"id": 3}\n', "line 2: not valid JSON"),
         ('{"id": 1}\n' + "[" * 100_000 + "\n", "line 2: not valid JSON"),
         ('{"id": null}\n', "line 1: expected a JSON object with 'id'"),
+        (r'{"id": "a\n"}' + "\n", "line 1: expected a JSON object with 'id'"),
         ('{"id": true}\n', "line 1: expected a JSON object with 'id'"),
         ('{"id": [1]}\n', "line 1: expected a JSON object with 'id'"),
         (r'{"id": "\ud800"}' + "\n", "line 1: expected a JSON object with 'id'"),

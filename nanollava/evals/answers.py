@@ -176,10 +176,11 @@ def read_rows(path: str | Path, key: str) -> dict[str, dict]:
     rows: dict[str, dict] = {}
     for where, row in read_json_lines(path):
         name = row.get(key)
-        if not has_type(name, str) and not has_type(name, int):
+        if has_type(name, int):
+            name = str(name)
+        if not has_type(name, str) or not name.isprintable():  # it stands in lines of text
             problem = f"expected a JSON object with {key!r}, a text or a whole number"
             raise UserError(f"{where}: {problem}; {key} = {short(name)}")
-        name = str(name)
         if name in rows:
             raise UserError(f"{where}: a second row with {key} {name}")
         rows[name] = row

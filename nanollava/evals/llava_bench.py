@@ -153,7 +153,7 @@ def read_questions(questions_path: str, references_path: str, context_path: str)
         question["reference"] = require(references[name], "text", str, reference_where)
         image_name = Path(question["image"]).stem
         if image_name not in contexts:
-            raise UserError(f"{where}: no {image_name!r} in {context_path}")
+            raise UserError(f"{where}: no {short(image_name)} in {context_path}")
         question["context"] = str(contexts[image_name])
         questions[name] = question
     return questions
