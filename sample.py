@@ -19,6 +19,8 @@ from nanollava.assistant import Reply, dialogue_turns, without_image_marks
 from nanollava.conversation import CHAT_TEMPLATES
 from nanollava.device import DTYPES
 from nanollava.errors import UserError, run
+from nanollava.files import shipped
+from nanollava.flags import check_texts
 from nanollava.image import open_image, save_image
 
 DEFAULT_PROMPT = "Describe the picture in detail."
@@ -35,6 +37,7 @@ def parse_arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
+    add("words", nargs="*", help=argparse.SUPPRESS)  # to say what to do with them
     add("--image", nargs="+", action="extend", default=[], metavar="PATH", help="one or several")
     add("--prompt", metavar="TEXT", help=f"the question (default: {DEFAULT_PROMPT})")
     add(
@@ -67,7 +70,15 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
-    """Raises a UserError for flags that do not go together."""
+    """Raises a UserError for flags without sense, or that do not go together."""
+    if arguments.words:
+        words = " ".join(arguments.words)
+        raise UserError(f"{words}: an image is given with --image, a question with --prompt")
+    check_texts(arguments, "image", "prompt", "model", "vision", "device", "attention")
+    if arguments.prompt is not None and not arguments.prompt.strip():
+        raise UserError("--prompt: expected a question, got only spaces")
+    if arguments.vision is not None and not shipped(arguments.vision).exists():
+        raise UserError(f"--vision {arguments.vision}: no such file or directory")
     if not arguments.image:
         example = "python sample.py --image cat.jpg"
         raise UserError(f"no image: give one with --image PATH, as in {example}")

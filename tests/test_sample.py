@@ -225,6 +225,13 @@ def test_attention(tmp_path):
         (["--device", "abacus"], "--device abacus: expected auto, cpu, cuda"),
         (["--device", "cuda"], "--device cuda: torch finds no cuda device here; try --device cpu"),
         (["--top-k", "-1"], "top_k -1"),
+        (["--prompt", ""], "--prompt '': expected a value"),
+        (["--prompt", " \n"], "--prompt: expected a question, got only spaces"),
+        (["--model", ""], "--model '': expected a value"),
+        (["--attention", ""], "--attention '': expected a value"),
+        (["--image", ""], "--image '': expected a value"),
+        (["--vision", "/nowhere"], "--vision /nowhere: no such file or directory"),
+        (["--seed", "0", "cat.jpg"], "cat.jpg: an image is given with --image, a question with"),
         (["--repetition-penalty", "0"], "repetition_penalty 0.0"),
         (["--chat", "--json"], "--chat: --json and --attention show one answer"),
         (
