@@ -22,7 +22,8 @@ from .image import ImageError, open_image
 ZIP_HEADER_BYTES = 30
 ZIP_LENGTHS_AT = 26
 ZIP_SIGNATURE = b"PK\3\4"
-ZIP_ENCRYPTED = 1  # a bit of a member's flags
+ZIP_ENCRYPTED = 1  # bits of a member's flags
+ZIP_UTF_8 = 0x800
 ZIP_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 RAW_DEFLATE = -15  # zlib's code for a stream without zlib's own header, as in a zip
 
@@ -44,6 +45,7 @@ class Member(NamedTuple):
     size: int  # bytes when decompressed
     compression: int | None = None  # zipfile.ZIP_STORED or ZIP_DEFLATED; None in a tar
     crc32: int | None = None  # of the content; None in a tar
+    header_name: bytes | None = None  # what a zip has before the content; None in a tar
     link: str | None = None  # for a link, the name of the member that it stands for
     problem: str | None = None  # why it cannot be read, if that is known without reading it
 
@@ -186,6 +188,7 @@ def zip_members(archive: Path) -> Iterator[Member]:
                 info.file_size,
                 info.compress_type,
                 info.CRC,
+                zip_header_name(info),
             )
             unix_mode = info.external_attr >> 16
             if info.flag_bits & ZIP_ENCRYPTED:
@@ -193,6 +196,12 @@ def zip_members(archive: Path) -> Iterator[Member]:
             elif stat.S_ISLNK(unix_mode):
                 member = zip_link(member)
             yield member
+
+
+def zip_header_name(info: zipfile.ZipInfo) -> bytes:
+    """A member's name as the bytes that also stand before its content."""
+    encoding = "utf-8" if info.flag_bits & ZIP_UTF_8 else "cp437"
+    return info.orig_filename.encode(encoding)
 
 
 def zip_link(member: Member) -> Member:
@@ -270,7 +279,9 @@ def read_member(member: Member) -> bytes:
             if not header.startswith(ZIP_SIGNATURE):
                 raise ArchiveError(f"{member}: no header of a file")
             name_length, extra_length = struct.unpack("<HH", header[ZIP_LENGTHS_AT:])
-            file.seek(name_length + extra_length, io.SEEK_CUR)
+            if file.read(name_length) != member.header_name:
+                raise ArchiveError(f"{member}: another name stands before its content")
+            file.seek(extra_length, io.SEEK_CUR)
         content = file.read(member.stored_size)
     if member.compression == zipfile.ZIP_DEFLATED:
         # One byte more than declared is enough to see that there are more.

@@ -327,3 +327,19 @@ def test_broken_exif_in_an_archive_turns_nothing(archive, tmp_path):
     Image.new("RGB", (80, 40)).save(content, "WEBP", exif=exif)
     path = write_archive(tmp_path / f"exif{archive.suffix}", {"1.webp": content.getvalue()})
     assert ImageFiles([path]).open("1.webp").size == (80, 40)
+
+
+def test_two_names_of_one_zip_member_are_an_error(archive):
+    if archive.suffix != ".zip":
+        return
+    content = archive.read_bytes()
+    archive.write_bytes(content.replace(b"train/a.png", b"train/x.png", 1))  # before the content
+    images = ImageFiles([archive])
+    assert color(images, "train/b.png") == (0, 0, 255)
+    with pytest.raises(ImageError, match=r"train/a\.png: not a readable image"):
+        images.open("train/a.png")
+
+
+def test_a_zip_may_have_names_outside_of_ascii(tmp_path):
+    path = write_archive(tmp_path / "stored.zip", {"é日.png": png("red")})
+    assert color(ImageFiles([path]), "é日.png") == (255, 0, 0)
