@@ -1,6 +1,5 @@
 """How images become pixels, by the files of a model directory: ImageConfig."""
 
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +12,9 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 MAX_CONFIG_SIDE = 4096  # of a size in preprocessor_config.json
+# Of mean, std and rescale_factor. Beyond them, float32 pixels can become infinite.
+SMALLEST = 1e-9
+LARGEST = 1e9
 
 # transformers' classes that compute what is computed here. Only the second kind pads: the first
 # ignores `do_pad`.
@@ -55,11 +57,11 @@ class ImageConfig:
             if not isinstance(side, int) or not 1 <= side <= MAX_CONFIG_SIDE:
                 raise UserError(f"{self}: expected a size in pixels, at most {MAX_CONFIG_SIDE}")
         for color in (self.mean, self.std):
-            if len(color) != 3 or not all(is_finite(value) for value in color):
+            if len(color) != 3 or not all(is_usable(value) for value in color):
                 raise UserError(f"{self}: expected mean and std of three colors")
-        if min(self.std) <= 0:
+        if min(self.std) < SMALLEST:
             raise UserError(f"{self}: expected std above 0, because it divides")
-        if not is_finite(self.rescale_factor) or self.rescale_factor <= 0:
+        if not is_usable(self.rescale_factor) or self.rescale_factor < SMALLEST:
             raise UserError(f"{self}: expected a rescale_factor above 0")
         if self.mode == "pad" and (min(self.mean) < 0 or max(self.mean) > 1):
             raise UserError(f"{self}: expected a mean in 0..1, because it is the padding's color")
@@ -121,9 +123,9 @@ class ImageConfig:
         return replace(self, size=size, short_side=short_side, stretch=stretch)
 
 
-def is_finite(value) -> bool:
-    """Is this a number that can be computed with?"""
-    return isinstance(value, int | float) and math.isfinite(value)
+def is_usable(value) -> bool:
+    """Is this a number that pixels can be computed with in float32?"""
+    return isinstance(value, int | float) and abs(value) <= LARGEST  # False for NaN
 
 
 # ---- preprocessor_config.json ----

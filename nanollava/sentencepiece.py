@@ -9,6 +9,7 @@ those of sentencepiece_model.proto):
     NormalizerSpec   2 precompiled_charsmap   3 add_dummy_prefix   4 remove_extra_whitespaces
 """
 
+import math
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ CONTROL = 3  # <s> and </s>
 USER_DEFINED = 4  # a text that is always one token, such as "[SEG]"
 
 UNKNOWN_TEXT = "<unk>"
+MAX_PIECE_LENGTH = 256  # characters; sentencepiece makes pieces of 16, and merges try every split
 
 BPE = 2  # a value of `model_type` of a TrainerSpec
 
@@ -87,7 +89,16 @@ def check_kind(file: Path, trainer: dict, normalizer: dict) -> None:
 
 
 def check_vocabulary(file: Path, pieces: list[Piece]) -> None:
-    """A ConfigError unless every piece is there once, among them one for unknown characters."""
+    """A ConfigError unless every piece is there once, of a usual length and with a score, and one
+    of them is for unknown characters."""
+    for i, piece in enumerate(pieces):
+        if piece.type == NORMAL and len(piece.text) > MAX_PIECE_LENGTH:
+            raise ConfigError(
+                f"{file}: piece {i} has {len(piece.text):,} characters; expected at most "
+                f"{MAX_PIECE_LENGTH}"
+            )
+        if not math.isfinite(piece.score):
+            raise ConfigError(f"{file}: piece {i} has the score {piece.score}")
     texts = {piece.text for piece in pieces}
     if len(texts) < len(pieces):
         raise ConfigError(f"{file}: a piece stands twice in the vocabulary")

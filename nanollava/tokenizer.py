@@ -19,6 +19,7 @@ from tokenizers import Tokenizer as Backend
 from .config import LlavaConfig
 from .errors import ConfigError
 from .files import read_json, write_json
+from .schema import check, optional, short
 from .sentencepiece import UNKNOWN_TEXT, bpe_merges, read_pieces
 from .special_tokens import (
     IMAGE,
@@ -30,6 +31,7 @@ from .special_tokens import (
 )
 
 SPACE = "▁"  # how the vocabulary writes a space
+MAX_TOKEN_ID = 2**22  # far above any vocabulary; the library counts all ids up to the largest
 CLOSING_PUNCTUATION = ".,:;!?)]}'\"%"  # what follows a word without a space
 
 
@@ -159,11 +161,13 @@ class Tokenizer:
         sentencepiece_file = Path(path) / "tokenizer.model"
         if file.is_file():
             names = read_special_tokens(file.parent)
+            values = read_json(file)
+            check_vocabulary(values, file)
             try:
                 tokenizer = cls(Backend.from_file(str(file)), names)
             except Exception as error:  # the library raises bare Exception for broken files
                 raise ConfigError(f"{file}: not a tokenizer ({error})") from None
-            check_added_ids(file, tokenizer.backend)
+            check_added_ids(values, file, tokenizer.backend)
             return tokenizer
         if sentencepiece_file.is_file():
             return cls.from_sentencepiece(sentencepiece_file)
@@ -410,12 +414,24 @@ def add_token(backend: Backend, token: AddedToken) -> int:
     return backend.token_to_id(token.content)
 
 
-def check_added_ids(file: Path, backend: Backend) -> None:
+def check_vocabulary(values: dict, file: Path) -> None:
+    """A ConfigError unless each token of tokenizer.json's vocabulary has an id of its own."""
+    model = optional(values, "model", dict, str(file), default={})
+    vocab = model.get("vocab")
+    if not isinstance(vocab, dict):  # of another kind of model, or broken: the library tells
+        return
+    for text, token_id in vocab.items():
+        check(token_id, int, f"{file}: id of {short(text)}", minimum=0, maximum=MAX_TOKEN_ID)
+    if len(set(vocab.values())) < len(vocab):
+        raise ConfigError(f"{file}: two tokens of the vocabulary have the same id")
+
+
+def check_added_ids(values: dict, file: Path, backend: Backend) -> None:
     """A ConfigError if the library gives an added token another id than tokenizer.json.
 
     It numbers them in order, so that it closes gaps between the ids without a word.
     """
-    for token in read_json(file).get("added_tokens") or []:
+    for token in values.get("added_tokens") or []:
         new_id = backend.token_to_id(token["content"])
         if new_id != token["id"]:
             raise ConfigError(

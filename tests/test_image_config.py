@@ -177,6 +177,9 @@ def test_an_original_llava_may_have_other_options(tmp_path):
         ),
         (CLIP_JSON, {"image_std": 0.5}, "image_std = 0.5; expected a list"),
         (CLIP_JSON, {"image_std": [0.5, 0.5, 0]}, "expected std above 0"),
+        (CLIP_JSON, {"image_std": [0.5, 0.5, 1e-320]}, "expected std above 0"),
+        (CLIP_JSON, {"image_mean": [0.5, 0.5, 1e300]}, "expected mean and std of three colors"),
+        (CLIP_JSON, {"rescale_factor": 1e300}, "expected a rescale_factor above 0"),
         (LLAVA_JSON, {"image_mean": [127, 127, 127]}, "expected a mean in 0..1"),
     ],
 )

@@ -8,7 +8,16 @@ import sentencepiece
 from conftest import texts_of_all_kinds
 
 from nanollava.errors import ConfigError
-from nanollava.sentencepiece import CONTROL, UNKNOWN, bpe_merges, protobuf_fields, read_pieces
+from nanollava.sentencepiece import (
+    CONTROL,
+    NORMAL,
+    UNKNOWN,
+    Piece,
+    bpe_merges,
+    check_vocabulary,
+    protobuf_fields,
+    read_pieces,
+)
 from nanollava.tokenizer import Tokenizer
 
 
@@ -160,6 +169,19 @@ def test_a_vocabulary_that_does_not_fit_is_an_error(tmp_path, texts, error):
     file.write_bytes(message(*pieces, BPE_TRAINER, KEEPS_SPACES))
     with pytest.raises(ConfigError, match=error):
         read_pieces(file)
+
+
+@pytest.mark.parametrize(
+    "piece, error",
+    [
+        (Piece(300 * "a", 0.0, NORMAL), "piece 1 has 300 characters; expected at most 256"),
+        (Piece("a", float("nan"), NORMAL), "piece 1 has the score nan"),
+        (Piece("a", float("inf"), NORMAL), "piece 1 has the score inf"),
+    ],
+)
+def test_an_odd_piece_is_an_error(piece, error):
+    with pytest.raises(ConfigError, match=f"x.model: {error}"):
+        check_vocabulary("x.model", [Piece("<unk>", 0.0, UNKNOWN), piece])
 
 
 def test_a_protobuf_number_without_an_end_is_an_error():

@@ -337,6 +337,23 @@ def test_ids_that_the_library_would_change_are_an_error(tmp_path):
         Tokenizer.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "token_id, message",
+    [
+        (2**32 - 1, "'cat ' = 4294967295; expected at most"),
+        (-1, "'cat ' = -1; expected at least 0"),
+        (1.5, "'cat ' = 1.5; expected a whole number"),
+        (5, "two tokens of the vocabulary have the same id"),
+    ],
+)
+def test_ids_of_the_vocabulary_are_checked(tmp_path, token_id, message):
+    state = toy_state()
+    state["model"]["vocab"]["cat "] = token_id
+    (tmp_path / "tokenizer.json").write_text(json.dumps(state))
+    with pytest.raises(ConfigError, match=f"tokenizer.json: .*{message}"):
+        Tokenizer.from_pretrained(tmp_path)
+
+
 @pytest.fixture(params=[True, False], ids=["legacy", "not legacy"])
 def user_defined_dir(request, tmp_path):
     """A directory with a tokenizer.model that has user-defined pieces."""

@@ -129,7 +129,7 @@ def changed_archive(case: Case, content: bytes, is_tar: bool) -> bytes:
     case.note = "tar" if is_tar else "zip"
     if kind < 0.01 and not is_tar:
         case.note = "zip bomb"
-        return zip_bomb()
+        return zip_bomb(rng.choice((100, 2**20, 2**29, 2**31)))
     if kind < 0.05 and is_tar:
         case.note = "tar with a false size"
         return with_tar_size(rng.choice(ODD_TAR_SIZES), content)
@@ -180,15 +180,14 @@ def whole_tar(rng: random.Random, files: dict[str, bytes]) -> bytes:
     return result.getvalue()
 
 
-def zip_bomb() -> bytes:
-    """2 GB of zeros that claim to be an image of 100 bytes."""
+def zip_bomb(claimed_size: int) -> bytes:
+    """2 GB of zeros that claim to be an image of fewer bytes."""
     name = b"images/a.jpg"
     compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
-    data = b""
-    for _ in range(2048):
-        data += compressor.compress(bytes(2**20))
-    data += compressor.flush()
-    sizes = struct.pack("<III", 0, len(data), 100)
+    first_megabyte = compressor.compress(bytes(2**20)) + compressor.flush(zlib.Z_FULL_FLUSH)
+    megabyte = compressor.compress(bytes(2**20)) + compressor.flush(zlib.Z_FULL_FLUSH)
+    data = first_megabyte + 2047 * megabyte + compressor.flush()
+    sizes = struct.pack("<III", 0, len(data), claimed_size)
     header = struct.pack("<IHHHHH", 0x04034B50, 20, 0, 8, 0, 0) + sizes
     local = header + struct.pack("<HH", len(name), 0) + name + data
     central = struct.pack("<IHHHHHH", 0x02014B50, 20, 20, 0, 8, 0, 0) + sizes

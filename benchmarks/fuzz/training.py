@@ -59,6 +59,8 @@ def resume(case: Case) -> None:
         return
     step = record["step"]
     expect(type(step) is int and step in STEPS, "resumes at a step that was not saved")
+    says_so = any("using the previous one" in line for line in lines)
+    expect(says_so == (step == STEPS[0]), "uses the previous checkpoint without a word")
     expected = torch.load(case.world.path / f"state-{step}.pt", weights_only=True)
     for name, tensor in model.state_dict().items():
         expect(torch.equal(tensor, expected[name]), "resumes with other weights")

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from nanollava.config import LlamaConfig, LlavaConfig, VisionConfig
 from nanollava.conversation import encode, expand
+from nanollava.errors import UserError
 from nanollava.files import shipped, write_json
 from nanollava.hf import files as hf_files
 from nanollava.hf.config import llama_config_json, vision_config_json
@@ -72,6 +73,8 @@ def logits(model: LLaVA, tokenizer: Tokenizer, pixel_values: torch.Tensor) -> to
     ids, labels = encode(QUESTION, tokenizer)
     num_patches = model.config.vision_config.num_patches
     ids, _ = expand(ids, labels, model.config.image_token_id, num_patches)
+    if len(ids) > model.config.text_config.max_position_embeddings:
+        raise UserError(f"{len(ids)} tokens are too many")
     dtype = model.multi_modal_projector.linear_1.weight.dtype
     return model(torch.tensor([ids]), pixel_values.to(dtype))
 
