@@ -56,7 +56,8 @@ def load(
     free_id = tokenizer.image_token_id
     model = LLaVA.from_pretrained(path, device, dtype, vision, quantize, free_id)
     model.config = tokenizer.with_special_ids(model.config, path)
-    image_config = ImageConfig.from_pretrained(path, size=model.config.vision_config.image_size)
+    image_size = model.config.vision_config.image_size
+    image_config = ImageConfig.from_pretrained(path, size=image_size, vision=vision)
     step = compile_step(model) if compile else decode_step
     return Assistant(model, tokenizer, image_config, template, step)
 

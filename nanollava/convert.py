@@ -170,7 +170,9 @@ def load_image_config(sources: dict[str, Path], size: int) -> ImageConfig:
     """The preprocessing. It belongs to the LLaVA, or to CLIP where there is none yet."""
     if "llama" in sources:
         return ImageConfig.from_pretrained(sources["clip"], size=size)
-    return ImageConfig.from_pretrained(language_source(sources), size=size)
+    return ImageConfig.from_pretrained(
+        language_source(sources), size=size, vision=sources.get("clip")
+    )
 
 
 def report_source(kind: str, sources: dict[str, Path]) -> None:

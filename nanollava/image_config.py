@@ -68,14 +68,19 @@ class ImageConfig:
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, mode: str = "crop", size: int | None = None
+        cls,
+        path: str | Path,
+        mode: str = "crop",
+        size: int | None = None,
+        vision: str | Path | None = None,
     ) -> "ImageConfig":
         """Reads the preprocessing that a model directory describes.
 
         `mode` is for files that do not ask for padding. `size` is what the vision tower takes:
-        another size in the file is an error, as is any option that is not supported.
+        another size in the file is an error, as is any option that is not supported. `vision` is
+        the directory of the vision tower, which an original LLaVA processes images for.
         """
-        config = parse_image_config(read_values(Path(path), size), mode, str(path))
+        config = parse_image_config(read_values(Path(path), size, vision), mode, str(path))
         if size is not None and config.size != size:
             raise UserError(
                 f"{path}: crop_size or size = {config.size}, but the vision tower takes {size} "
@@ -131,34 +136,52 @@ def is_usable(value) -> bool:
 # ---- preprocessor_config.json ----
 
 
-def read_values(path: Path, size: int | None) -> dict:
-    """The options of a model directory.
-
-    They are in `processor_config.json`, where transformers 5 puts them, or else in
-    `preprocessor_config.json`. `config.json` of an original LLaVA says whether images are padded.
-    """
+def read_values(path: Path, size: int | None, vision: str | Path | None) -> dict:
+    """The options of a model directory; see `ImageConfig.from_pretrained`."""
     config_file = path / "config.json"
-    processor_file = path / "processor_config.json"
-    preprocessor_file = path / "preprocessor_config.json"
-    values = None
-    if processor_file.is_file():
-        values = read_json(processor_file).get("image_processor")
-        if values is not None and not isinstance(values, dict):
-            raise UserError(
-                f"{processor_file}: image_processor = {short(values)}; expected an object"
-            )
-    if values is None and preprocessor_file.is_file():
-        values = read_json(preprocessor_file)
+    values = read_processor(path)
     if size is not None and config_file.is_file():
         config = read_json(config_file)
         if "mm_vision_tower" in config:
-            if values is None:
-                values = {"size": size, "crop_size": size}
-            do_pad = config.get("image_aspect_ratio") == "pad"
-            values = values | {"image_processor_type": LLAVA_PROCESSORS[0], "do_pad": do_pad}
+            return values_of_original(values, config, size, vision)
     if values is None:
-        raise UserError(f"{preprocessor_file}: no such file; it says how images become pixels")
+        raise UserError(
+            f"{path / 'preprocessor_config.json'}: no such file; it says how images become pixels"
+        )
     return values
+
+
+def read_processor(path: Path) -> dict | None:
+    """The options in a directory's `processor_config.json`, where transformers 5 puts them, or
+    else in its `preprocessor_config.json`. None if there are none."""
+    processor_file = path / "processor_config.json"
+    preprocessor_file = path / "preprocessor_config.json"
+    if processor_file.is_file():
+        values = read_json(processor_file).get("image_processor")
+        if isinstance(values, dict):
+            return values
+        if values is not None:
+            found = f"{processor_file}: image_processor = {short(values)}"
+            raise UserError(f"{found}; expected an object")
+    if preprocessor_file.is_file():
+        return read_json(preprocessor_file)
+    return None
+
+
+def values_of_original(
+    values: dict | None, config: dict, size: int, vision: str | Path | None
+) -> dict:
+    """The options of an original LLaVA: its own, those of its vision tower, or CLIP's.
+
+    Its config.json says whether images are padded.
+    """
+    tower = vision or config["mm_vision_tower"]
+    if values is None and isinstance(tower, str | Path):
+        values = read_processor(Path(tower))
+    if values is None:
+        values = {"size": size, "crop_size": size}
+    do_pad = config.get("image_aspect_ratio") == "pad"
+    return values | {"image_processor_type": LLAVA_PROCESSORS[0], "do_pad": do_pad}
 
 
 def parse_image_config(values: dict, mode: str, where: str) -> ImageConfig:

@@ -123,6 +123,19 @@ def test_an_original_llava_may_have_other_options(tmp_path):
     assert config == ImageConfig(100, "pad", std=(0.5, 0.5, 0.5))
 
 
+@pytest.mark.parametrize("named", ["in the config", "by the user"])
+def test_an_original_llava_processes_images_as_its_tower_does(tmp_path, named):
+    tower = tmp_path / "tower"
+    tower.mkdir()
+    write_options(tower, CLIP_JSON, {"image_std": [0.5, 0.5, 0.5]})
+    name = str(tower) if named == "in the config" else "openai/clip"
+    values = {"mm_vision_tower": name, "image_aspect_ratio": "pad"}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    vision = tower if named == "by the user" else None
+    config = ImageConfig.from_pretrained(tmp_path, size=100, vision=vision)
+    assert config == ImageConfig(100, "pad", std=(0.5, 0.5, 0.5))
+
+
 @pytest.mark.parametrize(
     "base, changes, message",
     [
