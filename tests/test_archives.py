@@ -306,6 +306,22 @@ def test_more_bytes_than_declared_are_not_decompressed(tmp_path):
     assert peak < 2**20
 
 
+def test_a_name_that_is_not_that_of_the_header_is_an_error(tmp_path):
+    path = write_archive(tmp_path / "a.zip", {"1.png": png("red")})
+    content = bytearray(path.read_bytes())
+    content[content.index(b"1.png")] = ord("2")
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match="1.png: not a readable image"):
+        ImageFiles([path]).open("1.png")
+
+
+@pytest.mark.parametrize("name", ["naïve.png", "猫.png", "a b.png"])
+def test_names_may_have_any_characters(tmp_path, name):
+    for kind in ("zip", "tar"):
+        path = write_archive(tmp_path / f"a.{kind}", {name: png("red")})
+        assert color(ImageFiles([path]), name) == (255, 0, 0)
+
+
 def test_a_tar_that_ends_early_is_an_error(tmp_path):
     path = write_archive(tmp_path / "a.tar", {"1.png": png("red"), "2.png": bytes(3000)})
     path.write_bytes(path.read_bytes()[:2500])
