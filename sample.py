@@ -57,7 +57,11 @@ def parse_arguments() -> argparse.Namespace:
     add(
         "--device", default="auto", help="auto (cuda, mps, cpu: the first there is), or one of them"
     )
-    add("--dtype", choices=tuple(DTYPES), help="default: fp32 (int8, int4: bf16) on CPU, else fp16")
+    add(
+        "--dtype",
+        choices=tuple(DTYPES),
+        help="default: fp32 on CPU, else fp16; bf16 with --int8, --int4",
+    )
     add("--int8", action="store_true", help="the decoder's layers in 8 bits per weight")
     add("--int4", action="store_true", help="the decoder's layers in 4 bits per weight")
     add("--compile", action="store_true", help="compile the decode step: slow start, then faster")

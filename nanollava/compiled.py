@@ -42,10 +42,14 @@ def compile_step(model, **options) -> Callable:
     max_positions = model.config.text_config.max_position_embeddings
     is_cuda = llama.lm_head.weight.is_cuda
     if is_cuda:
-        defaults = {"triton.cudagraphs": True, "coordinate_descent_tuning": True}
+        defaults = {
+            "triton.cudagraphs": True,
+            "max_autotune": True,
+            "coordinate_descent_tuning": True,
+        }
+        options = {**defaults, **options}
     else:
-        defaults = {"freezing": True, "cpp_wrapper": True}
-    options = {"max_autotune": True, **defaults, **options}
+        write_products_as_sums()
 
     @torch.compile(dynamic=False, fullgraph=True, options=options)
     def decode(ids, keys, values, place, padding_count):
@@ -71,6 +75,21 @@ def compile_step(model, **options) -> Callable:
         return logits
 
     return step
+
+
+def write_products_as_sums() -> None:
+    """Lets the compiler write a matrix times one token as a loop of products and sums on a CPU.
+
+    Such a product reads every weight once. The loop reads them as fast as memory gives them, which
+    the matrix libraries' own kernels do not (docs/performance.md). The compiler reads this setting
+    once, before it compiles anything: an option of `torch.compile` would come too late.
+    """
+    from torch._inductor import config  # takes a second, for those who compile
+
+    any_size = 2**31
+    config.post_grad_fusion_options["decompose_mm_pass"] = {
+        "cpu_max_other_dimension_decomposition": any_size
+    }
 
 
 def power_of_two(number: int) -> int:

@@ -16,7 +16,7 @@ def test_compiled_ids_equal_plain_ids(llava_dir, rows):
     model = LLaVA.from_pretrained(llava_dir(num_hidden_layers=1))
     ids, _, mask, pixels = batch(rows=rows)
     options = dict(lengths=mask.sum(1), max_new_tokens=10)
-    step = compile_step(model, max_autotune=False, cpp_cache_precompile_headers=False)
+    step = compile_step(model, cpp_cache_precompile_headers=False)
     compiled = model.generate(ids, pixels, step=step, **options)
     assert compiled == model.generate(ids, pixels, **options)
 

@@ -80,10 +80,7 @@ def llava(settings: Settings, dtype: str) -> dict:
 def compare_compiled(settings: Settings, ours) -> dict:
     """As `compare`, with our decode step compiled before the clock starts."""
     prompt = random_prompt(ours, PROMPT_TOKENS)
-    options = {}
-    if settings.quick:
-        options["max_autotune"] = False
-    step = compile_step(ours, **options)
+    step = compile_step(ours)
     compile_seconds = seconds_of(lambda: our_answer(ours, prompt, settings.tokens, step))
     result = compare(settings, ours, transformers_llama(ours), prompt, step)
     result["compile_s"] = compile_seconds
