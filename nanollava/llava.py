@@ -17,6 +17,7 @@ from .hf import files as hf_files
 from .hf.config import llava_config_json, parse_llava_config
 from .hf.load import build, load, read_special_ids, uninitialized
 from .hf.names import LLAVA, PROJECTOR, WeightsError
+from .hf.original import check_tower, original_tower
 from .llama import Llama
 from .projector import Projector
 from .quantize import quantize_linear_layers
@@ -259,46 +260,3 @@ def load_projector(
         W = Projector(vision_width, text_width, hf_files.projector_kind(files))
     load(W, files, PROJECTOR, device, dtype)
     return W
-
-
-def original_tower(path: str | Path, values: dict, vision: str | Path | None) -> str | Path:
-    """Where the vision tower of an original LLaVA is: `vision`, the checkpoint itself if its tower
-    was trained, the directory that its config names, or the checkpoint again, which may hold a
-    copy of that."""
-    if vision is None and tuned_tower_key(values) is not None and holds_tower(path):
-        return path
-    tower = vision or schema.require(values, "mm_vision_tower", str, f"{path}/config.json")
-    if (Path(tower) / "config.json").is_file():
-        return tower
-    if vision is None and holds_tower(path):
-        return path
-    missing = f"its vision tower {str(tower)!r} is not a directory here"
-    raise WeightsError(f"{path}: {missing}; give CLIP's directory with --vision")
-
-
-def check_tower(vision: str | Path, llm: str | Path) -> None:
-    """A WeightsError if `llm` is an original LLaVA that needs its own vision tower."""
-    if Path(vision).resolve() == Path(llm).resolve():
-        return
-    key = tuned_tower_key(read_json(Path(llm) / "config.json"))
-    if key is not None and holds_tower(llm):
-        raise WeightsError(
-            f"{llm}: its vision tower was trained ({key} in config.json) and is in it; "
-            f"{vision} would replace it: leave that out, or give {llm} for it"
-        )
-
-
-def tuned_tower_key(values: dict) -> str | None:
-    """The key with which the config of an original LLaVA says that its tower was trained."""
-    if "mm_vision_tower" not in values:
-        return None
-    if values.get("unfreeze_mm_vision_tower") is True:
-        return "unfreeze_mm_vision_tower"
-    if "mm_vision_tower" in str(values.get("mm_tunable_parts")).split(","):
-        return "mm_tunable_parts"
-    return None
-
-
-def holds_tower(path: str | Path) -> bool:
-    """Whether an original LLaVA was saved with its vision tower."""
-    return any(name.startswith("model.vision_tower.") for name in hf_files.shapes(path))
