@@ -86,8 +86,13 @@ def describe_problem(pid: str, problem: dict, where: str) -> dict:
     choices = require(problem, "choices", list[str], where)
     if not 1 <= len(choices) <= len(LETTERS):
         raise UserError(f"{where}: {len(choices)} choices; expected 1 to {len(LETTERS)}")
+    check_problem_text(question, f"{where}: question")
+    for i, choice in enumerate(choices):
+        check_problem_text(choice, f"{where}: choices[{i}]")
     answer = require(problem, "answer", int, where, minimum=0, maximum=len(choices) - 1)
     hint = optional(problem, "hint", str, where, default="").strip()
+    if hint:
+        check_problem_text(hint, f"{where}: hint")
     image = optional(problem, "image", str, where, default="")
     subject = require(problem, "subject", str, where, choices=SUBJECTS)
     grade = read_grade(require(problem, "grade", str, where), where)
@@ -120,6 +125,14 @@ def describe_problem(pid: str, problem: dict, where: str) -> dict:
         "columns": columns,
         "image": image_path,
     }
+
+
+def check_problem_text(text: str, where: str) -> None:
+    """Raise a UserError for a text that is empty, or that would stand for an image."""
+    if not text.strip():
+        raise UserError(f"{where} is empty")
+    if IMAGE in text:
+        raise UserError(f"{where} contains {IMAGE}, which stands for the image of a prompt")
 
 
 def read_grade(text: str, where: str) -> int:
