@@ -64,6 +64,8 @@ def read_text(path: str | Path) -> str:
 def parse_json(text: str | bytes, where: str) -> Any:
     """The value of a JSON text. If it is not valid, a ConfigError names `where` it stands."""
     try:
+        if isinstance(text, bytes):  # json.loads would also take UTF-16, and halves of characters
+            text = text.decode("utf-8-sig")
         return json.loads(text)
     except (ValueError, RecursionError) as error:  # RecursionError: too many nested lists
         raise ConfigError(f"{where}: not valid JSON ({error})") from None

@@ -1,6 +1,7 @@
 """The client of judge and teacher, over real HTTP: retries, pace, errors in one line, the key."""
 
 import argparse
+import json
 import os
 import signal
 import subprocess
@@ -92,6 +93,20 @@ def test_a_reply_without_an_answer_is_rejected(server, body):
     fake = server()
     fake.body = body
     assert "not a chat completion" in str(Endpoint(fake.url).complete(job()))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": "no such key: sk-secret-0123456789"},
+        {"choices": [{"message": {"refusal": "sk-secret-0123456789"}, "finish_reason": "stop"}]},
+    ],
+)
+def test_a_key_that_a_reply_echoes_is_not_printed(raw_server, monkeypatch, body):
+    fake = raw_server(http_reply(200, json.dumps(body).encode(), Content_Type="application/json"))
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-0123456789")
+    reply = Endpoint(fake.url).complete(job())
+    assert isinstance(reply, Rejected) and "secret" not in str(reply)
 
 
 def test_an_answer_at_the_token_limit_is_rejected(server):

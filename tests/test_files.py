@@ -31,8 +31,10 @@ from nanollava.files import (
         ("[1]", "expected a JSON object, got list"),
         ("[" * 100_000, "not valid JSON"),
         (b"\xff", "not valid JSON"),
+        ("{}".encode("utf-16"), "not valid JSON"),
+        (b'{"a": "\xed\xa0\x80"}', "not valid JSON"),
     ],
-    ids=["cut", "a list", "too deep", "no UTF-8"],
+    ids=["cut", "a list", "too deep", "no UTF-8", "UTF-16", "half a character"],
 )
 def test_a_bad_json_file_is_an_error_that_names_it(tmp_path, content, message):
     file = tmp_path / "config.json"
@@ -42,6 +44,11 @@ def test_a_bad_json_file_is_an_error_that_names_it(tmp_path, content, message):
         file.write_text(content)
     with pytest.raises(ConfigError, match=f"config.json: {message}"):
         read_json(file)
+
+
+def test_a_byte_order_mark_is_skipped(tmp_path):
+    (tmp_path / "config.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert read_json(tmp_path / "config.json") == {"a": 1}
 
 
 def test_a_missing_json_file_is_an_error_that_names_it(tmp_path):

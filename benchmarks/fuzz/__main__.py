@@ -27,7 +27,18 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the children are forked, without OpenMP's threads
 
-from benchmarks.fuzz import configs, evals, images, records, tokenizers, training, weights, world
+from benchmarks.fuzz import (
+    configs,
+    conversations,
+    endpoint,
+    evals,
+    images,
+    records,
+    tokenizers,
+    training,
+    weights,
+    world,
+)
 from benchmarks.fuzz.worker import FAILURES, KINDS, Result, run_target
 
 TARGETS = {
@@ -35,9 +46,11 @@ TARGETS = {
     **weights.TARGETS,
     **tokenizers.TARGETS,
     **records.TARGETS,
+    **conversations.TARGETS,
     **images.TARGETS,
     **training.TARGETS,
     **evals.TARGETS,
+    **endpoint.TARGETS,
 }
 
 

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import tokenizers
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -46,6 +47,19 @@ class World:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         return Tokenizer.from_pretrained(self.path / "llava")
+
+    @cached_property
+    def other_tokenizer(self) -> Tokenizer:
+        """The same vocabulary, but without a space after special tokens."""
+        state = json.loads(self.tokenizer.backend.to_str())
+        state["normalizer"] = None
+        state["pre_tokenizer"] = {
+            "type": "Metaspace",
+            "replacement": "▁",
+            "prepend_scheme": "first",
+            "split": False,
+        }
+        return Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(state)))
 
     @cached_property
     def image_config(self) -> ImageConfig:

@@ -162,9 +162,10 @@ class Endpoint:
         try:
             reply = read_reply(content)
         except NotACompletion as problem:
-            return self.count_failure(request["model"], RequestFailed(str(problem)))
+            failure = RequestFailed(self.client.one_line(str(problem)))
+            return self.count_failure(request["model"], failure)
         except Rejected as problem:
-            reply = problem
+            reply = Rejected(self.client.one_line(str(problem)))
         self.answers += 1
         self.failures = 0
         return reply
