@@ -128,6 +128,19 @@ def test_a_key_that_the_server_echoes_is_not_printed(raw_server, key, as_json):
 
 
 @pytest.mark.parametrize(
+    ("key", "shown"),
+    [("sk-proj-" + 200 * "s", '{"key": "***"}'), ("sk/slash/0123", '{"key": "***"}'), ("no", None)],
+)
+def test_a_key_in_a_reply_is_not_kept(raw_server, key, shown):
+    """A short word is no secret, and may well be part of an answer."""
+    body = json.dumps({"key": key})
+    server = raw_server(http_reply(200, body.encode()))
+    assert send(server.url, key=key).decode() == (shown or body)
+    server.parts = [http_reply(200, body.replace("/", r"\/").encode())]
+    assert send(server.url, key=key).decode() == (shown or body)
+
+
+@pytest.mark.parametrize(
     ("header", "seconds"),
     [("6", 6), ("0", 0), ("1.5", 1.5), (None, None), ("-5", None), ("nan", None), ("soon", None)],
 )

@@ -224,6 +224,23 @@ def test_a_wrong_key_ends_the_run_and_is_not_printed(server, monkeypatch):
     assert "secret" not in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"message": "Incorrect API key provided: KEY"}},
+        {"choices": "KEY"},
+        {"choices": [{"message": {"content": None, "refusal": "KEY"}, "finish_reason": "stop"}]},
+        {"choices": [{"message": {"content": "Hi"}, "finish_reason": "KEY"}]},
+    ],
+)
+@pytest.mark.parametrize("key", ["secret", "sk-secret-0123456789", "sk-secret-" + 200 * "s"])
+def test_a_key_in_a_reply_is_not_printed(raw_server, monkeypatch, body, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    text = json.dumps(body).replace("KEY", key)
+    reply = Endpoint(raw_server(http_reply(200, text.encode())).url).complete(job())
+    assert isinstance(reply, Rejected) and "***" in str(reply) and "secret" not in str(reply)
+
+
 def test_an_unreachable_server_ends_the_run(server, no_backoff):
     fake = server()
     fake.shutdown()

@@ -20,6 +20,9 @@ from ..schema import short
 MAX_REPLY_BYTES = 32_000_000  # a long answer has some 100 kB
 MAX_REDIRECTS = 3  # within the named host
 SAME_METHOD_REDIRECTS = (307, 308)  # after the others, the request would be sent again as a GET
+MASK = "***"  # instead of the key
+# Servers that need no key get any word, such as "none", which may stand in an answer.
+SHORTEST_SECRET = 8
 MAX_MESSAGE = 400  # characters of an error message
 
 
@@ -43,7 +46,9 @@ class ChatClient:
             from openai import OpenAI
         except ImportError:
             raise UserError("the endpoint needs the openai package: pip install openai") from None
-        self.key = key
+        # The key as it is, and as JSON and error messages write it.
+        escaped_slashes = key.replace("/", r"\/")
+        self.key_forms = (key, repr(key)[1:-1], json.dumps(key)[1:-1], escaped_slashes)
         self.timeout = timeout
         try:
             self.client = OpenAI(
@@ -55,7 +60,7 @@ class ChatClient:
                 http_client=bounded_http_client(timeout),
             )
         except Exception as error:  # the HTTP library's errors have no common class
-            raise UserError(f"--base-url {base_url}: {self.one_line(str(error))}") from None
+            raise UserError(self.one_line(f"--base-url {base_url}: {error}")) from None
 
     def send(self, request: dict) -> bytes:
         """Return the body of the reply, or raise RequestFailed."""
@@ -63,7 +68,7 @@ class ChatClient:
 
         create = self.client.chat.completions.with_raw_response.create
         try:
-            return with_deadline(lambda: create(**request).http_response.content, self.timeout)
+            content = with_deadline(lambda: create(**request).http_response.content, self.timeout)
         except APIStatusError as error:
             problem = self.one_line(describe_status(error.response))
             retry_after = parse_retry_after(error.response.headers.get("Retry-After"))
@@ -73,13 +78,18 @@ class ChatClient:
             if error.__cause__ is not None:
                 problem += f" ({error.__cause__})"  # "Connection error." alone helps nobody
             raise RequestFailed(self.one_line(problem)) from None
+        if len(self.key_forms[0]) >= SHORTEST_SECRET:
+            for form in self.key_forms:
+                content = content.replace(form.encode(), MASK.encode())
+        return content
 
     def one_line(self, message: str) -> str:
         """A message on one short line, without the key, which some servers echo."""
-        for form in (self.key, repr(self.key)[1:-1], json.dumps(self.key)[1:-1]):
-            message = message.replace(form, "***")
+        for form in self.key_forms:
+            message = message.replace(form, MASK)
         words = " ".join(message.split())
-        return "".join(c if c.isprintable() else "?" for c in words)[:MAX_MESSAGE]
+        characters = [c if c.isprintable() else "?" for c in words]
+        return "".join(characters)[:MAX_MESSAGE]
 
 
 def check_url(base_url: str) -> None:
