@@ -5,23 +5,18 @@ torchrun --nproc_per_node 2 train_align.py             # the same with two proce
 """
 
 from functools import partial
-from pathlib import Path
 
 import torch
 
 from nanollava.data import collate
-from nanollava.device import DTYPES
 from nanollava.errors import run
-from nanollava.files import made_by, shipped
-from nanollava.hf.files import PROJECTOR_FILES, save_projector
-from nanollava.image import ImageConfig
-from nanollava.llava import LLaVA
-from nanollava.tokenizer import Tokenizer
 from nanollava.toyland.data import ensure_data
 from nanollava.training import arguments, distributed, plan
 from nanollava.training.batches import Collator
+from nanollava.training.build import build
 from nanollava.training.datasets import load_datasets
 from nanollava.training.evaluation import evaluate
+from nanollava.training.export import export_llava, export_w, frozen_state
 from nanollava.training.loop import train
 from nanollava.training.metrics import announce
 
@@ -50,29 +45,20 @@ def main() -> None:
     device = distributed.start(config.device)
     ensure_data(config.data, made_here=DEFAULTS["data"])
 
-    # Build: CLIP, the language model and a new W. The seed makes W the same on every rank.
+    # Build: CLIP, the language model and a new W, or a finished LLaVA with --model. The seed makes
+    # a new W the same on every rank.
     torch.manual_seed(config.seed)
-    vision = shipped(config.vision)
-    llm = shipped(config.llm)
-    tokenizer = Tokenizer.from_pretrained(llm)
-    model = LLaVA.compose(
-        vision,
-        llm,
-        config.projector,
-        tokenizer.image_token_id,
-        vision_feature_layer=config.vision_layer,
-        dtype=None,  # as in the files, which stay mapped into memory until they are sharded
-    )
-    model.config = tokenizer.with_special_ids(model.config, llm)
-    image_size = model.config.vision_config.image_size
-    image_config = ImageConfig.from_pretrained(vision, config.image_mode, image_size)
+    model, tokenizer, image_config = build(config)
 
     # Data: every record is checked now, not in the middle of the training.
     data, validation = load_datasets(config, tokenizer, image_config, model.config)
     collator = Collator(collate, flops=partial(plan.flops, model.config, TRAINABLE))
 
-    # Freeze by the table, then shard.
+    # Freeze by the table, then shard. The result gets what is frozen as it is in the files.
     trained_rows = distributed.freeze(model, TRAINABLE)
+    frozen = {}
+    if config.model is not None:
+        frozen = frozen_state(model, TRAINABLE)
     blocks = model.language_model.model.layers
     distributed.shard(model, blocks, model.vision_tower, device, config)
     announce(config, trained_rows, len(data), "stage 1: align")
@@ -83,20 +69,15 @@ def main() -> None:
     )
     train(model, data, collator, config, device, measure)
 
-    # Save W alone: nothing else has changed.
-    file = Path(config.out) / PROJECTOR_FILES[0]
-    save_dtype = DTYPES[config.save_dtype]
-    projector = distributed.full_state(model, save_dtype, "multi_modal_projector.")
-    distributed.write_on_rank_0(partial(save, file, projector))
-    distributed.print_on_rank_0(
-        f"W is in {file}; next: python train_instruct.py --projector {config.out}"
-    )
+    # Save W alone: nothing else has changed. With --model, save the complete LLaVA with its new W.
+    if config.model is None:
+        file = export_w(config, model)
+        result = f"W is in {file}; next: python train_instruct.py --projector {config.out}"
+    else:
+        export_llava(config, model, TRAINABLE, frozen, tokenizer, image_config)
+        result = f"LLaVA is in {config.out}; next: python train_instruct.py --model {config.out}"
+    distributed.print_on_rank_0(result)
     distributed.finish()
-
-
-def save(file: Path, projector: dict[str, torch.Tensor]) -> None:
-    save_projector(projector, file)
-    made_by(file.parent)
 
 
 if __name__ == "__main__":

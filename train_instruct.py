@@ -1,27 +1,23 @@
 """Stage 2, visual instruction tuning: W and the language model learn (paper, section 4.2).
 
 python train_instruct.py                               # Toyland, after train_align.py
+python train_instruct.py --model DIR --data mine.json  # fine-tune a finished LLaVA
 torchrun --nproc_per_node 2 train_instruct.py          # the same with two processes (FSDP2)
 """
 
 from functools import partial
-from pathlib import Path
 
 import torch
 
 from nanollava.data import collate
-from nanollava.device import DTYPES
 from nanollava.errors import run
-from nanollava.export import save_llava
-from nanollava.files import made_by, shipped
-from nanollava.image import ImageConfig
-from nanollava.llava import LLaVA
-from nanollava.tokenizer import Tokenizer
 from nanollava.toyland.data import ensure_data
 from nanollava.training import arguments, distributed, plan
 from nanollava.training.batches import Collator
+from nanollava.training.build import build
 from nanollava.training.datasets import load_datasets
 from nanollava.training.evaluation import evaluate
+from nanollava.training.export import export_llava, frozen_state
 from nanollava.training.loop import train
 from nanollava.training.metrics import announce
 
@@ -49,31 +45,17 @@ def main() -> None:
     device = distributed.start(config.device)
     ensure_data(config.data, made_here=DEFAULTS["data"])
 
-    # Build: CLIP, the language model and the W of stage 1.
+    # Build: CLIP, the language model and the W of stage 1, or a finished LLaVA with --model.
     torch.manual_seed(config.seed)
-    vision = shipped(config.vision)
-    llm = shipped(config.llm)
-    tokenizer = Tokenizer.from_pretrained(llm)
-    model = LLaVA.compose(
-        vision,
-        llm,
-        config.projector,
-        tokenizer.image_token_id,
-        vision_feature_layer=config.vision_layer,
-        dtype=None,  # as in the files, which stay mapped into memory until they are sharded
-    )
-    model.config = tokenizer.with_special_ids(model.config, llm)
-    image_size = model.config.vision_config.image_size
-    image_config = ImageConfig.from_pretrained(vision, config.image_mode, image_size)
+    model, tokenizer, image_config = build(config)
 
     # Data: every record is checked now, not in the middle of the training.
     data, validation = load_datasets(config, tokenizer, image_config, model.config)
     collator = Collator(collate, flops=partial(plan.flops, model.config, TRAINABLE))
 
-    # Freeze by the table, then shard. Sharding casts the frozen tower to the compute dtype; the
-    # result gets the tower as it was.
+    # Freeze by the table, then shard. The result gets what is frozen as it is in the files.
     trained_rows = distributed.freeze(model, TRAINABLE)
-    tower = model.vision_tower.state_dict(prefix="vision_tower.")
+    frozen = frozen_state(model, TRAINABLE)
     blocks = model.language_model.model.layers
     distributed.shard(model, blocks, model.vision_tower, device, config)
     announce(config, trained_rows, len(data), "stage 2: instruct")
@@ -85,23 +67,11 @@ def main() -> None:
     train(model, data, collator, config, device, measure)
 
     # Save a complete LLaVA: W and the language model as trained, and the tower.
-    out = Path(config.out)
-    save_dtype = DTYPES[config.save_dtype]
-    state = distributed.full_state(model, save_dtype, "multi_modal_projector.", "language_model.")
-    for name, tensor in tower.items():
-        state[name] = tensor.to(save_dtype)
-    distributed.write_on_rank_0(
-        partial(save, out, model, tokenizer, image_config, config.template, state)
-    )
+    export_llava(config, model, TRAINABLE, frozen, tokenizer, image_config)
     distributed.print_on_rank_0(
-        f"LLaVA is in {out}; next: python sample.py --model {out} --image cat.jpg"
+        f"LLaVA is in {config.out}; next: python sample.py --model {config.out} --image cat.jpg"
     )
     distributed.finish()
-
-
-def save(out: Path, *parts) -> None:
-    save_llava(out, *parts)
-    made_by(out)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ def original_tower(path: str | Path, values: dict, vision: str | Path | None) ->
     if vision is None and holds_tower(path):
         return path
     missing = f"its vision tower {str(tower)!r} is not a directory here"
-    raise WeightsError(f"{path}: {missing}; give CLIP's directory with --vision")
+    remedy = f"give CLIP's directory with --vision, or: python -m nanollava.convert {path} CLIP OUT"
+    raise WeightsError(f"{path}: {missing}; {remedy}")
 
 
 def check_tower(vision: str | Path, llm: str | Path) -> None:

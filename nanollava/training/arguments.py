@@ -5,6 +5,7 @@
 import argparse
 import math
 from dataclasses import Field, asdict, dataclass, field, fields
+from types import UnionType
 from typing import Any, get_args
 
 from ..conversation import IMAGE_POSITIONS, TEMPLATES
@@ -13,6 +14,8 @@ from ..errors import UserError
 
 MAX_STEPS = 10**9  # far above any training
 MAX_SEED = 2**32  # torch takes 64 bits, and an epoch's seed is 1,000,003 times as large
+# The settings that a finished LLaVA, the value of --model, already determines.
+PARTS_OF_A_MODEL = ("vision", "llm", "projector", "vision_layer", "image_mode")
 
 # The published recipes, and where their values come from:
 #
@@ -138,13 +141,18 @@ def _field(affects_result: bool, default, help: str, minimum, above, maximum, ch
 class TrainConfig:
     """All settings of a training. Each field is also a flag: `micro_batch` is --micro-batch."""
 
-    # Model
-    vision: str = affects_result("checkpoints/toy-clip", "Hugging Face CLIP directory")
-    llm: str = affects_result("checkpoints/toy-vicuna", "Hugging Face Llama directory")
-    projector: str = affects_result(
+    # Model: either a finished LLaVA, or its parts.
+    model: str | None = affects_result(
+        None,
+        "a finished LLaVA directory (ours, llava-hf or original) to continue from, with its "
+        "tokenizer and image processing; instead of --vision, --llm and --projector",
+    )
+    vision: str | None = affects_result("checkpoints/toy-clip", "Hugging Face CLIP directory")
+    llm: str | None = affects_result("checkpoints/toy-vicuna", "Hugging Face Llama directory")
+    projector: str | None = affects_result(
         "linear", "a new 'linear' or 'mlp2x_gelu' W, or the result of stage 1"
     )
-    vision_layer: int = affects_result(
+    vision_layer: int | None = affects_result(
         -2, "hidden state of the vision tower that the projector reads; -1 is the last"
     )
 
@@ -164,7 +172,7 @@ class TrainConfig:
         "images stay as written",
         choices=IMAGE_POSITIONS,
     )
-    image_mode: str = affects_result(
+    image_mode: str | None = affects_result(
         "crop",
         "how an image becomes a square: cut out the center, or pad the shorter side",
         choices=("crop", "pad"),
@@ -313,7 +321,20 @@ def combine(stage_defaults: dict, recipe: dict, flags: dict) -> TrainConfig:
         values["max_steps"] = None
     values.update(recipe)
     values.update(flags)
+    if "model" in flags:
+        drop_parts(values, flags)
     return TrainConfig(**values)
+
+
+def drop_parts(values: dict, flags: dict) -> None:
+    """Unset what a finished LLaVA already has. A UserError if a flag asks for something else."""
+    for name in PARTS_OF_A_MODEL:
+        if name in flags:
+            raise UserError(
+                f"--model {flags['model']} and --{name.replace('_', '-')} {flags[name]}: "
+                "a finished LLaVA has its own; omit one of the two"
+            )
+        values[name] = None
 
 
 def parse_config(description: str, stage: int, stage_defaults: dict) -> TrainConfig:
@@ -354,6 +375,6 @@ def flag_name(setting: Field) -> str:
 
 def flag_type(setting: Field) -> type:
     """The type of a flag's value: `int` for fields of type `int` and `int | None`."""
-    if setting.default is None:
+    if isinstance(setting.type, UnionType):
         return get_args(setting.type)[0]
     return setting.type

@@ -172,17 +172,26 @@ def merge_over_ranks(mine: dict) -> dict:
 
 
 def on_all_ranks(action: Callable[[], None]) -> None:
-    """Run `action` on every rank. If it fails on one of them, every rank raises OSError."""
-    failure = None
+    """Run `action` on every rank. If it fails on one of them, every rank raises OSError.
+
+    On the rank of a bug, the bug's own exception is raised.
+    """
+    message = None
+    bug = None
     try:
         action()
     except (OSError, SafetensorError, UserError) as error:
-        failure = str(error)
-    failures = [None] * dist.get_world_size()
-    dist.all_gather_object(failures, failure)
-    for failure in failures:
-        if failure is not None:
-            raise OSError(failure)
+        message = str(error)
+    except Exception as error:
+        message = f"{type(error).__name__}: {error}"
+        bug = error
+    messages = [None] * dist.get_world_size()
+    dist.all_gather_object(messages, message)
+    if bug is not None:
+        raise bug
+    for message in messages:
+        if message is not None:
+            raise OSError(message)
 
 
 def write_on_rank_0(action: Callable[[], None]) -> None:

@@ -6,12 +6,15 @@ formulas.
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
-from ..config import LlamaConfig, LlavaConfig, VisionConfig
+from ..config import PROJECTORS, LlamaConfig, LlavaConfig, VisionConfig
 from ..data import read_records
 from ..files import read_json, shipped
-from ..hf.config import parse_llama_config, parse_vision_config
+from ..hf.config import parse_llama_config, parse_llava_config, parse_vision_config
 from ..hf.files import projector_files, projector_kind
+from ..hf.load import read_vision_config
+from ..hf.original import original_tower
 from ..tokenizer import Tokenizer
 from .arguments import TrainConfig, micro_batch_size
 
@@ -336,19 +339,37 @@ def describe(config: TrainConfig, trainable: dict[str, bool]) -> str:
 
 def planned_model(config: TrainConfig) -> LlavaConfig:
     """The config of the LLaVA that a training script would build."""
+    if config.model is not None:
+        return finished_model(shipped(config.model))
     values = read_json(shipped(config.vision) / "config.json")
     vision = parse_vision_config(values.get("vision_config", values), config.vision)
-    llm = shipped(config.llm)
-    text = parse_llama_config(read_json(llm / "config.json"), config.llm)
+    projector = config.projector
+    if projector not in PROJECTORS:
+        projector = projector_kind(projector_files(projector))
+    return joined_model(vision, shipped(config.llm), projector, config.vision_layer)
+
+
+def finished_model(path: Path) -> LlavaConfig:
+    """The config of a finished LLaVA, ours, llava-hf or original."""
+    values = read_json(path / "config.json")
+    if "mm_vision_tower" not in values:
+        return parse_llava_config(values, f"{path}/config.json")
+    vision = read_vision_config(original_tower(path, values, vision=None))
+    projector = projector_kind(projector_files(path))
+    return joined_model(vision, path, projector, values.get("mm_vision_select_layer", -2))
+
+
+def joined_model(
+    vision: VisionConfig, llm: Path, projector: str, vision_feature_layer: int
+) -> LlavaConfig:
+    """The config of the LLaVA that LLaVA.compose makes of a tower and a language model."""
+    text = parse_llama_config(read_json(llm / "config.json"), f"{llm}/config.json")
     image_token_id = Tokenizer.from_pretrained(llm).image_token_id
     if image_token_id is None or image_token_id == text.vocab_size:
         # LLaVA.compose adds an image token and pads the vocabulary to a multiple of 64.
         text = replace(text, vocab_size=(text.vocab_size // 64 + 1) * 64)
-    projector = config.projector
-    if projector not in ("linear", "mlp2x_gelu"):
-        projector = projector_kind(projector_files(projector))
     return LlavaConfig(
-        vision, text, projector, config.vision_layer, image_token_id=text.vocab_size - 1
+        vision, text, projector, vision_feature_layer, image_token_id=text.vocab_size - 1
     )
 
 
