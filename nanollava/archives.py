@@ -133,6 +133,16 @@ class ImageFiles:
                     found.append(members[name])
         return found
 
+    def version(self, name: str) -> tuple[int, int]:
+        """Two numbers that change when an image does: size and time; in a zip, size and CRC-32."""
+        location = self.find(name)
+        if isinstance(location, Path):
+            status = location.stat()
+            return status.st_size, status.st_mtime_ns
+        if location.crc32 is not None:
+            return location.size, location.crc32
+        return location.size, location.archive.stat().st_mtime_ns
+
     def open(self, name: str) -> Image.Image:
         """The decoded image. An ImageError if it is missing or broken."""
         location = self.find(name)

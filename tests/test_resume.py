@@ -176,9 +176,15 @@ def test_a_signal_in_the_middle_of_a_step_ends_the_run_after_that_step(tmp_path,
 # When checkpoints are written
 
 
-def test_a_short_run_writes_no_checkpoint_unless_asked(tmp_path):
-    train(tmp_path, save_steps=0)
+def test_a_run_without_checkpoints_writes_none(tmp_path):
+    train(tmp_path, save_steps=0, save_minutes=0)
     assert checkpoints(tmp_path) == []
+
+
+def test_a_short_run_saves_its_last_step(tmp_path):
+    """Before the export, which may fail."""
+    train(tmp_path, save_steps=0)
+    assert checkpoints(tmp_path) == ["step-00000011"]
 
 
 def test_the_newest_checkpoints_are_kept(tmp_path):

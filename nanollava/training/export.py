@@ -132,10 +132,10 @@ def move_files(temporary: Path, out: Path) -> None:
     changed = [name for name in new_names if not is_same(temporary / name, out / name)]
     if len(changed) > 1:
         (out / "config.json").unlink(missing_ok=True)
-        changed = [name for name in changed if name != "config.json"]
     for name in changed:
-        (temporary / name).replace(out / name)
-    if "config.json" in new_names:  # the weights of W have none
+        if name != "config.json":
+            (temporary / name).replace(out / name)
+    if "config.json" in new_names:  # W alone has none
         remove_other_weights(out, keep=weights)
         (temporary / "config.json").replace(out / "config.json")
     (temporary / MADE_BY).replace(out / MADE_BY)

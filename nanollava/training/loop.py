@@ -12,11 +12,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ..device import pick_dtype
 from ..errors import UserError
 from .arguments import TrainConfig
 from .batches import Collator, to_device, total_counts, total_steps, training_steps
 from .distributed import sum_over_ranks
+from .fingerprint import fingerprint
 from .metrics import Metrics
 from .resume import Checkpoints
 from .signals import StopSignals, stopped
@@ -36,7 +36,7 @@ def train(
     parameters = [p for p in model.parameters() if p.requires_grad]
     # No weight decay, as in the releases.
     optimizer = torch.optim.AdamW(parameters, config.lr, weight_decay=0.0, fused=True)
-    checkpoints = Checkpoints(config, model, optimizer, fingerprint(config, data, device))
+    checkpoints = Checkpoints(config, model, optimizer, fingerprint(config, model, data, device))
     first_step = checkpoints.resume()
     batches = training_steps(data, collator, config, first_step)
     with StopSignals() as signals, Metrics(config, device, first_step, steps) as metrics:
@@ -106,15 +106,5 @@ def check_finite(step: int, loss: float, grad_norm: float, config: TrainConfig) 
     if not math.isfinite(loss + grad_norm):
         raise UserError(
             f"step {step}: the loss is {loss}, the gradient norm {grad_norm}; start over with --lr "
-            f"below {config.lr}, or with --dtype fp32"
+            f"below {config.lr} or with --dtype fp32, and with another --out"
         )
-
-
-def fingerprint(config: TrainConfig, data, device: torch.device) -> dict:
-    """Everything on which the result depends: a checkpoint of anything else is refused."""
-    return {
-        **config.result_settings(),
-        "dtype": str(pick_dtype(config.dtype, device)),  # "auto" may differ on another machine
-        "samples": len(data),
-        "crc32 of data": getattr(data, "crc32", None),
-    }

@@ -18,16 +18,12 @@ import torch.distributed as dist
 from torch import nn
 
 from ..errors import UserError
-from ..files import check_regular_file, read_json, write_json
+from ..files import read_json, write_json
 from ..schema import require
 from .arguments import TrainConfig
-from .distributed import (
-    merge_over_ranks,
-    on_all_ranks,
-    print_on_rank_0,
-    sum_over_ranks,
-    write_on_rank_0,
-)
+from .distributed import on_all_ranks, print_on_rank_0, sum_over_ranks, write_on_rank_0
+from .fingerprint import crc32_of_files
+from .output import check_previous, differing
 from .state import RNG, CheckpointError, read_state, training_state, write_state
 
 
@@ -43,7 +39,8 @@ class Checkpoints:
         self.model = model
         self.optimizer = optimizer
         self.fingerprint = fingerprint
-        self.in_use = config.save_steps > 0  # a run with checkpoints also saves its last step
+        # A run with checkpoints also saves its last step: the export comes after it, and may fail.
+        self.in_use = config.save_steps > 0 or config.save_minutes > 0
         self.last_save = time.perf_counter()
 
     def resume(self) -> int:
@@ -57,6 +54,7 @@ class Checkpoints:
                 "change --out"
             )
         record = load(self.folder, self.model, self.optimizer, self.fingerprint, print_on_rank_0)
+        write_on_rank_0(lambda: check_previous(self.config.out, self.fingerprint))
         settings = asdict(self.config) | self.fingerprint | {"ranks": dist.get_world_size()}
         path = Path(self.config.out) / "training.json"
         write_on_rank_0(lambda: write_json(path, settings))
@@ -216,27 +214,16 @@ def crc32_of_record(record: dict) -> int:
 
 def check_fingerprint(path: Path, previous: dict, fingerprint: dict) -> None:
     """An OtherRunError if a checkpoint was made with other settings."""
-    differences = []
-    for name, value in fingerprint.items():
-        if previous.get(name) != value:
-            differences.append(f"{name} {previous.get(name)!r}, now {value!r}")
+    differences = differing(previous, fingerprint)
     if differences:
         raise OtherRunError(
-            f"{path} was made with {'; '.join(differences)}; use the same flags, another --out, or "
+            f"{path} was made with {differences}; use the same flags and files, another --out, or "
             "remove it"
         )
 
 
 def checksums(path: Path) -> dict[str, int]:
-    """CRC-32 of a checkpoint's files; each rank reads its share. All ranks must call it."""
+    """CRC-32 of a checkpoint's files, by name. All ranks must call it."""
     files = sorted(file for file in path.iterdir() if file.name != "run.json")
-    for file in files:
-        check_regular_file(file)
-    sums = {}
-    for file in files[dist.get_rank() :: dist.get_world_size()]:
-        crc = 0
-        with open(file, "rb") as content:
-            while block := content.read(2**24):
-                crc = zlib.crc32(block, crc)
-        sums[file.name] = crc
-    return merge_over_ranks(sums)
+    sums = crc32_of_files(files)
+    return {Path(file).name: crc32 for file, crc32 in sums.items()}

@@ -1,0 +1,92 @@
+"""Everything on which the result of a training depends. A run resumes only what equals it."""
+
+import zlib
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ..config import PROJECTORS
+from ..data import InstructionData, image_names
+from ..device import pick_dtype
+from ..files import check_regular_file, read_json, shipped
+from ..hf.files import projector_files, shards
+from ..llava import original_tower
+from .arguments import TrainConfig
+from .distributed import merge_over_ranks, sum_over_ranks
+
+# The small files of a model directory that decide what is computed.
+SMALL_FILES = (
+    "config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "added_tokens.json",
+    "special_tokens_map.json",
+)
+
+
+def fingerprint(config: TrainConfig, model: nn.Module, data, device: torch.device) -> dict:
+    """The settings, and checksums of the contents. All ranks must call it; they share the work."""
+    values = config.result_settings()
+    values["dtype"] = str(pick_dtype(config.dtype, device))  # "auto" may differ elsewhere
+    values["trained parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    values["samples"] = len(data)
+    if isinstance(data, InstructionData):
+        values["crc32 of data"] = data.crc32
+        values["crc32 of records in use"] = zlib.crc32(repr(data.rows).encode())
+        values["checksum of images"] = checksum_of_images(data)
+        values["checksum of model files"] = sum(crc32_of_files(model_files(config)).values())
+    return values
+
+
+def checksum_of_images(data: InstructionData) -> int:
+    """A sum over the names, sizes and times of all images in use; of a zip's, their CRC-32."""
+    total = 0
+    for index in range(dist.get_rank(), len(data), dist.get_world_size()):
+        for name in image_names(data.record(index)):
+            words = (data.rows[index], name, *data.images.version(name))
+            total += zlib.crc32(repr(words).encode())
+    return int(sum_over_ranks(torch.tensor(total)))
+
+
+def model_files(config: TrainConfig) -> list[Path]:
+    """The files that the training starts from."""
+    if config.model is not None:
+        path = shipped(config.model)
+        values = read_json(path / "config.json")
+        files = directory_files(path)
+        if "mm_vision_tower" in values:  # an original LLaVA, with its tower perhaps elsewhere
+            files += directory_files(Path(original_tower(path, values, vision=None)))
+        return files
+    files = directory_files(shipped(config.vision)) + directory_files(shipped(config.llm))
+    if config.projector not in PROJECTORS:
+        files += projector_files(config.projector)
+    return files
+
+
+def directory_files(path: Path) -> list[Path]:
+    """The files of a model directory that are read."""
+    small_files = [path / name for name in SMALL_FILES if (path / name).is_file()]
+    return small_files + shards(path)
+
+
+def crc32_of_files(files: list[Path]) -> dict[str, int]:
+    """CRC-32 of each file, by path. Each rank reads its share. All ranks must call it."""
+    for file in files:
+        check_regular_file(file)
+    sums = {}
+    for file in files[dist.get_rank() :: dist.get_world_size()]:
+        sums[str(file)] = crc32_of_file(file)
+    return merge_over_ranks(sums)
+
+
+def crc32_of_file(file: Path) -> int:
+    crc = 0
+    with open(file, "rb") as content:
+        while block := content.read(2**24):
+            crc = zlib.crc32(block, crc)
+    return crc
