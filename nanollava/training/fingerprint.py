@@ -12,7 +12,7 @@ from ..data import InstructionData, image_names
 from ..device import pick_dtype
 from ..files import check_regular_file, read_json, shipped
 from ..hf.files import projector_files, shards
-from ..llava import original_tower
+from ..hf.original import original_tower
 from .arguments import TrainConfig
 from .distributed import merge_over_ranks, sum_over_ranks
 
