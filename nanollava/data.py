@@ -210,12 +210,15 @@ def read_records(path: str | Path) -> tuple[list, int]:
     """The records of a data file, unchecked, and the file's CRC-32."""
     try:
         content = read_bytes(path)
-        records = json.loads(content)
+        records = json.loads(content.decode("utf-8-sig"))
     except ConfigError as error:
         reason = str(error).removeprefix(f"{path}: ")
         raise DataError(f"{path}: no such data file, or it cannot be read ({reason})") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not valid JSON ({error})") from None
+        reason = str(error)
+        if reason.startswith("Extra data"):
+            reason = "one record per line? Join them to one list: [{...}, {...}]"
+        raise DataError(f"{path}: not valid JSON ({reason})") from None
     if not isinstance(records, list) or not records:
         raise DataError(f"{path}: expected a list of records")
     return records, zlib.crc32(content)

@@ -168,7 +168,12 @@ def test_groups_tell_images_and_an_upper_bound_of_the_length(make):
 
 @pytest.mark.parametrize(
     "text, message",
-    [("{", "not valid JSON"), ("{}", "expected a list of records"), ("[]", "expected a list")],
+    [
+        ("{", "not valid JSON"),
+        ('{"a": 1}\n{"a": 2}\n', "not valid JSON .one record per line"),
+        ("{}", "expected a list of records"),
+        ("[]", "expected a list"),
+    ],
 )
 def test_a_file_that_is_not_a_list_is_refused(make, text, message):
     with pytest.raises(DataError, match=f"data.json: {message}"):
