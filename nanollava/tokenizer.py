@@ -165,7 +165,9 @@ class Tokenizer:
             check_vocabulary(values, file)
             try:
                 tokenizer = cls(Backend.from_file(str(file)), names)
-            except Exception as error:  # the library raises bare Exception for broken files
+            except BaseException as error:
+                if not is_library_error(error):
+                    raise
                 raise ConfigError(f"{file}: not a tokenizer ({error})") from None
             check_added_ids(values, file, tokenizer.backend)
             return tokenizer
@@ -412,6 +414,12 @@ def add_token(backend: Backend, token: AddedToken) -> int:
     else:
         backend.add_tokens([token])
     return backend.token_to_id(token.content)
+
+
+def is_library_error(error: BaseException) -> bool:
+    """Does this come from the library? For broken files it raises bare Exceptions, and panics of
+    its Rust code, which are no Exceptions."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def check_vocabulary(values: dict, file: Path) -> None:

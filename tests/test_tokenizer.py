@@ -108,6 +108,14 @@ def test_a_broken_tokenizer_json_is_an_error(tmp_path):
         Tokenizer.from_pretrained(tmp_path)
 
 
+def test_a_panic_of_the_library_is_an_error(tmp_path):
+    state = toy_state()
+    state["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(state))
+    with pytest.raises(ConfigError, match=r"tokenizer.json: not a tokenizer \(Precompiled"):
+        Tokenizer.from_pretrained(tmp_path)
+
+
 def test_a_tokenizer_without_bos_is_an_error(tmp_path):
     shutil.copy(f"{TOY}/tokenizer.json", tmp_path)
     file = tmp_path / "tokenizer.json"
