@@ -4,6 +4,7 @@ fit into memory."""
 import numpy as np
 
 PRECISION = 22  # bits behind the point of Pillow's weights, which are integers
+STRIP_VALUES = 2**21  # pixels that are converted to float64 at a time
 
 
 def bicubic(x: np.ndarray) -> np.ndarray:
@@ -31,21 +32,32 @@ def resample_rows(
     """
     height, width, _ = pixels.shape
     background = np.array(color, dtype=np.float64)
+    result = np.empty((count, width, 3), dtype=np.uint8)
+    windows = [row_weights(row, length, new_length) for row in range(start, start + count)]
+    strip_width = max(1, STRIP_VALUES // height)
+    for left in range(0, width, strip_width):
+        strip = pixels[:, left : left + strip_width]
+        strip_values = np.ascontiguousarray(strip, dtype=np.float64).reshape(height, -1)
+        for row, (first, weights) in enumerate(windows):
+            # The rows of the window that are in `pixels`; the others have one color.
+            top = max(first, offset)
+            bottom = max(min(first + len(weights), offset + height), top)
+            inside = weights[top - first : bottom - first]
+            total = inside @ strip_values[top - offset : bottom - offset]
+            total = total.reshape(-1, 3) + (weights.sum() - inside.sum()) * background
+            # Products and sums are integers, exact in float64.
+            rounded = np.floor(total / 2**PRECISION + 0.5)
+            result[row, left : left + strip_width] = np.clip(rounded, 0, 255)
+    return result
+
+
+def row_weights(row: int, length: int, new_length: int) -> tuple[int, np.ndarray]:
+    """The first old row that a new row depends on, and the weights of it and the next ones."""
     scale = length / new_length  # old rows per new row
     stretch = max(scale, 1.0)  # a smaller image averages over more rows
-    result = np.empty((count, width, 3), dtype=np.uint8)
-    for row in range(count):
-        center = (start + row + 0.5) * scale
-        first = max(int(center - 2 * stretch + 0.5), 0)
-        last = min(int(center + 2 * stretch + 0.5), length)
-        weights = bicubic((np.arange(first, last) - center + 0.5) / stretch)
-        weights = weights / weights.sum()
-        weights = np.trunc(weights * 2**PRECISION + np.copysign(0.5, weights))
-        # The window's rows that are in `pixels`. Products and sums are integers, exact in float64.
-        inside = slice(max(first, offset), max(min(last, offset + height), first, offset))
-        window = pixels[inside.start - offset : inside.stop - offset].astype(np.float64)
-        weights_inside = weights[inside.start - first : inside.stop - first]
-        total = np.tensordot(weights_inside, window, axes=1)
-        total = total + (weights.sum() - weights_inside.sum()) * background
-        result[row] = np.clip(np.floor(total / 2**PRECISION + 0.5), 0, 255)
-    return result
+    center = (row + 0.5) * scale
+    first = max(int(center - 2 * stretch + 0.5), 0)
+    last = min(int(center + 2 * stretch + 0.5), length)
+    weights = bicubic((np.arange(first, last) - center + 0.5) / stretch)
+    weights = weights / weights.sum()
+    return first, np.trunc(weights * 2**PRECISION + np.copysign(0.5, weights))
