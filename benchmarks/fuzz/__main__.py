@@ -28,6 +28,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the children are forked, without OpenMP's threads
 
 from benchmarks.fuzz import (
+    archives,
     configs,
     conversations,
     endpoint,
@@ -48,6 +49,7 @@ TARGETS = {
     **records.TARGETS,
     **conversations.TARGETS,
     **images.TARGETS,
+    **archives.TARGETS,
     **training.TARGETS,
     **evals.TARGETS,
     **endpoint.TARGETS,
