@@ -27,7 +27,7 @@ ZIP_UTF_8 = 0x800
 ZIP_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 RAW_DEFLATE = -15  # zlib's code for a stream without zlib's own header, as in a zip
 
-MAX_MEMBER_BYTES = 2**29  # of one image, decompressed
+MAX_MEMBER_BYTES = 2**28  # of one image, decompressed; decompressing takes twice as much
 MAX_LINKS = 16  # from link to link
 
 

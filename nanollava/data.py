@@ -158,13 +158,13 @@ class InstructionData(torch.utils.data.Dataset):
             last_role, _ = turns[-1]
             if last_role != "gpt":
                 return "the last turn has no answer"
-            for name in names:
+            if self.max_tokens(record) > self.max_length:  # else it is surely short enough
+                self.tokens(record)
+            for name in names:  # after the length, which limits their number
                 if open_images:
                     self.images.open(name)
                 else:
                     self.images.find(name)
-            if self.max_tokens(record) > self.max_length:  # else it is surely short enough
-                self.tokens(record)
         except (UserError, UnicodeError, OSError) as error:  # text that is not Unicode; a long name
             return str(error)
         return None

@@ -279,7 +279,7 @@ def test_another_size_than_declared_is_an_error(tmp_path, compression, differenc
 @pytest.mark.parametrize(
     "offset, form, value, message",
     [
-        (24, "<I", MAX_MEMBER_BYTES + 1, "has 536,870,913 bytes; expected at most 536,870,912"),
+        (24, "<I", MAX_MEMBER_BYTES + 1, "has 268,435,457 bytes; expected at most 268,435,456"),
         (20, "<I", 10**9, "is cut off: the archive ends before it does"),
         (10, "<H", 12, "has zip compression 12; expected stored or deflated"),
         (8, "<H", 1, "is encrypted"),

@@ -255,3 +255,10 @@ def test_images_are_not_decoded_unless_asked(make):
     data = make([GOOD | {"image": "data.json"}])
     assert data.check([0]) == {}
     assert list(data.check([0], open_images=True)) == [0]
+
+
+def test_a_record_with_too_many_images_is_refused_before_they_are_opened(make, monkeypatch):
+    turns = [human(1000 * "<image>"), gpt("a cat")]
+    data = make([{"image": 1000 * ["a.png"], "conversations": turns}], max_length=100)
+    monkeypatch.setattr(data.images, "open", None)  # not to be called
+    assert "an image extends beyond --max-length 100" in data.check([0], open_images=True)[0]

@@ -49,6 +49,7 @@ def test_a_bad_json_file_is_an_error_that_names_it(tmp_path, content, message):
 def test_a_byte_order_mark_is_skipped(tmp_path):
     (tmp_path / "config.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
     assert read_json(tmp_path / "config.json") == {"a": 1}
+    assert read_text(tmp_path / "config.json") == '{"a": 1}'
 
 
 def test_a_missing_json_file_is_an_error_that_names_it(tmp_path):

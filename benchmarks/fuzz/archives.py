@@ -55,7 +55,7 @@ def changed_archive(case: Case, content: bytes, is_tar: bool) -> bytes:
     case.note = "tar" if is_tar else "zip"
     if kind < 0.01 and not is_tar:
         case.note = "zip bomb"
-        return zip_bomb(rng.choice((100, 2**20, 2**29, 2**31)))
+        return zip_bomb(rng.choice((100, 2**20, 2**28, 2**31)))
     if kind < 0.05 and is_tar:
         case.note = "tar with a false size"
         return with_tar_size(rng.choice(ODD_TAR_SIZES), content)

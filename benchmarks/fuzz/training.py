@@ -14,6 +14,7 @@ import torch.distributed as dist
 from benchmarks.fuzz.case import Case, CodeExecuted, expect
 from benchmarks.fuzz.mutate import changed_bytes, changed_json
 from benchmarks.fuzz.weights import Executes
+from nanollava.files import read_json_lines
 from nanollava.plot import read_metric
 from nanollava.training import metrics as training_metrics
 from nanollava.training import resume as training_resume
@@ -124,8 +125,8 @@ def metrics(case: Case) -> None:
     case.note = "resume"
     seconds = training_metrics.keep_lines_before(path, 4)
     expect(math.isfinite(seconds), "seconds are not finite")
-    for line in path.read_text(encoding="utf-8").splitlines():
-        expect(json.loads(line)["step"] < 4, "keeps a step that is repeated")
+    for where, entry in read_json_lines(path):
+        expect(entry["step"] < 4, f"{where}: keeps a step that is repeated")
 
 
 TARGETS = {"resume": resume, "metrics": metrics}
