@@ -12,7 +12,7 @@ import torch
 from nanollava.data import collate
 from nanollava.errors import run
 from nanollava.toyland.data import ensure_data
-from nanollava.training import arguments, distributed, output, plan
+from nanollava.training import arguments, distributed, output, plan, signals
 from nanollava.training.batches import Collator
 from nanollava.training.build import build
 from nanollava.training.datasets import load_datasets
@@ -43,6 +43,7 @@ def main() -> None:
         print(plan.describe(config, TRAINABLE))
         return
     device = distributed.start(config.device)
+    signals.end_with_launcher()
     output.lock(config.out)
     ensure_data(config.data, made_here=DEFAULTS["data"])
 

@@ -29,6 +29,10 @@ REMEDIES = {
     "CppCompileError": COMPILER_REMEDY,
     "TritonMissing": COMPILER_REMEDY,
     "OutOfMemoryError": MEMORY_REMEDY,
+    "DataLoader worker": (
+        "memory may have run out; fewer --workers need less; the same command resumes from the "
+        "newest checkpoint"
+    ),
 }
 
 

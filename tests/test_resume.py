@@ -129,7 +129,9 @@ def assert_equals_undisturbed(out: Path, weights: dict, undisturbed) -> None:
 # Signals
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    "number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
 def test_a_signal_ends_the_run_with_a_checkpoint(tmp_path, number, code, capsys):
     with pytest.raises(SystemExit) as exit:
         errors.run(lambda: train(tmp_path, Samples(signal_at=22, number=number), save_steps=0))
@@ -171,6 +173,24 @@ def test_a_signal_in_the_middle_of_a_step_ends_the_run_after_that_step(tmp_path,
     with pytest.raises(Stopped):
         train(tmp_path, save_steps=0)
     assert checkpoints(tmp_path) == ["step-00000003"]
+
+
+class KillsItsProcess(Samples):
+    """The data-loading process that reads sample 7 is killed, as by the out-of-memory killer."""
+
+    def __getitem__(self, index):
+        if index == 7:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+
+
+def test_a_killed_data_process_is_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit:
+        errors.run(lambda: train(tmp_path, KillsItsProcess(), workers=1))
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert exit.value.code == 2
+    assert message.startswith("error: RuntimeError: DataLoader worker")
+    assert "fewer --workers" in message
 
 
 # When checkpoints are written

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -24,6 +26,39 @@ def test_a_signal_is_recorded(number):
     with StopSignals() as signals:
         os.kill(os.getpid(), number)
         assert signals.on_any_rank(CPU) == number
+
+
+def test_a_closed_terminal_is_a_stop_signal():
+    assert signal.SIGHUP in STOP_SIGNALS
+
+
+def test_a_program_under_nohup_ignores_a_closed_terminal():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals() as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signals.on_any_rank(CPU) is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+LAUNCHER = """
+import subprocess, sys, time
+rank = "from nanollava.training import signals; signals.end_with_launcher(); print(1, flush=True);"
+subprocess.Popen([sys.executable, "-c", rank + "import time; time.sleep(600)"])
+time.sleep(600)
+"""
+
+
+def test_a_rank_ends_when_its_launcher_is_killed():
+    """Its standard output is closed when it ends."""
+    env = {**os.environ, "TORCHELASTIC_RUN_ID": "1"}  # as torchrun sets it
+    command = [sys.executable, "-c", LAUNCHER]
+    launcher = subprocess.Popen(command, stdout=subprocess.PIPE, env=env)
+    assert launcher.stdout.readline() == b"1\n"
+    launcher.kill()
+    launcher.wait()
+    assert launcher.stdout.read() == b"", "waits for the rank"
 
 
 def test_without_a_signal_there_is_none():

@@ -1,14 +1,22 @@
-"""SIGTERM and SIGINT end a training in order: after the current step and a checkpoint."""
+"""SIGTERM, SIGINT and SIGHUP end a training in order: after the current step and a checkpoint."""
 
+import os
 import signal
+import sys
+import threading
+import time
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from ..errors import Stopped
 from .distributed import sum_over_ranks
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+STOP_SIGNALS = [signal.SIGTERM, signal.SIGINT]
+if sys.platform != "win32":
+    STOP_SIGNALS.append(signal.SIGHUP)  # the terminal was closed
+LAUNCHER_CHECK_SECONDS = 1.0
 
 
 class StopSignals:
@@ -20,7 +28,8 @@ class StopSignals:
 
     def __enter__(self):
         for number in STOP_SIGNALS:
-            self.previous_handlers[number] = signal.signal(number, self.record)
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup lets a program ignore SIGHUP
+                self.previous_handlers[number] = signal.signal(number, self.record)
         return self
 
     def record(self, number: int, frame) -> None:
@@ -44,6 +53,24 @@ def stopped(number: int, step: int, steps: int, checkpoint: Path) -> Stopped:
     """The exception that ends a training after a signal and a checkpoint."""
     name = signal.Signals(number).name
     return Stopped(number, f"{name} after step {step}/{steps}: {checkpoint} is written")
+
+
+def end_with_launcher() -> None:
+    """If the parent process is torchrun and is killed, stop this rank like a SIGTERM does.
+
+    torchrun itself passes on every signal that it can catch. On Windows the parent of a process
+    never changes.
+    """
+    if not dist.is_torchelastic_launched():
+        return
+    launcher = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(LAUNCHER_CHECK_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def ignore_stop_signals(_worker: int) -> None:
