@@ -202,9 +202,12 @@ def test_malformed_record(tmp_path):
     )
     late = [*train, tmp_path / "late.json", "--max-steps", "8", "--batch", "1", "--workers", "1"]
     all_refused(
-        ([*bad, "."], "bad.json, record 1: turn 0: comes from 'gpt', expected 'human'"),
-        ([*well, ".", *odd], "--batch 3 (global) is not a multiple of"),
-        ([*well, "nowhere"], "nowhere: neither a folder nor a zip or"),
+        (
+            [*bad, ".", "--out", tmp_path / "out1"],
+            "bad.json, record 1: turn 0: comes from 'gpt', expected 'human'",
+        ),
+        ([*well, ".", *odd, "--out", tmp_path / "out2"], "--batch 3 (global) is not a multiple of"),
+        ([*well, "nowhere", "--out", tmp_path / "out3"], "nowhere: neither a folder nor a zip or"),
         ([*well, tmp_path], f"good.json, record 0: cat.jpg: no such image in {tmp_path}"),
     )
     # Met by a reader process in the middle of the training: it ends, and with it the program.

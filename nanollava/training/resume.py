@@ -54,7 +54,8 @@ class Checkpoints:
                 "change --out"
             )
         record = load(self.folder, self.model, self.optimizer, self.fingerprint, print_on_rank_0)
-        write_on_rank_0(lambda: check_previous(self.config.out, self.fingerprint))
+        if not record:
+            write_on_rank_0(lambda: check_previous(self.config.out, self.fingerprint))
         settings = asdict(self.config) | self.fingerprint | {"ranks": dist.get_world_size()}
         path = Path(self.config.out) / "training.json"
         write_on_rank_0(lambda: write_json(path, settings))
