@@ -119,6 +119,14 @@ def test_tokenizer_and_image_processing_are_the_models(world, tuned):
         assert after.tokenizer.encode(text) == before.tokenizer.encode(text)
 
 
+def test_special_ids_are_written(tuned):
+    """The end token, so that answers end, and a padding token for batches in transformers."""
+    config = LLaVA.from_pretrained(tuned).config
+    tokenizer = nanollava.load(tuned).tokenizer
+    assert config.eos_token_id == tokenizer.eos_token_id
+    assert config.pad_token_id is not None
+
+
 def test_a_recipe_does_not_change_the_models_image_processing(world):
     config = arguments.combine({}, arguments.RECIPES["v1.5"][2], {"model": str(world.model)})
     assert config.image_mode is None

@@ -38,6 +38,7 @@ def load_finished(path: Path) -> StartingPoint:
             raise ConfigError(f"--model {path}: a projector alone; give it as --projector {path}")
     model = LLaVA.from_pretrained(path)
     tokenizer = Tokenizer.from_pretrained(path)
+    model.config = tokenizer.with_special_ids(model.config, path)
     image_config = ImageConfig.from_pretrained(path, size=model.config.vision_config.image_size)
     return StartingPoint(model.train(), tokenizer, image_config)
 
@@ -55,6 +56,7 @@ def join_parts(config: TrainConfig) -> StartingPoint:
         vision_feature_layer=config.vision_layer,
         dtype=None,
     )
+    model.config = tokenizer.with_special_ids(model.config, llm)
     image_size = model.config.vision_config.image_size
     image_config = ImageConfig.from_pretrained(vision, config.image_mode, image_size)
     return StartingPoint(model, tokenizer, image_config)
