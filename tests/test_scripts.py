@@ -128,7 +128,7 @@ def test_broken_checkpoints(tmp_path):
             ["--image", "cat.jpg", "--device", "cpu:3"],
             "--device cpu:3: torch finds no cpu:3 device here",
         ),
-        (["--image", "cat.jpg", "--temprature", "1"], "unrecognized arguments: --temprature 1"),
+        (["--image", "cat.jpg", "--temprature", "1"], "unrecognized arguments: --temprature"),
         (["--image", "cat.jpg", "--max-new-tokens", "0"], "max_new_tokens 0"),
         (["--image", "cat.jpg", "--max-new-tokens", "100000"], "the model has room for 1024"),
         (["--image", "cat.jpg", "--temperature", "-1"], "temperature -1.0"),
@@ -222,7 +222,7 @@ def test_malformed_record(tmp_path):
 @pytest.mark.parametrize(
     ("command", "flags", "message"),
     [
-        ("nanollava.synthesize", ["--pictures", "none.jsonl"], "none.jsonl: cannot be read"),
+        ("nanollava.synthesize", ["--pictures", "none.jsonl"], "none.jsonl: no such file"),
         (
             "nanollava.evals.llava_bench",
             ["--images", "."],
