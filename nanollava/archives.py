@@ -28,6 +28,7 @@ ZIP_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 RAW_DEFLATE = -15  # zlib's code for a stream without zlib's own header, as in a zip
 
 MAX_MEMBER_BYTES = 2**28  # of one image, decompressed; decompressing takes twice as much
+MAX_HEADER_BYTES = 2**24  # of a tar: long names
 MAX_LINKS = 16  # from link to link
 
 
@@ -223,9 +224,20 @@ def zip_link(member: Member) -> Member:
     return member._replace(link=beside(member.name, target))
 
 
+class HeaderReader(io.BufferedReader):
+    """Reads the headers of a tar, a few bytes at a time. A broken one can ask for terabytes, and
+    memory for them would be reserved before the first byte is read."""
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {size:,} bytes")
+        return super().read(size)
+
+
 def tar_members(archive: Path) -> Iterator[Member]:
     """The files and links of an uncompressed tar."""
-    with tarfile.open(archive, "r:") as file:  # "r:" refuses compressed archives
+    # "r:" refuses compressed archives.
+    with HeaderReader(io.FileIO(archive)) as content, tarfile.open(None, "r:", content) as file:
         for info in file:
             if info.size < 0:  # tarfile would go back, and never end
                 raise tarfile.ReadError("a file of negative size")

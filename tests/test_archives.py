@@ -359,3 +359,16 @@ def test_two_names_of_one_zip_member_are_an_error(archive):
 def test_a_zip_may_have_names_outside_of_ascii(tmp_path):
     path = write_archive(tmp_path / "stored.zip", {"é日.png": png("red")})
     assert color(ImageFiles([path]), "é日.png") == (255, 0, 0)
+
+
+@pytest.mark.parametrize("kind", [b"L", b"x", b"g"])
+def test_a_tar_header_that_claims_terabytes_is_an_error(tmp_path, kind):
+    path = write_archive(tmp_path / "plain.tar", {"a.png": png("red")})
+    content = bytearray(path.read_bytes())
+    content[124:136] = b"\x80\0\0\0\0\0\0\x7f\0\0\0\0"  # the size, as a binary number
+    content[156:157] = kind
+    content[148:156] = 8 * b" "
+    content[148:156] = b"%06o\0 " % sum(content[:512])
+    path.write_bytes(content)
+    with pytest.raises(ArchiveError, match="a header of .* bytes"):
+        ImageFiles([path])

@@ -58,7 +58,7 @@ def changed_archive(case: Case, content: bytes, is_tar: bool) -> bytes:
         return zip_bomb(rng.choice((100, 2**20, 2**28, 2**31)))
     if kind < 0.05 and is_tar:
         case.note = "tar with a false size"
-        return with_tar_size(rng.choice(ODD_TAR_SIZES), content)
+        return with_tar_size(rng.choice(ODD_TAR_SIZES), rng.choice((b"0", b"L", b"x")), content)
     if kind < 0.15 and not is_tar:
         case.note = "zip with a false field"
         return with_zip_field(rng, content)
@@ -122,10 +122,11 @@ def zip_bomb(claimed_size: int) -> bytes:
     return local + central + end
 
 
-def with_tar_size(size: bytes, content: bytes) -> bytes:
-    """The archive with another size in its first header, whose checksum is right."""
+def with_tar_size(size: bytes, kind: bytes, content: bytes) -> bytes:
+    """The archive with another size and kind in its first header, whose checksum is right."""
     header = bytearray(content[:512])
     header[124:136] = size
+    header[156:157] = kind  # b"0" is a file, the others are names and properties of the next file
     header[148:156] = 8 * b" "
     header[148:156] = b"%06o\0 " % sum(header)
     return bytes(header) + content[512:]
