@@ -292,3 +292,13 @@ def test_a_file_without_a_projector_is_an_error(tmp_path):
 def test_a_saved_projector_leaves_no_temporary_file(tmp_path):
     save_projector(LINEAR, tmp_path / "mm_projector.safetensors")
     assert file_names(tmp_path) == {"mm_projector.safetensors"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+def test_weights_get_the_permissions_of_the_umask(tmp_path):
+    before = os.umask(0o022)
+    try:
+        hf_files.save_projector({"linear_1.weight": torch.zeros(2, 2)}, tmp_path / "W.safetensors")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "W.safetensors").stat().st_mode & 0o777 == 0o644

@@ -1,5 +1,6 @@
 """Weights in and out: safetensors, and pickles (`.bin`) in; one file, or shards with an index."""
 
+import os
 import json
 import pickle
 import shutil
@@ -198,7 +199,7 @@ def save(
 
     files = name_shards(split_into_shards(named_tensors, shard_bytes))
     for file, shard in files.items():
-        save_file(shard, path / f"{file}.partial", metadata={"format": "pt"})
+        write_safetensors(shard, path / f"{file}.partial")
     for file in files:
         (path / f"{file}.partial").replace(path / file)
     if len(files) > 1:
@@ -285,4 +286,13 @@ def save_projector(state: dict[str, torch.Tensor], path: str | Path) -> None:
     """Write W alone, the result of stage 1, with the names `multi_modal_projector.*`."""
     contiguous = {name: tensor.contiguous() for name, tensor in state.items()}
     with replacing(Path(path)) as temporary:
-        save_file(contiguous, temporary, metadata={"format": "pt"})
+        write_safetensors(contiguous, temporary)
+
+
+def write_safetensors(named_tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Write one file that other users may read as far as the umask allows: the library's own files
+    are private."""
+    save_file(named_tensors, path, metadata={"format": "pt"})
+    umask = os.umask(0)  # it can only be read by setting it
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)

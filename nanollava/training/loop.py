@@ -34,8 +34,7 @@ def train(
     world_size = dist.get_world_size()
     steps = total_steps(config, len(data))
     parameters = [p for p in model.parameters() if p.requires_grad]
-    # No weight decay, as in the releases.
-    optimizer = torch.optim.AdamW(parameters, config.lr, weight_decay=0.0, fused=True)
+    optimizer = adamw(parameters, config.lr)
     checkpoints = Checkpoints(config, model, optimizer, fingerprint(config, model, data, device))
     first_step = checkpoints.resume()
     batches = training_steps(data, collator, config, first_step)
@@ -72,6 +71,11 @@ def train(
             path = checkpoints.save_if_due(steps_done, steps, stop_signal, device)
             if stop_signal:
                 raise stopped(stop_signal, steps_done, steps, path)
+
+
+def adamw(parameters: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+    """AdamW with the releases' values: betas 0.9 and 0.999, eps 1e-8 and no weight decay."""
+    return torch.optim.AdamW(parameters, lr, weight_decay=0.0, fused=True)
 
 
 def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> float:
