@@ -19,7 +19,7 @@ from nanollava.assistant import Reply, dialogue_turns, without_image_marks
 from nanollava.conversation import CHAT_TEMPLATES
 from nanollava.device import DTYPES
 from nanollava.errors import UserError, run
-from nanollava.files import shipped
+from nanollava.files import replacing, shipped
 from nanollava.flags import check_texts
 from nanollava.image import open_image, save_image
 
@@ -88,6 +88,10 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         raise UserError(f"no image: give one with --image PATH, as in {example}")
     if arguments.chat and (arguments.json or arguments.attention):
         raise UserError("--chat: --json and --attention show one answer; leave one of them out")
+    if arguments.attention in arguments.image:
+        raise UserError(
+            f"--attention {arguments.attention}: would overwrite the image; choose another"
+        )
     if arguments.int8 and arguments.int4:
         raise UserError("--int8 and --int4: choose one of them")
 
@@ -165,7 +169,8 @@ class Dialogue:
         record = {"id": Path(path).stem, "image": image, "conversations": turns}
         try:
             text = json.dumps([record], indent=2, ensure_ascii=False) + "\n"
-            Path(path).write_bytes(text.encode())
+            with replacing(Path(path)) as temporary:  # an old dialogue stays if this fails
+                temporary.write_bytes(text.encode())
         except (OSError, ValueError) as error:  # ValueError: a name that is not UTF-8
             raise UserError(f"/save {path}: cannot be written ({error})") from None
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from .errors import UserError
-from .files import check_regular_file
+from .files import check_regular_file, replacing
 from .image_config import ImageConfig
 from .resample import resample_rows
 
@@ -83,9 +83,13 @@ def turn_upright(image: Image.Image) -> Image.Image:
 
 
 def save_image(image: Image.Image, path: str) -> None:
-    """Writes an image in the format of its file name."""
+    """Writes an image in the format of its file name, all of it or nothing."""
+    image_format = Image.registered_extensions().get(Path(path).suffix.lower())
+    if image_format is None:
+        raise ImageError(f"{path}: this image cannot be written (unknown file extension)")
     try:
-        image.save(path, quality=92)
+        with replacing(Path(path)) as temporary:
+            image.save(temporary, format=image_format, quality=92)
     except (OSError, ValueError) as error:
         raise ImageError(f"{path}: this image cannot be written ({error})") from None
 

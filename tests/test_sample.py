@@ -146,6 +146,29 @@ def test_a_dialogue_that_cannot_be_saved_leaves_no_file(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_attention_does_not_overwrite_the_image(monkeypatch, capsys):
+    names = script(monkeypatch, "--attention", "cat.jpg")
+    with pytest.raises(SystemExit):
+        names["run"](names["main"])
+    assert "--attention cat.jpg: would overwrite the image" in capsys.readouterr().err
+
+
+def test_a_failed_save_keeps_the_old_dialogue(tmp_path, monkeypatch):
+    names = script(monkeypatch, "--chat")
+    dialogue = names["Dialogue"](names["parse_arguments"]())
+    dialogue.ask("What color is the cat?")
+    old = tmp_path / "talk.json"
+    old.write_text("an old dialogue")
+
+    def full_disk(self, data):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full_disk)
+    with pytest.raises(UserError, match="No space left"):
+        dialogue.save(str(old))
+    assert old.read_text() == "an old dialogue"
+
+
 def test_int8_and_int4_exclude_each_other(monkeypatch, capsys):
     names = script(monkeypatch, "--int8", "--int4")
     with pytest.raises(SystemExit):

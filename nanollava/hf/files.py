@@ -1,7 +1,7 @@
 """Weights in and out: safetensors, and pickles (`.bin`) in; one file, or shards with an index."""
 
-import os
 import json
+import os
 import pickle
 import shutil
 import zipfile
