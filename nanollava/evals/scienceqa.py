@@ -54,8 +54,9 @@ def parse_answer(text: str, n_options: int) -> int | None:
 def read_problems(data: Path, split: str) -> dict[str, dict]:
     """Read the problems of a split from problems.json and pid_splits.json, by id.
 
-    Each has `choices`, the right one's index `answer` and `letter`, `lecture`, `solution`,
-    `prompt`, the `columns` it counts in, and `image`, a path below the image directory or None.
+    Each has `question`, `hint` ("" if there is none), `choices`, the right one's index `answer` and
+    `letter`, `lecture`, `solution`, `prompt`, the `columns` it counts in, and `image`, a path below
+    the image directory or None.
     """
     problems_path = data / "problems.json"
     splits_path = data / "pid_splits.json"
@@ -118,6 +119,8 @@ def describe_problem(pid: str, problem: dict, where: str) -> dict:
     if image:
         image_path = f"{require(problem, 'split', str, where)}/{pid}/{image}"
     return {
+        "question": question,
+        "hint": hint,
         "choices": choices,
         "answer": answer,
         "letter": letters[answer],
