@@ -234,7 +234,7 @@ def test_answers_to_other_questions_are_refused(data, call):
         ({"question": None}, "question = None; expected a text"),
         ({"question": "half a character: \ud83d"}, "question = .*; expected a text"),
         ({"hint": 5}, "hint = 5; expected a text"),
-        ({"hint": "See <image>."}, "<image> in its text"),
+        ({"hint": "See <image>."}, "hint contains <image>"),
         ({"image": ["image.png"]}, "image = .*; expected a text"),
         ({"image": "image.png", "split": None}, "split = None; expected a text"),
         ({"grade": 7}, "grade = 7; expected a text"),

@@ -102,8 +102,6 @@ def describe_problem(pid: str, problem: dict, where: str) -> dict:
     options = [f"({letter}) {choice}" for letter, choice in zip(letters, choices, strict=True)]
     context = hint or "N/A"
     prompt = f"Context: {context}\nQuestion: {question}\nOptions: {' '.join(options)}"
-    if IMAGE in prompt:
-        raise UserError(f"{where}: {IMAGE} in its text; it stands for an image and cannot be text")
 
     columns = [SUBJECTS[subject]]
     if hint:
