@@ -22,6 +22,7 @@ from .generate import decode_step, stream
 from .image import ImageConfig, open_image
 from .llama import KVCache
 from .llava import LLaVA
+from .loading import load_llava
 from .streaming import TextStream, answer, image_tensor, prompt
 from .tokenizer import Tokenizer
 
@@ -40,9 +41,9 @@ def load(
     """Loads a LLaVA directory with its tokenizer and image processing.
 
     `device` "auto" picks the first available of cuda, mps and cpu. `dtype` None is float32 on a CPU
-    and float16 elsewhere, with `quantize` ("int8", "int4") bfloat16. `template` is
-    the prompt form the model was trained with. `vision` is CLIP's directory, for an original LLaVA
-    that only names its tower. `compile` makes the first answer slow and the later ones faster.
+    and float16 elsewhere, with `quantize` ("int8", "int4") bfloat16. `template` is the prompt form
+    the model was trained with. `vision` is CLIP's directory, for an original LLaVA that only names
+    its tower. `compile` makes the first answer slow and the later ones faster.
     """
     path = shipped(path)
     device = pick_device(device)
@@ -52,12 +53,7 @@ def load(
         if dtype not in DTYPES:
             raise UserError(f"dtype {dtype!r}: expected {', '.join(DTYPES)}")
         dtype = DTYPES[dtype]
-    tokenizer = Tokenizer.from_pretrained(path)
-    free_id = tokenizer.image_token_id
-    model = LLaVA.from_pretrained(path, device, dtype, vision, quantize, free_id)
-    model.config = tokenizer.with_special_ids(model.config, path)
-    image_size = model.config.vision_config.image_size
-    image_config = ImageConfig.from_pretrained(path, size=image_size, vision=vision)
+    model, tokenizer, image_config = load_llava(path, device, dtype, vision, quantize)
     step = compile_step(model) if compile else decode_step
     return Assistant(model, tokenizer, image_config, template, step)
 

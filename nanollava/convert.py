@@ -24,6 +24,7 @@ from .hf.files import PROJECTOR_FILES, projector_files, shapes, shards
 from .hf.names import CLIP_VISION, LLAMA, LLAVA, PROJECTOR, Layout
 from .image import ImageConfig
 from .llava import LLaVA
+from .loading import Loaded, join_parts, load_llava
 from .tokenizer import Tokenizer
 
 # What a source can be, and the layouts in which its tensors are named.
@@ -58,10 +59,7 @@ def main() -> None:
     if out.exists():
         raise UserError(f"{out}: exists already; remove it or choose another place")
     sources = find_sources([Path(source) for source in args.sources])
-    tokenizer = Tokenizer.from_pretrained(language_source(sources))
-    model = load_model(sources, tokenizer, args.projector, DTYPES.get(args.dtype))
-    model.config = tokenizer.with_special_ids(model.config, language_source(sources))
-    image_config = load_image_config(sources, size=model.config.vision_config.image_size)
+    model, tokenizer, image_config = load(sources, args.projector, DTYPES.get(args.dtype))
     for kind in sources:
         report_source(kind, sources)
     write(out, model, tokenizer, image_config, args.template)
@@ -142,37 +140,15 @@ def language_source(sources: dict[str, Path]) -> Path:
     raise KeyError(sources)  # not reached: see COMPLETE
 
 
-def load_model(
-    sources: dict[str, Path], tokenizer: Tokenizer, new_projector: str, dtype: torch.dtype | None
-) -> LLaVA:
+def load(sources: dict[str, Path], new_projector: str, dtype: torch.dtype | None) -> Loaded:
     """The LLaVA that the sources make. dtype None keeps that of the files."""
-    if "llama" in sources:
-        model = LLaVA.compose(
-            sources["clip"],
-            sources["llama"],
-            sources.get("projector", new_projector),
-            tokenizer.image_token_id,
-            dtype=dtype,
-        )
-        if "projector" not in sources:  # a new W is float32; write it like the language model
-            model.multi_modal_projector.to(model.language_model.lm_head.weight.dtype)
-        return model
-    base = language_source(sources)
-    return LLaVA.from_pretrained(
-        base,
-        dtype=dtype,
-        vision=sources.get("clip"),
-        image_token_id=tokenizer.image_token_id,
-    )
-
-
-def load_image_config(sources: dict[str, Path], size: int) -> ImageConfig:
-    """The preprocessing. It belongs to the LLaVA, or to CLIP where there is none yet."""
-    if "llama" in sources:
-        return ImageConfig.from_pretrained(sources["clip"], size=size)
-    return ImageConfig.from_pretrained(
-        language_source(sources), size=size, vision=sources.get("clip")
-    )
+    if "llama" not in sources:
+        return load_llava(language_source(sources), dtype=dtype, vision=sources.get("clip"))
+    projector = sources.get("projector", new_projector)
+    loaded = join_parts(sources["clip"], sources["llama"], projector, dtype)
+    if "projector" not in sources:  # a new W is float32; write it like the language model
+        loaded.model.multi_modal_projector.to(loaded.model.language_model.lm_head.weight.dtype)
+    return loaded
 
 
 def report_source(kind: str, sources: dict[str, Path]) -> None:

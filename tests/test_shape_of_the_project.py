@@ -37,7 +37,7 @@ LAYERS = {
         "archives",
         "data",
     ],
-    "answers": ["compiled", "streaming", "assistant", "export"],
+    "answers": ["compiled", "streaming", "loading", "assistant", "export"],
     "": [""],  # nanollava/__init__.py: the public names
     "programs": ["convert", "show", "plot", "web"],
     "Toyland": ["toyland"],

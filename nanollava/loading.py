@@ -1,0 +1,62 @@
+"""A complete LLaVA from its directories: the model, its tokenizer and its image processing."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from .image import ImageConfig
+from .llava import LLaVA
+from .tokenizer import Tokenizer
+
+
+class Loaded(NamedTuple):
+    """A model, and how text and images become its input."""
+
+    model: LLaVA
+    tokenizer: Tokenizer
+    image_config: ImageConfig
+
+
+def load_llava(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    vision: str | Path | None = None,
+    quantize: str | None = None,
+) -> Loaded:
+    """Loads a LLaVA directory: ours, llava-hf or original. Options as `LLaVA.from_pretrained`."""
+    tokenizer = Tokenizer.from_pretrained(path)
+    model = LLaVA.from_pretrained(path, device, dtype, vision, quantize, tokenizer.image_token_id)
+    model.config = tokenizer.with_special_ids(model.config, path)
+    image_size = model.config.vision_config.image_size
+    image_config = ImageConfig.from_pretrained(path, size=image_size, vision=vision)
+    return Loaded(model, tokenizer, image_config)
+
+
+def join_parts(
+    vision: str | Path,
+    llm: str | Path,
+    projector: str | Path,
+    dtype: torch.dtype | None = None,
+    vision_feature_layer: int = -2,
+    image_mode: str = "crop",
+) -> Loaded:
+    """Joins CLIP, a language model and a projector. Options as `LLaVA.compose`.
+
+    The tokenizer is the language model's, the image processing is CLIP's, with `image_mode` "crop"
+    or "pad".
+    """
+    tokenizer = Tokenizer.from_pretrained(llm)
+    model = LLaVA.compose(
+        vision,
+        llm,
+        projector,
+        tokenizer.image_token_id,
+        dtype=dtype,
+        vision_feature_layer=vision_feature_layer,
+    )
+    model.config = tokenizer.with_special_ids(model.config, llm)
+    image_size = model.config.vision_config.image_size
+    image_config = ImageConfig.from_pretrained(vision, image_mode, image_size)
+    return Loaded(model, tokenizer, image_config)

@@ -1,0 +1,37 @@
+"""A complete LLaVA from its directories: model, tokenizer and images that fit together."""
+
+import torch
+
+from nanollava.conversation import encode
+from nanollava.loading import join_parts, load_llava
+
+TOY_LLAVA = "checkpoints/toy-llava"
+TOY_CLIP = "checkpoints/toy-clip"
+TOY_VICUNA = "checkpoints/toy-vicuna"
+
+
+def test_a_loaded_llava_fits_together():
+    model, tokenizer, image_config = load_llava(TOY_LLAVA)
+    assert image_config.size == model.config.vision_config.image_size
+    assert model.config.image_token_id == tokenizer.image_token_id
+    assert model.config.eos_token_id == tokenizer.eos_token_id
+
+
+def test_joined_parts_fit_together():
+    model, tokenizer, image_config = join_parts(TOY_CLIP, TOY_VICUNA, "mlp2x_gelu")
+    assert image_config.size == model.config.vision_config.image_size
+    assert model.config.image_token_id == tokenizer.image_token_id == len(tokenizer)
+    turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "a cat"}]
+    ids, _ = encode(turns, tokenizer)
+    assert model.config.eos_token_id == ids[-1]
+
+
+def test_the_files_dtype_is_kept_and_a_new_w_is_float32():
+    model = join_parts(TOY_CLIP, TOY_VICUNA, "linear").model
+    assert model.language_model.lm_head.weight.dtype == torch.float16
+    assert model.vision_tower.pre_layrnorm.weight.dtype == torch.float16
+    assert model.multi_modal_projector.linear_1.weight.dtype == torch.float32
+
+
+def test_image_mode_is_that_of_the_training():
+    assert join_parts(TOY_CLIP, TOY_VICUNA, "linear", image_mode="pad").image_config.mode == "pad"
