@@ -6,6 +6,7 @@ to memory, `forward` uses it for few tokens. Their product is bound by reading t
 these are 2 to 3 times smaller than in bfloat16.
 """
 
+from abc import ABC, abstractmethod
 from functools import cache
 
 import torch
@@ -18,7 +19,7 @@ GROUP = 32  # weights of a row that share one scale and one zero in int4
 SMALLEST_SCALE = 1e-7  # of a row or group of zeros; float16 can still hold it
 
 
-class QuantizedLinear(nn.Module):
+class QuantizedLinear(nn.Module, ABC):
     """A linear layer without bias, filled by `set_weight` and not meant for training."""
 
     # The kernels read the weights again for every few tokens. From this many tokens on it is faster
@@ -30,31 +31,31 @@ class QuantizedLinear(nn.Module):
         self.in_features = in_features
         self.out_features = out_features
 
+    @abstractmethod
     def set_weight(self, weight: torch.Tensor) -> None:
         """Quantizes a weight (out, in). The scales take its dtype, and inputs must have it too."""
-        raise NotImplementedError
 
+    @abstractmethod
     def dequantize(self) -> torch.Tensor:
         """The weight (out, in) that the stored numbers stand for, in the dtype of the scales."""
-        raise NotImplementedError
 
     def reference(self, x: torch.Tensor) -> torch.Tensor:
         """y = x W^T with the dequantized weight: what the kernels must equal."""
         return F.linear(x, self.dequantize())
 
+    @abstractmethod
     def has_kernel(self, x: torch.Tensor) -> bool:
         """Whether torch multiplies this layer's stored numbers with such an x directly."""
-        raise NotImplementedError
 
+    @abstractmethod
     def kernel(self, x: torch.Tensor) -> torch.Tensor:
         """y (tokens, out) of x (tokens, in), by torch's kernel."""
-        raise NotImplementedError
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         tokens = x.numel() // self.in_features
         # On a GPU always: its int4 order can only be dequantized by the kernel itself.
-        worthwhile = tokens < self.many_tokens or x.is_cuda
-        if worthwhile and self.has_kernel(x):
+        prefers_kernel = tokens < self.many_tokens or x.is_cuda
+        if prefers_kernel and self.has_kernel(x):
             y = self.kernel(x.reshape(tokens, self.in_features))
             return y.view(*x.shape[:-1], self.out_features)
         return self.reference(x)
@@ -87,10 +88,13 @@ def quantize_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     s is rounded to the dtype of W before it is used, so that |W - q s| <= s / 2 but for the
     rounding of s itself.
     """
-    largest = weight.abs().amax(dim=1).float()
-    scale = (largest / 127).clamp(min=SMALLEST_SCALE).to(weight.dtype)
-    q = weight.float() / scale.float()[:, None]
-    return q.round().clamp(-127, 127).to(torch.int8), scale
+    W = weight.float()
+    largest = W.abs().amax(dim=1, keepdim=True)  # (out, 1)
+    scale = (largest / 127).clamp(min=SMALLEST_SCALE)
+    scale = scale.to(weight.dtype)
+    q = (W / scale.float()).round()
+    q = q.clamp(-127, 127).to(torch.int8)
+    return q, scale.squeeze(1)
 
 
 class Int4Linear(QuantizedLinear):
@@ -149,14 +153,16 @@ def quantize_int4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, tor
 
     s and z are rounded to the dtype of W before they are used.
     """
-    groups = weight.float().view(len(weight), -1, GROUP)  # (out, groups, 32)
-    low = groups.amin(dim=-1)
-    high = groups.amax(dim=-1)
-    scale = ((high - low) / 15).clamp(min=SMALLEST_SCALE).to(weight.dtype)
-    zero = (low + 8 * scale.float()).to(weight.dtype)  # the value of q = 8
-    q = (groups - zero.float().unsqueeze(-1)) / scale.float().unsqueeze(-1) + 8
+    W = weight.float().view(len(weight), -1, GROUP)  # (out, groups, 32)
+    low = W.amin(dim=-1, keepdim=True)  # (out, groups, 1)
+    high = W.amax(dim=-1, keepdim=True)
+    scale = ((high - low) / 15).clamp(min=SMALLEST_SCALE)
+    scale = scale.to(weight.dtype)
+    zero = low + 8 * scale.float()  # the value of q = 8
+    zero = zero.to(weight.dtype)
+    q = (W - zero.float()) / scale.float() + 8
     q = q.round().clamp(0, 15).to(torch.uint8)
-    return q.view_as(weight), scale, zero
+    return q.view_as(weight), scale.squeeze(-1), zero.squeeze(-1)
 
 
 def kernel_order(weight: torch.Tensor) -> str:
