@@ -9,7 +9,6 @@ The same with the projector that stage 1 has trained:
 """
 
 import argparse
-import shutil
 from pathlib import Path
 
 import torch
@@ -19,7 +18,7 @@ from .conversation import CHAT_TEMPLATES
 from .device import DTYPES
 from .errors import ConfigError, UserError, run
 from .export import save_llava
-from .files import read_json
+from .files import new_directory, read_json
 from .hf.files import PROJECTOR_FILES, projector_files, shapes, shards
 from .hf.names import CLIP_VISION, LLAMA, LLAVA, PROJECTOR, Layout
 from .image import ImageConfig
@@ -57,12 +56,13 @@ def main() -> None:
     args = parse_arguments()
     out = Path(args.out)
     if out.exists():
-        raise UserError(f"{out}: exists already; remove it or choose another place")
+        raise UserError(f"{out}: exists already; remove it or choose another directory")
     sources = find_sources([Path(source) for source in args.sources])
     model, tokenizer, image_config = load(sources, args.projector, DTYPES.get(args.dtype))
     for kind in sources:
         report_source(kind, sources)
-    write(out, model, tokenizer, image_config, args.template)
+    with new_directory(out) as folder:
+        save_llava(folder, model, tokenizer, image_config, args.template)
     parameters = list(model.parameters())  # tied ones once
     num_bytes = sum(parameter.nbytes for parameter in parameters)
     print(f"wrote {out} (llava-hf): {len(parameters)} tensors, {num_bytes:,} bytes")
@@ -134,10 +134,11 @@ def kind_of(path: Path) -> str:
 
 def language_source(sources: dict[str, Path]) -> Path:
     """The directory that has the language model, and with it the tokenizer."""
-    for kind in ("llava-hf", "original", "llama"):
-        if kind in sources:
-            return sources[kind]
-    raise KeyError(sources)  # not reached: see COMPLETE
+    if "llama" in sources:
+        return sources["llama"]
+    if "original" in sources:
+        return sources["original"]
+    return sources["llava-hf"]
 
 
 def load(sources: dict[str, Path], new_projector: str, dtype: torch.dtype | None) -> Loaded:
@@ -167,17 +168,6 @@ def report_source(kind: str, sources: dict[str, Path]) -> None:
 def is_dropped(name: str, layouts: tuple[Layout, ...]) -> bool:
     """Does no layout read this tensor?"""
     return all(layout.to_ours(name) is None for layout in layouts)
-
-
-def write(
-    out: Path, model: LLaVA, tokenizer: Tokenizer, image_config: ImageConfig, template: str
-) -> None:
-    """Write a temporary folder, and rename it when everything is there."""
-    temporary = out.with_name(out.name + ".partial")
-    shutil.rmtree(temporary, ignore_errors=True)  # of an interrupted run
-    temporary.mkdir(parents=True)
-    save_llava(temporary, model, tokenizer, image_config, template)
-    temporary.rename(out)
 
 
 if __name__ == "__main__":

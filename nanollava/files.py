@@ -2,7 +2,9 @@
 
 import json
 import os
+import secrets
 import shlex
+import shutil
 import stat
 import sys
 from collections.abc import Iterator
@@ -117,12 +119,32 @@ def replacing(path: Path) -> Iterator[Path]:
     Readers see the old file or the new one, never half of it. If the block fails, the old file
     stays. Writers use `open`, so the new file gets the permissions that the umask gives.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    temporary = temporary_name(path)
     try:
         yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)  # there is one only after an error
+
+
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """A temporary directory in the same folder, which becomes `path` at the end of the block.
+
+    So `path`, which must not exist, is complete or absent. If the block fails, nothing is left.
+    """
+    temporary = temporary_name(path)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # there is one only after an error
+
+
+def temporary_name(path: Path) -> Path:
+    """A path in the same folder that nobody else uses: not a second run, nor a user's own file."""
+    return path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
 
 
 def made_by(path: Path) -> None:

@@ -209,6 +209,14 @@ def test_dtype_is_that_of_the_written_weights(sources):
     assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
 
 
+def test_a_users_own_partial_directory_stays(sources):
+    notes = sources.out.with_name(sources.out.name + ".partial") / "notes.txt"
+    notes.parent.mkdir()
+    notes.write_text("mine")
+    run_convert(sources.clip, sources.llama, sources.out)
+    assert notes.read_text() == "mine"
+
+
 # What is refused: one line, exit code 2, and nothing written
 
 

@@ -14,6 +14,7 @@ from nanollava.files import (
     PACKAGE,
     command_line,
     made_by,
+    new_directory,
     read_json,
     read_json_lines,
     read_text,
@@ -112,6 +113,34 @@ def test_a_file_appears_only_when_it_is_complete(tmp_path):
         assert temporary.parent == tmp_path
         assert not (tmp_path / "a.txt").exists()
     assert (tmp_path / "a.txt").read_text() == "text"
+
+
+def test_a_new_directory_appears_at_the_end(tmp_path):
+    with new_directory(tmp_path / "folder" / "out") as temporary:
+        (temporary / "a.txt").write_text("text")
+        assert not (tmp_path / "folder" / "out").exists()
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["out"]
+    assert (tmp_path / "folder" / "out" / "a.txt").read_text() == "text"
+
+
+def test_a_new_directory_leaves_nothing_after_an_error(tmp_path):
+    with pytest.raises(OSError), new_directory(tmp_path / "out") as temporary:
+        (temporary / "a.txt").write_text("text")
+        raise OSError("disk full")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_users_own_files_are_no_temporary_ones(tmp_path):
+    for name in ("out.partial", f"out.{os.getpid()}.partial"):
+        (tmp_path / name).write_text("mine")
+    with new_directory(tmp_path / "out"):
+        pass
+    with replacing(tmp_path / "out.txt") as first, replacing(tmp_path / "out.txt") as second:
+        assert first != second
+        first.touch()
+        second.touch()
+    for name in ("out.partial", f"out.{os.getpid()}.partial"):
+        assert (tmp_path / name).read_text() == "mine"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")

@@ -2,7 +2,6 @@
 
 import json
 import random
-import shutil
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch.distributed as dist
 
 from ..conversation import IMAGE
 from ..errors import UserError, exit_with
+from ..files import new_directory
 from .captions import boxes, captions
 from .draw import draw
 from .scenes import Scene, scenes
@@ -61,10 +61,13 @@ def write(
     out = Path(out)
     if out.exists():
         raise UserError(f"--out {out}: exists already; remove it or choose another directory")
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / "images").mkdir(parents=True)
+    with new_directory(out) as folder:
+        write_files(folder, train, validation, seed, size)
 
+
+def write_files(folder: Path, train: int, validation: int, seed: int, size: int) -> None:
+    """Writes all files of a data set into an empty folder."""
+    (folder / "images").mkdir()
     rng = random.Random(f"data/{seed}")
     drawings = []
     captions_rows = []
@@ -73,7 +76,7 @@ def write(
         for i, scene in enumerate(scenes(split, count, seed)):
             name = f"{split}_{i:06d}"
             image = f"images/{name}.jpg"
-            drawings.append((scene, partial / image))
+            drawings.append((scene, folder / image))
             texts = captions(scene, rng)
             captions_rows.append({"image": image, "captions": texts, "boxes": boxes(scene)})
             facts = read(texts, boxes(scene))
@@ -88,10 +91,9 @@ def write(
 
     write_images(drawings, size)
     for name, rows in records.items():
-        (partial / f"{name}.json").write_text(json.dumps(rows), encoding="utf-8")
+        (folder / f"{name}.json").write_text(json.dumps(rows), encoding="utf-8")
     lines = [json.dumps(row) + "\n" for row in captions_rows]
-    (partial / "captions.jsonl").write_text("".join(lines), encoding="utf-8")
-    partial.rename(out)
+    (folder / "captions.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
 def ensure_data(path: str, made_here: str) -> None:
