@@ -1,32 +1,35 @@
 """Checks of command-line flags that argparse does not make: ranges, and texts that are empty."""
 
 import argparse
+from typing import Any
 
 from .errors import UserError
 
-MAX_SEED = 2**32
+MAX_SEED = 2**32  # torch takes 64 bits, and an epoch's seed is 1,000,003 times as large
 
 
 def check_number(
-    args: argparse.Namespace, name: str, minimum: float, maximum: float, unit: str = ""
+    args: Any,
+    name: str,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    unit: str = "",
+    above: float | None = None,
 ) -> None:
-    """Raise a UserError unless a flag's value is in a range; NaN never is."""
+    """Raise a UserError unless minimum <= value <= maximum, and above < value. NaN never passes.
+
+    `args` has the values of the flags as attributes.
+    """
     value = getattr(args, name)
-    if not value >= minimum:
+    if minimum is not None and not value >= minimum:
         expected = f"at least {minimum} {unit}"
-    elif value > maximum:
+    elif above is not None and not value > above:
+        expected = f"more than {above} {unit}"
+    elif maximum is not None and not value <= maximum:
         expected = f"at most {maximum} {unit}"
     else:
         return
     raise UserError(f"{flag_name(name)} {value}: expected {expected.rstrip()}")
-
-
-def check_positive(args: argparse.Namespace, name: str, maximum: float) -> None:
-    """Raise a UserError unless a flag's value is more than 0 and at most `maximum`."""
-    value = getattr(args, name)
-    if not value > 0:
-        raise UserError(f"{flag_name(name)} {value}: must be more than 0")
-    check_number(args, name, 0, maximum)
 
 
 def check_texts(args: argparse.Namespace, *names: str) -> None:

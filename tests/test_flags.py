@@ -6,13 +6,13 @@ from argparse import Namespace
 import pytest
 
 from nanollava.errors import UserError
-from nanollava.flags import check_number, check_positive, check_texts
+from nanollava.flags import check_number, check_texts
 
 
 @pytest.mark.parametrize("value", [1, 5, 10, 9.99])
 def test_a_number_in_its_range(value):
     check_number(Namespace(count=value), "count", 1, 10)
-    check_positive(Namespace(count=value), "count", 10)
+    check_number(Namespace(count=value), "count", above=0, maximum=10)
 
 
 @pytest.mark.parametrize(
@@ -31,10 +31,25 @@ def test_a_number_out_of_its_range(value, message):
         check_number(Namespace(max_count=value), "max_count", 1, 10, "images")
 
 
-@pytest.mark.parametrize("value", [0, -1, math.nan, 11, math.inf])
-def test_a_number_that_is_not_positive_or_too_large(value):
-    with pytest.raises(UserError, match=f"^--wait {value}: (must be more than 0|expected at most)"):
-        check_positive(Namespace(wait=value), "wait", 10)
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (0, "expected more than 0"),
+        (-1, "expected more than 0"),
+        (math.nan, "expected more than 0"),
+        (11, "expected at most 10"),
+        (math.inf, "expected at most 10"),
+    ],
+)
+def test_a_number_that_is_not_positive_or_too_large(value, message):
+    with pytest.raises(UserError, match=f"^--wait {value}: {message}$"):
+        check_number(Namespace(wait=value), "wait", above=0, maximum=10)
+
+
+def test_a_range_without_a_maximum():
+    check_number(Namespace(wait=math.inf), "wait", above=0)
+    with pytest.raises(UserError, match="^--wait nan: expected at most 10$"):
+        check_number(Namespace(wait=math.nan), "wait", maximum=10)
 
 
 def test_empty_texts():

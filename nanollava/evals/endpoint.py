@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from ..errors import UserError
-from ..flags import check_number, check_positive, check_texts
+from ..flags import check_number, check_texts
 from .answers import Refused, Rejected, Reply
 from .client import ChatClient, RequestFailed
 from .replies import NotACompletion, read_reply
@@ -81,12 +81,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check_arguments(args: argparse.Namespace) -> None:
     """Raise a UserError if a flag of the endpoint has a value without sense."""
     check_texts(args, "base_url")
-    check_positive(args, "threads", MAX_THREADS)
-    check_positive(args, "per_minute", 1e9)
+    check_number(args, "threads", above=0, maximum=MAX_THREADS)
+    check_number(args, "per_minute", above=0, maximum=1e9)
     if args.per_minute < 60 / DAY:
         raise UserError(f"--per-minute {args.per_minute}: expected at least one request a day")
-    check_positive(args, "tries", 1_000_000)
-    check_positive(args, "timeout", DAY)
+    check_number(args, "tries", above=0, maximum=1_000_000)
+    check_number(args, "timeout", above=0, maximum=DAY)
     check_number(args, "wait", 0, DAY, "seconds")
     check_number(args, "temperature", -100, 100)
     for price in args.price:

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..assistant import load
 from ..device import DTYPES, pick_device, pick_dtype
 from ..errors import run
-from ..flags import MAX_SEED, check_number, check_positive, check_texts
+from ..flags import MAX_SEED, check_number, check_texts
 from ..image import save_image
 from . import data
 from .clip import MIN_IMAGES, pretrain_clip
@@ -30,7 +30,7 @@ def run_data(args: argparse.Namespace) -> None:
 
 def run_pretrain(args: argparse.Namespace) -> None:
     check_number(args, "pictures", MIN_IMAGES, MAX_SCENES)
-    check_positive(args, "scale", 1000)
+    check_number(args, "scale", above=0, maximum=1000)
     device = pick_device(args.device)
     dtype = pick_dtype(args.dtype, device)
     out = Path(args.out)

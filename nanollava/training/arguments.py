@@ -11,9 +11,9 @@ from typing import Any, get_args
 from ..conversation import IMAGE_POSITIONS, TEMPLATES
 from ..device import DTYPES
 from ..errors import UserError
+from ..flags import MAX_SEED, check_number, flag_name
 
 MAX_STEPS = 10**9  # far above any training
-MAX_SEED = 2**32  # torch takes 64 bits, and an epoch's seed is 1,000,003 times as large
 # The settings that a finished LLaVA, the value of --model, already determines.
 PARTS_OF_A_MODEL = ("vision", "llm", "projector", "vision_layer", "image_mode")
 
@@ -265,7 +265,7 @@ class TrainConfig:
 
     def __post_init__(self):
         for setting in fields(self):
-            check_bounds(setting, getattr(self, setting.name))
+            check_bounds(self, setting)
         if (self.validation or self.toyland_scenes) and not self.eval_steps:
             raise UserError(
                 "--validation or --toyland-scenes: also give --eval-steps; without it nothing is "
@@ -278,21 +278,15 @@ class TrainConfig:
         return {f.name: values[f.name] for f in fields(self) if f.metadata["affects_result"]}
 
 
-def check_bounds(setting: Field, value) -> None:
+def check_bounds(config: TrainConfig, setting: Field) -> None:
     """Raise a UserError if the value of a numeric field is out of bounds or not finite."""
+    value = getattr(config, setting.name)
     if value is None:
         return
     if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{flag_name(setting)} {value}: expected a finite number")
-    minimum = setting.metadata["minimum"]
-    above = setting.metadata["above"]
-    maximum = setting.metadata["maximum"]
-    if minimum is not None and value < minimum:
-        raise UserError(f"{flag_name(setting)} {value}: expected at least {minimum}")
-    if above is not None and value <= above:
-        raise UserError(f"{flag_name(setting)} {value}: expected more than {above}")
-    if maximum is not None and value > maximum:
-        raise UserError(f"{flag_name(setting)} {value}: expected at most {maximum}")
+        raise UserError(f"{flag_name(setting.name)} {value}: expected a finite number")
+    bounds = {name: setting.metadata[name] for name in ("minimum", "above", "maximum")}
+    check_number(config, setting.name, **bounds)
 
 
 def micro_batch_size(config: TrainConfig, world_size: int) -> int:
@@ -331,7 +325,7 @@ def drop_parts(values: dict, flags: dict) -> None:
     for name in PARTS_OF_A_MODEL:
         if name in flags:
             raise UserError(
-                f"--model {flags['model']} and --{name.replace('_', '-')} {flags[name]}: "
+                f"--model {flags['model']} and {flag_name(name)} {flags[name]}: "
                 "a finished LLaVA has its own; omit one of the two"
             )
         values[name] = None
@@ -352,25 +346,20 @@ def flag_parser(description: str, stage_defaults: dict) -> argparse.ArgumentPars
         description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS
     )
     for setting in fields(TrainConfig):
+        flag = flag_name(setting.name)
         help = setting.metadata["help"]
         default = stage_defaults.get(setting.name, setting.default)
         if default is not None:
             help += f" (default: {default})"
         value_type = flag_type(setting)
         if value_type is bool:
-            parser.add_argument(
-                flag_name(setting), action=argparse.BooleanOptionalAction, help=help
-            )
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=help)
         elif value_type == list[str]:
-            parser.add_argument(flag_name(setting), nargs="+", help=help)
+            parser.add_argument(flag, nargs="+", help=help)
         else:
             choices = setting.metadata["choices"]
-            parser.add_argument(flag_name(setting), type=value_type, choices=choices, help=help)
+            parser.add_argument(flag, type=value_type, choices=choices, help=help)
     return parser
-
-
-def flag_name(setting: Field) -> str:
-    return f"--{setting.name.replace('_', '-')}"
 
 
 def flag_type(setting: Field) -> type:
