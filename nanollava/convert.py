@@ -21,10 +21,8 @@ from .export import save_llava
 from .files import new_directory, read_json
 from .hf.files import PROJECTOR_FILES, projector_files, shapes, shards
 from .hf.names import CLIP_VISION, LLAMA, LLAVA, PROJECTOR, Layout
-from .image import ImageConfig
-from .llava import LLaVA
 from .loading import Loaded, join_parts, load_llava
-from .tokenizer import Tokenizer
+from .schema import require
 
 # What a source can be, and the layouts in which its tensors are named.
 LAYOUTS = {
@@ -122,29 +120,19 @@ def kind_of(path: Path) -> str:
     for name in PROJECTOR_FILES:
         if (path / name).is_file():
             return "projector"
-    values = read_json(path / "config.json")
+    file = path / "config.json"
+    values = read_json(file)
     if "mm_vision_tower" in values:
         return "original"
-    model_type = values.get("model_type")
-    if model_type not in KINDS:
-        expected = ", ".join(KINDS)
-        raise ConfigError(f"{path}/config.json: model_type {model_type!r}; expected {expected}")
-    return KINDS[model_type]
-
-
-def language_source(sources: dict[str, Path]) -> Path:
-    """The directory that has the language model, and with it the tokenizer."""
-    if "llama" in sources:
-        return sources["llama"]
-    if "original" in sources:
-        return sources["original"]
-    return sources["llava-hf"]
+    return KINDS[require(values, "model_type", str, str(file), choices=KINDS)]
 
 
 def load(sources: dict[str, Path], new_projector: str, dtype: torch.dtype | None) -> Loaded:
     """The LLaVA that the sources make. dtype None keeps that of the files."""
-    if "llama" not in sources:
-        return load_llava(language_source(sources), dtype=dtype, vision=sources.get("clip"))
+    if "llava-hf" in sources:
+        return load_llava(sources["llava-hf"], dtype=dtype)
+    if "original" in sources:
+        return load_llava(sources["original"], dtype=dtype, vision=sources.get("clip"))
     projector = sources.get("projector", new_projector)
     loaded = join_parts(sources["clip"], sources["llama"], projector, dtype)
     if "projector" not in sources:  # a new W is float32; write it like the language model

@@ -252,10 +252,17 @@ def test_a_source_that_does_not_exist(sources, error_of):
     assert "nowhere: no such directory or file" in error_of(sources.clip, "nowhere")
 
 
-def test_a_model_of_another_type(sources, error_of):
-    (sources.llama / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
-    error = error_of(sources.clip, sources.llama)
-    assert "config.json: model_type 'gpt2'; expected llava, clip, clip_vision_model" in error
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model_type": "gpt2"}, "model_type = 'gpt2'; expected one of 'llava', 'clip', 'clip_vis"),
+        ({"model_type": ["llama"]}, "model_type = ['llama']; expected a text"),
+        ({}, "no 'model_type'; expected a text"),
+    ],
+)
+def test_a_model_of_another_type(sources, error_of, values, message):
+    (sources.llama / "config.json").write_text(json.dumps(values))
+    assert f"config.json: {message}" in error_of(sources.clip, sources.llama)
 
 
 def test_an_output_directory_that_exists(sources, error_of):
