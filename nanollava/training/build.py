@@ -18,9 +18,7 @@ def build(config: TrainConfig) -> Loaded:
     if config.model is not None:
         path = shipped(config.model)
         check_is_complete(path)
-        loaded = load_llava(path)
-        loaded.model.train()
-        return loaded
+        return load_llava(path)
     return join_parts(
         shipped(config.vision),
         shipped(config.llm),
