@@ -1,6 +1,5 @@
 """Checks of command-line flags that argparse does not make: ranges, and texts that are empty."""
 
-import argparse
 from typing import Any
 
 from .errors import UserError
@@ -32,7 +31,7 @@ def check_number(
     raise UserError(f"{flag_name(name)} {value}: expected {expected.rstrip()}")
 
 
-def check_texts(args: argparse.Namespace, *names: str) -> None:
+def check_texts(args: Any, *names: str) -> None:
     """Raise a UserError if a flag was given as an empty text, for example --out ''."""
     for name in names:
         value = getattr(args, name)

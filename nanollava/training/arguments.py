@@ -11,7 +11,7 @@ from typing import Any, get_args
 from ..conversation import IMAGE_POSITIONS, TEMPLATES
 from ..device import DTYPES
 from ..errors import UserError
-from ..flags import MAX_SEED, check_number, flag_name
+from ..flags import MAX_SEED, check_number, check_texts, flag_name
 
 MAX_STEPS = 10**9  # far above any training
 # The settings that a finished LLaVA, the value of --model, already determines.
@@ -265,6 +265,7 @@ class TrainConfig:
 
     def __post_init__(self):
         for setting in fields(self):
+            check_texts(self, setting.name)
             check_bounds(self, setting)
         if (self.validation or self.toyland_scenes) and not self.eval_steps:
             raise UserError(
