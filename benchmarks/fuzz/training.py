@@ -1,11 +1,13 @@
 """Targets: a checkpoint of a training that is resumed, and metrics.jsonl."""
 
+import io
 import json
 import math
 import os
 import pickle
 import shutil
 import zlib
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import torch
@@ -17,7 +19,8 @@ from benchmarks.fuzz.weights import Executes
 from nanollava.files import read_json_lines
 from nanollava.plot import read_metric
 from nanollava.training import metrics as training_metrics
-from nanollava.training import resume as training_resume
+from nanollava.training.arguments import TrainConfig
+from nanollava.training.resume import Checkpoints, crc32_of_record
 
 FINGERPRINT = {"lr": 0.001, "seed": 0, "data": "x.json", "samples": 10, "crc32 of data": 1234}
 STEPS = (3, 6)  # with a checkpoint
@@ -39,7 +42,7 @@ def make(path: Path) -> None:
         model(torch.randn(4, 6)).square().sum().backward()
         optimizer.step()
         optimizer.zero_grad()
-        training_resume.save(path / "checkpoints", step, model, optimizer, FINGERPRINT, keep=2)
+        Checkpoints(TrainConfig(out=str(path)), model, optimizer, FINGERPRINT).save(step)
         torch.save(model.state_dict(), path / f"state-{step}.pt")
 
 
@@ -50,17 +53,19 @@ def resume(case: Case) -> None:
     shutil.copytree(case.world.path / "checkpoints", folder)
     damage_checkpoint(case, folder / "step-00000006", canary)
     model, optimizer = little_model()
-    lines = []
+    checkpoints = Checkpoints(TrainConfig(out=str(case.folder)), model, optimizer, FINGERPRINT)
+    report = io.StringIO()
     try:
-        record = training_resume.load(folder, model, optimizer, dict(FINGERPRINT), lines.append)
+        with redirect_stdout(report):
+            record = checkpoints.load()
     finally:
         if canary.exists():
             raise CodeExecuted("a file of the checkpoint has made a directory")
-    if not record:
+    if record is None:
         return
     step = record["step"]
     expect(type(step) is int and step in STEPS, "resumes at a step that was not saved")
-    says_so = any("using the previous one" in line for line in lines)
+    says_so = "using the previous one" in report.getvalue()
     expect(says_so == (step == STEPS[0]), "uses the previous checkpoint without a word")
     expected = torch.load(case.world.path / f"state-{step}.pt", weights_only=True)
     for name, tensor in model.state_dict().items():
@@ -97,10 +102,10 @@ def damage_checkpoint(case: Case, checkpoint: Path, canary: Path) -> None:
         case.note = f"a pickle in {file.name}"
         file = checkpoint / rng.choice((file.name, ".metadata"))
         content = pickle.dumps(Executes(os.mkdir, str(canary)))
-        sums = record.get("crc32")
-        if isinstance(sums, dict):
-            sums[file.name] = zlib.crc32(content)
-            record_path.write_text(json.dumps(record))
+        del record["crc32"]
+        record["files"][file.name] = zlib.crc32(content)
+        record["crc32"] = crc32_of_record(record)  # as if the pickle had always been there
+        record_path.write_text(json.dumps(record))
     case.content = content
     file.write_bytes(content)
 

@@ -308,6 +308,11 @@ def micro_batch_size(config: TrainConfig, world_size: int) -> int:
     return size
 
 
+def is_due(step: int, interval: int) -> bool:
+    """Whether `step` is a multiple of `interval`. An interval of 0 is never due."""
+    return interval > 0 and step % interval == 0
+
+
 def combine(stage_defaults: dict, recipe: dict, flags: dict) -> TrainConfig:
     """Merges settings; later ones win: defaults, stage, recipe, flags."""
     values = dict(stage_defaults)

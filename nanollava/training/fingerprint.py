@@ -43,6 +43,15 @@ def fingerprint(config: TrainConfig, model: nn.Module, data, device: torch.devic
     return values
 
 
+def differences(previous: dict, current: dict) -> str:
+    """The values of a previous run that differ from those of the current one, "" if none does."""
+    changes = []
+    for name, value in current.items():
+        if previous.get(name) != value:
+            changes.append(f"{name} {previous.get(name)!r}, now {value!r}")
+    return "; ".join(changes)
+
+
 def checksum_of_images(data: InstructionData) -> int:
     """A sum over the names, sizes and times of all images in use; of a zip's, their CRC-32."""
     total = 0

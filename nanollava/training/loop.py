@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 
 from ..errors import UserError
-from .arguments import TrainConfig
+from .arguments import TrainConfig, is_due
 from .batches import Collator, to_device, total_counts, total_steps, training_steps
 from .distributed import sum_over_ranks
 from .fingerprint import fingerprint
@@ -62,7 +62,9 @@ def train(
             optimizer.zero_grad()
 
             steps_done = step + 1
-            stop_signal = signals.on_any_rank(device) if steps_done < steps else None
+            stop_signal = None
+            if steps_done < steps:  # after the last step, only the result is still to be written
+                stop_signal = signals.on_any_rank(device)
             evaluation = {}
             if evaluate and is_due(steps_done, config.eval_steps) and not stop_signal:
                 evaluation = evaluate()
@@ -81,11 +83,6 @@ def adamw(parameters: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
 def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> float:
     """Scale the gradients down to the norm `max_norm` if it is larger. Returns the norm before."""
     return nn.utils.clip_grad_norm_(parameters, max_norm).full_tensor().item()
-
-
-def is_due(step: int, interval: int) -> bool:
-    """Whether `step` is a multiple of `interval`. An interval of 0 is never due."""
-    return interval > 0 and step % interval == 0
 
 
 def cosine(step: int, steps: int, warmup: float) -> float:

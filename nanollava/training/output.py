@@ -6,6 +6,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..files import read_json
 from .distributed import write_on_rank_0
+from .fingerprint import differences
 
 if sys.platform == "win32":
     import msvcrt
@@ -54,15 +55,15 @@ def try_lock(file) -> bool:
 
 def check_previous(out: str, fingerprint: dict) -> None:
     """A UserError if `out` has results of something else than a run with this fingerprint."""
-    settings = Path(out) / "training.json"
     if not has_results(Path(out)):
         return
+    settings = Path(out) / "training.json"
     if not settings.is_file():
         raise UserError(f"--out {out}: contains a model that no training wrote; choose another")
-    differences = differing(read_json(settings), fingerprint)
-    if differences:
+    changes = differences(read_json(settings), fingerprint)
+    if changes:
         raise UserError(
-            f"--out {out}: has the results of a run with {differences}; choose another --out, or "
+            f"--out {out}: has the results of a run with {changes}; choose another --out, or "
             "remove it"
         )
 
@@ -73,12 +74,3 @@ def has_results(out: Path) -> bool:
     if metrics.is_file() and metrics.stat().st_size > 0:
         return True
     return any(any(out.glob(pattern)) for pattern in RESULTS)
-
-
-def differing(previous: dict, fingerprint: dict) -> str:
-    """The values of a previous run that differ from those of this one, "" if none does."""
-    differences = []
-    for name, value in fingerprint.items():
-        if previous.get(name) != value:
-            differences.append(f"{name} {previous.get(name)!r}, now {value!r}")
-    return "; ".join(differences)

@@ -8,7 +8,6 @@ import json
 import shutil
 import time
 import zlib
-from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -20,17 +19,23 @@ from torch import nn
 from ..errors import UserError
 from ..files import read_json, write_json
 from ..schema import require
-from .arguments import TrainConfig
+from .arguments import TrainConfig, is_due
 from .distributed import on_all_ranks, print_on_rank_0, sum_over_ranks, write_on_rank_0
-from .fingerprint import crc32_of_files
-from .output import check_previous, differing
+from .fingerprint import crc32_of_files, differences
+from .output import check_previous
 from .state import RNG, CheckpointError, read_state, training_state, write_state
 
 
 class Checkpoints:
     """The checkpoints of one run in OUT/checkpoints: resume, when to save, save."""
 
-    def __init__(self, config: TrainConfig, model, optimizer, fingerprint: dict):
+    def __init__(
+        self,
+        config: TrainConfig,
+        model: nn.Module,
+        optimizer: torch.optim.AdamW,
+        fingerprint: dict,
+    ):
         """`fingerprint` has all values on which the result depends. A run resumes only from a
         checkpoint with the same fingerprint.
         """
@@ -53,15 +58,43 @@ class Checkpoints:
                 f"--resume never, but {self.folder} contains checkpoints; remove them or "
                 "change --out"
             )
-        record = load(self.folder, self.model, self.optimizer, self.fingerprint, print_on_rank_0)
-        if not record:
+        record = self.load()
+        if record is None:
             write_on_rank_0(lambda: check_previous(self.config.out, self.fingerprint))
         settings = asdict(self.config) | self.fingerprint | {"ranks": dist.get_world_size()}
         path = Path(self.config.out) / "training.json"
         write_on_rank_0(lambda: write_json(path, settings))
-        step = record.get("step", 0)
-        self.in_use = self.in_use or step > 0
-        return step
+        if record is None:
+            return 0
+        self.in_use = True
+        return record["step"]
+
+    def load(self) -> dict | None:
+        """Load the newest readable checkpoint into model, optimizer and random state.
+
+        Returns its run.json, or None if there is no checkpoint. An unreadable one is reported, and
+        the one before it is used. One with another fingerprint is a CheckpointError.
+        """
+        checkpoints = list_checkpoints(self.folder)
+        for path in checkpoints:
+            try:
+                record = read_record(path)
+                check_fingerprint(path, record["fingerprint"], self.fingerprint)
+                state = training_state(self.model, self.optimizer)
+                on_all_ranks(partial(read_state, state, path))
+            except OtherRunError:
+                raise
+            except (UserError, OSError) as error:
+                print_on_rank_0(f"{path} is not readable ({error}); using the previous one")
+                continue
+            torch.set_rng_state(state[RNG])
+            print_on_rank_0(f"resuming from {path}")
+            return record
+        if checkpoints:
+            raise CheckpointError(
+                f"{self.folder}: no checkpoint is readable; remove them to start over"
+            )
+        return None
 
     def save_if_due(
         self, step: int, steps: int, stop_signal: int | None, device: torch.device
@@ -71,7 +104,7 @@ class Checkpoints:
         If that fails, for example because the disk is full, the run continues with a warning. Only
         a run that is being stopped raises the CheckpointError: its work would be lost.
         """
-        by_steps = self.config.save_steps > 0 and step % self.config.save_steps == 0
+        by_steps = is_due(step, self.config.save_steps)
         by_time = self.minutes_are_over(device)
         at_end = self.in_use and step == steps
         if not (by_steps or by_time or at_end or stop_signal):
@@ -79,52 +112,53 @@ class Checkpoints:
         self.in_use = True
         self.last_save = time.perf_counter()
         try:
-            return save(
-                self.folder, step, self.model, self.optimizer, self.fingerprint, self.config.keep
-            )
+            return self.save(step)
         except CheckpointError as error:
             if stop_signal:
                 raise
             print_on_rank_0(f"warning: {error}")
             return None
 
+    def save(self, step: int) -> Path:
+        """Write the state after `step` steps and remove all but the newest checkpoints.
+
+        If writing fails, the previous checkpoints are untouched.
+        """
+        final = self.folder / f"step-{step:08d}"
+        temporary = final.with_suffix(".partial")
+        try:
+            write_on_rank_0(lambda: make_room(temporary, self.model))
+            state = training_state(self.model, self.optimizer)
+            on_all_ranks(lambda: write_state(state, temporary))
+            record = {
+                "step": step,
+                "fingerprint": self.fingerprint,
+                "files": checksums(temporary),
+            }
+            write_on_rank_0(lambda: publish(temporary, final, record, self.config.keep))
+        except OSError as error:
+            previous = list_checkpoints(self.folder)
+            remains = "there is no previous one"
+            if previous:
+                remains = f"the previous one, {previous[0]}, is still valid"
+            raise CheckpointError(
+                f"checkpoint {final} was not written ({error}); {remains}"
+            ) from None
+        return final
+
     def minutes_are_over(self, device: torch.device) -> bool:
         """Whether rank 0's clock asks for a checkpoint: clocks differ, so one decides for all."""
         if self.config.save_minutes == 0:
             return False
         elapsed = time.perf_counter() - self.last_save
-        is_due = dist.get_rank() == 0 and elapsed >= 60 * self.config.save_minutes
-        votes = sum_over_ranks(torch.tensor([is_due], dtype=torch.int32, device=device))
+        votes_yes = dist.get_rank() == 0 and elapsed >= 60 * self.config.save_minutes
+        votes = sum_over_ranks(torch.tensor([votes_yes], dtype=torch.int32, device=device))
         return votes.item() > 0
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """The complete checkpoints of a run, newest first."""
     return sorted(folder.glob("step-" + 8 * "[0-9]"), reverse=True)
-
-
-def save(
-    folder: Path, step: int, model: nn.Module, optimizer, fingerprint: dict, keep: int
-) -> Path:
-    """Write the state after `step` steps and remove all but the newest `keep` checkpoints.
-
-    run.json gets the fingerprint. If writing fails, the previous checkpoints are untouched.
-    """
-    final = folder / f"step-{step:08d}"
-    temporary = final.with_suffix(".partial")
-    try:
-        write_on_rank_0(lambda: make_room(temporary, model))
-        state = training_state(model, optimizer)
-        on_all_ranks(lambda: write_state(state, temporary))
-        record = {"step": step, "fingerprint": fingerprint, "files": checksums(temporary)}
-        write_on_rank_0(lambda: publish(temporary, final, record, keep))
-    except OSError as error:
-        previous = list_checkpoints(folder)
-        remains = "there is no previous one"
-        if previous:
-            remains = f"the previous one, {previous[0]}, is still valid"
-        raise CheckpointError(f"checkpoint {final} was not written ({error}); {remains}") from None
-    return final
 
 
 def make_room(temporary: Path, model: nn.Module) -> None:
@@ -151,39 +185,6 @@ def publish(temporary: Path, final: Path, record: dict, keep: int) -> None:
     for old in list_checkpoints(final.parent)[keep:]:
         # Renamed first: a directory that is half removed must not look like a checkpoint.
         shutil.rmtree(old.rename(old.with_suffix(".partial")))
-
-
-def load(
-    folder: Path,
-    model: nn.Module,
-    optimizer,
-    fingerprint: dict,
-    report: Callable[[str], None],
-) -> dict:
-    """Load the newest readable checkpoint into model, optimizer and random state.
-
-    Returns its run.json, or {} if there is no checkpoint. An unreadable one is reported, and the
-    one before it is used. One with another fingerprint is a CheckpointError.
-    """
-    fingerprint = json.loads(json.dumps(fingerprint))  # as it comes back from a file
-    checkpoints = list_checkpoints(folder)
-    for path in checkpoints:
-        try:
-            record = read_record(path)
-            check_fingerprint(path, record["fingerprint"], fingerprint)
-            state = training_state(model, optimizer)
-            on_all_ranks(partial(read_state, state, path))
-        except OtherRunError:
-            raise
-        except (UserError, OSError) as error:
-            report(f"{path} is not readable ({error}); using the previous one")
-            continue
-        torch.set_rng_state(state[RNG])
-        report(f"resuming from {path}")
-        return record
-    if checkpoints:
-        raise CheckpointError(f"{folder}: no checkpoint is readable; remove them to start over")
-    return {}
 
 
 class OtherRunError(CheckpointError):
@@ -215,10 +216,10 @@ def crc32_of_record(record: dict) -> int:
 
 def check_fingerprint(path: Path, previous: dict, fingerprint: dict) -> None:
     """An OtherRunError if a checkpoint was made with other settings."""
-    differences = differing(previous, fingerprint)
-    if differences:
+    changes = differences(previous, fingerprint)
+    if changes:
         raise OtherRunError(
-            f"{path} was made with {differences}; use the same flags and files, another --out, or "
+            f"{path} was made with {changes}; use the same flags and files, another --out, or "
             "remove it"
         )
 
