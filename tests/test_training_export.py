@@ -125,8 +125,8 @@ def test_a_failed_export_says_where_the_state_is_and_how_to_export_again(
         raise error
 
     config = TrainConfig(out=str(tmp_path))
-    with pytest.raises(UserError) as raised:
-        export.export(config, lambda: export.replace_files(tmp_path, fails))
+    with pytest.raises(UserError) as raised, export.export_errors(config):
+        export.replace_files(tmp_path, fails)
     message = str(raised.value)
     assert "\n" not in message
     assert str(error) in message

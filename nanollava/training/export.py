@@ -8,7 +8,8 @@ import filecmp
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -32,14 +33,12 @@ MADE_BY = "MADE_BY.txt"
 
 def export_w(config: TrainConfig, model: LLaVA) -> Path:
     """Write W alone, the result of stage 1. Returns its file."""
-
-    def gather_and_write() -> None:
+    out = Path(config.out)
+    name = PROJECTOR_FILES[0]
+    with export_errors(config):
         state = full_state(model, DTYPES[config.save_dtype], PROJECTOR)
-        replace_files(Path(config.out), lambda folder: save_projector(state, folder / file_name))
-
-    file_name = PROJECTOR_FILES[0]
-    export(config, gather_and_write)
-    return Path(config.out) / file_name
+        replace_files(out, lambda folder: save_projector(state, folder / name))
+    return out / name
 
 
 def export_llava(
@@ -51,10 +50,9 @@ def export_llava(
     image_config: ImageConfig,
 ) -> None:
     """Write a complete LLaVA: what was trained, and `frozen` as it was before the training."""
-
-    def gather_and_write() -> None:
-        dtype = DTYPES[config.save_dtype]
-        trained = [prefix for prefix, is_trained in trainable.items() if is_trained]
+    dtype = DTYPES[config.save_dtype]
+    trained = [prefix for prefix, is_trained in trainable.items() if is_trained]
+    with export_errors(config):
         state = full_state(model, dtype, *trained)
         for name, tensor in frozen.items():
             state[name] = tensor.to(dtype)
@@ -63,8 +61,6 @@ def export_llava(
             save_llava(folder, model, tokenizer, image_config, config.template, state)
 
         replace_files(Path(config.out), write)
-
-    export(config, gather_and_write)
 
 
 def frozen_state(model: LLaVA, trainable: dict[str, bool]) -> dict[str, torch.Tensor]:
@@ -81,10 +77,11 @@ def frozen_state(model: LLaVA, trainable: dict[str, bool]) -> dict[str, torch.Te
     return frozen
 
 
-def export(config: TrainConfig, gather_and_write: Callable[[], None]) -> None:
-    """Run `gather_and_write` on all ranks. An error says how to export again."""
+@contextmanager
+def export_errors(config: TrainConfig) -> Iterator[None]:
+    """Turn an error of the block into a UserError that says how to export again."""
     try:
-        gather_and_write()
+        yield
     except Exception as error:
         checkpoints = list_checkpoints(Path(config.out) / "checkpoints")
         state = "no checkpoint could be written before"
