@@ -9,6 +9,8 @@ from .errors import ConfigError
 
 IGNORE_INDEX = -100  # the label of a position that is not trained, as in torch's cross_entropy
 ACTIVATIONS = ("quick_gelu", "gelu")  # OpenAI's CLIP; most of its successors
+# Fields of LlavaConfig, and keys of config.json.
+SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 PROJECTORS = ("linear", "mlp2x_gelu")  # paper, v1: one linear layer; v1.5: Linear, GELU, Linear
 
 

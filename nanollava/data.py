@@ -19,7 +19,8 @@ from .conversation import IGNORE_INDEX, check, check_caption, encode, expand
 from .errors import ConfigError, UserError
 from .files import read_bytes
 from .image import ImageConfig, preprocess
-from .tokenizer import IMAGE, Tokenizer
+from .special_tokens import IMAGE
+from .tokenizer import Tokenizer
 
 # Upper bounds for the length of a sample without encoding it: a token has at least one byte of
 # text, and templates add some around the conversation and around each turn.

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .errors import ConfigError
+from .files import read_bytes
 
 # Values of `type` of a SentencePiece.
 NORMAL = 1
@@ -48,11 +49,12 @@ def read_pieces(file: Path) -> list[Piece]:
 
     A broken file, or a model that is not of LLaMA's kind, is a ConfigError.
     """
+    content = read_bytes(file)
     pieces = []
     trainer = {}
     normalizer = {}
     try:
-        for number, value in protobuf_fields(file.read_bytes()):
+        for number, value in protobuf_fields(content):
             if number == 1:
                 pieces.append(parse_piece(value))
             elif number == 2:

@@ -70,7 +70,7 @@ def texts_in(value, file: Path, key: str) -> list[str]:
         return []
     tokens = list(value.values()) if isinstance(value, dict) else value
     if not isinstance(tokens, list):
-        raise ConfigError(f"{file}: {key} = {value!r}; expected a list of tokens")
+        raise ConfigError(f"{file}: {key} = {schema.short(value)}; expected a list of tokens")
     return [text_of(token, file, key) for token in tokens]
 
 
@@ -79,7 +79,7 @@ def text_of(token, file: Path, key: str) -> str:
     text = token.get("content") if isinstance(token, dict) else token
     if not schema.has_type(text, str):
         raise ConfigError(
-            f"{file}: {key} = {token!r}; expected a text, or an object with 'content'"
+            f"{file}: {key} = {schema.short(token)}; expected a text, or an object with 'content'"
         )
     return text
 
@@ -105,7 +105,9 @@ def json_tokens(file: Path, options: dict, names: SpecialTokens) -> dict[int, Ad
     added_tokens_file = file.with_name("added_tokens.json")
     for text, token_id in read_json_if_there(added_tokens_file).items():
         if not schema.has_type(token_id, int) or not schema.is_unicode(text):
-            raise ConfigError(f"{added_tokens_file}: {text!r}: {token_id!r}; expected an id")
+            raise ConfigError(
+                f"{added_tokens_file}: {text!r}: {schema.short(token_id)}; expected an id"
+            )
         is_special = text in names.texts()
         tokens[token_id] = AddedToken(text, special=is_special, normalized=False)
     try:

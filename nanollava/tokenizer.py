@@ -16,7 +16,7 @@ from typing import NamedTuple
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
-from .config import LlavaConfig
+from .config import SPECIAL_IDS, LlavaConfig
 from .errors import ConfigError
 from .files import read_json, write_json
 from .schema import check, optional, short
@@ -56,6 +56,8 @@ METASPACE_PREFIX = {
 # A normalizer "Prepend" has this place in older files.
 PREPEND_PREFIX = PrefixSpace(at_start=True, after_special=True, doubles=True)
 NO_PREFIX = METASPACE_PREFIX["never"]
+
+LLAMA_TOKENS = SpecialTokens()
 
 
 class AddedTokenInText(NamedTuple):
@@ -104,10 +106,10 @@ class Tokenizer:
     text. LLaVA-1.5 was trained without `legacy`.
     """
 
-    def __init__(self, backend: Backend, special_tokens: SpecialTokens | None = None):
-        """`special_tokens` are the names that the files beside tokenizer.json give."""
+    def __init__(self, backend: Backend, names: SpecialTokens = LLAMA_TOKENS):
+        """`names` of the special tokens, as the files beside tokenizer.json give them."""
         self.backend = backend
-        self.names = special_tokens or SpecialTokens()
+        self.names = names
         self.bos_token_id = backend.token_to_id(self.names.bos)
         self.eos_token_id = backend.token_to_id(self.names.eos)
         if self.bos_token_id is None or self.eos_token_id is None:
@@ -263,17 +265,15 @@ class Tokenizer:
         asked until another. `where` is the model's directory.
         """
         ids = {}
-        for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        for key in SPECIAL_IDS:
             in_config = getattr(config, key)
             in_tokenizer = getattr(self, key)
-            if in_config is None:
-                in_config = in_tokenizer
-            elif in_tokenizer not in (None, in_config):
+            ids[key] = in_tokenizer if in_config is None else in_config
+            if in_tokenizer not in (None, ids[key]):
                 raise ConfigError(
                     f"{where}: config.json says {key} = {in_config}, the tokenizer has "
                     f"{in_tokenizer}; correct the file that is wrong"
                 )
-            ids[key] = in_config
         if ids["pad_token_id"] is None:  # as LLaVA does for Llamas, which have no padding token
             ids["pad_token_id"] = self.backend.token_to_id(self.names.unk)
         return replace(config, **ids)

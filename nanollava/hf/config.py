@@ -9,7 +9,7 @@ from dataclasses import Field, asdict, fields
 from typing import get_args
 
 from .. import schema
-from ..config import ACTIVATIONS, LlamaConfig, LlavaConfig, VisionConfig
+from ..config import ACTIVATIONS, SPECIAL_IDS, LlamaConfig, LlavaConfig, VisionConfig
 from ..errors import ConfigError
 
 # Keys that change nothing here: transformers writes them into every config.json. Keys that begin
@@ -131,13 +131,11 @@ MAX_VALUES = {
 }
 MAX_SIZE = 2**20
 
-SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
-
 
 def parse_vision_config(values: dict, where: str = "vision config") -> VisionConfig:
     """The config of a CLIP vision tower. `where` names the file in error messages."""
     values = VISION_DEFAULTS | without_nulls(values)
-    return build(VisionConfig, values, where, SUPPORTED_VISION_VALUES)
+    return build_config(VisionConfig, values, where, SUPPORTED_VISION_VALUES)
 
 
 def parse_llama_config(values: dict, where: str = "text config") -> LlamaConfig:
@@ -153,7 +151,7 @@ def parse_llama_config(values: dict, where: str = "text config") -> LlamaConfig:
     theta, factor = pop_rope(values, where)
     values["rope_theta"] = theta
     values["rope_factor"] = factor
-    return build(LlamaConfig, values, where, supported)
+    return build_config(LlamaConfig, values, where, supported)
 
 
 def parse_mistral(values: dict, where: str) -> dict:
@@ -185,10 +183,8 @@ def pop_rope(values: dict, where: str) -> tuple[float, float]:
     """
     rope = {}
     for key in ("rope_scaling", "rope_parameters"):
-        part = values.pop(key, {})
-        if not isinstance(part, dict):
-            raise ConfigError(f"{where}: {key} = {part!r}; expected an object")
-        rope |= without_nulls(part)
+        rope |= without_nulls(schema.optional(values, key, dict, where, default={}))
+        values.pop(key, None)
     old_rope_type = rope.pop("type", "default")  # some files have both spellings
     rope_type = rope.pop("rope_type", old_rope_type)
     old_theta = values.pop("rope_theta", LlamaConfig.rope_theta)
@@ -197,9 +193,9 @@ def pop_rope(values: dict, where: str) -> tuple[float, float]:
     if rope_type == "linear":
         factor = rope.pop("factor", 1.0)
     if rope_type not in ("default", "linear") or rope:
-        options = "".join(f", {key} = {value!r}" for key, value in rope.items())
+        options = {"rope_type": rope_type, **rope}
         raise ConfigError(
-            f"{where}: rope_type = {rope_type!r}{options} is not supported; "
+            f"{where}: {list_options(options)} is not supported; "
             "expected 'default', or 'linear' with a factor"
         )
     return theta, factor
@@ -229,7 +225,7 @@ def parse_llava_config(values: dict, where: str = "config") -> LlavaConfig:
 
     values |= parse_special_ids(text_values | values, where)  # older files: in the text part
 
-    return build(LlavaConfig, values, where, SUPPORTED_LLAVA_VALUES)
+    return build_config(LlavaConfig, values, where, SUPPORTED_LLAVA_VALUES)
 
 
 def tied_embeddings(top_level: bool, text_values: dict, where: str) -> bool:
@@ -250,7 +246,7 @@ def tied_embeddings(top_level: bool, text_values: dict, where: str) -> bool:
 def parse_special_ids(values: dict, where: str) -> dict[str, int | None]:
     """The ids of bos, eos and pad in a config.json, None where it has none."""
     ids = {}
-    for key in SPECIAL_TOKENS:
+    for key in SPECIAL_IDS:
         token_id = values.get(key)
         if isinstance(token_id, list) and len(token_id) == 1:
             (token_id,) = token_id
@@ -267,7 +263,7 @@ def without_nulls(values: dict) -> dict:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def build(cls: type, values: dict, where: str, supported: dict[str, tuple]):
+def build_config(cls: type, values: dict, where: str, supported: dict[str, tuple]):
     """Make the dataclass `cls` of a JSON object without nulls, and check every key of it.
 
     A key is a field of `cls`, or has one of a few `supported` values, or is ignored.
@@ -277,15 +273,19 @@ def build(cls: type, values: dict, where: str, supported: dict[str, tuple]):
         value = values.get(key, supported_values[0])
         if value not in supported_values:
             expected = " or ".join(repr(value) for value in supported_values)
-            found = schema.short(value)
-            raise ConfigError(f"{where}: {key} = {found} is not supported; expected {expected}")
+            raise ConfigError(
+                f"{where}: {key} = {schema.short(value)} is not supported; expected {expected}"
+            )
     names = [field.name for field in fields(cls)]
     known = {*names, *supported, *IGNORED_KEYS}
-    unknown = [key for key in sorted(values) if key not in known and not key.startswith("_")]
+    unknown = {}
+    for key, value in sorted(values.items()):
+        if key not in known and not key.startswith("_"):
+            unknown[key] = value
     if unknown:
-        options = ", ".join(f"{key} = {schema.short(values[key])}" for key in unknown)
         raise ConfigError(
-            f"{where}: {options} is not supported; {cls.__name__} has {', '.join(names)}"
+            f"{where}: {list_options(unknown)} is not supported; {cls.__name__} has "
+            f"{', '.join(names)}"
         )
     arguments = {}
     for field in fields(cls):
@@ -296,6 +296,11 @@ def build(cls: type, values: dict, where: str, supported: dict[str, tuple]):
         return cls(**arguments)
     except ConfigError as error:  # values that do not go together
         raise ConfigError(f"{where}: {error}") from None
+
+
+def list_options(options: dict) -> str:
+    """Options and their values, for error messages."""
+    return ", ".join(f"{key} = {schema.short(value)}" for key, value in options.items())
 
 
 def check_field(field: Field, value, where: str) -> None:
@@ -345,16 +350,17 @@ def llama_config_json(config: LlamaConfig) -> dict:
 
 def llava_config_json(config: LlavaConfig) -> dict:
     """The config.json of a LlavaForConditionalGeneration."""
-    special_tokens = {}
-    for key in SPECIAL_TOKENS:
-        if getattr(config, key) is not None:
-            special_tokens[key] = getattr(config, key)
+    special_ids = {}
+    for key in SPECIAL_IDS:
+        token_id = getattr(config, key)
+        if token_id is not None:
+            special_ids[key] = token_id
     projector_hidden_act = "linear" if config.projector == "linear" else "gelu"
     return {
         "architectures": ["LlavaForConditionalGeneration"],
         "model_type": "llava",
         "vision_config": vision_config_json(config.vision_config),
-        "text_config": llama_config_json(config.text_config) | special_tokens,
+        "text_config": llama_config_json(config.text_config) | special_ids,
         "projector_hidden_act": projector_hidden_act,
         "multimodal_projector_bias": True,
         "vision_feature_layer": config.vision_feature_layer,
@@ -362,5 +368,5 @@ def llava_config_json(config: LlavaConfig) -> dict:
         "image_token_index": config.image_token_id,
         "image_seq_length": config.vision_config.num_patches,
         "tie_word_embeddings": config.text_config.tie_word_embeddings,
-        **special_tokens,
+        **special_ids,
     }

@@ -13,7 +13,7 @@ from ..config import LlamaConfig, VisionConfig
 from ..errors import ConfigError
 from ..files import read_json
 from ..quantize import QuantizedLinear
-from ..schema import short
+from ..schema import optional, short
 from .config import parse_llama_config, parse_special_ids, parse_vision_config
 from .files import shapes, shards, tensors
 from .names import CLIP_VISION, LLAVA, Layout, WeightsError
@@ -28,7 +28,7 @@ OPENAI_TOWERS = (
 )
 OPENAI_HEAD_WIDTH = 64
 
-DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)  # of weights
+WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 @contextmanager
@@ -124,7 +124,7 @@ def read_tensors(
             check_tensor(where, shape, expected.get(ours), ours in seen)
             seen.add(ours)
             tensor = read()
-            if tensor.dtype not in DTYPES:
+            if tensor.dtype not in WEIGHT_DTYPES:
                 raise WeightsError(f"{where} is {tensor.dtype}; expected fp32, fp16 or bf16")
             tensor = tensor.to(device, dtype)
             check_is_finite(tensor, where)
@@ -259,11 +259,9 @@ def read_vision_config(path: str | Path) -> VisionConfig:
         named = values["mm_vision_tower"]
         if isinstance(named, str) and (Path(named) / "config.json").is_file():
             return read_vision_config(named)  # the tower before it was trained
-        check_is_openai_tower(values["mm_vision_tower"], str(file))
+        check_is_openai_tower(named, str(file))
         return vision_config_from_shapes(shapes(path), str(path))
-    vision_values = values.get("vision_config", values)
-    if not isinstance(vision_values, dict):
-        raise ConfigError(f"{file}: vision_config = {short(vision_values)}; expected an object")
+    vision_values = optional(values, "vision_config", dict, str(file), default=values)
     return parse_vision_config(vision_values, str(file))
 
 
