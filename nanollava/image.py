@@ -166,12 +166,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
     Both as transformers' CLIPImageProcessor does it.
     """
-    if image.mode == "RGB" and image.info.get("transparency") is None:
-        return image
     has_alpha = "A" in image.getbands()
     has_transparent_color = image.info.get("transparency") is not None
     if has_alpha or has_transparent_color:
         return on_white(image)
+    if image.mode == "RGB":
+        return image
     return image.convert("RGB")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from .errors import UserError
 from .files import read_json, write_json
-from .schema import check, short
+from .schema import check, optional, short
 
 # Mean and standard deviation of the colors red, green and blue in CLIP's training data, in 0..1.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -53,7 +53,12 @@ class ImageConfig:
     def __post_init__(self):
         if self.mode not in ("crop", "pad"):
             raise UserError(f"{self}: expected mode 'crop' or 'pad'")
-        for side in (self.size, self.short_side or self.size, *(self.stretch or ())):
+        sides = [self.size]
+        if self.short_side is not None:
+            sides.append(self.short_side)
+        if self.stretch is not None:
+            sides += self.stretch
+        for side in sides:
             if not isinstance(side, int) or not 1 <= side <= MAX_CONFIG_SIDE:
                 raise UserError(f"{self}: expected a size in pixels, at most {MAX_CONFIG_SIDE}")
         for color in (self.mean, self.std):
@@ -94,15 +99,17 @@ class ImageConfig:
 
     def to_json(self) -> dict:
         """The options of transformers' LlavaImageProcessor, which pads, or CLIPImageProcessor."""
-        size = {"shortest_edge": self.short_side or self.size}
+        size = {"shortest_edge": self.size}
+        if self.short_side is not None:
+            size = {"shortest_edge": self.short_side}
         if self.stretch is not None:
             height, width = self.stretch
             size = {"height": height, "width": width}
+        do_pad = self.mode == "pad"
+        processors = LLAVA_PROCESSORS if do_pad else CLIP_PROCESSORS
         return {
-            "image_processor_type": LLAVA_PROCESSORS[0]
-            if self.mode == "pad"
-            else CLIP_PROCESSORS[0],
-            "do_pad": self.mode == "pad",
+            "image_processor_type": processors[0],
+            "do_pad": do_pad,
             "do_convert_rgb": True,
             "do_resize": True,
             "resample": 3,
@@ -157,12 +164,9 @@ def read_processor(path: Path) -> dict | None:
     processor_file = path / "processor_config.json"
     preprocessor_file = path / "preprocessor_config.json"
     if processor_file.is_file():
-        values = read_json(processor_file).get("image_processor")
-        if isinstance(values, dict):
-            return values
+        values = optional(read_json(processor_file), "image_processor", dict, str(processor_file))
         if values is not None:
-            found = f"{processor_file}: image_processor = {short(values)}"
-            raise UserError(f"{found}; expected an object")
+            return values
     if preprocessor_file.is_file():
         return read_json(preprocessor_file)
     return None
@@ -200,24 +204,10 @@ def parse_image_config(values: dict, mode: str, where: str) -> ImageConfig:
         stretch = (sides["height"], sides["width"])
         if mode == "pad" and stretch[0] != stretch[1]:
             raise UserError(f"{where}: size = {sides!r} is not supported together with padding")
-
     if values.get("do_center_crop", True):
-        crop = parse_sides(values, "crop_size", {"height": 224, "width": 224}, where)
-        crop_height = crop.get("height")
-        crop_width = crop.get("width")
-        if crop_height is None or crop_height != crop_width:
-            raise UserError(f"{where}: crop_size = {crop!r} is not supported; expected a square")
-        size = crop_height
-    elif stretch is not None and stretch[0] == stretch[1]:
-        size = stretch[0]
-    elif stretch is None and mode == "pad":
-        size = short_side
+        size = cropped_side(values, where)
     else:
-        raise UserError(
-            f"{where}: do_center_crop = False with size = {sides!r} is not supported, because the "
-            "vision tower takes a square"
-        )
-
+        size = uncropped_side(sides, mode, where)
     if short_side == size:
         short_side = None  # the usual case, which ImageConfig's default says
     rescale_factor = 1.0
@@ -233,6 +223,26 @@ def parse_image_config(values: dict, mode: str, where: str) -> ImageConfig:
         return ImageConfig(size, mode, mean, std, rescale_factor, short_side, stretch)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
+
+
+def cropped_side(values: dict, where: str) -> int:
+    """The side of the square that is cut out."""
+    crop = parse_sides(values, "crop_size", {"height": 224, "width": 224}, where)
+    if "height" not in crop or crop["height"] != crop["width"]:
+        raise UserError(f"{where}: crop_size = {crop!r} is not supported; expected a square")
+    return crop["height"]
+
+
+def uncropped_side(sides: dict, mode: str, where: str) -> int:
+    """The side of the square that resizing makes, without a crop."""
+    if "height" in sides and sides["height"] == sides["width"]:
+        return sides["height"]
+    if "shortest_edge" in sides and mode == "pad":
+        return sides["shortest_edge"]
+    raise UserError(
+        f"{where}: do_center_crop = False with size = {sides!r} is not supported, because the "
+        "vision tower takes a square"
+    )
 
 
 def parse_sides(values: dict, key: str, default: dict, where: str) -> dict:
@@ -266,8 +276,7 @@ def check_values(values: dict, where: str) -> None:
                 f"{where}: {key} = {short(value)} is not supported; expected {supported_value!r}"
             )
     for key in SWITCHES:
-        if not isinstance(values.get(key, False), bool | None):
-            raise UserError(f"{where}: {key} = {short(values[key])}; expected true or false")
+        optional(values, key, bool, where)
     old_type = values.get("feature_extractor_type", LLAVA_PROCESSORS[0])  # transformers before 4.27
     processor_type = values.get("image_processor_type", old_type)
     if processor_type not in CLIP_PROCESSORS + LLAVA_PROCESSORS:

@@ -1,5 +1,9 @@
 """Pillow's bicubic resize of a part of an image, for images so long that the whole result would not
-fit into memory."""
+fit into memory.
+
+Pillow can also resize a part, by `resize(box=...)`, but it rounds the borders of the box to
+float32, so the pixels differ.
+"""
 
 import numpy as np
 

@@ -219,7 +219,16 @@ def test_a_config_scales(config, scaled):
     assert config.scaled(300) == scaled
 
 
-@pytest.mark.parametrize("arguments", [{"mode": "stretch"}, {"size": 0}, {"mean": (0.5, "a", 0.5)}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"mode": "stretch"},
+        {"size": 0},
+        {"short_side": 0},
+        {"stretch": (224, 0)},
+        {"mean": (0.5, "a", 0.5)},
+    ],
+)
 def test_a_config_checks_its_values(arguments):
     with pytest.raises(UserError, match="expected"):
         ImageConfig(**arguments)
