@@ -44,7 +44,8 @@ class FakeEndpoint(ThreadingHTTPServer):
         self.body: dict | None = None  # sent instead of a whole chat completion
         self.refused_word = "FORBIDDEN"  # requests with it in their prompt get a 400
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        # shutdown() waits for one interval.
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     def handle_error(self, request, client_address) -> None:
         """Stay silent: a client that was killed is expected."""
