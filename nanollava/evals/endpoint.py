@@ -1,15 +1,13 @@
 """A judge or teacher behind an OpenAI-compatible chat endpoint, asked by several threads.
 
-`client.py` sends one request, `replies.py` reads the reply. This file says how often and how fast:
-a pace that all threads share, pauses after failures, and when a run ends.
+`client.py` sends one request, `replies.py` reads the reply. This file asks in several threads and
+says when a run ends.
 """
 
 import argparse
 import os
 import queue
-import random
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 from ..errors import UserError
@@ -26,13 +24,6 @@ MAX_REFUSALS = 20
 TEMPORARY_STATUS = (408, 409, 429)
 # Client errors that can be about one prompt: content filter, moderation, too long, legal reasons.
 REFUSED_STATUS = (400, 403, 413, 422, 451)
-
-# Seconds between the tries of a request. Each pause is twice the one before.
-FIRST_PAUSE = 0.5
-MAX_PAUSE = 8.0
-# A server that asks for more (Retry-After) gets no second try in this run. Rate limits are counted
-# by the minute; longer waits mean a used-up quota or an outage.
-MAX_RETRY_AFTER = 120.0
 
 MAX_THREADS = 1000
 DAY = 86400  # seconds; the longest time that a flag may ask for
@@ -102,22 +93,6 @@ def make_request(model: str | None, messages: list[dict], temperature: float) ->
     return request
 
 
-class Pace:
-    """Keeps the starts of requests at least 60 / per_minute seconds apart, over all threads."""
-
-    def __init__(self, per_minute: float):
-        self.interval = 60 / per_minute  # seconds
-        self.next_start = 0.0  # on the clock of time.monotonic
-        self.lock = threading.Lock()
-
-    def wait(self) -> None:
-        """Sleep until the caller may start its request."""
-        with self.lock:
-            start = max(self.next_start, time.monotonic())
-            self.next_start = start + self.interval
-        time.sleep(max(0.0, start - time.monotonic()))
-
-
 class Endpoint:
     """Chat completions from one server, asked for in several threads at once."""
 
@@ -129,11 +104,9 @@ class Endpoint:
         tries: int = 10,
         timeout: float = 120.0,
     ):
-        self.client = ChatClient(base_url, read_key(), timeout)
+        self.client = ChatClient(base_url, read_key(), per_minute, tries, timeout)
         self.base_url = base_url
         self.threads = threads
-        self.tries = tries
-        self.pace = Pace(per_minute)
         self.answers = 0  # in this run
         self.failures = 0  # requests without an answer since the last answer
         self.refusals = 0  # refused requests in this run
@@ -150,13 +123,13 @@ class Endpoint:
         return in_threads(self.complete, jobs, self.threads)
 
     def complete(self, job: dict) -> Reply | Rejected:
-        """Send one request, up to `tries` times. Raise a UserError if no request can succeed: a
-        wrong key or model, or a server that does not answer."""
+        """Send one request. Raise a UserError if no request can succeed: a wrong key or model, or a
+        server that does not answer."""
         request = job["request"]
         if self.end is not None:
             return Refused(f"not asked: {self.end}")
         try:
-            content = self.send(request)
+            content = self.client.send(request)
         except RequestFailed as failure:
             return self.count_failure(request["model"], failure)
         try:
@@ -169,18 +142,6 @@ class Endpoint:
         self.answers += 1
         self.failures = 0
         return reply
-
-    def send(self, request: dict) -> bytes:
-        """Return the body of the reply; after a temporary failure, pause and send again."""
-        for attempt in range(self.tries):
-            self.pace.wait()
-            try:
-                return self.client.send(request)
-            except RequestFailed as failure:
-                if not is_temporary(failure) or attempt + 1 == self.tries:
-                    raise
-                time.sleep(pause_after(failure, attempt))
-        raise AssertionError("tries is at least 1")
 
     def count_failure(self, model: str, failure: RequestFailed) -> Rejected:
         """Reject one job, or end the run if the failure is not about this job alone."""
@@ -208,20 +169,6 @@ def is_temporary(failure: RequestFailed) -> bool:
     """Whether the same request could succeed later: no reply, a busy or a broken server."""
     status = failure.status
     return status is None or status in TEMPORARY_STATUS or status >= 500
-
-
-def pause_after(failure: RequestFailed, attempt: int) -> float:
-    """Seconds before a request is sent again. Raise the failure if the server asks for too many."""
-    if failure.retry_after is None or failure.retry_after == 0:
-        pause = min(FIRST_PAUSE * 2 ** min(attempt, 10), MAX_PAUSE)
-        return pause * random.uniform(0.75, 1)  # threads that failed together come back apart
-    if failure.retry_after > MAX_RETRY_AFTER:
-        problem = (
-            f"{failure} (the server asks to wait {failure.retry_after:g} s, "
-            f"more than the {MAX_RETRY_AFTER:g} s that this program waits)"
-        )
-        raise RequestFailed(problem, failure.status, failure.retry_after)
-    return failure.retry_after
 
 
 def read_key() -> str:
