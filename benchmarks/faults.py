@@ -6,7 +6,6 @@ python -m benchmarks.faults --kills 5 --ranks 2    # torchrun
 """
 
 import argparse
-import json
 import os
 import random
 import shutil
@@ -67,7 +66,9 @@ class Job:
 
     def steps(self) -> int:
         """Lines of metrics.jsonl."""
-        return self.metrics.read_text().count("\n") if self.metrics.is_file() else 0
+        if not self.metrics.is_file():
+            return 0
+        return self.metrics.read_text().count("\n")
 
     def wait_for_a_random_moment(self, rng: random.Random, max_steps: int, step_seconds: float):
         """Wait until some moment while it starts, loads, trains or saves."""
@@ -110,10 +111,6 @@ def inode(path: Path) -> int:
     return path.stat().st_ino if path.is_file() else 0
 
 
-def read_metrics(out: Path) -> list[dict]:
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-
-
 def same_weights(one: Path, other: Path) -> bool:
     weights = load_file(one)
     other_weights = load_file(other)
@@ -124,9 +121,11 @@ def same_weights(one: Path, other: Path) -> bool:
 
 def same_losses(expected: Path, actual: Path) -> bool:
     """Whether both have the same steps, each once, with the same losses."""
-    expected_losses = [(entry["step"], entry["loss"]) for entry in read_metrics(expected)]
-    actual_losses = [(entry["step"], entry["loss"]) for entry in read_metrics(actual)]
-    return expected_losses == actual_losses
+    return steps_and_losses(expected) == steps_and_losses(actual)
+
+
+def steps_and_losses(out: Path) -> list[tuple[int, float]]:
+    return [(entry["step"], entry["loss"]) for entry in small_world.read_metrics(out)]
 
 
 def check_stage(path: Path, stage: str, args: argparse.Namespace, rng: random.Random) -> bool:
@@ -135,7 +134,7 @@ def check_stage(path: Path, stage: str, args: argparse.Namespace, rng: random.Ra
     start = time.perf_counter()
     small_world.run(small_world.command(path, stage, expected, args.ranks, args.steps))
     undisturbed_seconds = time.perf_counter() - start
-    step_seconds = read_metrics(expected)[-1]["seconds"] / args.steps
+    step_seconds = small_world.read_metrics(expected)[-1]["seconds"] / args.steps
 
     out = path / f"killed-{stage}"
     command = small_world.command(path, stage, out, args.ranks, args.steps)

@@ -5,10 +5,13 @@ python -m benchmarks.plan
 640 tokens per sample, 40% of an A100's 312 TFLOP/s. Computed from the configs, nothing is measured.
 """
 
+import train_align
+import train_instruct
 from nanollava.config import LlamaConfig, LlavaConfig, VisionConfig
 from nanollava.training.arguments import RECIPES
 from nanollava.training.plan import figures
 
+TRAINABLE = {1: train_align.TRAINABLE, 2: train_instruct.TRAINABLE}  # by stage
 TOKENS = 640  # per sample: 576 image tokens and some text
 FLOPS_PER_SECOND = 0.4 * 312e12  # per GPU
 MAX_MICRO_BATCH = 16  # samples
@@ -40,11 +43,7 @@ COLUMNS = {
 
 def row(name: str, text: LlamaConfig, stage: int, gpus: int) -> str:
     config = LlavaConfig(VisionConfig(image_size=336), text, "mlp2x_gelu")
-    trainable = {
-        "vision_tower.": False,
-        "multi_modal_projector.": True,
-        "language_model.": stage == 2,
-    }
+    trainable = TRAINABLE[stage]
     recipe = RECIPES["v1.5"][stage]
     batch = recipe["batch"]
     micro = min(MAX_MICRO_BATCH, batch // gpus)

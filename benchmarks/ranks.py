@@ -28,15 +28,12 @@ def add_text_only_records(path: Path) -> None:
     path.write_text(json.dumps(records))
 
 
-def losses(out: Path) -> list[float]:
-    lines = (out / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)["loss"] for line in lines]
-
-
 def largest_loss_difference(expected: Path, actual: Path) -> float:
     differences = []
-    for a, b in zip(losses(expected), losses(actual), strict=True):
-        differences.append(abs(a - b) / a)
+    entries = small_world.read_metrics(expected)
+    other_entries = small_world.read_metrics(actual)
+    for a, b in zip(entries, other_entries, strict=True):
+        differences.append(abs(a["loss"] - b["loss"]) / a["loss"])
     return max(differences)
 
 

@@ -1,5 +1,6 @@
 """A tiny random CLIP and Llama and a little data, for trainings that take seconds."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -69,3 +70,8 @@ def command(path: Path, stage: str, out: Path, ranks: int, steps: int, *flags) -
 def run(words: list[str]) -> None:
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def read_metrics(out: Path) -> list[dict]:
+    """The lines of a run's metrics.jsonl, one per step."""
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]

@@ -23,6 +23,8 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
+import train_align
+import train_instruct
 from benchmarks import small_world
 from nanollava.config import LlamaConfig, LlavaConfig, VisionConfig
 from nanollava.conversation import IGNORE_INDEX
@@ -30,12 +32,10 @@ from nanollava.device import DTYPES, matmul_rate
 from nanollava.llava import LLaVA
 from nanollava.training import distributed, plan
 from nanollava.training.arguments import TrainConfig
+from nanollava.training.loop import adamw
 
 LR = 1e-5
-TRAINABLE = {
-    1: {"vision_tower.": False, "multi_modal_projector.": True, "language_model.": False},
-    2: {"vision_tower.": False, "multi_modal_projector.": True, "language_model.": True},
-}
+TRAINABLE = {1: train_align.TRAINABLE, 2: train_instruct.TRAINABLE}  # by stage
 TOY = LlavaConfig(
     VisionConfig(100, 10, 160, 640, 6, 2),
     LlamaConfig(768, 128, 384, 5, 4, max_position_embeddings=1024),
@@ -70,6 +70,15 @@ def make_batch(config: LlavaConfig, samples: int, device) -> dict[str, torch.Ten
     }
 
 
+def update(loss: torch.Tensor, parameters: list[nn.Parameter], optimizer) -> float:
+    """Backward pass, clipping and AdamW. Returns the loss."""
+    loss.backward()
+    nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss.item()
+
+
 def our_step(path: Path, stage: int, dtype: str, device, recompute: bool) -> Step:
     """A step of training.loop.train, without data loading and metrics."""
     model = LLaVA.from_pretrained(path, dtype=torch.float32)
@@ -78,16 +87,12 @@ def our_step(path: Path, stage: int, dtype: str, device, recompute: bool) -> Ste
     blocks = model.language_model.model.layers
     distributed.shard(model, blocks, model.vision_tower, device, config)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, LR, weight_decay=0.0, fused=True)
+    optimizer = adamw(parameters, LR)
 
     def step(batch: dict) -> float:
         loss_sum, num_labels = model.loss(**batch)
         loss = loss_sum / num_labels
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.item()
+        return update(loss, parameters, optimizer)
 
     return step
 
@@ -109,16 +114,12 @@ def their_step(path: Path, stage: int, dtype: str, device, recompute: bool) -> S
     if recompute:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, LR, weight_decay=0.0, fused=True)
+    optimizer = adamw(parameters, LR)
 
     def step(batch: dict) -> float:
         with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bf16"):
             loss = model(**batch, use_cache=False).loss
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.item()
+        return update(loss, parameters, optimizer)
 
     return step
 
@@ -223,8 +224,7 @@ def against_ranks(steps: int) -> list[dict]:
                     out = small_world.reference(path, stage)
                 flags = ["--batch", 16, "--save-steps", 0]
                 small_world.run(small_world.command(path, stage, out, ranks, steps, *flags))
-                lines = (out / "metrics.jsonl").read_text().splitlines()
-                ends = [json.loads(line)["seconds"] for line in lines]
+                ends = [entry["seconds"] for entry in small_world.read_metrics(out)]
                 seconds = statistics.median(b - a for a, b in zip(ends, ends[1:], strict=False))
                 rows.append({"stage": stage, "ranks": ranks, "seconds": seconds})
                 print(
