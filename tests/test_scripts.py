@@ -6,11 +6,12 @@ import runpy
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file, save_file
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save
 
 TOY = "checkpoints/toy-llava"
 
@@ -34,13 +35,21 @@ def refused(done: subprocess.CompletedProcess, message: str) -> None:
     assert done.stderr.startswith("usage:") or done.stderr.count("\n") == 1, done.stderr
 
 
-def all_refused(*cases: tuple[list, str]) -> None:
-    """Commands, two at a time, each with what must be told."""
-    with ThreadPoolExecutor(2) as pool:
-        for done, (_, message) in zip(
-            pool.map(lambda case: run(*case[0]), cases), cases, strict=True
-        ):
-            refused(done, message)
+@pytest.fixture
+def in_this_process(monkeypatch, capsys):
+    """Runs a script as `python SCRIPT` does, but without starting Python; it must be refused."""
+
+    def script_refused(script: str, flags: list, message: str) -> None:
+        argv = [script, *map(str, flags)]
+        monkeypatch.setattr(sys, "argv", argv)
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(script, run_name="__main__")
+        if dist.is_initialized():  # the program would end here
+            dist.destroy_process_group()
+        output = capsys.readouterr()
+        refused(subprocess.CompletedProcess(argv, end.value.code, *output), message)
+
+    return script_refused
 
 
 def test_sample_answers():
@@ -76,42 +85,51 @@ def test_sample_without_a_picture_says_what_it_needs():
     refused(run("sample.py"), "give one with --image PATH")
 
 
-def test_broken_checkpoints(tmp_path):
-    """Each directory must be refused by name."""
-    cases = {}
-    for name in ("missing", "surplus", "shape", "cut", "config"):
-        path = shutil.copytree(TOY, tmp_path / name)
-        tensors = load_file(path / "model.safetensors")
-        if name == "missing":
-            tensors.pop("language_model.model.norm.weight")
-        if name == "surplus":
-            tensors["language_model.model.extra.weight"] = tensors[
-                "language_model.model.norm.weight"
-            ].clone()
-        if name == "shape":
-            tensors["language_model.model.norm.weight"] = tensors[
-                "language_model.model.norm.weight"
-            ][:5].clone()
-        save_file(tensors, path / "model.safetensors")
-        if name == "cut":
-            (path / "model.safetensors").write_bytes(
-                (path / "model.safetensors").read_bytes()[:1000]
-            )
-        if name == "config":
-            (path / "config.json").write_text("{}")
-        cases[name] = path
-    cases["none"] = tmp_path / "none"
-    told = dict(
-        missing="1 of ",
-        surplus="is not part of this model",
-        config="no vision_config",
-        none="no such file",
-    )
-    told |= dict(
-        shape="has shape (5,), the config says (128,)", cut="not a readable safetensors file"
-    )
-    ask = ["sample.py", "--image", "cat.jpg", "--model"]
-    all_refused(*(([*ask, path], told[name]) for name, path in cases.items()))
+NORM = "language_model.model.norm.weight"
+
+
+@pytest.fixture
+def broken_model_refused(tmp_path, in_this_process):
+    """sample.py with a copy of the shipped model whose file `name` has other content."""
+
+    def ask(name: str, content: bytes, message: str) -> None:
+        path = shutil.copytree(TOY, tmp_path / "model")
+        (path / name).write_bytes(content)
+        in_this_process("sample.py", ["--image", "cat.jpg", "--model", path], message)
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({NORM: None}, "1 of "),
+        ({NORM: torch.ones(5)}, "has shape (5,), the config says (128,)"),
+        ({"language_model.model.extra.weight": torch.ones(5)}, "is not part of this model"),
+    ],
+    ids=["missing", "shape", "surplus"],
+)
+def test_a_checkpoint_with_other_tensors(broken_model_refused, changes, message):
+    tensors = load_file(f"{TOY}/model.safetensors")
+    for name, tensor in changes.items():
+        tensors.pop(name, None)
+        if tensor is not None:
+            tensors[name] = tensor
+    broken_model_refused("model.safetensors", save(tensors), message)
+
+
+def test_a_checkpoint_that_is_cut_off(broken_model_refused):
+    content = Path(TOY, "model.safetensors").read_bytes()[:1000]
+    broken_model_refused("model.safetensors", content, "not a readable safetensors file")
+
+
+def test_an_empty_config(broken_model_refused):
+    broken_model_refused("config.json", b"{}", "no vision_config")
+
+
+def test_a_checkpoint_that_is_not_there(tmp_path, in_this_process):
+    flags = ["--image", "cat.jpg", "--model", tmp_path / "none"]
+    in_this_process("sample.py", flags, "no such file")
 
 
 @pytest.mark.parametrize(
@@ -134,8 +152,8 @@ def test_broken_checkpoints(tmp_path):
         (["--image", "cat.jpg", "--temperature", "-1"], "temperature -1.0"),
     ],
 )
-def test_bad_flags_of_sample(flags, message):
-    refused(run("sample.py", *flags), message)
+def test_bad_flags_of_sample(flags, message, in_this_process):
+    in_this_process("sample.py", flags, message)
 
 
 @pytest.mark.parametrize(
@@ -168,55 +186,62 @@ def test_bad_flags_of_sample(flags, message):
         ),
     ],
 )
-def test_bad_flags_of_training(script, flags, message, tmp_path):
-    refused(run(script, "--out", tmp_path / "out", "--device", "cpu", *flags), message)
+def test_bad_flags_of_training(script, flags, message, tmp_path, in_this_process):
+    in_this_process(script, ["--out", tmp_path / "out", "--device", "cpu", *flags], message)
 
 
-def test_malformed_record(tmp_path):
-    good = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "a cat"}]
-    records = [
-        {"image": "cat.jpg", "conversations": good},
-        {"image": "cat.jpg", "conversations": good[::-1]},
-    ]
-    (tmp_path / "bad.json").write_text(json.dumps(records))
-    (tmp_path / "good.json").write_text(json.dumps(records[:1]))
-    train = [
-        "train_align.py",
-        "--out",
-        tmp_path / "out",
-        "--device",
-        "cpu",
-        "--max-steps",
-        "1",
-        "--data",
-    ]
-    bad, well = (
-        [*train, tmp_path / "bad.json", "--images"],
-        [*train, tmp_path / "good.json", "--images"],
-    )
-    odd = ["--batch", "3", "--micro-batch", "2"]
+def write_records(path: Path, *records: dict) -> Path:
+    path.write_text(json.dumps(records))
+    return path
+
+
+TURNS = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "a cat"}]
+CAT = {"image": "cat.jpg", "conversations": TURNS}
+
+
+@pytest.fixture
+def align_refused(tmp_path, in_this_process):
+    """Stage 1 on the given records and images, which is refused with a message."""
+
+    def train(records: list[dict], images: str | Path, message: str, *flags) -> None:
+        data = write_records(tmp_path / "data.json", *records)
+        required = ["--data", data, "--images", images, "--out", tmp_path / "out"]
+        in_this_process("train_align.py", [*required, "--device", "cpu", *flags], message)
+
+    return train
+
+
+def test_a_record_that_begins_with_an_answer(align_refused):
+    backwards = {"image": "cat.jpg", "conversations": TURNS[::-1]}
+    message = "data.json, record 1: turn 0: comes from 'gpt', expected 'human'"
+    align_refused([CAT, backwards], ".", message)
+
+
+def test_a_batch_that_the_micro_batches_cannot_share(align_refused):
+    message = "--batch 3 (global) is not a multiple of"
+    align_refused([CAT], ".", message, "--batch", "3", "--micro-batch", "2")
+
+
+def test_images_that_are_nowhere(align_refused):
+    align_refused([CAT], "nowhere", "nowhere: neither a folder nor a zip or")
+
+
+def test_a_missing_image(align_refused, tmp_path):
+    message = f"data.json, record 0: cat.jpg: no such image in {tmp_path}"
+    align_refused([CAT], tmp_path, message)
+
+
+def test_a_broken_image_in_the_middle_of_the_training(tmp_path):
+    """A process that reads data meets it: it ends, and with it the program."""
     shutil.copy("cat.jpg", tmp_path / "a.jpg")
     (tmp_path / "b.jpg").write_text("no picture")
-    (tmp_path / "late.json").write_text(
-        json.dumps([records[0] | {"image": f"{name}.jpg"} for name in "aaaaaaab"])
-    )
-    late = [*train, tmp_path / "late.json", "--max-steps", "8", "--batch", "1", "--workers", "1"]
-    all_refused(
-        (
-            [*bad, ".", "--out", tmp_path / "out1"],
-            "bad.json, record 1: turn 0: comes from 'gpt', expected 'human'",
-        ),
-        ([*well, ".", *odd, "--out", tmp_path / "out2"], "--batch 3 (global) is not a multiple of"),
-        ([*well, "nowhere", "--out", tmp_path / "out3"], "nowhere: neither a folder nor a zip or"),
-        ([*well, tmp_path], f"good.json, record 0: cat.jpg: no such image in {tmp_path}"),
-    )
-    # Met by a reader process in the middle of the training: it ends, and with it the program.
-    done = run(*late)
+    records = [{**CAT, "image": f"{name}.jpg"} for name in "aaaaaaab"]
+    data = write_records(tmp_path / "late.json", *records)
+    flags = ["--data", data, "--images", tmp_path, "--out", tmp_path / "out", "--device", "cpu"]
+    done = run("train_align.py", *flags, "--max-steps", "8", "--batch", "1", "--workers", "1")
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    assert (
-        f"error: {tmp_path / 'late.json'}, record 7: {tmp_path / 'b.jpg'}: not a readable image"
-        in done.stderr
-    )
+    message = f"error: {data}, record 7: {tmp_path / 'b.jpg'}: not a readable image"
+    assert message in done.stderr
 
 
 @pytest.mark.parametrize(
