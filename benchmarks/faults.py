@@ -167,12 +167,15 @@ def check_stage(path: Path, stage: str, args: argparse.Namespace, rng: random.Ra
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "python -m benchmarks.faults",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument("--kills", type=int, default=20, help="in each stage")
-    parser.add_argument("--ranks", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kills", type=int, default=20, help="kills per stage (default: 20)")
+    parser.add_argument("--ranks", type=int, default=1, help="processes (default: 1)")
+    parser.add_argument("--steps", type=int, default=40, help="training steps (default: 40)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
     args = parser.parse_args()
     rng = random.Random(args.seed)
     os.environ["OMP_NUM_THREADS"] = "1"

@@ -28,12 +28,17 @@ def load_tokenizer(file: str, legacy: bool) -> Tokenizer:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
+        "python -m benchmarks.golden",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--tokenizer", required=True, help="sentencepiece tokenizer.model")
-    parser.add_argument("--conversations", required=True, help="JSONL file")
+    parser.add_argument(
+        "--conversations",
+        required=True,
+        help="JSONL file of conversations with their ids and labels",
+    )
     args = parser.parse_args()
     tokenizers = {
         True: load_tokenizer(args.tokenizer, legacy=True),

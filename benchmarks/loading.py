@@ -120,10 +120,17 @@ def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "python -m benchmarks.loading",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument("--size", type=float, default=1.0, help="gigabytes of the checkpoint")
-    parser.add_argument("--runs", type=int, default=5, help="measured loads per package")
+    parser.add_argument(
+        "--size", type=float, default=1.0, help="gigabytes of the checkpoint (default: 1)"
+    )
+    parser.add_argument(
+        "--runs", type=int, default=5, help="measured loads per package (default: 5)"
+    )
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:

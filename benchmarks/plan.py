@@ -2,8 +2,10 @@
 
 python -m benchmarks.plan
 
-640 tokens per sample, 40% of an A100's 312 TFLOP/s. Computed from the configs, nothing is measured.
+640 tokens per sample, 40% of an A100's 312 TFLOP/s. Computed from the configs; nothing is measured.
 """
+
+import argparse
 
 import train_align
 import train_instruct
@@ -58,6 +60,12 @@ def row(name: str, text: LlamaConfig, stage: int, gpus: int) -> str:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.plan",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.parse_args()  # no flags but --help
     header = ["model", "stage", "GPUs", "batch: micro x GPUs x rounds", *COLUMNS.values()]
     print(f"| {' | '.join(header)} |")
     print("|" + " --- |" * len(header))

@@ -145,10 +145,12 @@ def text_accuracy(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.probe", description=__doc__.split("\n")[0], allow_abbrev=False
+    )
     parser.add_argument("--clip", type=Path, help="toy-clip directory")
     parser.add_argument("--vicuna", type=Path, help="toy-vicuna directory")
-    parser.add_argument("--seed", type=int, default=0, help="of the scenes")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the scenes (default: 0)")
     args = parser.parse_args()
     if args.clip is None and args.vicuna is None:
         raise UserError("nothing to measure: give --clip, --vicuna or both")

@@ -1,11 +1,14 @@
-"""Does the number of ranks change the result? Losses and final weights of 1, 2 and 4 ranks after 20
-steps of both stages, with 1 and 4 rounds of micro-batches, compared with one rank in one round.
+"""Does the number of ranks change the result?
+
+Losses and final weights of 1, 2 and 4 ranks after 20 steps of both stages, with 1 and 4 rounds of
+micro-batches, compared with one rank in one round.
 
 python -m benchmarks.ranks
 
 Samples differ in length, and some are text only. Prints the largest relative differences, in fp32.
 """
 
+import argparse
 import json
 import tempfile
 from pathlib import Path
@@ -47,6 +50,12 @@ def largest_weight_difference(expected: Path, actual: Path) -> float:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.ranks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.parse_args()  # no flags but --help
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
         small_world.make(path)

@@ -38,9 +38,13 @@ def kill_when(process: subprocess.Popen, answers: Path, count: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--records", type=int, default=500)
-    parser.add_argument("--failing", type=float, default=0.3)
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.synthesis", description=__doc__.split("\n")[0], allow_abbrev=False
+    )
+    parser.add_argument("--records", type=int, default=500, help="records to make (default: 500)")
+    parser.add_argument(
+        "--failing", type=float, default=0.3, help="share of requests that fail (default: 0.3)"
+    )
     args = parser.parse_args()
     server = FakeEndpoint(args.failing, seconds=0.02)
     env = {**os.environ, "OPENAI_API_KEY": "good", "OMP_NUM_THREADS": "1"}

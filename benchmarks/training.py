@@ -5,7 +5,7 @@ parts without gradients, fused AdamW, gradient clipping, and bf16 by autocast ov
 steps of both alternate.
 
 python -m benchmarks.training           # toy geometry on this CPU; then 1x to 8x tokens; then ranks
-python -m benchmarks.training --quick   # does it work? not: how fast is it?
+python -m benchmarks.training --quick   # few runs: shows that it works, not how fast
 python -m benchmarks.training --gpu     # 7B geometry with random weights and --layers blocks
 """
 
@@ -272,7 +272,10 @@ def measure_gpu(path: Path, quick: bool, layers: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "python -m benchmarks.training",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--quick", action="store_true", help="few runs")
     parser.add_argument("--gpu", action="store_true", help="measure one CUDA device instead")
@@ -282,7 +285,9 @@ def main() -> None:
         default=32,
         help="decoder blocks of --gpu; training takes 16 bytes per parameter",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write the figures to this file"
+    )
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"

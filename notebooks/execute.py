@@ -164,11 +164,16 @@ def execute(path: Path, check: bool) -> list[str]:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "numbers", nargs="*", help="numbers of the notebooks to run, as 01 (default: all)"
+    parser = argparse.ArgumentParser(
+        "python notebooks/execute.py", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("--check", action="store_true", help="compare, change no file")
+    parser.add_argument(
+        "numbers",
+        nargs="*",
+        metavar="NUMBER",
+        help="numbers of the notebooks to run, such as 01 (default: all)",
+    )
+    parser.add_argument("--check", action="store_true", help="compare the texts; change no file")
     parser.add_argument("--lines", action="store_true", help="only renew README.md's line numbers")
     return parser.parse_args()
 

@@ -63,11 +63,25 @@ def parse_arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--cases", type=int, default=10_000, help="shared by all targets")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="+", choices=TARGETS, default=list(TARGETS))
-    parser.add_argument("--first", type=int, default=0, help="number of each target's first case")
-    parser.add_argument("--keep", type=Path, help="directory for the inputs of failures")
+    parser.add_argument(
+        "--cases", type=int, default=10_000, help="divided among the targets (default: 10000)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    targets = list(TARGETS)
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=targets,
+        default=targets,
+        metavar="TARGET",
+        help=", ".join(targets),
+    )
+    parser.add_argument(
+        "--first", type=int, default=0, help="number of the first case of each target (default: 0)"
+    )
+    parser.add_argument(
+        "--keep", type=Path, help="directory in which the inputs of failures are kept"
+    )
     return parser.parse_args()
 
 

@@ -116,16 +116,25 @@ ROWS = {
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "python -m benchmarks.inference",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="default: all")
+    rows = list(ROWS)
+    add("--rows", nargs="+", choices=rows, default=rows, metavar="ROW", help=", ".join(rows))
     add("--quick", action="store_true", help="small models, few rounds and tokens")
-    add("--json", type=Path, metavar="FILE", help="write every figure")
-    add("--threads", type=int, default=1, help="default: %(default)s")
-    add("--rounds", type=int, help="measured rounds; default: 5, with --quick 2")
-    add("--tokens", type=int, help="new tokens per answer; default: 64, with --quick 16")
-    add("--size", type=float, default=1.0, help="gigabytes of the loading rows' checkpoint")
+    add("--json", type=Path, metavar="FILE", help="also write every figure to this file")
+    add("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    add("--rounds", type=int, help="measured rounds (default: 5, with --quick 2)")
+    add("--tokens", type=int, help="new tokens per answer (default: 64, with --quick 16)")
+    add(
+        "--size",
+        type=float,
+        default=1.0,
+        help="gigabytes of the checkpoint of loading and conversion (default: 1)",
+    )
     add("--child", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     for name in ("threads", "rounds", "tokens", "size"):
