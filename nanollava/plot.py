@@ -70,7 +70,9 @@ def main() -> None:
     figure, axes = pyplot.subplots(figsize=(9, 5), layout="constrained")
     for i, run_directory in enumerate(args.runs):
         draw_run(axes, run_directory, f"C{i}")
-    axes.set(xlabel="step", ylabel="loss")
+    axes.set(xlabel="step", ylabel="loss per label token")
+    axes.set_title("thin: each step; thick: running mean; points: validation", fontsize=10)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(axis="y", alpha=0.3)
     axes.legend(frameon=False)
     path = Path(args.out)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import textwrap
 import time
 from contextlib import suppress
 from dataclasses import asdict
@@ -19,6 +20,9 @@ from .arguments import TrainConfig
 from .batches import Counts
 from .distributed import print_on_rank_0
 
+# A short bar: the metrics behind it need the line.
+BAR_FORMAT = "{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+
 if sys.platform != "win32":
     import resource  # a module of Unix
 
@@ -26,8 +30,9 @@ if sys.platform != "win32":
 def announce(config: TrainConfig, trained_rows: list[str], samples: int, title: str) -> None:
     """Print all settings and what is trained."""
     settings = asdict(config) | {"samples": samples, "ranks": dist.get_world_size()}
-    words = [f"{name}={value}" for name, value in settings.items()]
-    print_on_rank_0(" ".join([title, *words]))
+    words = " ".join(f"{name}={value}" for name, value in settings.items())
+    print_on_rank_0(title)
+    print_on_rank_0(textwrap.fill(words, 100, break_long_words=False, break_on_hyphens=False))
     print_on_rank_0("\n".join(trained_rows))
 
 
@@ -48,11 +53,11 @@ class Metrics:
             if config.tensorboard:
                 self.board = open_tensorboard(Path(config.out) / "tensorboard", first_step)
         self.bar = tqdm(
-            desc="train",
             total=steps,
             initial=first_step,
             mininterval=0.5,
             dynamic_ncols=True,
+            bar_format=BAR_FORMAT,
             disable=not self.is_writer,
         )
         self.last_step_end = time.perf_counter()
