@@ -24,10 +24,10 @@ from nanollava.flags import check_texts
 from nanollava.image import open_image, save_image
 
 DEFAULT_PROMPT = "Describe the picture in detail."
-COMMANDS = """/image PATH   another image, a new dialogue
+COMMANDS = """/image PATH   another image, in a new dialogue
 /reset        a new dialogue about the same image
 /save FILE    the dialogue so far, as LLaVA's JSON
-Ctrl-C stops an answer, Ctrl-D ends"""
+Ctrl-C stops an answer, Ctrl-D ends the chat"""
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -47,13 +47,23 @@ def parse_arguments() -> argparse.Namespace:
         help="LLaVA directory, llava-hf's or the original's (default: %(default)s)",
     )
     add("--vision", metavar="DIR", help="CLIP directory, if an original LLaVA only names its tower")
-    add("--template", choices=CHAT_TEMPLATES, default="vicuna_v1", help="the model's prompt form")
-    add("--temperature", type=float, default=0.0, help="0 takes the likeliest token (default)")
-    add("--top-p", type=float, default=1.0, help="draw from the likeliest tokens up to this sum")
-    add("--top-k", type=int, default=0, help="draw from that many likeliest tokens (default: all)")
+    add(
+        "--template",
+        choices=CHAT_TEMPLATES,
+        default="vicuna_v1",
+        help="prompt template that the model was trained with",
+    )
+    add("--temperature", type=float, default=0.0, help="0 (default): the most likely token")
+    add(
+        "--top-p",
+        type=float,
+        default=1.0,
+        help="sample from the most likely of this total probability",
+    )
+    add("--top-k", type=int, default=0, help="sample from the most likely K (default: all)")
     add("--repetition-penalty", type=float, default=1.0, help="above 1: less repetition")
     add("--max-new-tokens", type=int, default=256, help="longest answer (default: %(default)s)")
-    add("--seed", type=int, default=0, help="of the draws at a temperature above 0")
+    add("--seed", type=int, default=0, help="seed of the sampling (default: %(default)s)")
     add(
         "--device", default="auto", help="auto (cuda, mps, cpu: the first there is), or one of them"
     )
@@ -67,7 +77,11 @@ def parse_arguments() -> argparse.Namespace:
     add("--compile", action="store_true", help="compile the decode step: slow start, then faster")
     add("--attention", metavar="OUT.png", help="draw where the model looked, word by word")
     add("--json", action="store_true", help="one JSON object: answer, tokens, end, seconds")
-    add("--chat", action="store_true", help="a dialogue; --prompt is its first question")
+    add(
+        "--chat",
+        action="store_true",
+        help="a dialogue (/help lists its commands); --prompt is its first question",
+    )
     arguments = parser.parse_args()
     check_arguments(arguments)
     return arguments

@@ -1,10 +1,23 @@
-"""Checks of command-line flags that argparse does not make: ranges, and texts that are empty."""
+"""What argparse lacks: help texts with defaults, and checks of ranges and empty texts."""
 
+import argparse
 from typing import Any
 
 from .errors import UserError
 
 MAX_SEED = 2**32  # torch takes 64 bits, and an epoch's seed is 1,000,003 times as large
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Adds the default to the help of a flag, unless the flag is off or unset by default."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        default = action.default
+        if default is None or default is False or default is argparse.SUPPRESS:
+            return action.help
+        if isinstance(default, list | tuple):
+            default = " ".join(str(value) for value in default)
+        return f"{action.help} (default: {default})"
 
 
 def check_number(

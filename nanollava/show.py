@@ -215,7 +215,7 @@ def show_attention(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        "nanollava.show",
+        "python -m nanollava.show",
         description=__doc__,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,12 +1,12 @@
-"""Ranges and empty texts of flags: one line that names the flag."""
+"""Ranges and empty texts of flags: one line that names the flag. Defaults in help texts."""
 
 import math
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 
 import pytest
 
 from nanollava.errors import UserError
-from nanollava.flags import check_number, check_texts
+from nanollava.flags import HelpFormatter, check_number, check_texts
 
 
 @pytest.mark.parametrize("value", [1, 5, 10, 9.99])
@@ -58,3 +58,16 @@ def test_empty_texts():
         check_texts(Namespace(out=""), "out")
     with pytest.raises(UserError, match="^--pictures '': expected a value"):
         check_texts(Namespace(pictures=["a", ""]), "pictures")
+
+
+def test_help_shows_defaults_that_say_something(capsys):
+    parser = ArgumentParser(formatter_class=HelpFormatter)
+    parser.add_argument("--seed", type=int, default=0, help="a seed")
+    parser.add_argument("--steps", nargs=2, default=[200, 250], help="two numbers")
+    parser.add_argument("--judge", help="a model")
+    parser.add_argument("--json", action="store_true", help="JSON")
+    parser.print_help()
+    text = capsys.readouterr().out
+    assert text.count("(default:") == 2
+    assert "a seed (default: 0)" in text
+    assert "two numbers (default: 200 250)" in text

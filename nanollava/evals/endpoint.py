@@ -44,18 +44,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="sampling temperature of the endpoint; below 0 uses the server's default",
     )
     group.add_argument("--threads", type=int, default=8, help="concurrent requests")
-    group.add_argument("--per-minute", type=float, default=500.0, help="maximum requests a minute")
+    group.add_argument(
+        "--per-minute", type=float, default=500.0, help="maximum requests per minute"
+    )
     group.add_argument(
         "--tries",
         type=int,
         default=10,
-        help="attempts at a request, and at a usable answer, before the next run has to ask again",
+        help="attempts at a request, and at a usable answer, before it is left to the next run",
     )
     group.add_argument(
         "--wait",
         type=float,
         default=1.0,
-        help="seconds before unusable answers are asked for again",
+        help="seconds before unusable answers are requested again",
     )
     group.add_argument(
         "--timeout", type=float, default=120.0, help="seconds to wait for a whole reply"

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ..errors import UserError, run
 from ..files import write_json
-from ..flags import MAX_SEED, check_number, check_texts
+from ..flags import MAX_SEED, HelpFormatter, check_number, check_texts
 from ..image import open_image
 from ..schema import require, short
 from ..toyland.captions import boxes, captions
@@ -167,7 +167,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m nanollava.evals.llava_bench",
         description=__doc__.split("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument(

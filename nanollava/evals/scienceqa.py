@@ -16,7 +16,7 @@ from string import ascii_uppercase as LETTERS
 from ..conversation import IMAGE
 from ..errors import UserError, run
 from ..files import read_json, write_json
-from ..flags import check_texts
+from ..flags import HelpFormatter, check_texts
 from ..image import open_image
 from ..schema import has_type, optional, require, short
 from . import ask, endpoint
@@ -166,7 +166,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m nanollava.evals.scienceqa",
         description=__doc__.split("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument(

@@ -24,7 +24,7 @@ import torch
 from ..data import read_records
 from ..errors import UserError, run
 from ..files import REPOSITORY, parse_object, read_json, shipped, write_text
-from ..flags import check_number, check_texts
+from ..flags import HelpFormatter, check_number, check_texts
 from ..llama import Llama
 from ..schema import require
 from ..tokenizer import Tokenizer
@@ -445,7 +445,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m nanollava.evals.tables",
         description=__doc__.split("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument(

@@ -20,7 +20,7 @@ from ..evals.answers import Reply, collect
 from ..evals.context import Context, read_contexts
 from ..evals.endpoint import Endpoint, make_request
 from ..files import write_text
-from ..flags import check_number, check_texts
+from ..flags import HelpFormatter, check_number, check_texts
 from ..schema import LARGEST_INT
 from ..toyland.teacher import instructions, read
 from .prompts import DETAIL_QUESTIONS, KINDS, messages
@@ -31,7 +31,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m nanollava.synthesize",
         description=__doc__.split("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -52,10 +52,10 @@ def parse_arguments() -> argparse.Namespace:
         help="kinds of instruction data",
     )
     parser.add_argument(
-        "--limit", type=int, default=0, help="use the first so many images; 0 uses all"
+        "--limit", type=int, default=0, help="use only the first LIMIT images; 0 uses all"
     )
     parser.add_argument(
-        "--model", help="the endpoint's teacher; without it, Toyland's rule-based teacher"
+        "--model", help="the endpoint's model, as teacher; without it, Toyland's rule-based teacher"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the prompts and ask nothing")
     endpoint.add_arguments(parser)

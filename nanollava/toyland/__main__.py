@@ -7,7 +7,7 @@ from pathlib import Path
 from ..assistant import load
 from ..device import DTYPES, pick_device, pick_dtype
 from ..errors import run
-from ..flags import MAX_SEED, check_number, check_texts
+from ..flags import MAX_SEED, HelpFormatter, check_number, check_texts
 from ..image import save_image
 from . import data
 from .clip import MIN_IMAGES, pretrain_clip
@@ -68,16 +68,20 @@ def add_command(commands, name: str, function, help: str) -> argparse.ArgumentPa
         help=help,
         description=help,
         allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     command.set_defaults(function=function)
-    command.add_argument("--seed", type=int, default=0, help="of scenes, wordings and training")
+    command.add_argument(
+        "--seed", type=int, default=0, help="seed of scenes, wordings and training"
+    )
     return command
 
 
 def add_data_command(commands) -> None:
-    command = add_command(commands, "data", run_data, "write the data set: JPEG and LLaVA JSON")
-    command.add_argument("--out", required=True, help="directory to make")
+    command = add_command(
+        commands, "data", run_data, "write the data set: JPEG files and LLaVA JSON"
+    )
+    command.add_argument("--out", required=True, help="directory to write")
     command.add_argument("--train", type=int, default=16000, help="scenes of the training split")
     command.add_argument(
         "--validation", type=int, default=500, help="scenes of the validation split"
@@ -89,8 +93,10 @@ def add_pretrain_command(commands) -> None:
     command = add_command(
         commands, "pretrain", run_pretrain, "train the two starting points, toy-clip and toy-vicuna"
     )
-    command.add_argument("--out", default="checkpoints", help="parent directory of the two")
-    command.add_argument("--only", choices=["clip", "vicuna"], help="train one of the two")
+    command.add_argument(
+        "--out", default="checkpoints", help="directory for toy-clip and toy-vicuna"
+    )
+    command.add_argument("--only", choices=["clip", "vicuna"], help="train only one of the two")
     command.add_argument("--pictures", type=int, default=28000, help="images to draw for CLIP")
     command.add_argument(
         "--scale", type=float, default=1.0, help="multiplies the steps of every phase"
