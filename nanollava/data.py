@@ -27,7 +27,7 @@ from .tokenizer import Tokenizer
 TEMPLATE_TOKENS = 512
 TURN_TOKENS = 32
 
-SHOWN_ERRORS = 20  # of the records that were left out
+SHOWN_ERRORS = 10  # of bad records; more would push the reason off the screen
 
 
 class DataError(UserError):
@@ -170,24 +170,33 @@ class InstructionData(torch.utils.data.Dataset):
             return str(error)
         return None
 
-    def leave_out(self, errors: dict[int, str], skip_bad: bool) -> str:
-        """Take the bad records out of use. Returns a summary, "" if there are none.
-
-        Without `skip_bad`, or if no record would remain, raises a DataError that lists all of
-        them.
-        """
-        if not errors:
-            return ""
+    def describe(self, errors: dict[int, str]) -> list[str]:
+        """One line for each bad record: file, its number there and what is wrong."""
         lines = []
         for index in sorted(errors):
             lines.append(f"{self.path}, record {self.rows[index]}: {errors[index]}")
+        return lines
+
+    def leave_out(self, errors: dict[int, str], skip_bad: bool, report: Path | None = None) -> str:
+        """Take the bad records out of use. Returns a summary, "" if there are none.
+
+        Without `skip_bad`, or if no record would remain, raises a DataError with the summary. It
+        lists the first bad records, and names the file `report`, where all of them are listed.
+        """
+        if not errors:
+            return ""
         counts = f"{len(errors)} of {len(self)} records"
+        lines = self.describe(errors)
+        more = ""
+        if len(lines) > SHOWN_ERRORS:
+            lines = lines[:SHOWN_ERRORS]
+            more = f"; the first {SHOWN_ERRORS} are above, all are in {report}"
         if not skip_bad or len(errors) == len(self):
             if len(errors) > 1:
-                lines.append(f"{self.path}: {counts} are bad; --skip-bad leaves them out")
+                lines.append(f"{self.path}: {counts} are bad; --skip-bad leaves them out{more}")
             raise DataError("\n".join(lines))
         self.rows = [row for index, row in enumerate(self.rows) if index not in errors]
-        return "\n".join([f"left out {counts}, the first:", *lines[:SHOWN_ERRORS]])
+        return "\n".join([*lines, f"left out {counts}{more}"])
 
 
 def collate(samples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor | None]:

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import torch
 
+from .errors import ConfigError
+from .hf.files import PROJECTOR_FILES
 from .image import ImageConfig
 from .llava import LLaVA
 from .tokenizer import Tokenizer
@@ -26,12 +28,25 @@ def load_llava(
     quantize: str | None = None,
 ) -> Loaded:
     """Loads a LLaVA directory: ours, llava-hf or original. Options as `LLaVA.from_pretrained`."""
+    check_is_llava(Path(path))
     tokenizer = Tokenizer.from_pretrained(path)
     model = LLaVA.from_pretrained(path, device, dtype, vision, quantize, tokenizer.image_token_id)
     model.config = tokenizer.with_special_ids(model.config, path)
     image_size = model.config.vision_config.image_size
     image_config = ImageConfig.from_pretrained(path, size=image_size, vision=vision)
     return Loaded(model, tokenizer, image_config)
+
+
+def check_is_llava(path: Path) -> None:
+    """A ConfigError that says what to do, for what cannot be a complete LLaVA."""
+    if not path.is_dir():
+        example = "hf download llava-hf/llava-1.5-7b-hf --local-dir llava-1.5-7b-hf"
+        advice = f"download a model first, for example: {example} (docs/weights.md)"
+        raise ConfigError(f"{path}: no such directory; {advice}")
+    for name in PROJECTOR_FILES:
+        if (path / name).is_file() and not (path / "config.json").is_file():
+            advice = f"train_instruct.py --projector {path} makes a LLaVA with it"
+            raise ConfigError(f"{path}: a projector alone, as train_align.py writes it; {advice}")
 
 
 def join_parts(

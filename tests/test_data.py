@@ -2,6 +2,7 @@
 
 import json
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -222,22 +223,30 @@ def test_a_bad_record_is_named_with_file_index_and_reason(make, message, tmp_pat
     assert str(error.value) == f"{data.path}, record 1: {reason}"
 
 
-def test_all_bad_records_are_listed(make):
+def test_all_bad_records_are_described(make):
+    data = make([3] * 30 + [GOOD])
+    lines = data.describe(errors_of(data))
+    assert lines == [f"{data.path}, record {i}: expected an object, got int" for i in range(30)]
+
+
+def test_the_error_shows_the_first_bad_records_and_where_all_are(make):
     data = make([3] * 30 + [GOOD])
     with pytest.raises(DataError) as error:
-        data.leave_out(errors_of(data), skip_bad=False)
+        data.leave_out(errors_of(data), skip_bad=False, report=Path("out/bad_records.txt"))
     *lines, counts = str(error.value).splitlines()
-    assert lines == [f"{data.path}, record {i}: expected an object, got int" for i in range(30)]
-    assert counts == f"{data.path}: 30 of 31 records are bad; --skip-bad leaves them out"
+    assert lines == data.describe(errors_of(data))[:10]
+    assert counts == (
+        f"{data.path}: 30 of 31 records are bad; --skip-bad leaves them out; "
+        "the first 10 are above, all are in out/bad_records.txt"
+    )
 
 
 def test_skip_bad_leaves_the_bad_records_out(make):
     data = make([GOOD, *BAD_RECORDS.values(), TEXT_ONLY], max_length=100)
     summary = data.leave_out(errors_of(data), skip_bad=True)
     bad = len(BAD_RECORDS)
-    assert summary.startswith(
-        f"left out {bad} of {bad + 2} records, the first:\n{data.path}, record 1"
-    )
+    assert summary.startswith(f"{data.path}, record 1: ")
+    assert f"left out {bad} of {bad + 2} records" in summary.splitlines()[-1]
     assert [data.record(i) for i in range(len(data))] == [GOOD, TEXT_ONLY]
 
 

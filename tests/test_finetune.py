@@ -192,7 +192,7 @@ def test_a_projector_alone_is_no_finished_model(tmp_path, capsys):
     out = tmp_path / "out"
     data = write_own_data(tmp_path)
     refused(train_instruct, "--model", tmp_path, "--data", data, "--out", out)
-    assert "a projector alone; give it as --projector" in capsys.readouterr().err
+    assert "a projector alone, as train_align.py writes it" in capsys.readouterr().err
 
 
 def test_an_original_without_its_tower_says_how_to_join_them(tmp_path, capsys):

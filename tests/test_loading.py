@@ -1,8 +1,11 @@
 """A complete LLaVA from its directories: model, tokenizer and images that fit together."""
 
+import pytest
 import torch
+from safetensors.torch import save_file
 
 from nanollava.conversation import encode
+from nanollava.errors import ConfigError
 from nanollava.loading import join_parts, load_llava
 
 TOY_LLAVA = "checkpoints/toy-llava"
@@ -35,3 +38,14 @@ def test_the_files_dtype_is_kept_and_a_new_w_is_float32():
 
 def test_image_mode_is_that_of_the_training():
     assert join_parts(TOY_CLIP, TOY_VICUNA, "linear", image_mode="pad").image_config.mode == "pad"
+
+
+def test_a_name_that_is_no_directory_says_what_to_download():
+    with pytest.raises(ConfigError, match="llava-1.5-7b: no such directory; download a model"):
+        load_llava("llava-1.5-7b")
+
+
+def test_the_result_of_stage_1_says_what_to_do_with_it(tmp_path):
+    save_file({"W": torch.zeros(1)}, tmp_path / "mm_projector.safetensors")
+    with pytest.raises(ConfigError, match="a projector alone.*train_instruct.py --projector"):
+        load_llava(tmp_path)

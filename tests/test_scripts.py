@@ -129,7 +129,7 @@ def test_an_empty_config(broken_model_refused):
 
 def test_a_checkpoint_that_is_not_there(tmp_path, in_this_process):
     flags = ["--image", "cat.jpg", "--model", tmp_path / "none"]
-    in_this_process("sample.py", flags, "no such file")
+    in_this_process("sample.py", flags, "no such directory")
 
 
 @pytest.mark.parametrize(

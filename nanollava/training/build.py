@@ -1,10 +1,6 @@
 """What a stage starts from: a finished LLaVA, or CLIP, a language model and a projector W."""
 
-from pathlib import Path
-
-from ..errors import ConfigError
 from ..files import shipped
-from ..hf.files import PROJECTOR_FILES
 from ..loading import Loaded, join_parts, load_llava
 from .arguments import TrainConfig
 
@@ -16,9 +12,7 @@ def build(config: TrainConfig) -> Loaded:
     before, so that it is the same on every rank.
     """
     if config.model is not None:
-        path = shipped(config.model)
-        check_is_complete(path)
-        return load_llava(path)
+        return load_llava(shipped(config.model))
     return join_parts(
         shipped(config.vision),
         shipped(config.llm),
@@ -26,10 +20,3 @@ def build(config: TrainConfig) -> Loaded:
         vision_feature_layer=config.vision_layer,
         image_mode=config.image_mode,
     )
-
-
-def check_is_complete(path: Path) -> None:
-    """A ConfigError for the result of stage 1, which has a W and no model."""
-    for name in PROJECTOR_FILES:
-        if (path / name).is_file():
-            raise ConfigError(f"--model {path}: a projector alone; give it as --projector {path}")

@@ -1,15 +1,17 @@
 """The training and validation data that the flags name, with every record checked before step 1."""
 
+from functools import partial
 from pathlib import Path
 
 import torch.distributed as dist
 
 from ..config import LlavaConfig
 from ..data import InstructionData
+from ..files import write_text
 from ..image import ImageConfig
 from ..tokenizer import Tokenizer
 from .arguments import TrainConfig
-from .distributed import merge_over_ranks, print_on_rank_0
+from .distributed import merge_over_ranks, print_on_rank_0, write_on_rank_0
 
 
 def load_datasets(
@@ -32,7 +34,8 @@ def load_dataset(
 ) -> InstructionData:
     """One data file, checked. Each rank checks a share of the records.
 
-    Bad records raise a DataError that lists all of them; with --skip-bad they are left out.
+    Bad records raise a DataError; with --skip-bad they are left out. All of them are listed in
+    OUT/bad_records.txt.
     """
     data = InstructionData(
         path,
@@ -47,7 +50,11 @@ def load_dataset(
     )
     share = range(dist.get_rank(), len(data), dist.get_world_size())
     errors = merge_over_ranks(data.check(share, config.check_images, config.workers))
-    summary = data.leave_out(errors, config.skip_bad)
+    report = Path(config.out) / "bad_records.txt"
+    if errors:
+        text = "\n".join(data.describe(errors)) + "\n"
+        write_on_rank_0(partial(write_text, report, text))
+    summary = data.leave_out(errors, config.skip_bad, report)
     if summary:
         print_on_rank_0(summary)
     return data
