@@ -146,11 +146,11 @@ def test_first_steps_train_on_regions_only(data):
     model = CLIP(VISION, TextConfig(vocab_size=len(data.tokenizer) + 1))
     device = torch.device("cpu")
     loss, metrics = clip_loss(model, data, 0, device)
-    assert metrics["pictures"] == 0 and loss > 0
+    assert metrics["images"] == 0 and loss > 0
     loss.backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     _, metrics = clip_loss(model, data, 2, device)
-    assert metrics["pictures"] > 0
+    assert metrics["images"] > 0
 
 
 def test_region_weights_address_the_patches_of_their_own_image(data):

@@ -413,7 +413,7 @@ def clip_loss(
     weight = 1.0 if step >= data.phase.region_steps else 0.0
     image_loss = weight * contrastive_loss(image, text, scale)
     is_right = (image @ text.T).argmax(1) == torch.arange(len(text), device=device)
-    metrics = {"pictures": image_loss, "top1": is_right.float().mean(), **parts}
+    metrics = {"images": image_loss, "top1": is_right.float().mean(), **parts}
     return image_loss + sum(parts.values()), metrics
 
 

@@ -7,6 +7,7 @@ import json
 import math
 import random
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -53,8 +54,11 @@ def train_bpe(texts: list[str], vocab_size: int) -> Tokenizer:
     return Tokenizer(Backend.from_str(json.dumps(state)))
 
 
+@cache
 def make_tokenizer(seed: int) -> Tokenizer:
-    """A tokenizer of Toyland's language, trained on captions, questions and answers."""
+    """A tokenizer of Toyland's language, trained on captions, questions and answers.
+
+    Both starting points have the same one, so it is trained once."""
     rng = random.Random(f"tokenizer/{seed}")
     # So many copies that whole words of the system prompt win merges.
     texts = [VICUNA_SYSTEM + " USER: ASSISTANT:"] * 3000

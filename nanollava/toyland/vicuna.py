@@ -39,6 +39,7 @@ LLAMA = LlamaConfig(
     num_attention_heads=4,
     max_position_embeddings=1024,
 )
+SCENES = 16000  # that the dialogues are about
 BATCH = 32  # rows per step of the last phase; earlier phases have more or fewer
 
 # A training row: token ids, and labels that are IGNORE_INDEX where no loss is taken.
@@ -223,12 +224,13 @@ def text_loss(model: Llama, rows: list[Row], device: torch.device) -> torch.Tens
     """-sum of log p(x_t | x_<t) over the labelled tokens; logits are computed only for them."""
     ids = pad([ids for ids, _ in rows], 0).to(device)  # (B, T)
     labels = pad([labels for _, labels in rows], IGNORE_INDEX).to(device)  # (B, T)
-    # The state at position t predicts token t + 1; the last position predicts nothing.
-    is_labelled = F.pad(labels[:, 1:] != IGNORE_INDEX, (0, 1))  # (B, T)
-    targets = labels.roll(-1, 1)[is_labelled]  # (N,)
     hidden_states = model.model(model.model.embed_tokens(ids))  # (B, T, D)
-    logits = model.lm_head(hidden_states[is_labelled])  # (N, vocab)
-    return F.cross_entropy(logits.float(), targets, reduction="sum")
+    # The state at t predicts the id at t + 1, as in LLaVA.loss.
+    next_labels = labels[:, 1:]
+    is_labelled = next_labels != IGNORE_INDEX  # (B, T - 1)
+    labelled_states = hidden_states[:, :-1][is_labelled]  # (labels, D)
+    logits = model.lm_head(labelled_states).float()  # (labels, vocab)
+    return F.cross_entropy(logits, next_labels[is_labelled], reduction="sum")
 
 
 def count_labels(rows: list[Row]) -> int:
@@ -307,7 +309,7 @@ def train_vicuna(
     """Trains the decoder through all PHASES; `scale` multiplies their numbers of steps."""
     torch.manual_seed(seed)
     tokenizer = make_tokenizer(seed)
-    pool = list(scenes("train", 16000, seed))
+    pool = list(scenes("train", SCENES, seed))
     lessons = Lessons(random.Random(f"vicuna/{seed}"), tokenizer, pool, batch)
     model = Llama(LLAMA).to(device)
     initialize(model)
