@@ -52,6 +52,7 @@ class Cell:
 
 
 CELLS = {"near": Cell(0.33, 0.42, 0.95), "far": Cell(0.26, 0.31, 0.56)}
+EDGE = 0.005  # the least space between a thing and the left or right edge of the image
 
 
 @dataclass(frozen=True)
@@ -106,13 +107,20 @@ class Scene:
 def place_thing(rng: random.Random, kind: str, color: str, side: str, distance: str) -> Thing:
     """Puts a thing into its slot with a varied size and position."""
     cell = CELLS[distance]
-    height = min(cell.max_height, cell.max_width / ASPECT[kind]) * rng.uniform(0.88, 1.0)
+    largest_height = min(cell.max_height, cell.max_width / ASPECT[kind])
+    height = largest_height * rng.uniform(0.88, 1.0)
     width = height * ASPECT[kind]
-    center = (SIDES.index(side) + 0.5) / 3 + rng.uniform(-0.03, 0.03)
-    center = min(max(center, width / 2 + 0.005), 1 - width / 2 - 0.005)
+
+    slot_center = (SIDES.index(side) + 0.5) / len(SIDES)
+    center = slot_center + rng.uniform(-0.03, 0.03)
+    leftmost = width / 2 + EDGE
+    rightmost = 1 - width / 2 - EDGE
+    center = min(max(center, leftmost), rightmost)
     foot = cell.foot + rng.uniform(-0.025, 0.025)
-    box = (center - width / 2, foot - height, center + width / 2, foot)
-    return Thing(kind, color, side, distance, tuple(round(v, 3) for v in box))
+
+    corners = (center - width / 2, foot - height, center + width / 2, foot)
+    box = tuple(round(corner, 3) for corner in corners)
+    return Thing(kind, color, side, distance, box)
 
 
 def near_first(thing: Thing) -> tuple[int, int]:
