@@ -30,18 +30,20 @@ def check_number(
 ) -> None:
     """Raise a UserError unless minimum <= value <= maximum, and above < value. NaN never passes.
 
-    `args` has the values of the flags as attributes.
+    `args` has the values of the flags as attributes; of a list, every value is checked.
     """
     value = getattr(args, name)
-    if minimum is not None and not value >= minimum:
-        expected = f"at least {minimum} {unit}"
-    elif above is not None and not value > above:
-        expected = f"more than {above} {unit}"
-    elif maximum is not None and not value <= maximum:
-        expected = f"at most {maximum} {unit}"
-    else:
-        return
-    raise UserError(f"{flag_name(name)} {value}: expected {expected.rstrip()}")
+    values = value if isinstance(value, list) else [value]
+    for value in values:
+        if minimum is not None and not value >= minimum:
+            expected = f"at least {minimum} {unit}"
+        elif above is not None and not value > above:
+            expected = f"more than {above} {unit}"
+        elif maximum is not None and not value <= maximum:
+            expected = f"at most {maximum} {unit}"
+        else:
+            continue
+        raise UserError(f"{flag_name(name)} {value}: expected {expected.rstrip()}")
 
 
 def check_texts(args: Any, *names: str) -> None:

@@ -303,8 +303,8 @@ def test_an_address_that_is_none(monkeypatch, options, message):
         ("--wait inf", "--wait inf: expected at most 86400 seconds"),
         ("--temperature nan", "--temperature nan: expected"),
         ("--temperature inf", "--temperature inf: expected"),
-        ("--price -1 0", "--price -1.0: expected dollars"),
-        ("--price 0 nan", "--price nan: expected dollars"),
+        ("--price -1 0", "--price -1.0: expected at least 0 dollars"),
+        ("--price 0 nan", "--price nan: expected at least 0 dollars"),
     ],
 )
 def test_flags_without_sense(flags, message):

@@ -46,6 +46,12 @@ def test_a_number_that_is_not_positive_or_too_large(value, message):
         check_number(Namespace(wait=value), "wait", above=0, maximum=10)
 
 
+def test_every_number_of_a_list_is_checked():
+    check_number(Namespace(price=[0.0, 2.5]), "price", 0, 10)
+    with pytest.raises(UserError, match="^--price -1.0: expected at least 0$"):
+        check_number(Namespace(price=[2.5, -1.0]), "price", 0, 10)
+
+
 def test_a_range_without_a_maximum():
     check_number(Namespace(wait=math.inf), "wait", above=0)
     with pytest.raises(UserError, match="^--wait nan: expected at most 10$"):

@@ -82,9 +82,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     check_number(args, "timeout", above=0, maximum=DAY)
     check_number(args, "wait", 0, DAY, "seconds")
     check_number(args, "temperature", -100, 100)
-    for price in args.price:
-        if not 0 <= price <= 1e9:
-            raise UserError(f"--price {price}: expected dollars per million tokens")
+    check_number(args, "price", 0, 1e9, "dollars per million tokens")
 
 
 def make_request(model: str | None, messages: list[dict], temperature: float) -> dict:
