@@ -46,9 +46,11 @@ def make_job(args: argparse.Namespace, question: str, image: str | None) -> dict
     The job includes the modification times of the model's files: answers of an older model in the
     same directory do not count as answers of this one.
     """
-    paths = sorted(path for path in shipped(args.model).glob("*") if path.is_file())
-    files = [(path.name, path.stat().st_mtime) for path in paths]
-    model = [args.model, files, args.template, args.max_new_tokens]
+    modified = []
+    for path in sorted(shipped(args.model).glob("*")):
+        if path.is_file():
+            modified.append((path.name, path.stat().st_mtime))
+    model = [args.model, modified, args.template, args.max_new_tokens]
     return {"prompt": question, "image": image, "model": model}
 
 

@@ -267,13 +267,13 @@ def main() -> None:
         judge = Endpoint.from_arguments(args).ask  # before the model runs: is there a key?
     answers = collect_answers(args, questions, open_question_image)
     reviews = collect_reviews(args, judge, questions, answers)
-    result = relative_scores(list(reviews.values()))
+    scores = relative_scores(list(reviews.values()))
     missing = len(questions) - len(reviews)
-    score = dict(result)
+    content = dict(scores)
     if missing:
-        score["missing"] = missing
-    write_json(Path(args.out) / "score.json", score)
-    for category, (score, low, high) in result.items():
+        content["missing"] = missing
+    write_json(Path(args.out) / "score.json", content)
+    for category, (score, low, high) in scores.items():
         print(f"{category:8} {score:6.1f}  95% interval {low:.1f} to {high:.1f}")
     if missing:
         raise UserError(

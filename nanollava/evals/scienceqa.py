@@ -103,16 +103,6 @@ def describe_problem(pid: str, problem: dict, where: str) -> dict:
     context = hint or "N/A"
     prompt = f"Context: {context}\nQuestion: {question}\nOptions: {' '.join(options)}"
 
-    columns = [SUBJECTS[subject]]
-    if hint:
-        columns.append("TXT")
-    if image:
-        columns.append("IMG")
-    if not hint and not image:
-        columns.append("NO")
-    columns.append("G1-6" if grade <= 6 else "G7-12")
-    columns.append("Average")
-
     image_path = None
     if image:
         image_path = f"{require(problem, 'split', str, where)}/{pid}/{image}"
@@ -125,9 +115,23 @@ def describe_problem(pid: str, problem: dict, where: str) -> dict:
         "lecture": optional(problem, "lecture", str, where, default=""),
         "solution": optional(problem, "solution", str, where, default=""),
         "prompt": prompt,
-        "columns": columns,
+        "columns": table_columns(subject, hint, image, grade),
         "image": image_path,
     }
+
+
+def table_columns(subject: str, hint: str, image: str, grade: int) -> list[str]:
+    """The COLUMNS that a problem counts in."""
+    columns = [SUBJECTS[subject]]
+    if hint:
+        columns.append("TXT")
+    if image:
+        columns.append("IMG")
+    if not hint and not image:
+        columns.append("NO")
+    columns.append("G1-6" if grade <= 6 else "G7-12")
+    columns.append("Average")
+    return columns
 
 
 def check_problem_text(text: str, where: str) -> None:
@@ -153,8 +157,8 @@ def accuracy(problems: dict[str, dict], answers: dict[str, int | None]) -> dict[
     for column in COLUMNS:
         names = [name for name in answers if column in problems[name]["columns"]]
         if names:
-            correct = sum(answers[name] == problems[name]["answer"] for name in names)
-            result[column] = 100 * correct / len(names)
+            correct = [name for name in names if answers[name] == problems[name]["answer"]]
+            result[column] = 100 * len(correct) / len(names)
     return result
 
 
