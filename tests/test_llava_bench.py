@@ -11,7 +11,7 @@ from PIL import Image
 from nanollava.errors import UserError
 from nanollava.evals import ask, llava_bench
 from nanollava.evals.answers import Reply
-from nanollava.evals.llava_bench import claims, exact, parse_scores, relative_scores
+from nanollava.evals.llava_bench import claims, exact_judge, parse_scores, relative_scores
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ DESCRIPTION = (
 )
 def test_toylands_judge(category, reference, answer, score):
     job = {"category": category, "reference": reference, "answer": answer}
-    ((_, review),) = exact({"1": job})
+    ((_, review),) = exact_judge({"1": job})
     assert parse_scores(review.text) == (10, pytest.approx(score))
 
 

@@ -90,7 +90,7 @@ def relative_score(pairs: list, rng: np.random.Generator) -> list[float]:
 # Toyland: questions about test scenes, and a judge that knows every fact
 
 
-def toyland(count: int, seed: int) -> tuple[dict[str, dict], dict[int, Scene]]:
+def toyland_questions(count: int, seed: int) -> tuple[dict[str, dict], dict[int, Scene]]:
     """Three questions about each of `count` test scenes, with the teacher's answers as reference.
 
     Returns the questions by name, and the scenes by number.
@@ -120,7 +120,7 @@ def claims(category: str, text: str) -> set:
     return {part.removeprefix("because ") for part in normal(text).split(", ")}
 
 
-def exact(jobs: dict[str, dict]) -> Iterator[tuple[str, Reply]]:
+def exact_judge(jobs: dict[str, dict]) -> Iterator[tuple[str, Reply]]:
     """Toyland's judge: 1 + 9 F1 of an answer's claims against those of the reference."""
     for name, job in jobs.items():
         reference = claims(job["category"], job["reference"])
@@ -199,7 +199,7 @@ def load_questions(args: argparse.Namespace) -> tuple[dict[str, dict], OpenImage
     """The questions by name, and a function that opens what a question calls "image"."""
     files = [args.questions, args.references, args.context, args.images]
     if not any(files):
-        questions, pool = toyland(args.count, args.seed)
+        questions, pool = toyland_questions(args.count, args.seed)
         return questions, lambda image: draw(pool[int(image)], IMAGE_SIZE)
     if not all(files) or not args.judge:
         needed = "--questions, --references, --context, --images and --judge"
@@ -262,7 +262,7 @@ def check_review(job: dict, row: dict, where: str) -> None:
 def main() -> None:
     args = parse_arguments()
     questions, open_question_image = load_questions(args)
-    judge = exact
+    judge = exact_judge
     if args.judge:
         judge = Endpoint.from_arguments(args).ask  # before the model runs: is there a key?
     answers = collect_answers(args, questions, open_question_image)
