@@ -1,10 +1,13 @@
 """Both stages as a user runs them, with one process and with two: what is trained and written."""
 
+import io
 import json
 import os
+import runpy
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -47,20 +50,38 @@ def world(tmp_path_factory) -> Path:
     return path
 
 
-def launch(world: Path, script: str, out: str, flags: str, ranks: int = 0) -> list[dict]:
-    """Run a stage; 0 ranks: without torchrun. Returns its metrics."""
-    command = [sys.executable]
-    if ranks:
-        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    command += [script, f"--vision={world}/clip", f"--llm={world}/llama", f"--out={world}/{out}"]
-    command += ["--batch=8", "--max-steps=5", "--device=cpu", "--save-dtype=fp32", "--dtype=fp32"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, *flags.split()], capture_output=True, text=True, env=env, timeout=240
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "trained" in done.stdout and "frozen" in done.stdout
+def command_line(world: Path, script: str, out: str, flags: str) -> list[str]:
+    words = [script, f"--vision={world}/clip", f"--llm={world}/llama", f"--out={world}/{out}"]
+    words += ["--batch=8", "--max-steps=5", "--device=cpu", "--save-dtype=fp32", "--dtype=fp32"]
+    return words + flags.split()
+
+
+def train(world: Path, script: str, out: str, flags: str) -> list[dict]:
+    """Run a stage as `python SCRIPT` does, but in this process. Returns its metrics."""
+    output = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(output):
+        patch.setattr(sys, "argv", command_line(world, script, out, flags))
+        runpy.run_path(script, run_name="__main__")
+    assert "trained" in output.getvalue() and "frozen" in output.getvalue()
     return metrics(world / out)
+
+
+@contextmanager
+def two_ranks(world: Path, script: str, out: str, flags: str) -> Iterator[None]:
+    """Run a stage with torchrun while the block runs, and wait for it."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += command_line(world, script, out, flags)
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
+    )
+    try:
+        yield
+        output, _ = process.communicate(timeout=240)
+    finally:
+        process.kill()
+    assert process.returncode == 0, output
+    assert "trained" in output and "frozen" in output
 
 
 def metrics(out: Path) -> list[dict]:
@@ -72,16 +93,16 @@ def align(world) -> dict[str, list[dict]]:
     """Metrics of stage 1 with one rank, with two, and resumed by one from step 3 of the two."""
     flags = f"--data {world}/data/mixed.json --lr 1e-3"
     micro = "--micro-batch 2 --save-steps 3"
-    with ThreadPoolExecutor(2) as pool:
-        one = pool.submit(launch, world, "train_align.py", "align1", flags)
-        two = pool.submit(launch, world, "train_align.py", "align2", f"{flags} {micro}", ranks=2)
-        runs = {"one": one.result(), "two": two.result()}
+    runs = {}
+    with two_ranks(world, "train_align.py", "align2", f"{flags} {micro}"):
+        runs["one"] = train(world, "train_align.py", "align1", flags)
+    runs["two"] = metrics(world / "align2")
     (world / "align2").rename(world / "kept")
     resumed = world / "resumed"
     (resumed / "checkpoints").mkdir(parents=True)
     (resumed / "metrics.jsonl").write_text((world / "kept/metrics.jsonl").read_text())
     (world / "kept/checkpoints/step-00000003").rename(resumed / "checkpoints/step-00000003")
-    runs["resumed"] = launch(world, "train_align.py", "resumed", f"{flags} {micro}")
+    runs["resumed"] = train(world, "train_align.py", "resumed", f"{flags} {micro}")
     return runs
 
 
@@ -94,12 +115,13 @@ def instruct(world, align) -> dict[str, list[dict]]:
     options = f"--dtype bf16 --validation {world}/data/validation.json --eval-steps 4 "
     options += "--toyland-scenes 2 --group --workers 1 --checkpoint-activations "
     options += "--offload-optimizer --check-images --tensorboard"
-    with ThreadPoolExecutor(2) as pool:
-        script = "train_instruct.py"
-        one = pool.submit(launch, world, script, "instruct1", flags)
-        bf16 = pool.submit(launch, world, script, "instruct3", f"{flags} {options}")
-        two = pool.submit(launch, world, script, "instruct2", f"{flags} {scored}", ranks=2)
-        return {"one": one.result(), "two": two.result(), "bf16": bf16.result()}
+    script = "train_instruct.py"
+    runs = {}
+    with two_ranks(world, script, "instruct2", f"{flags} {scored}"):
+        runs["one"] = train(world, script, "instruct1", flags)
+        runs["bf16"] = train(world, script, "instruct3", f"{flags} {options}")
+    runs["two"] = metrics(world / "instruct2")
+    return runs
 
 
 def assert_same_losses(one: list[dict], other: list[dict]) -> None:
@@ -287,7 +309,7 @@ def test_a_llama_with_tied_embeddings_is_trained_and_written(world):
     randomise(transformers.LlamaForCausalLM(config)).save_pretrained(llama)
     make_tokenizer(0).save_pretrained(llama)
     flags = f"--llm {llama} --projector linear --data {world}/data/mixed.json --max-steps 2"
-    launch(world, "train_instruct.py", "tied_out", flags)
+    train(world, "train_instruct.py", "tied_out", flags)
     theirs, report = transformers.LlavaForConditionalGeneration.from_pretrained(
         world / "tied_out", output_loading_info=True
     )
