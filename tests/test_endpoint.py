@@ -213,7 +213,7 @@ def test_a_reply_that_is_too_late_is_asked_for_again(raw_server, no_backoff):
     """Each try has the whole time."""
     server = raw_server(*(40 * [b"HTTP/1.1 100 Continue\r\n\r\n"]), pause=0.05)  # a drip
     reply = Endpoint(server.url, tries=3, timeout=0.3, per_minute=1e6).complete(job())
-    assert isinstance(reply, Rejected) and "no whole reply in 0.3 s" in str(reply)
+    assert isinstance(reply, Rejected) and "no complete reply within 0.3 s" in str(reply)
     assert len(server.requests) == 3
 
 

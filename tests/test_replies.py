@@ -1,4 +1,4 @@
-"""Which chat completions hold a whole answer, and the reasons why others do not."""
+"""Which chat completions hold a complete answer, and the reasons why others do not."""
 
 import json
 

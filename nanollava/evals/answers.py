@@ -67,8 +67,8 @@ def collect(
     `jobs` are JSON objects by name; a row stores its job's name under `key`. `ask(jobs)` yields
     (name, Reply or Rejected) in any order. `parse(job, text)` returns the row's content, or raises
     Rejected: then the text goes to *.rejects.jsonl and the job is asked again after `wait` seconds,
-    `tries` times in all. `check_row(job, row, where)` raises a UserError if a row of the file has
-    not the content that `parse` returns. Jobs without a usable answer are listed on stderr and have
+    `tries` times in all. `check_row(job, row, where)` raises a UserError if a row of the file lacks
+    the content that `parse` returns. Jobs without a usable answer are listed on stderr and have
     no row. `price` is in dollars per million prompt and completion tokens.
     """
     rejects_path = path.with_suffix(".rejects.jsonl")

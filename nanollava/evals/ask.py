@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Raise a UserError if a flag of the model has a value without sense."""
+    """Raise a UserError if a flag of the model has an unusable value."""
     check_texts(args, "model", "vision", "template", "device")
     check_number(args, "max_new_tokens", 1, 1_000_000)
     if args.vision is not None and not shipped(args.vision).exists():

@@ -1,7 +1,6 @@
-"""The HTTP client under `openai`: it keeps a pace and bounds the time and the size of a reply.
+"""The HTTP client under `openai`: it paces requests, and limits the time and size of a reply.
 
-Redirects are not followed, so neither key nor prompt goes to another host than the one that was
-named.
+Redirects are not followed, so key and prompt go to no host but the one in `--base-url`.
 """
 
 import threading
@@ -38,23 +37,23 @@ class BoundedHttpClient(DefaultHttpxClient):
     """`openai` calls `send` for every try of a request."""
 
     def __init__(self, per_minute: float, seconds: float):
-        """`seconds` is the time for a whole reply."""
+        """`seconds` is the time limit for a complete reply."""
         # A reply that is not compressed has the size that is counted below.
         super().__init__(follow_redirects=False, headers={"Accept-Encoding": "identity"})
         self.pace = Pace(per_minute)
         self.seconds = seconds
 
     def send(self, request: httpx2.Request, **options) -> httpx2.Response:
-        """Send at the pace; raise httpx2.ReadTimeout if there is no whole reply in time."""
+        """Wait for the pace, then send. Raise httpx2.ReadTimeout if no full reply is in time."""
         self.pace.wait()
         try:
             return with_deadline(lambda: self.receive(request, options), self.seconds)
         except FutureTimeout:
-            problem = f"no whole reply in {self.seconds:g} s"
+            problem = f"no complete reply within {self.seconds:g} s"
             raise httpx2.ReadTimeout(problem, request=request) from None
 
     def receive(self, request: httpx2.Request, options: dict) -> httpx2.Response:
-        """Send, and read the reply up to its limit. Of its headers only two are kept."""
+        """Send, and read the reply up to the size limit. Only two of its headers are kept."""
         response = super().send(request, **{**options, "stream": True})
         try:
             content = read_bounded(response.iter_raw())
@@ -71,7 +70,7 @@ class BoundedHttpClient(DefaultHttpxClient):
 
 
 def read_bounded(blocks: Iterable[bytes]) -> bytes:
-    """Join the blocks of a reply; an error if it is too long."""
+    """Join the blocks of a reply. Raise ValueError if it is too long."""
     content = bytearray()
     for block in blocks:
         content += block
@@ -99,10 +98,10 @@ def with_deadline(function: Callable, seconds: float):
 
 
 def next_second(retry_after: str) -> str:
-    """A Retry-After header whose date, if it has one, is a second later.
+    """Move the date in a Retry-After header one second later; leave a number as it is.
 
-    Dates have whole seconds, so most servers write one that is up to a second too early, and
-    `openai` waits no longer than that.
+    HTTP dates have no fractions of a second. Most servers cut them off, so the date is up to a
+    second too early, and `openai` waits exactly until then.
     """
     try:
         return format_datetime(parsedate_to_datetime(retry_after) + timedelta(seconds=1))

@@ -1,7 +1,7 @@
 """One request to an OpenAI-compatible chat endpoint, and its failures in one line without the key.
 
-The `openai` package sends it, and sends it again after a failure: pauses that grow and both forms
-of Retry-After (up to two minutes) are its job. `bounded_http.py` adds what it lacks.
+The `openai` package sends it and retries after a failure: growing pauses and both forms of
+Retry-After (up to two minutes) are its job. `bounded_http.py` adds what it lacks.
 """
 
 import json
@@ -11,13 +11,13 @@ from ..errors import UserError
 from ..schema import short
 
 MASK = "***"  # instead of the key
-# Servers that need no key get any word, such as "none", which may stand in an answer.
+# A server that needs no key is given any word, such as "none", and answers may contain it.
 SHORTEST_SECRET = 8
 MAX_MESSAGE = 400  # characters of an error message
 
 
 class RequestFailed(Exception):
-    """A request without an answer. `status` is None if there was no whole HTTP reply."""
+    """A request without an answer. `status` is None if there was no complete HTTP reply."""
 
     def __init__(self, problem: str, status: int | None = None):
         super().__init__(problem)
@@ -28,8 +28,8 @@ class ChatClient:
     """Sends requests to one server. May be used by several threads at once."""
 
     def __init__(self, base_url: str, key: str, per_minute: float, tries: int, timeout: float):
-        """Every request is sent up to `tries` times, and each of its replies has `timeout` seconds.
-        All tries of all requests are at least 60 / per_minute seconds apart."""
+        """Every request is sent up to `tries` times; each try may take `timeout` seconds. The tries
+        of all requests together are at least 60 / per_minute seconds apart."""
         check_url(base_url)
         try:
             from openai import OpenAI

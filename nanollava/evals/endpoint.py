@@ -20,7 +20,7 @@ from .replies import NotACompletion, read_reply
 MAX_FAILURES = 3
 # So many refused requests end a run that has no answer at all: then it is not the prompts.
 MAX_REFUSALS = 20
-# Client errors that asking again can cure: request timeout, conflict, rate limit.
+# Client errors that may go away: request timeout, conflict, rate limit.
 TEMPORARY_STATUS = (408, 409, 429)
 # Client errors that can be about one prompt: content filter, moderation, too long, legal reasons.
 REFUSED_STATUS = (400, 403, 413, 422, 451)
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="seconds before unusable answers are requested again",
     )
     group.add_argument(
-        "--timeout", type=float, default=120.0, help="seconds to wait for a whole reply"
+        "--timeout", type=float, default=120.0, help="seconds to wait for a complete reply"
     )
     group.add_argument(
         "--price",
@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Raise a UserError if a flag of the endpoint has a value without sense."""
+    """Raise a UserError if a flag of the endpoint has an unusable value."""
     check_texts(args, "base_url")
     check_number(args, "threads", above=0, maximum=MAX_THREADS)
     check_number(args, "per_minute", above=0, maximum=1e9)
@@ -155,7 +155,7 @@ class Endpoint:
             return Rejected(str(failure))
         if self.answers == 0:
             raise UserError(self.message(model, str(failure)))
-        # There are answers already. They are not lost because of the end of the server.
+        # The server failed after some answers: stop asking, so that the run writes those.
         self.end = self.message(model, str(failure))
         return Refused(self.end)
 

@@ -1,4 +1,4 @@
-"""From a chat completion to the answer in it, or the reason why there is no whole answer."""
+"""From a chat completion to the answer in it, or the reason why there is no complete one."""
 
 import re
 
@@ -26,7 +26,7 @@ THOUGHT_MARK = r"</?think(?:ing)?>"
 
 
 def read_reply(content: bytes) -> Reply:
-    """Return the answer in the body of a reply. Raise Rejected if it has no whole one."""
+    """Return the answer in the body of a reply. Raise Rejected if it is missing or incomplete."""
     try:
         completion = parse_object(content, WHERE)
         if "choices" not in completion and "error" in completion:
