@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import sys
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # many short runs on few cores
@@ -19,6 +20,11 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 IMAGE_TOKEN = 95
 
 torch.set_num_threads(2)
+# The tests send these signals. A CI that runs in the background may have started Python with them
+# ignored, and every program that the tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if sys.platform != "win32":
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def vision_config(**changes) -> transformers.CLIPVisionConfig:
