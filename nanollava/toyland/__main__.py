@@ -9,7 +9,7 @@ from ..device import DTYPES, pick_device, pick_dtype
 from ..errors import run
 from ..flags import MAX_SEED, HelpFormatter, check_number, check_texts
 from ..image import save_image
-from . import data
+from . import data, natural_score
 from .clip import MIN_IMAGES, pretrain_clip
 from .draw import MIN_SIZE, draw
 from .scenes import SPLITS, scenes
@@ -51,6 +51,22 @@ def run_score(args: argparse.Namespace) -> None:
         print(json.dumps(result))
     else:
         print(table(result))
+
+
+def run_natural(args: argparse.Namespace) -> None:
+    check_texts(args, "model")
+    check_number(args, "count", 1, MAX_SCENES, "scenes")
+    assistant = load(args.model, args.device, args.dtype)
+    answered = natural_score.replies(
+        assistant.model, assistant.tokenizer, assistant.image_config, args.count, args.seed
+    )
+    summary = natural_score.summarize(answered)
+    if args.wrong:
+        print(natural_score.wrong_answers(answered))
+    if args.json:
+        print(json.dumps(summary))
+    else:
+        print(natural_score.table(summary))
 
 
 def run_picture(args: argparse.Namespace) -> None:
@@ -120,6 +136,22 @@ def add_score_command(commands) -> None:
     )
 
 
+def add_natural_command(commands) -> None:
+    command = add_command(
+        commands, "natural", run_natural, "score a LLaVA on questions as people type them"
+    )
+    command.add_argument("--model", default="checkpoints/toy-llava", help="llava-hf directory")
+    command.add_argument(
+        "--count", type=int, default=100, help="test scenes, each with a question of every type"
+    )
+    command.add_argument("--wrong", action="store_true", help="print every wrong answer as well")
+    command.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    command.add_argument("--device", default="auto", help=DEVICES)
+    command.add_argument(
+        "--dtype", choices=list(DTYPES), default="fp32", help="dtype of the computation"
+    )
+
+
 def add_picture_command(commands) -> None:
     command = add_command(commands, "picture", run_picture, "draw one scene")
     command.add_argument("--out", required=True, help="image file to write")
@@ -136,6 +168,7 @@ def main() -> None:
     add_data_command(commands)
     add_pretrain_command(commands)
     add_score_command(commands)
+    add_natural_command(commands)
     add_picture_command(commands)
     args = parser.parse_args()
     check_number(args, "seed", 0, MAX_SEED)

@@ -1,0 +1,138 @@
+"""Scores a LLaVA on questions as people type them, about test scenes.
+
+The scenes are without the unseen combinations of kind and color: only the language is new.
+"""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import fmean
+
+from PIL import Image
+
+from ..conversation import IMAGE
+from ..errors import exit_with
+from ..image import ImageConfig
+from ..llava import LLaVA
+from ..streaming import answer
+from ..tokenizer import Tokenizer
+from .draw import draw
+from .judges import fact_shares
+from .natural import OPENING, TYPES, Dialogue, Question, dialogues
+from .scenes import Scene, scenes
+
+IMAGE_SIZE = 200  # pixels, as in the data set
+BATCH = 64  # dialogues that are drawn and answered together
+MAX_NEW_TOKENS = 128  # a description of four things
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A question that was asked, and the model's answer."""
+
+    question: Question
+    text: str
+
+
+def ask(
+    model: LLaVA,
+    tokenizer: Tokenizer,
+    image_config: ImageConfig,
+    images: list[Image.Image],
+    asked: list[Dialogue],
+) -> Iterator[Reply]:
+    """Asks dialogues about one image each, turn by turn; later turns see the model's answers."""
+    histories: list[list[dict]] = [[] for _ in asked]
+    for turn in range(max(len(dialogue) for dialogue in asked)):
+        indices = [i for i, dialogue in enumerate(asked) if turn < len(dialogue)]
+        prompts = []
+        for i in indices:
+            text = asked[i][turn].text
+            if turn == 0:
+                text = f"{IMAGE}\n{text}"
+            histories[i].append({"from": "human", "value": text})
+            prompts.append(([images[i]], histories[i]))
+        texts = answer(
+            model, tokenizer, image_config, prompts, batch=BATCH, max_new_tokens=MAX_NEW_TOKENS
+        )
+        for i, text in zip(indices, texts, strict=True):
+            histories[i].append({"from": "gpt", "value": text})
+            yield Reply(asked[i][turn], text)
+
+
+def last_type(pair: tuple[Scene, Dialogue]) -> str:
+    return pair[1][-1].type
+
+
+def replies(
+    model: LLaVA, tokenizer: Tokenizer, image_config: ImageConfig, count: int, seed: int = 0
+) -> list[Reply]:
+    """The model's answers to all questions about `count` test scenes."""
+    rng = random.Random(f"natural/{seed}")
+    pairs = []
+    for scene in scenes("test", count, seed, unseen=False):
+        for dialogue in dialogues(scene, rng):
+            pairs.append((scene, dialogue))
+    pairs.sort(key=last_type)  # answers of similar length share a batch
+    result: list[Reply] = []
+    for start in range(0, len(pairs), BATCH):
+        batch = pairs[start : start + BATCH]
+        images = [draw(scene, IMAGE_SIZE) for scene, _ in batch]
+        asked = [dialogue for _, dialogue in batch]
+        result += ask(model, tokenizer, image_config, images, asked)
+    return result
+
+
+def summarize(answered: list[Reply]) -> dict:
+    """`overall` and `types`: shares of right answers; `questions`: how many were asked by type;
+    `descriptions`: the mean shares of `true` among stated and of `stated` among true facts."""
+    right: dict[str, list[bool]] = {type: [] for type in TYPES}
+    true_shares = []
+    stated_shares = []
+    for reply in answered:
+        question = reply.question
+        if question.type != OPENING:
+            right[question.type].append(question.is_right(reply.text))
+        if question.type == "describe":
+            true_share, stated_share = fact_shares(reply.text, question.scene)
+            true_shares.append(true_share)
+            stated_shares.append(stated_share)
+    every_answer = []
+    for results in right.values():
+        every_answer += results
+    return {
+        "overall": fmean(every_answer),
+        "types": {type: fmean(results) for type, results in right.items() if results},
+        "questions": {type: len(results) for type, results in right.items()},
+        "descriptions": {"true": fmean(true_shares), "stated": fmean(stated_shares)},
+    }
+
+
+def table(summary: dict) -> str:
+    lines = [f"{'type':14} {'right':>7} {'asked':>7}   natural questions, %"]
+    for type in TYPES:
+        share = 100 * summary["types"].get(type, float("nan"))
+        lines.append(f"{type:14} {share:7.1f} {summary['questions'][type]:7}")
+    total = sum(summary["questions"].values())
+    lines.append(f"{'overall':14} {100 * summary['overall']:7.1f} {total:7}")
+    descriptions = summary["descriptions"]
+    lines.append(
+        f"descriptions: {descriptions['true']:.1%} of the stated facts are true, "
+        f"{descriptions['stated']:.1%} of the true facts are stated"
+    )
+    return "\n".join(lines)
+
+
+def wrong_answers(answered: list[Reply]) -> str:
+    """One line per wrong answer: type, question, answer and a right answer."""
+    lines = []
+    for reply in answered:
+        question = reply.question
+        if question.type != OPENING and not question.is_right(reply.text):
+            parts = (question.type, question.text, reply.text, question.expected)
+            lines.append(" | ".join(parts).replace("\n", " "))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    exit_with("this module is not a program; see python -m nanollava.toyland natural --help")
