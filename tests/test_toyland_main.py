@@ -73,6 +73,8 @@ def test_pretrain_makes_both_starting_points(tmp_path, monkeypatch):
         (["data", "--out", "d", "--train", 0], "--train"),
         (["score", "--count", 2], "--count 2: expected at least 3 scenes"),
         (["score", "--model", "missing"], "missing"),
+        (["natural", "--count", 0], "--count 0: expected at least 1 scenes"),
+        (["natural", "--model", "missing"], "missing"),
         (["pretrain", "--pictures", 10], "--pictures 10"),
         (["pretrain", "--scale", 0], "--scale 0"),
         (["pretrain", "--scale", "nan"], "--scale nan"),
