@@ -20,7 +20,6 @@ from .errors import UserError
 from .files import shipped
 from .generate import decode_step, stream
 from .image import ImageConfig, open_image
-from .llama import KVCache
 from .llava import LLaVA
 from .loading import load_llava
 from .streaming import TextStream, answer, image_tensor, prompt
@@ -211,10 +210,9 @@ class CachedPrompt:
     only what is new."""
 
     def __init__(self, model: LLaVA):
-        embedding = model.language_model.model.embed_tokens.weight
         self.config = model.config
-        self.device = embedding.device
-        self.kv_cache = KVCache(model.config.text_config, batch=1, like=embedding)
+        self.device = model.language_model.model.embed_tokens.weight.device
+        self.kv_cache = model.new_cache(batch=1)
         self.ids: list[int] = []
         self.pixel_values: torch.Tensor | None = None
         self.reply: Reply | None = None  # the answer that is being generated on this cache
@@ -230,7 +228,7 @@ class CachedPrompt:
         if pixel_values is None:
             return None
         new_positions = ids[length:].count(self.config.image_token_id)
-        num_new = new_positions // self.config.vision_config.num_patches
+        num_new = new_positions // self.config.num_image_tokens
         if num_new == 0:
             return None
         return pixel_values[len(pixel_values) - num_new :]
@@ -244,8 +242,8 @@ class CachedPrompt:
         length = 0
         while length < limit and self.ids[length] == ids[length]:
             length += 1
-        num_patches = self.config.vision_config.num_patches
-        while ids[:length].count(self.config.image_token_id) % num_patches:
+        num_image_tokens = self.config.num_image_tokens
+        while ids[:length].count(self.config.image_token_id) % num_image_tokens:
             length -= 1
         return length
 

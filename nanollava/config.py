@@ -3,6 +3,7 @@
 `hf/config.py` converts them from and to config.json.
 """
 
+import math
 from dataclasses import dataclass, field
 
 from .errors import ConfigError
@@ -12,6 +13,9 @@ ACTIVATIONS = ("quick_gelu", "gelu")  # OpenAI's CLIP; most of its successors
 # Fields of LlavaConfig, and keys of config.json.
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 PROJECTORS = ("linear", "mlp2x_gelu")  # paper, v1: one linear layer; v1.5: Linear, GELU, Linear
+# What other models have in its place; a file each in nanollava/connectors.
+CONNECTORS = ("resampler", "gated_xattn", "qformer", "minigpt4", "abstractor", "qwen")
+SEES = ("last", "all")  # the images before it that a text token of gated_xattn attends to
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,31 @@ class LlamaConfig:
 
 
 @dataclass(frozen=True)
+class ConnectorConfig:
+    """The sizes of a connector that is not one of PROJECTORS. No connector has them all."""
+
+    num_queries: int = 64  # learned vectors that read the patches of an image
+    num_layers: int = 6
+    hidden_size: int = 768  # of a Q-Former; the others have the tower's width, or the text's
+    layers_per_block: int = 1  # gated_xattn: one gated block before every so many decoder layers
+    sees: str = "last"  # gated_xattn: one of SEES
+
+    def __post_init__(self):
+        for name in ("num_queries", "num_layers", "hidden_size", "layers_per_block"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} {getattr(self, name)}: expected at least 1")
+        if self.sees not in SEES:
+            raise ConfigError(f"sees {self.sees!r}: expected {' or '.join(SEES)}")
+
+
+def check_is_square(num_queries: int) -> None:
+    """A ConfigError for a number of queries that form no square grid."""
+    if math.isqrt(num_queries) ** 2 != num_queries:
+        squares = "expected a square number, such as 16, 25 or 64"
+        raise ConfigError(f"num_queries {num_queries}: qwen has a square grid of them; {squares}")
+
+
+@dataclass(frozen=True)
 class LlavaConfig:
     """LLaVA: vision tower g, projector W, language model, and how they are joined.
 
@@ -87,7 +116,7 @@ class LlavaConfig:
 
     vision_config: VisionConfig = field(default_factory=VisionConfig)
     text_config: LlamaConfig = field(default_factory=lambda: LlamaConfig(vocab_size=32064))
-    projector: str = "linear"  # one of PROJECTORS
+    projector: str = "linear"  # one of PROJECTORS or CONNECTORS
     # Index of a hidden state of the tower: -2 is the output of the block before the last.
     vision_feature_layer: int = -2
     image_token_id: int = 32000
@@ -95,10 +124,20 @@ class LlavaConfig:
     bos_token_id: int | None = None
     eos_token_id: int | None = None
     pad_token_id: int | None = None
+    connector: ConnectorConfig | None = None  # the sizes, if `projector` is one of CONNECTORS
 
     def __post_init__(self):
-        if self.projector not in PROJECTORS:
-            raise ConfigError(f"projector {self.projector!r}: expected {' or '.join(PROJECTORS)}")
+        if self.projector not in PROJECTORS + CONNECTORS:
+            expected = " or ".join(PROJECTORS + CONNECTORS)
+            raise ConfigError(f"projector {self.projector!r}: expected {expected}")
+        if (self.connector is not None) != (self.projector in CONNECTORS):
+            sizes = f"connector {self.connector}, but projector {self.projector!r}"
+            raise ConfigError(f"{sizes}; expected the sizes of one of {', '.join(CONNECTORS)}")
+        if self.projector == "qwen":
+            check_is_square(self.connector.num_queries)
+        if self.projector in ("qformer", "minigpt4") and self.connector.hidden_size % 64:
+            width = self.connector.hidden_size
+            raise ConfigError(f"hidden_size {width}: a Q-Former's is a multiple of 64, its heads'")
         states = self.vision_config.num_hidden_layers + 1
         if not -states <= self.vision_feature_layer < states:
             layer = self.vision_feature_layer
@@ -106,3 +145,14 @@ class LlavaConfig:
         vocab_size = self.text_config.vocab_size
         if not 0 <= self.image_token_id < vocab_size:
             raise ConfigError(f"image_token_id {self.image_token_id}: vocabulary of {vocab_size}")
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Positions that an image takes in the language model's input."""
+        if self.connector is None:
+            return self.vision_config.num_patches
+        if self.projector == "gated_xattn":
+            return 1  # the image token itself; the decoder reads the image through gated blocks
+        if self.projector == "abstractor":
+            return self.connector.num_queries + 1  # a learned vector ends the image
+        return self.connector.num_queries

@@ -324,9 +324,9 @@ def encode_spans(
 
 
 def expand(
-    ids: list[int], labels: list[int], image_token_id: int, num_patches: int
+    ids: list[int], labels: list[int], image_token_id: int, num_image_tokens: int
 ) -> tuple[list[int], list[int]]:
-    """Replace each -200 by `num_patches` image tokens, one for each vector of H_v.
+    """Replace each -200 by `num_image_tokens` image tokens, one for each vector of H_v.
 
     Images are never trained, so their labels are -100.
     """
@@ -334,8 +334,8 @@ def expand(
     expanded_labels = []
     for token_id, label in zip(ids, labels, strict=True):
         if token_id == IMAGE_INDEX:
-            expanded_ids += [image_token_id] * num_patches
-            expanded_labels += [IGNORE_INDEX] * num_patches
+            expanded_ids += [image_token_id] * num_image_tokens
+            expanded_labels += [IGNORE_INDEX] * num_image_tokens
         else:
             expanded_ids.append(token_id)
             expanded_labels.append(label)

@@ -48,7 +48,7 @@ class InstructionData(torch.utils.data.Dataset):
         tokenizer: Tokenizer,
         image_config: ImageConfig,
         image_token_id: int,
-        num_patches: int,
+        num_image_tokens: int,
         template: str = "vicuna_v1",
         max_length: int = 2048,
         image_position: str = "front",
@@ -63,7 +63,7 @@ class InstructionData(torch.utils.data.Dataset):
         self.tokenizer = tokenizer
         self.image_config = image_config
         self.image_token_id = image_token_id
-        self.num_patches = num_patches
+        self.num_image_tokens = num_image_tokens
         self.template = template
         self.max_length = max_length
         self.image_position = image_position
@@ -106,7 +106,7 @@ class InstructionData(torch.utils.data.Dataset):
         """
         turns = record["conversations"]
         ids, labels = encode(turns, self.tokenizer, self.template, self.image_position)
-        ids, labels = expand(ids, labels, self.image_token_id, self.num_patches)
+        ids, labels = expand(ids, labels, self.image_token_id, self.num_image_tokens)
         if self.image_token_id in ids[self.max_length :]:
             raise DataError(f"an image extends beyond --max-length {self.max_length}; raise it")
         ids = ids[: self.max_length]
@@ -125,7 +125,7 @@ class InstructionData(torch.utils.data.Dataset):
 
     def max_tokens(self, record: dict) -> int:
         """An upper bound of a record's number of tokens."""
-        tokens = TEMPLATE_TOKENS + len(image_names(record)) * self.num_patches
+        tokens = TEMPLATE_TOKENS + len(image_names(record)) * self.num_image_tokens
         for turn in record["conversations"]:
             tokens += TURN_TOKENS + len(turn["value"].encode())
         return tokens

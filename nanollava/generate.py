@@ -23,17 +23,15 @@ def prefill(
     Returns the logits (B, vocab) of the last position. `pixel_values` are the images of these ids
     alone: what the cache holds is not computed again.
     """
-    llama = model.language_model
-    embeds = model.embed(input_ids, pixel_values)  # (B, T, D)
     position = None
     mask = None
     if padding is not None:
         T = input_ids.shape[1]
-        embeds = padding.shift(embeds)
+        input_ids = padding.shift(input_ids)
         position = padding.position(0, T)
         mask = padding.prompt_mask(T)
-    hidden_states = llama.model(embeds, position, mask, kv_cache)
-    return llama.lm_head(hidden_states[:, -1])
+    hidden_states = model.hidden_states(input_ids, pixel_values, position, mask, kv_cache)
+    return model.language_model.lm_head(hidden_states[:, -1])
 
 
 @contextmanager
@@ -88,8 +86,7 @@ def stream(
     settings = SamplingConfig(**sampling)
     config = model.config
     if kv_cache is None:
-        weight = model.language_model.model.embed_tokens.weight
-        kv_cache = KVCache(config.text_config, batch=len(input_ids), like=weight)
+        kv_cache = model.new_cache(len(input_ids))
     kv_cache.reserve(needed_positions(model, input_ids.shape[1], settings.max_new_tokens))
     padding = LeftPadding.for_prompts(input_ids, lengths)
     if padding is not None and kv_cache.length > 0:

@@ -10,16 +10,19 @@ import torch.nn.functional as F
 from torch import nn
 
 from . import schema
-from .config import IGNORE_INDEX, PROJECTORS, LlavaConfig
+from .config import CONNECTORS, IGNORE_INDEX, PROJECTORS, ConnectorConfig, LlavaConfig
+from .connectors.build import build_connector
+from .errors import ConfigError
 from .files import read_json, write_json
 from .generate import generate
 from .hf import files as hf_files
-from .hf.config import llava_config_json, parse_llava_config
+from .hf.config import is_ours, llava_config_json, parse_llava_config
+from .hf.connector import check_connector, connector_of
 from .hf.load import build, load, read_special_ids, uninitialized
-from .hf.names import LLAVA, PROJECTOR, WeightsError
+from .hf.names import LLAVA, NANOLLAVA, PROJECTOR, Layout, WeightsError
 from .hf.original import check_tower, original_tower
-from .llama import Llama
-from .projector import Projector
+from .llama import KVCache, Llama
+from .projector import Connector
 from .quantize import quantize_linear_layers
 from .vit import CLIPVisionTransformer
 
@@ -30,14 +33,40 @@ class LLaVA(nn.Module):
     def __init__(self, config: LlavaConfig):
         super().__init__()
         self.config = config
-        vision_width = config.vision_config.hidden_size
-        text_width = config.text_config.hidden_size
-        self.vision_tower = CLIPVisionTransformer(config.vision_config)
-        self.multi_modal_projector = Projector(vision_width, text_width, config.projector)
-        self.language_model = Llama(config.text_config)
+        vision_tower = CLIPVisionTransformer(config.vision_config)
+        connector = build_connector(config)
+        self.set_parts(vision_tower, connector, Llama(config.text_config))
+
+    def set_parts(
+        self, vision_tower: CLIPVisionTransformer, connector: Connector, language_model: Llama
+    ) -> None:
+        """Makes the model of its three parts."""
+        self.vision_tower = vision_tower
+        self.multi_modal_projector = connector
+        self.language_model = language_model
+        self.add_blocks(connector.decoder_blocks())
+
+    def add_blocks(self, blocks: dict[int, nn.Module]) -> None:
+        """Puts the connector's blocks before the decoder layers of these numbers: here, none."""
+        if blocks:
+            kind = self.config.projector
+            raise ConfigError(f"{kind}: made by GatedLLaVA; nanollava.load opens every LLaVA")
+
+    def blocks(self) -> list[nn.Module]:
+        """The decoder layers and what the connector adds to them: what is sharded one by one."""
+        added = self.multi_modal_projector.decoder_blocks().values()
+        return [*self.language_model.model.layers, *added]
+
+    def new_cache(self, batch: int) -> KVCache:
+        """An empty cache for generation, of `batch` rows."""
+        weight = self.language_model.model.embed_tokens.weight
+        return KVCache(self.config.text_config, batch, like=weight)
 
     def encode_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """H_v = W g(X_v): images (N, 3, height, width) to word-like vectors (N, P, D)."""
+        """H_v = W g(X_v): images (N, 3, height, width) to word-like vectors (N, tokens, D).
+
+        `tokens` is the config's `num_image_tokens`: one per patch with the paper's W.
+        """
         Z_v = self.vision_tower.features(pixel_values, self.config.vision_feature_layer)
         return self.multi_modal_projector(Z_v)
 
@@ -52,7 +81,7 @@ class LLaVA(nn.Module):
         embeds = self.language_model.model.embed_tokens(input_ids)
         is_image = input_ids == self.config.image_token_id  # (B, T)
         num_images = 0 if pixel_values is None else len(pixel_values)
-        num_features = num_images * self.config.vision_config.num_patches
+        num_features = num_images * self.config.num_image_tokens
         num_positions = int(is_image.sum())
         if num_positions != num_features:
             found = f"{num_positions} image positions in input_ids, but {num_features} features"
@@ -62,6 +91,21 @@ class LLaVA(nn.Module):
         H_v = self.encode_images(pixel_values.to(embeds.dtype))
         return embeds.masked_scatter(is_image.unsqueeze(-1), H_v.to(embeds.dtype))
 
+    def hidden_states(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+        position: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+        kv_cache: KVCache | None = None,
+    ) -> torch.Tensor:
+        """The decoder's states (B, T, D) of ids (B, T) and images (N, 3, height, width).
+
+        `position`, `mask` and `kv_cache` are for generation, see `LlamaModel`.
+        """
+        embeds = self.embed(input_ids, pixel_values)
+        return self.language_model.model(embeds, position, mask, kv_cache)
+
     def forward(
         self, input_ids: torch.Tensor, pixel_values: torch.Tensor | None = None
     ) -> torch.Tensor:
@@ -69,8 +113,7 @@ class LLaVA(nn.Module):
 
         Right padding needs no mask: attention is causal, so no token sees the padding behind it.
         """
-        hidden_states = self.language_model.model(self.embed(input_ids, pixel_values))
-        return self.language_model.lm_head(hidden_states)
+        return self.language_model.lm_head(self.hidden_states(input_ids, pixel_values))
 
     def loss(
         self,
@@ -89,8 +132,12 @@ class LLaVA(nn.Module):
             # W takes part in text-only batches, too: all ranks must run the same backward pass, and
             # with a frozen language model the loss would have no gradient at all.
             embeds = embeds + 0.0 * sum(p.sum() for p in self.multi_modal_projector.parameters())
-        hidden_states = self.language_model.model(embeds)  # (B, T, D)
+        return self.labelled_loss(self.language_model.model(embeds), labels)
 
+    def labelled_loss(
+        self, hidden_states: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The summed cross-entropy of the decoder's states (B, T, D), and the number of labels."""
         # The state at t predicts the id at t + 1: states drop the last, labels the first position.
         next_labels = labels[:, 1:]
         is_labelled = next_labels != IGNORE_INDEX  # (B, T - 1)
@@ -117,12 +164,14 @@ class LLaVA(nn.Module):
         dtype: torch.dtype | None = torch.float32,
         vision_feature_layer: int = -2,
         quantize: str | None = None,
+        connector: ConnectorConfig | None = None,
     ) -> "LLaVA":
         """Joins a CLIP directory, a Llama directory and a projector, as each stage does first.
 
-        `projector` is "linear" or "mlp2x_gelu" for a new W, else a directory or file that holds
-        one. `image_token_id` defaults to the first id behind the vocabulary. `dtype` None keeps the
-        files' dtypes; a new W, which comes from no file, is float32 then. `quantize` as for
+        `projector` is the name of a new one, such as "linear", else a directory or file that holds
+        one. `connector` has the sizes of a new one that is not "linear" or "mlp2x_gelu".
+        `image_token_id` defaults to the first id behind the vocabulary. `dtype` None keeps the
+        files' dtypes; a new projector, which comes from no file, is float32 then. `quantize` as for
         `from_pretrained`.
         """
         check_tower(vision, llm)
@@ -132,27 +181,24 @@ class LLaVA(nn.Module):
         if image_token_id is None:
             image_token_id = language_model.config.vocab_size
         add_image_token(language_model, image_token_id, llm)
-        vision_width = vision_tower.config.hidden_size
-        text_width = language_model.config.hidden_size
-        if str(projector) in PROJECTORS:
-            W = Projector(vision_width, text_width, str(projector))
-            W.to(device, torch.float32 if dtype is None else dtype)
-        else:
-            W = load_projector(projector, vision_width, text_width, device, dtype)
-
+        kind, connector = new_or_saved_projector(projector, connector)
         config = LlavaConfig(
             vision_config=vision_tower.config,
             text_config=language_model.config,
-            projector="linear" if W.linear_2 is None else "mlp2x_gelu",
+            projector=kind,
             vision_feature_layer=vision_feature_layer,
             image_token_id=image_token_id,
+            connector=connector,
             **read_special_ids(llm),
         )
+        if kind == str(projector):
+            W = build_connector(config)
+            W.to(device, torch.float32 if dtype is None else dtype)
+        else:
+            W = load_projector(projector, config, device, dtype)
         with uninitialized():
             model = cls(config)
-        model.vision_tower = vision_tower
-        model.multi_modal_projector = W
-        model.language_model = language_model
+        model.set_parts(vision_tower, W, language_model)
         return model
 
     @classmethod
@@ -190,12 +236,15 @@ class LLaVA(nn.Module):
             return model.eval()
         config = parse_llava_config(values, f"{path}/config.json")
         prepare = partial(prepare_quantization, quantize=quantize)
-        return build(cls, config, path, LLAVA, device, dtype, prepare)
+        return build(cls, config, path, layout(config), device, dtype, prepare)
 
     def save_pretrained(
         self, path: str | Path, state: dict[str, torch.Tensor] | None = None
     ) -> None:
         """Writes what `transformers.LlavaForConditionalGeneration` loads: weights and config.json.
+
+        With a connector that transformers' LLaVA does not have, it is the layout "nanollava", which
+        only this package loads.
 
         `state` replaces the module's own state dict, where that is sharded or of another dtype.
         Tied embeddings are written once.
@@ -204,7 +253,7 @@ class LLaVA(nn.Module):
         weights = dict(self.state_dict() if state is None else state)
         if self.config.text_config.tie_word_embeddings:
             weights.pop("language_model.lm_head.weight", None)
-        hf_files.save(weights, path, LLAVA)
+        hf_files.save(weights, path, layout(self.config))
         write_json(Path(path) / "config.json", llava_config_json(self.config))
 
 
@@ -247,16 +296,33 @@ def resize_embeddings(llama: Llama, vocab_size: int) -> None:
     llama.model.config = llama.config
 
 
+def layout(config: LlavaConfig) -> Layout:
+    """The names of tensors in the files of a complete LLaVA."""
+    return NANOLLAVA if is_ours(config) else LLAVA
+
+
+def new_or_saved_projector(
+    projector: str | Path, sizes: ConnectorConfig | None = None
+) -> tuple[str, ConnectorConfig | None]:
+    """One of PROJECTORS or CONNECTORS, and its sizes: those of a new one, or of a saved one."""
+    names = PROJECTORS + CONNECTORS
+    if str(projector) in names:
+        return str(projector), sizes
+    if not Path(projector).exists():
+        error = f"--projector {projector}: no such file or directory"
+        expected = f"expected {' or '.join(names)} for a new one, or a directory with one"
+        raise WeightsError(f"{error}; {expected}; run train_align.py first")
+    return connector_of(projector)
+
+
 def load_projector(
-    source: str | Path, vision_width: int, text_width: int, device, dtype: torch.dtype | None
-) -> Projector:
-    """The W in a directory or file, as stage 1 or the original LLaVA wrote it."""
-    if not Path(source).exists():
-        expected = f"{' or '.join(PROJECTORS)} for a new W, or a directory with a W"
-        error = f"--projector {source}: no such file or directory; expected {expected}"
-        raise WeightsError(f"{error}; run train_align.py first")
+    source: str | Path, config: LlavaConfig, device, dtype: torch.dtype | None
+) -> Connector:
+    """The projector in a directory or file, as stage 1 or the original LLaVA wrote it."""
     files = hf_files.projector_files(source)
     with uninitialized():
-        W = Projector(vision_width, text_width, hf_files.projector_kind(files))
+        W = build_connector(config)
+    if config.connector is not None:
+        check_connector(files, W, config.projector)
     load(W, files, PROJECTOR, device, dtype)
     return W

@@ -5,10 +5,13 @@ from typing import NamedTuple
 
 import torch
 
+from .config import ConnectorConfig
+from .connectors.gated_llava import GatedLLaVA
 from .errors import ConfigError
+from .files import read_json
 from .hf.files import PROJECTOR_FILES
 from .image import ImageConfig
-from .llava import LLaVA
+from .llava import LLaVA, new_or_saved_projector
 from .tokenizer import Tokenizer
 
 
@@ -30,11 +33,21 @@ def load_llava(
     """Loads a LLaVA directory: ours, llava-hf or original. Options as `LLaVA.from_pretrained`."""
     check_is_llava(Path(path))
     tokenizer = Tokenizer.from_pretrained(path)
-    model = LLaVA.from_pretrained(path, device, dtype, vision, quantize, tokenizer.image_token_id)
+    model_class = llava_class(read_json(Path(path) / "config.json").get("projector"))
+    model = model_class.from_pretrained(
+        path, device, dtype, vision, quantize, tokenizer.image_token_id
+    )
     model.config = tokenizer.with_special_ids(model.config, path)
     image_size = model.config.vision_config.image_size
     image_config = ImageConfig.from_pretrained(path, size=image_size, vision=vision)
     return Loaded(model, tokenizer, image_config)
+
+
+def llava_class(projector: str | None) -> type[LLaVA]:
+    """The class of a LLaVA with this connector."""
+    if projector == "gated_xattn":
+        return GatedLLaVA
+    return LLaVA
 
 
 def check_is_llava(path: Path) -> None:
@@ -56,20 +69,23 @@ def join_parts(
     dtype: torch.dtype | None = None,
     vision_feature_layer: int = -2,
     image_mode: str = "crop",
+    connector: ConnectorConfig | None = None,
 ) -> Loaded:
-    """Joins CLIP, a language model and a projector. Options as `LLaVA.compose`.
+    """Joins CLIP, a language model and a projector or connector. Options as `LLaVA.compose`.
 
     The tokenizer is the language model's, the image processing is CLIP's, with `image_mode` "crop"
     or "pad".
     """
     tokenizer = Tokenizer.from_pretrained(llm)
-    model = LLaVA.compose(
+    kind, connector = new_or_saved_projector(projector, connector)
+    model = llava_class(kind).compose(
         vision,
         llm,
         projector,
         tokenizer.image_token_id,
         dtype=dtype,
         vision_feature_layer=vision_feature_layer,
+        connector=connector,
     )
     model.config = tokenizer.with_special_ids(model.config, llm)
     image_size = model.config.vision_config.image_size

@@ -32,11 +32,11 @@ class LeftPadding:
         is_prompt = self.is_token(T).flip(1)  # is_token is for left padding: mirror it
         return torch.where(is_prompt, input_ids, input_ids[:, :1])
 
-    def shift(self, embeds: torch.Tensor) -> torch.Tensor:
-        """Turns right padding into left padding: (B, T, D)."""
-        T = embeds.shape[1]
-        source = (torch.arange(T, device=embeds.device) - self.count[:, None]) % T  # (B, T)
-        return embeds.gather(1, source.unsqueeze(-1).expand_as(embeds))
+    def shift(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Turns right padding into left padding: (B, T)."""
+        T = input_ids.shape[1]
+        source = (torch.arange(T, device=input_ids.device) - self.count[:, None]) % T  # (B, T)
+        return input_ids.gather(1, source)
 
     def position(self, start: int, T: int) -> torch.Tensor:
         """RoPE positions (B, T) of T tokens from place `start`, counted from each prompt's start.

@@ -1,4 +1,7 @@
-"""The projector W: image features into word embedding space, H_v = W Z_v (paper, equation 1)."""
+"""The projector W: image features into word embedding space, H_v = W Z_v (paper, equation 1).
+
+Also what W has in common with the connectors of other models, which are in `connectors/`.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -7,7 +10,30 @@ from torch import nn
 from .config import PROJECTORS
 
 
-class Projector(nn.Module):
+class Connector(nn.Module):
+    """What stands between the vision tower and the language model: W, or another one.
+
+    Three questions are asked about each of them:
+
+    - How many positions does an image take in the language model's input?
+      `LlavaConfig.num_image_tokens`.
+    - What does each stage train? All of the connector, except `frozen_prefixes`.
+    - What is added to the decoder? `decoder_blocks`.
+    """
+
+    # The beginnings of the names of its parameters that no stage trains.
+    frozen_prefixes: tuple[str, ...] = ()
+
+    def decoder_blocks(self) -> dict[int, nn.Module]:
+        """Blocks that run before layers of the decoder, by the index of the layer."""
+        return {}
+
+    def forward(self, Z_v: torch.Tensor) -> torch.Tensor:
+        """Image features Z_v (N, P, vision_width) to H_v (N, num_image_tokens, text_width)."""
+        raise NotImplementedError
+
+
+class Projector(Connector):
     """ "linear": one linear layer with bias, the W of the paper. "mlp2x_gelu": v1.5's Linear, GELU,
     Linear."""
 

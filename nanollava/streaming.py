@@ -92,17 +92,17 @@ def possible_stop(text: str, stops: tuple[str, ...]) -> int:
 
 def prompt(turns: list[dict], model, tokenizer: Tokenizer, template: str) -> list[int]:
     """The ids that ask for the next answer, every image expanded to its positions."""
-    num_patches = model.config.vision_config.num_patches
     ids, labels = encode(turns, tokenizer, template)
-    ids, _ = expand(ids, labels, model.config.image_token_id, num_patches)
+    config = model.config
+    ids, _ = expand(ids, labels, config.image_token_id, config.num_image_tokens)
     return ids
 
 
 def image_tensor(images: list[Image.Image], image_config: ImageConfig, model) -> torch.Tensor:
     """Pixel values (N, 3, size, size) with the model's device and dtype, for at least one image."""
-    W = model.multi_modal_projector.linear_1.weight
+    weight = next(model.multi_modal_projector.parameters())
     pixel_values = torch.stack([preprocess(image, image_config) for image in images])
-    return pixel_values.to(W.device, W.dtype)
+    return pixel_values.to(weight.device, weight.dtype)
 
 
 def answer(
@@ -141,7 +141,7 @@ def answer_batch(
     options: dict,
 ) -> None:
     """Generates the answers to some prompts together, until each of `streams` has ended."""
-    device = model.multi_modal_projector.linear_1.weight.device
+    device = next(model.multi_modal_projector.parameters()).device
     rows = [torch.tensor(ids) for ids in prompts]
     lengths = torch.tensor([len(ids) for ids in prompts], device=device)
     bos = prompts[0][0]  # padding has no effect, as long as it is no image token

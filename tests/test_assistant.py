@@ -92,13 +92,11 @@ def test_an_answer_that_another_question_overtook_is_an_error(toy):
 
 
 def shared_prefix(old: list[int], computed: int, new: list[int]) -> int:
-    """With image token 95 and two patches per image."""
+    """With image token 95, two of them per image."""
 
     class Config:
         image_token_id = 95
-
-        class vision_config:
-            num_patches = 2
+        num_image_tokens = 2
 
     class Cache:
         length = computed

@@ -242,7 +242,7 @@ def test_a_turn_without_image_has_no_image_id(tokenizer):
 
 
 def test_expand_makes_room_for_the_patches():
-    ids, labels = expand([1, IMAGE_INDEX, 5], [-100, -100, 5], image_token_id=9, num_patches=3)
+    ids, labels = expand([1, IMAGE_INDEX, 5], [-100, -100, 5], image_token_id=9, num_image_tokens=3)
     assert ids == [1, 9, 9, 9, 5]
     assert labels == [-100, -100, -100, -100, 5]
 

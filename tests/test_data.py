@@ -43,7 +43,7 @@ def make(tmp_path):
         path = tmp_path / "data.json"
         path.write_text(records if isinstance(records, str) else json.dumps(records))
         return InstructionData(
-            path, images, TOKENIZER(), ImageConfig(20), IMAGE_TOKEN, num_patches=4, **options
+            path, images, TOKENIZER(), ImageConfig(20), IMAGE_TOKEN, num_image_tokens=4, **options
         )
 
     return make_data

@@ -50,7 +50,7 @@ def take(world, images=None, without=(), model=None, **settings) -> dict:
         Tokenizer.from_pretrained(LLM),
         ImageConfig(32),
         image_token_id=704,
-        num_patches=4,
+        num_image_tokens=4,
     )
     data.leave_out(dict.fromkeys(without, "bad"), skip_bad=True)
     config = TrainConfig(vision=str(world / "toy-clip"), llm=str(world / "toy-vicuna"), **settings)

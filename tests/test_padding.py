@@ -16,8 +16,8 @@ def test_equal_lengths_need_no_padding():
 
 
 def test_shift_moves_the_padding_to_the_front():
-    embeds = torch.tensor([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 0.0, 0.0]]).unsqueeze(-1)
-    assert padding().shift(embeds).squeeze(-1).tolist() == [[1, 2, 3, 4], [0, 0, 5, 6]]
+    ids = torch.tensor([[1, 2, 3, 4], [5, 6, 0, 0]])
+    assert padding().shift(ids).tolist() == [[1, 2, 3, 4], [0, 0, 5, 6]]
 
 
 def test_positions_count_from_the_start_of_each_prompt():

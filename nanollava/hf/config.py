@@ -9,7 +9,15 @@ from dataclasses import Field, asdict, fields
 from typing import get_args
 
 from .. import schema
-from ..config import ACTIVATIONS, SPECIAL_IDS, LlamaConfig, LlavaConfig, VisionConfig
+from ..config import (
+    ACTIVATIONS,
+    CONNECTORS,
+    SPECIAL_IDS,
+    ConnectorConfig,
+    LlamaConfig,
+    LlavaConfig,
+    VisionConfig,
+)
 from ..errors import ConfigError
 
 # Keys that change nothing here: transformers writes them into every config.json. Keys that begin
@@ -90,8 +98,9 @@ SUPPORTED_ORIGINAL_LLAVA_VALUES = {
     "mm_resampler_type": (None,),
     "image_aspect_ratio": ("pad", "square"),
 }
+OUR_MODEL_TYPE = "nanollava"  # a LLaVA with one of CONNECTORS: transformers has no such model
 SUPPORTED_LLAVA_VALUES = {
-    "model_type": ("llava",),
+    "model_type": ("llava", OUR_MODEL_TYPE),
     "vision_feature_select_strategy": ("default",),  # the class token is left out
     "multimodal_projector_bias": (True,),
     "projector_hidden_act": ("gelu", "linear"),
@@ -202,7 +211,7 @@ def pop_rope(values: dict, where: str) -> tuple[float, float]:
 
 
 def parse_llava_config(values: dict, where: str = "config") -> LlavaConfig:
-    """The config of a llava-hf directory."""
+    """The config of a llava-hf directory, or of one of ours with another connector."""
     values = without_nulls(values)
     for key in ("vision_config", "text_config"):
         if not isinstance(values.get(key), dict):
@@ -215,7 +224,9 @@ def parse_llava_config(values: dict, where: str = "config") -> LlavaConfig:
     values["text_config"] = parse_llama_config(text_values, f"{where}: text_config")
 
     # Without a nonlinearity, linear_2(linear_1(x)) is a linear map: our single W. See hf/files.py.
-    if values.get("projector_hidden_act") == "linear":
+    if values.get("model_type") == OUR_MODEL_TYPE:
+        values["projector"], values["connector"] = parse_connector(values, where)
+    elif values.get("projector_hidden_act") == "linear":
         values["projector"] = "linear"
     else:
         values["projector"] = "mlp2x_gelu"
@@ -226,6 +237,23 @@ def parse_llava_config(values: dict, where: str = "config") -> LlavaConfig:
     values |= parse_special_ids(text_values | values, where)  # older files: in the text part
 
     return build_config(LlavaConfig, values, where, SUPPORTED_LLAVA_VALUES)
+
+
+def parse_connector(values: dict, where: str) -> tuple[str, ConnectorConfig]:
+    """One of CONNECTORS, and its sizes: the keys "projector" and "connector" of our own files."""
+    kind = schema.require(values, "projector", str, where, choices=CONNECTORS)
+    sizes = schema.require(values, "connector", dict, where)
+    return kind, build_config(ConnectorConfig, sizes, f"{where}: connector", {})
+
+
+def is_ours(config: LlavaConfig) -> bool:
+    """Whether the connector is one that transformers' LLaVA does not have."""
+    return config.projector in CONNECTORS
+
+
+def connector_json(projector: str, connector: ConnectorConfig) -> dict:
+    """What `parse_connector` reads."""
+    return {"projector": projector, "connector": asdict(connector)}
 
 
 def tied_embeddings(top_level: bool, text_values: dict, where: str) -> bool:
@@ -349,24 +377,33 @@ def llama_config_json(config: LlamaConfig) -> dict:
 
 
 def llava_config_json(config: LlavaConfig) -> dict:
-    """The config.json of a LlavaForConditionalGeneration."""
+    """The config.json of a LlavaForConditionalGeneration, or of our own model type."""
     special_ids = {}
     for key in SPECIAL_IDS:
         token_id = getattr(config, key)
         if token_id is not None:
             special_ids[key] = token_id
-    projector_hidden_act = "linear" if config.projector == "linear" else "gelu"
+    if is_ours(config):
+        kind = {
+            "architectures": ["NanoLLaVA"],
+            "model_type": OUR_MODEL_TYPE,
+            **connector_json(config.projector, config.connector),
+        }
+    else:
+        kind = {
+            "architectures": ["LlavaForConditionalGeneration"],
+            "model_type": "llava",
+            "projector_hidden_act": "linear" if config.projector == "linear" else "gelu",
+            "multimodal_projector_bias": True,
+        }
     return {
-        "architectures": ["LlavaForConditionalGeneration"],
-        "model_type": "llava",
+        **kind,
         "vision_config": vision_config_json(config.vision_config),
         "text_config": llama_config_json(config.text_config) | special_ids,
-        "projector_hidden_act": projector_hidden_act,
-        "multimodal_projector_bias": True,
         "vision_feature_layer": config.vision_feature_layer,
         "vision_feature_select_strategy": "default",
         "image_token_index": config.image_token_id,
-        "image_seq_length": config.vision_config.num_patches,
+        "image_seq_length": config.num_image_tokens,
         "tie_word_embeddings": config.text_config.tie_word_embeddings,
         **special_ids,
     }

@@ -10,7 +10,7 @@ Our names are those of `state_dict()`:
 The last parts of the names are Hugging Face's everywhere, so a layout is a table of prefixes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from ..errors import UserError
@@ -76,6 +76,9 @@ LLAVA = Layout(
         ("model.multi_modal_projector.", "multi_modal_projector."),
     ),
 )
+
+# A LLaVA with a connector that transformers' LLaVA does not have: the same names, for this package.
+NANOLLAVA = replace(LLAVA, name="nanollava")
 
 # CLIP's vision tower, alone or inside a larger model.
 CLIP_VISION = Layout(

@@ -43,7 +43,7 @@ def load_dataset(
         tokenizer,
         image_config,
         model_config.image_token_id,
-        model_config.vision_config.num_patches,
+        model_config.num_image_tokens,
         config.template,
         min(config.max_length, model_config.text_config.max_position_embeddings),
         config.image_position,

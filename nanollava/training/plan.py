@@ -293,7 +293,7 @@ def figures(
 
 def max_label_tokens(config: LlavaConfig, tokens: int) -> int:
     """At most everything but the image is labelled."""
-    return max(1, tokens - config.vision_config.num_patches)
+    return max(1, tokens - config.num_image_tokens)
 
 
 # The plan of a training script's flags
