@@ -5,14 +5,19 @@ python notebooks/execute.py 01 04        # only these
 python notebooks/execute.py --check      # run all, change no file; a text that differs is an error
 python notebooks/execute.py --lines      # run nothing; only renew the line numbers of README.md
 
-An exercise (tag "exercise") is an empty cell for the reader. The solution above it runs in its
-place, and nothing of it is stored. The text of cells tagged "varies" (training, timing) is not
-compared. Elsewhere a number may differ by one in its last printed digit: processors round
+Two kinds of exercises. An open one (tag "exercise") is an empty cell for the reader: the solution
+above it runs in its place, and nothing of it is stored. A function to write is four cells: the
+task, a stub (tag "stub"), a check (tag "check") and the folded solution. The check runs twice, with
+the stub and with the solution; it must say "not yet" the first time and "passed" the second.
+
+The text of cells tagged "varies" (training, timing) is not compared. Elsewhere a number may differ
+by one in its last printed digit, and largest differences are not compared: processors round
 differently.
 """
 
 import argparse
 import ast
+import copy
 import os
 import re
 import sys
@@ -25,11 +30,14 @@ SECONDS = 600  # that one cell may take
 
 DECIMAL = re.compile(r"-?\d+\.\d+")
 SOLUTION = re.compile(r"<details>.*?```python\n(.*?)```.*?</details>", re.DOTALL)
+LARGEST_DIFFERENCE = re.compile(r"largest difference \S+")  # as helpers.compare prints it
 SYMBOL_LINK = re.compile(r"\[`(\w+(?:\.\w+)*)`\]\(\.\./([\w/]+\.py)#L(\d+)\)")  # name, file, line
 
 
 def same_text(a: str, b: str) -> bool:
-    """Equal except for the last printed digit of decimal fractions."""
+    """Equal except for the last printed digit of decimal fractions, and for rounding."""
+    a = LARGEST_DIFFERENCE.sub("largest difference", a)
+    b = LARGEST_DIFFERENCE.sub("largest difference", b)
     if DECIMAL.sub("#", a).split() != DECIMAL.sub("#", b).split():
         return False
     for x, y in zip(DECIMAL.findall(a), DECIMAL.findall(b), strict=True):
@@ -57,6 +65,11 @@ def text_of(cell: dict) -> str:
 
 def tags(cell: dict) -> list[str]:
     return cell["metadata"].get("tags", [])
+
+
+def is_readers(cell: dict) -> bool:
+    """A cell in which the reader writes: it is committed without outputs."""
+    return "exercise" in tags(cell) or "stub" in tags(cell)
 
 
 def differences(before: list[dict], after: list[dict]) -> list[str]:
@@ -105,15 +118,14 @@ def renew_lines() -> None:
     README.write_text(SYMBOL_LINK.sub(link, text), encoding="utf-8")
 
 
-def run(notebook) -> None:
-    """Runs all cells in place, an exercise's solution instead of its empty cell."""
+def run(notebook) -> list[str]:
+    """Runs all cells in place, with the solutions of the exercises; returns what their checks say
+    wrong."""
     from nbclient import NotebookClient
 
-    stubs = {}
-    for above, cell in zip(notebook.cells, notebook.cells[1:], strict=False):
-        if "exercise" in tags(cell):
-            stubs[cell.id] = cell.source
-            cell.source = SOLUTION.search(above.source)[1]
+    stubs = put_solutions(notebook.cells)
+    cells = notebook.cells
+    trials, notebook.cells = with_trials(cells, stubs)
     client = NotebookClient(
         notebook,
         timeout=SECONDS,
@@ -123,18 +135,64 @@ def run(notebook) -> None:
         extra_arguments=["--log-level=ERROR"],
     )
     client.execute(cwd=str(HERE))
-    for cell in notebook.cells:
+    notebook.cells = cells
+    for cell in cells:
         if cell.id in stubs:
             cell.source = stubs[cell.id]
             cell.outputs = []
             cell.execution_count = None
+    return wrong_checks(cells, trials)
+
+
+def put_solutions(cells: list) -> dict[str, str]:
+    """Replaces the reader's cells by the solutions; returns their sources by id."""
+    stubs = {}
+    for i, cell in enumerate(cells):
+        if "exercise" in tags(cell):
+            solution = cells[i - 1]
+        elif "stub" in tags(cell):
+            solution = cells[i + 2]
+        else:
+            continue
+        stubs[cell.id] = cell.source
+        cell.source = SOLUTION.search(solution.source)[1]
+    return stubs
+
+
+def with_trials(cells: list, stubs: dict[str, str]) -> tuple[list, list]:
+    """The check of every stub, and all cells with each stub and its check before the solution."""
+    trials = []
+    run_cells = []
+    for i, cell in enumerate(cells):
+        if "stub" in tags(cell):
+            stub = copy.deepcopy(cell)
+            stub.id += "-trial"
+            stub.source = stubs[cell.id]
+            trial = copy.deepcopy(cells[i + 1])
+            trial.id += "-trial"
+            run_cells += [stub, trial]
+            trials.append(trial)
+        run_cells.append(cell)
+    return trials, run_cells
+
+
+def wrong_checks(cells: list, trials: list) -> list[str]:
+    """Checks that a stub passes, and checks that a solution does not pass."""
+    messages = []
+    for trial in trials:
+        if "not yet" not in text_of(trial):
+            messages.append(f"cell {trial['id']}: the stub passes the check: {text_of(trial)!r}")
+    for cell in cells:
+        if "check" in tags(cell) and "passed" not in text_of(cell):
+            messages.append(f"cell {cell['id']}: the solution does not pass: {text_of(cell)!r}")
+    return messages
 
 
 def number_cells(cells: list) -> None:
-    """Counts the code cells from 1, without the exercises."""
+    """Counts the code cells from 1, without those of the reader."""
     count = 0
     for cell in cells:
-        if cell.cell_type == "code" and "exercise" not in tags(cell):
+        if cell.cell_type == "code" and not is_readers(cell):
             count += 1
             cell.execution_count = count
             for output in cell.outputs:
@@ -143,16 +201,16 @@ def number_cells(cells: list) -> None:
 
 
 def execute(path: Path, check: bool) -> list[str]:
-    """Runs one notebook and writes it, or returns what differs from the file."""
+    """Runs one notebook and writes it; returns what is wrong, with `check` what differs."""
     import nbformat
 
     notebook = nbformat.read(path, 4)
     committed = [dict(cell) for cell in notebook.cells]
     start = time.time()
-    run(notebook)
+    messages = run(notebook)
     print(f"{path.name}: {time.time() - start:.0f} s", flush=True)
     if check:
-        return differences(committed, notebook.cells)
+        return messages + differences(committed, notebook.cells)
     number_cells(notebook.cells)
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -160,7 +218,7 @@ def execute(path: Path, check: bool) -> list[str]:
     }
     nbformat.validate(notebook)
     nbformat.write(notebook, path)
-    return []
+    return messages
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -1,7 +1,9 @@
-"""Drawing for the notebooks: images, patches and matrices, in colors safe for the color-blind."""
+"""For the notebooks: comparing, checking exercises, drawing in colors safe for the color-blind."""
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -38,6 +40,33 @@ def setup(seed: int = 0) -> None:
         "image.cmap": "viridis",
     }
     plt.rcParams.update(style)
+
+
+def compare(name: str, mine, package, atol: float = 1e-5, rtol: float = 1e-5) -> None:
+    """Asserts that two tensors are equal up to rounding; prints shape and largest difference."""
+    mine = torch.as_tensor(mine).detach()
+    package = torch.as_tensor(package).detach()
+    torch.testing.assert_close(mine, package, atol=atol, rtol=rtol)
+    difference = 0.0
+    if mine.numel() > 0:
+        difference = (mine.double() - package.double()).abs().max().item()
+    shape = " x ".join(map(str, mine.shape)) or "one number"
+    print(f"{name}: {shape}, largest difference {difference:.1e}")
+
+
+@contextmanager
+def check(name: str) -> Iterator[None]:
+    """Tests the function that the reader writes in an exercise, and says how it went.
+
+    An error does not stop the notebook, so all cells can be run at once.
+    """
+    try:
+        yield
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        print(f"{name}: not yet. {type(error).__name__}: {lines[0]}")
+    else:
+        print(f"{name}: passed")
 
 
 def array(x) -> np.ndarray:
@@ -198,3 +227,25 @@ def draw_token(ax, x: float, y: float, width: float, text: str, is_trained: bool
     middle = (x + width / 2, y + 0.135)
     style = dict(family="monospace", fontsize=9, ha="center", va="center", **text_style)
     ax.text(*middle, text, **style)
+
+
+def token_rows(rows: dict[str, list[str]], width: float = 9.0, label_width: float = 1.1):
+    """The tokens of one text, cut in several ways: a line of boxes for each, beside its name."""
+    character = 5.6 / 72  # inches
+    row_height = 0.36
+    height = len(rows) * row_height
+    fig = plt.figure(figsize=(width, height), layout="none")
+    ax = fig.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+    ax.axis("off")
+    for line, (name, texts) in enumerate(rows.items()):
+        y = line * row_height + 0.05
+        ax.text(0, y + 0.14, name, va="center", fontsize=9)
+        x = label_width
+        for i, text in enumerate(texts):
+            box_width = len(text) * character + 0.06
+            color = "#CFE8F7" if i % 2 else "#F7E3BF"
+            ax.add_patch(Rectangle((x, y), box_width, 0.26, fc=color, ec="#AAAAAA", lw=0.6))
+            middle = (x + box_width / 2, y + 0.135)
+            ax.text(*middle, text, family="monospace", fontsize=9, ha="center", va="center")
+            x += box_width + 0.02
+    return fig

@@ -27,7 +27,14 @@ TABLE = README.split("## Every equation")[1]
 ROWS = [line for line in TABLE.splitlines() if line.startswith("|")][2:]
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)\)")  # to a file of the project
 
+# An overview, and answers to questions: they leave the derivations to the others.
+OVERVIEWS = ("00_llava_in_one_picture", "14_what_learners_ask")
+DERIVATIONS = [path for path in NOTEBOOKS if path.stem not in OVERVIEWS]
+
+SYMBOL = re.compile(r"\| ([^|]+) \| ([^|]+) \|")  # the first two columns of a table
+
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+every_derivation = pytest.mark.parametrize("path", DERIVATIONS, ids=lambda path: path.stem)
 
 
 def cells(path: Path) -> list[dict]:
@@ -42,15 +49,44 @@ def sources(path: Path, cell_type: str) -> list[str]:
 
 
 def exercises(path: Path) -> list[tuple[dict, dict]]:
-    """The cell that states an exercise and the empty cell below it, for each."""
+    """The cell that states an open exercise and the empty cell below it, for each."""
     pairs = zip(cells(path), cells(path)[1:], strict=False)
     return [(above, cell) for above, cell in pairs if "exercise" in execute.tags(cell)]
+
+
+def functions_to_write(path: Path) -> list[list[dict]]:
+    """Task, stub, check and solution of each."""
+    all_cells = cells(path)
+    found = []
+    for i, cell in enumerate(all_cells):
+        if "stub" in execute.tags(cell):
+            found.append(all_cells[i - 1 : i + 3])
+    return found
+
+
+def meanings(path: Path) -> dict[str, str]:
+    """The meaning of each symbol in a notebook's table of symbols, where it has such a column."""
+    found = {}
+    for text in sources(path, "markdown"):
+        _, _, table = text.partition("| symbol | meaning |")
+        for line in table.split("\n\n")[0].splitlines()[2:]:
+            symbol, meaning = SYMBOL.match(line).groups()
+            found[symbol] = meaning
+    return found
+
+
+NOTATION = meanings(HERE / "00_llava_in_one_picture.ipynb")
+
+
+def compares(source: str) -> bool:
+    """Does a cell compare what it computed with the package?"""
+    return "assert_close(" in source or "compare(" in source
 
 
 def run_cells(path: Path) -> list[dict]:
     """The cells whose outputs are stored."""
     code = [cell for cell in cells(path) if cell["cell_type"] == "code"]
-    return [cell for cell in code if "exercise" not in execute.tags(cell)]
+    return [cell for cell in code if not execute.is_readers(cell)]
 
 
 @every_notebook
@@ -73,18 +109,28 @@ def test_links_lead_to_files(path):
     assert [link for link in links if not (HERE / link).exists()] == []
 
 
-@every_notebook
+@every_derivation
 def test_has_a_table_of_symbols_equations_and_comparisons(path):
     text = "\n".join(sources(path, "markdown"))
-    comparisons = [source for source in sources(path, "code") if "assert_close(" in source]
-    assert "| symbol | variable | shape |" in text
+    comparisons = [source for source in sources(path, "code") if compares(source)]
+    assert re.search(r"\| symbol \| (meaning \| )?variable \| shape \|", text)
     assert text.count("$$") >= 4
     assert len(comparisons) >= 2
 
 
 @every_notebook
-def test_has_two_or_three_exercises_with_empty_cells(path):
-    assert 2 <= len(exercises(path)) <= 3
+def test_symbols_have_the_meaning_of_notebook_0(path):
+    for symbol, meaning in meanings(path).items():
+        assert meaning == NOTATION[symbol]
+
+
+@every_derivation
+def test_has_two_to_six_exercises(path):
+    assert 2 <= len(exercises(path)) + len(functions_to_write(path)) <= 6
+
+
+@every_notebook
+def test_open_exercises_have_empty_cells(path):
     for statement, cell in exercises(path):
         assert statement["source"].startswith("**Exercise ")
         assert cell["source"].startswith("#")
@@ -98,6 +144,27 @@ def test_solutions_are_folded_and_assert(path):
         solution = execute.SOLUTION.search(statement["source"])[1]
         asserts = [node for node in ast.walk(ast.parse(solution)) if isinstance(node, ast.Assert)]
         assert asserts or "assert_close(" in solution
+
+
+@every_notebook
+def test_functions_to_write_have_a_stub_a_check_and_a_hidden_solution(path):
+    for task, stub, check, solution in functions_to_write(path):
+        assert task["source"].startswith("**Write it: ")
+        assert "<summary>Hint</summary>" in task["source"]
+        assert "raise NotImplementedError" in stub["source"]
+        assert re.search(r"#.*\(.*\)|\"\"\".*\(.*\)", stub["source"]), "say the shapes"
+        assert "check" in execute.tags(check)
+        assert 'with helpers.check("' in check["source"]
+        assert "passed" in execute.text_of(check)
+        assert "<summary>Solution</summary>" in solution["source"]
+        ast.parse(execute.SOLUTION.search(solution["source"])[1])
+
+
+def test_at_least_twelve_functions_to_write():
+    names = []
+    for path in NOTEBOOKS:
+        names += [stub["id"] for _, stub, _, _ in functions_to_write(path)]
+    assert len(names) >= 12
 
 
 @every_notebook
@@ -131,7 +198,7 @@ def test_row_of_the_table_names_a_cell_that_asserts(row):
     notebook, cell_id, *_ = ROW.fullmatch(row).groups()
     matches = [cell["source"] for cell in cells(HERE / notebook) if cell["id"] == cell_id]
     assert len(matches) == 1
-    assert "assert" in matches[0]
+    assert "assert" in matches[0] or "compare(" in matches[0]
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -144,7 +211,7 @@ def test_row_of_the_table_names_a_line_and_a_test(row):
 @pytest.mark.parametrize(
     "a, b", [("loss 1.234, layer 3", "loss 1.235, layer 3"), ("a  0.5\n", "a 0.5")]
 )
-def test_the_last_digit_and_spaces_may_differ(a, b):
+def test_the_last_digit_spaces_and_rounding_may_differ(a, b):
     assert execute.same_text(a, b)
 
 
@@ -181,3 +248,19 @@ def test_equal_texts_are_not_reported():
 
 def test_cells_that_vary_are_not_compared():
     assert execute.differences([cell_that_printed("1", "varies")], [cell_that_printed("2")]) == []
+
+
+def test_a_stub_that_passes_its_check_is_reported():
+    trial = cell_that_printed("patchify: passed\n", "check")
+    assert len(execute.wrong_checks([], [trial])) == 1
+
+
+def test_a_solution_that_fails_its_check_is_reported():
+    check = cell_that_printed("patchify: not yet. AssertionError: ", "check")
+    assert len(execute.wrong_checks([check], [])) == 1
+
+
+def test_a_failing_stub_and_a_passing_solution_are_right():
+    trial = cell_that_printed("patchify: not yet. NotImplementedError: ", "check")
+    check = cell_that_printed("patchify: passed\n", "check")
+    assert execute.wrong_checks([check], [trial]) == []
