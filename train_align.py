@@ -14,9 +14,10 @@ from nanollava.toyland.data import ensure_data
 from nanollava.training import arguments, distributed, output, plan, signals
 from nanollava.training.batches import Collator
 from nanollava.training.build import build
+from nanollava.training.connector import trained_parts
 from nanollava.training.datasets import load_datasets
 from nanollava.training.evaluation import evaluate
-from nanollava.training.export import export_llava, export_w, frozen_state
+from nanollava.training.export import PROJECTOR, export_llava, export_w, frozen_state
 from nanollava.training.loop import train
 from nanollava.training.metrics import announce
 
@@ -54,15 +55,14 @@ def main() -> None:
 
     # Data: every record is checked now, not in the middle of the training.
     data, validation = load_datasets(config, tokenizer, image_config, model.config)
-    collator = Collator(collate, flops=partial(plan.flops, model.config, TRAINABLE))
+    trainable = trained_parts(TRAINABLE, model, config)
+    collator = Collator(collate, flops=partial(plan.flops, model.config, trainable))
 
     # Freeze by the table, then shard. The result gets what is frozen as it is in the files.
-    trained_rows = distributed.freeze(model, TRAINABLE)
-    frozen = {}
-    if config.model is not None:
-        frozen = frozen_state(model, TRAINABLE)
-    blocks = model.language_model.model.layers
-    distributed.shard(model, blocks, model.vision_tower, device, config)
+    trained_rows = distributed.freeze(model, trainable)
+    written = PROJECTOR if config.model is None else ""  # "": everything
+    frozen = frozen_state(model, trainable, written)
+    distributed.shard(model, model.blocks(), model.vision_tower, device, config)
     announce(config, trained_rows, len(data), "stage 1: align")
 
     # Train.
@@ -73,10 +73,10 @@ def main() -> None:
 
     # Save W alone: nothing else has changed. With --model, save the complete LLaVA with its new W.
     if config.model is None:
-        file = export_w(config, model)
+        file = export_w(config, model, frozen)
         result = f"W is in {file}; next: python train_instruct.py --projector {config.out}"
     else:
-        export_llava(config, model, TRAINABLE, frozen, tokenizer, image_config)
+        export_llava(config, model, trainable, frozen, tokenizer, image_config)
         result = f"LLaVA is in {config.out}; next: python train_instruct.py --model {config.out}"
     distributed.print_on_rank_0(result)
     distributed.finish()

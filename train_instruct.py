@@ -15,6 +15,7 @@ from nanollava.toyland.data import ensure_data
 from nanollava.training import arguments, distributed, output, plan, signals
 from nanollava.training.batches import Collator
 from nanollava.training.build import build
+from nanollava.training.connector import trained_parts
 from nanollava.training.datasets import load_datasets
 from nanollava.training.evaluation import evaluate
 from nanollava.training.export import export_llava, frozen_state
@@ -53,13 +54,13 @@ def main() -> None:
 
     # Data: every record is checked now, not in the middle of the training.
     data, validation = load_datasets(config, tokenizer, image_config, model.config)
-    collator = Collator(collate, flops=partial(plan.flops, model.config, TRAINABLE))
+    trainable = trained_parts(TRAINABLE, model, config)
+    collator = Collator(collate, flops=partial(plan.flops, model.config, trainable))
 
     # Freeze by the table, then shard. The result gets what is frozen as it is in the files.
-    trained_rows = distributed.freeze(model, TRAINABLE)
-    frozen = frozen_state(model, TRAINABLE)
-    blocks = model.language_model.model.layers
-    distributed.shard(model, blocks, model.vision_tower, device, config)
+    trained_rows = distributed.freeze(model, trainable)
+    frozen = frozen_state(model, trainable)
+    distributed.shard(model, model.blocks(), model.vision_tower, device, config)
     announce(config, trained_rows, len(data), "stage 2: instruct")
 
     # Train.
@@ -69,7 +70,7 @@ def main() -> None:
     train(model, data, collator, config, device, measure)
 
     # Save a complete LLaVA: W and the language model as trained, and the tower.
-    export_llava(config, model, TRAINABLE, frozen, tokenizer, image_config)
+    export_llava(config, model, trainable, frozen, tokenizer, image_config)
     distributed.print_on_rank_0(
         f"LLaVA is in {config.out}; next: python sample.py --model {config.out} --image cat.jpg"
     )

@@ -53,6 +53,8 @@ def load(
             raise UserError(f"dtype {dtype!r}: expected {', '.join(DTYPES)}")
         dtype = DTYPES[dtype]
     model, tokenizer, image_config = load_llava(path, device, dtype, vision, quantize)
+    if compile and model.config.projector == "gated_xattn":
+        raise UserError("--compile: not for a model with gated_xattn; omit it")
     step = compile_step(model) if compile else decode_step
     return Assistant(model, tokenizer, image_config, template, step)
 

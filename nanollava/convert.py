@@ -21,6 +21,7 @@ from .export import save_llava
 from .files import new_directory, read_json
 from .hf.files import PROJECTOR_FILES, projector_files, shapes, shards
 from .hf.names import CLIP_VISION, LLAMA, LLAVA, PROJECTOR, Layout
+from .llava import layout
 from .loading import Loaded, join_parts, load_llava
 from .schema import require
 
@@ -63,7 +64,8 @@ def main() -> None:
         save_llava(folder, model, tokenizer, image_config, args.template)
     parameters = list(model.parameters())  # tied ones once
     num_bytes = sum(parameter.nbytes for parameter in parameters)
-    print(f"wrote {out} (llava-hf): {len(parameters)} tensors, {num_bytes:,} bytes")
+    form = layout(model.config).name
+    print(f"wrote {out} ({form}): {len(parameters)} tensors, {num_bytes:,} bytes")
     print(f"try: python sample.py --model {out} --image cat.jpg")
 
 

@@ -77,10 +77,15 @@ def save_processor(
     image_config: ImageConfig,
     template: str,
 ) -> None:
-    """Writes what transformers' AutoProcessor reads: everything but the model."""
+    """Writes what transformers' AutoProcessor reads: everything but the model.
+
+    For a connector that transformers' LLaVA does not have, only what this package reads.
+    """
     tokenizer = tokenizer.with_image_token(config.image_token_id)
     tokenizer.save_pretrained(path, config.pad_token_id)
     image_config.save_pretrained(path)
+    if config.connector is not None:
+        return
     values = {
         "processor_class": "LlavaProcessor",
         "image_token": IMAGE,

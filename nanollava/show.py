@@ -98,6 +98,11 @@ def look(
     """
     if not answer_ids:
         raise UserError("the answer is empty: there is no word to draw a panel for")
+    if model.config.connector is not None:
+        kind = model.config.projector
+        raise UserError(
+            f"the attention view needs one image token per patch, which {kind} does not have"
+        )
     llama = model.language_model.model
     if layers is None:
         layers = range(len(llama.layers) // 4, len(llama.layers) // 2 + 1)

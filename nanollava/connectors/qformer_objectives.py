@@ -185,14 +185,15 @@ def draw_negatives(
     """For every caption another image, and for every image another caption, each (B,).
 
     Drawn with the probabilities softmax(s) of the wrong ones: those that look right come most often
-    (hard negatives). A single pair, which has no wrong ones, gets itself.
+    (hard negatives). A single pair, which has no wrong ones, gets itself. Drawn on the CPU, whose
+    random state a checkpoint keeps.
     """
     B = len(similarity)
-    is_own = torch.eye(B, dtype=torch.bool, device=similarity.device)
+    similarity = similarity.float().cpu().clone()
     if B > 1:
-        similarity = similarity.masked_fill(is_own, -torch.inf)
-    images = torch.multinomial(similarity.T.float().softmax(-1), 1, generator=generator)
-    captions = torch.multinomial(similarity.float().softmax(-1), 1, generator=generator)
+        similarity.fill_diagonal_(-torch.inf)
+    images = torch.multinomial(similarity.T.softmax(-1), 1, generator=generator)
+    captions = torch.multinomial(similarity.softmax(-1), 1, generator=generator)
     return images.squeeze(1), captions.squeeze(1)
 
 

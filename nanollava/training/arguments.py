@@ -8,14 +8,31 @@ from dataclasses import Field, asdict, dataclass, field, fields
 from types import UnionType
 from typing import Any, get_args
 
+from ..config import CONNECTORS, PROJECTORS, SEES
 from ..conversation import IMAGE_POSITIONS, TEMPLATES
 from ..device import DTYPES
 from ..errors import UserError
 from ..flags import MAX_SEED, check_number, check_texts, flag_name
 
 MAX_STEPS = 10**9  # far above any training
+# The sizes of a new connector that is not one of PROJECTORS.
+CONNECTOR_FLAGS = (
+    "image_tokens",
+    "connector_layers",
+    "connector_width",
+    "layers_per_block",
+    "sees",
+)
 # The settings that a finished LLaVA, the value of --model, already determines.
-PARTS_OF_A_MODEL = ("vision", "llm", "projector", "vision_layer", "image_mode")
+PARTS_OF_A_MODEL = (
+    "vision",
+    "llm",
+    "projector",
+    "vision_layer",
+    "image_mode",
+    "qformer",
+    *CONNECTOR_FLAGS,
+)
 
 # The published recipes, and where their values come from:
 #
@@ -150,11 +167,32 @@ class TrainConfig:
     vision: str | None = affects_result("checkpoints/toy-clip", "Hugging Face CLIP directory")
     llm: str | None = affects_result("checkpoints/toy-vicuna", "Hugging Face Llama directory")
     projector: str | None = affects_result(
-        "linear", "a new 'linear' or 'mlp2x_gelu' W, or the result of stage 1"
+        "linear", f"a new one ({', '.join(PROJECTORS + CONNECTORS)}), or the result of stage 1"
     )
     vision_layer: int | None = affects_result(
         -2, "hidden state of the vision tower that the projector reads; -1 is the last"
     )
+
+    # Sizes of a new connector; by default as published, in proportion to the tower.
+    image_tokens: int | None = affects_result(
+        None, "a new connector's vectors per image, which the language model reads", minimum=1
+    )
+    connector_layers: int | None = affects_result(None, "a new connector's layers", minimum=1)
+    connector_width: int | None = affects_result(
+        None, "a new Q-Former's width, a multiple of 64", minimum=64
+    )
+    layers_per_block: int | None = affects_result(
+        None, "gated_xattn: one gated block before every so many decoder layers", minimum=1
+    )
+    sees: str | None = affects_result(
+        None,
+        "gated_xattn: a word attends to the last image before it (the default), or to all of them",
+        choices=SEES,
+    )
+    qformer: str | None = affects_result(
+        None, "a new qformer or minigpt4 begins with this result of train_qformer.py"
+    )
+    freeze_llm: bool = affects_result(False, "do not train the language model in stage 2")
 
     # Data. The file may move: a checkpoint knows its content by a checksum.
     data: str | None = run_option(

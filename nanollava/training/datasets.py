@@ -32,11 +32,7 @@ def load_dataset(
     image_config: ImageConfig,
     model_config: LlavaConfig,
 ) -> InstructionData:
-    """One data file, checked. Each rank checks a share of the records.
-
-    Bad records raise a DataError; with --skip-bad they are left out. All of them are listed in
-    OUT/bad_records.txt.
-    """
+    """One data file, checked."""
     data = InstructionData(
         path,
         config.images or Path(path).parent,
@@ -48,6 +44,16 @@ def load_dataset(
         min(config.max_length, model_config.text_config.max_position_embeddings),
         config.image_position,
     )
+    check_records(data, config)
+    return data
+
+
+def check_records(data: InstructionData, config: TrainConfig) -> None:
+    """Checks every record. Each rank checks a share of them.
+
+    Bad records raise a DataError; with --skip-bad they are left out. All of them are listed in
+    OUT/bad_records.txt.
+    """
     share = range(dist.get_rank(), len(data), dist.get_world_size())
     errors = merge_over_ranks(data.check(share, config.check_images, config.workers))
     report = Path(config.out) / "bad_records.txt"
@@ -57,4 +63,3 @@ def load_dataset(
     summary = data.leave_out(errors, config.skip_bad, report)
     if summary:
         print_on_rank_0(summary)
-    return data

@@ -19,6 +19,7 @@ from ..device import DTYPES
 from ..errors import UserError
 from ..export import save_llava
 from ..files import command_line, made_by
+from ..hf.connector import write_connector
 from ..hf.files import PROJECTOR_FILES, remove_other_weights, save_projector
 from ..image import ImageConfig
 from ..llava import LLaVA
@@ -31,13 +32,25 @@ PROJECTOR = "multi_modal_projector."
 MADE_BY = "MADE_BY.txt"
 
 
-def export_w(config: TrainConfig, model: LLaVA) -> Path:
-    """Write W alone, the result of stage 1. Returns its file."""
+def export_w(config: TrainConfig, model: LLaVA, frozen: dict[str, torch.Tensor]) -> Path:
+    """Write the projector alone, the result of stage 1. Returns its file.
+
+    `frozen` are weights of it that were not trained, as they were before.
+    """
     out = Path(config.out)
     name = PROJECTOR_FILES[0]
+    dtype = DTYPES[config.save_dtype]
     with export_errors(config):
-        state = full_state(model, DTYPES[config.save_dtype], PROJECTOR)
-        replace_files(out, lambda folder: save_projector(state, folder / name))
+        state = full_state(model, dtype, PROJECTOR)
+        for parameter, tensor in frozen.items():
+            state[parameter] = tensor.to(dtype)
+
+        def write(folder: Path) -> None:
+            save_projector(state, folder / name)
+            if model.config.connector is not None:
+                write_connector(folder, model.config.projector, model.config.connector)
+
+        replace_files(out, write)
     return out / name
 
 
@@ -63,8 +76,12 @@ def export_llava(
         replace_files(Path(config.out), write)
 
 
-def frozen_state(model: LLaVA, trainable: dict[str, bool]) -> dict[str, torch.Tensor]:
+def frozen_state(
+    model: LLaVA, trainable: dict[str, bool], prefix: str = ""
+) -> dict[str, torch.Tensor]:
     """The frozen weights as they are in the files, on rank 0. Call it before sharding.
+
+    Those whose names begin with `prefix`.
 
     Sharding casts frozen weights to the compute dtype; the result gets them as they were.
     """
@@ -72,7 +89,7 @@ def frozen_state(model: LLaVA, trainable: dict[str, bool]) -> dict[str, torch.Te
         return {}
     frozen = {}
     for name, tensor in model.state_dict().items():
-        if not trainable[matching_prefix(name, trainable)]:
+        if name.startswith(prefix) and not trainable[matching_prefix(name, trainable)]:
             frozen[name] = tensor
     return frozen
 

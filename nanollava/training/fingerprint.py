@@ -7,13 +7,15 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ..config import PROJECTORS
+from ..config import CONNECTORS, PROJECTORS
 from ..data import InstructionData, image_names
 from ..device import pick_dtype
 from ..files import check_regular_file, read_json, shipped
+from ..hf.connector import CONNECTOR_FILE
 from ..hf.files import projector_files, shards
 from ..hf.original import original_tower
 from .arguments import TrainConfig
+from .connector import QFORMER_FILE
 from .distributed import merge_over_ranks, sum_over_ranks
 
 # The small files of a model directory that decide what is computed.
@@ -72,9 +74,18 @@ def model_files(config: TrainConfig) -> list[Path]:
             files += directory_files(Path(original_tower(path, values, vision=None)))
         return files
     files = directory_files(shipped(config.vision)) + directory_files(shipped(config.llm))
-    if config.projector not in PROJECTORS:
+    if config.projector not in PROJECTORS + CONNECTORS:
         files += projector_files(config.projector)
+        files += small_file(Path(config.projector), CONNECTOR_FILE)
+    if config.qformer is not None:
+        files += [Path(config.qformer) / QFORMER_FILE]
     return files
+
+
+def small_file(folder: Path, name: str) -> list[Path]:
+    """A file of a folder, or nothing if it is not there."""
+    file = folder / name
+    return [file] if file.is_file() else []
 
 
 def directory_files(path: Path) -> list[Path]:

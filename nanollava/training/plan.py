@@ -8,7 +8,8 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-from ..config import PROJECTORS, LlamaConfig, LlavaConfig, VisionConfig
+from ..config import ConnectorConfig, LlamaConfig, LlavaConfig, VisionConfig
+from ..connectors.costs import Flops, connector_flops, connector_parameters
 from ..data import read_records
 from ..files import read_json, shipped
 from ..hf.config import parse_llama_config, parse_llava_config, parse_vision_config
@@ -17,6 +18,7 @@ from ..hf.load import read_vision_config
 from ..hf.original import original_tower
 from ..tokenizer import Tokenizer
 from .arguments import TrainConfig, micro_batch_size
+from .connector import planned_connector
 
 TOWER = "vision_tower."
 PROJECTOR = "multi_modal_projector."
@@ -67,7 +69,9 @@ def tower_parameters(vision: VisionConfig) -> int:
 
 
 def projector_parameters(config: LlavaConfig) -> int:
-    """One linear layer, or two with a nonlinearity between them."""
+    """One linear layer, or two with a nonlinearity between them, or another connector."""
+    if config.connector is not None:
+        return connector_parameters(config).all
     vision_width = config.vision_config.hidden_size
     text_width = config.text_config.hidden_size
     linear_1 = vision_width * text_width + text_width
@@ -89,6 +93,8 @@ def llama_block_parameters(text: LlamaConfig) -> int:
 
 def trained_parameters(config: LlavaConfig, trainable: dict[str, bool]) -> int:
     n = parameters(config)
+    if config.connector is not None:
+        n[PROJECTOR] = connector_parameters(config).trained
     return sum(n[part] for part in PARTS if trainable[part])
 
 
@@ -114,13 +120,14 @@ def flops(
     that must be done.
     """
     tokens = sum(lengths)
-    linear_1, linear_2 = projector_flops(config, images)
+    projector = projector_flops(config, images, tokens)
     matrices = matrix_flops(config, tokens, label_tokens)
     attention = attention_flops(config.text_config, lengths)
 
-    forward = linear_1 + linear_2 + matrices + attention
-    by_inputs = linear_2 + matrices + 2 * attention  # attention has two products, two inputs each
-    by_weights = linear_1 + linear_2
+    forward = projector.forward + matrices + attention
+    by_inputs = projector.by_inputs + matrices
+    by_inputs += 2 * attention  # two products, two inputs each
+    by_weights = projector.by_weights
     if trainable[LLM]:
         by_weights += matrices
     return {
@@ -144,14 +151,16 @@ def tower_flops(config: LlavaConfig, images: int) -> int:
     return images * (patch_embedding + blocks * (matrices + attention))
 
 
-def projector_flops(config: LlavaConfig, images: int) -> tuple[int, int]:
-    """One pass through the first and through the second layer, biases included."""
+def projector_flops(config: LlavaConfig, images: int, tokens: int) -> Flops:
+    """The projector for `images`, biases included; of gated_xattn also its blocks for `tokens`."""
+    if config.connector is not None:
+        return connector_flops(config, images, tokens)
     image_tokens = images * config.vision_config.num_patches
     linear_2 = 0
     if config.projector != "linear":
         linear_2 = 2 * image_tokens * config.text_config.hidden_size**2
-    linear_1 = 2 * image_tokens * projector_parameters(config) - linear_2
-    return linear_1, linear_2
+    both = 2 * image_tokens * projector_parameters(config)
+    return Flops(forward=both, by_inputs=linear_2, by_weights=both)
 
 
 def matrix_flops(config: LlavaConfig, tokens: int, label_tokens: int) -> int:
@@ -302,6 +311,8 @@ def max_label_tokens(config: LlavaConfig, tokens: int) -> int:
 def describe(config: TrainConfig, trainable: dict[str, bool]) -> str:
     """The text that --plan prints."""
     model_config = planned_model(config)
+    if config.freeze_llm:
+        trainable = {**trainable, LLM: False}
     samples = planned_samples(config)
     rate = config.mfu * config.peak_tflops * 1e12  # FLOP/s per GPU
     plan = figures(
@@ -322,7 +333,10 @@ def describe(config: TrainConfig, trainable: dict[str, bool]) -> str:
     lines = []
     for part in PARTS:
         state = "trained" if trainable[part] else "frozen"
+        if part == PROJECTOR and model_config.connector is not None:
+            state = f"{connector_parameters(model_config).trained:,} of them trained"
         lines.append(f"{part.rstrip('.'):24} {n[part]:>20,} parameters, {state}")
+    lines.append(f"{'image tokens':24} {model_config.num_image_tokens:>20,} per image")
     for name, count in passes.items():
         lines.append(f"{name:24} {count:>20.3e} FLOPs per sample of {config.tokens} tokens")
     for name, value in plan.items():
@@ -343,10 +357,9 @@ def planned_model(config: TrainConfig) -> LlavaConfig:
         return finished_model(shipped(config.model))
     values = read_json(shipped(config.vision) / "config.json")
     vision = parse_vision_config(values.get("vision_config", values), config.vision)
-    projector = config.projector
-    if projector not in PROJECTORS:
-        projector = projector_kind(projector_files(projector))
-    return joined_model(vision, shipped(config.llm), projector, config.vision_layer)
+    projector, connector = planned_connector(config, vision)
+    llm = shipped(config.llm)
+    return joined_model(vision, llm, projector, config.vision_layer, connector)
 
 
 def finished_model(path: Path) -> LlavaConfig:
@@ -360,7 +373,11 @@ def finished_model(path: Path) -> LlavaConfig:
 
 
 def joined_model(
-    vision: VisionConfig, llm: Path, projector: str, vision_feature_layer: int
+    vision: VisionConfig,
+    llm: Path,
+    projector: str,
+    vision_feature_layer: int,
+    connector: ConnectorConfig | None = None,
 ) -> LlavaConfig:
     """The config of the LLaVA that LLaVA.compose makes of a tower and a language model."""
     text = parse_llama_config(read_json(llm / "config.json"), f"{llm}/config.json")
@@ -369,7 +386,12 @@ def joined_model(
         # LLaVA.compose adds an image token and pads the vocabulary to a multiple of 64.
         text = replace(text, vocab_size=(text.vocab_size // 64 + 1) * 64)
     return LlavaConfig(
-        vision, text, projector, vision_feature_layer, image_token_id=text.vocab_size - 1
+        vision,
+        text,
+        projector,
+        vision_feature_layer,
+        image_token_id=text.vocab_size - 1,
+        connector=connector,
     )
 
 

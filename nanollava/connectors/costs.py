@@ -1,0 +1,133 @@
+"""What a connector costs: parameters, and FLOPs of matrix products.
+
+Counted by building and running it on torch's meta device, which knows shapes and has no memory.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..config import LlavaConfig
+from .build import build_connector
+
+
+class Parameters(NamedTuple):
+    all: int
+    trained: int
+
+
+class Flops(NamedTuple):
+    """2 per multiplication and addition."""
+
+    forward: int
+    by_inputs: int  # gradients that pass through, to earlier parts of the connector
+    by_weights: int  # gradients of the matrices that are trained
+
+    def times(self, factor: int) -> "Flops":
+        return Flops(*(factor * count for count in self))
+
+    def plus(self, other: "Flops") -> "Flops":
+        return Flops(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+def meta_connector(config: LlavaConfig) -> nn.Module:
+    """The connector with shapes alone."""
+    with torch.device("meta"):
+        connector = build_connector(config)
+    for name, parameter in connector.named_parameters():
+        parameter.requires_grad_(not name.startswith(connector.frozen_prefixes))
+    return connector
+
+
+@lru_cache
+def connector_parameters(config: LlavaConfig) -> Parameters:
+    """The numbers of all parameters of the connector, and of those that are trained."""
+    total = 0
+    trained = 0
+    for parameter in meta_connector(config).parameters():
+        total += parameter.numel()
+        if parameter.requires_grad:
+            trained += parameter.numel()
+    return Parameters(total, trained)
+
+
+def connector_flops(config: LlavaConfig, images: int, tokens: int) -> Flops:
+    """FLOPs for `images`, and for the gated blocks over `tokens` positions of text.
+
+    A position of text is taken to read the latents of one image.
+    """
+    of_image, of_token = unit_flops(config)
+    return of_image.times(images).plus(of_token.times(tokens))
+
+
+@lru_cache
+def unit_flops(config: LlavaConfig) -> tuple[Flops, Flops]:
+    """FLOPs per image, and per position of text for the blocks in the decoder.
+
+    What a block costs grows in proportion to the positions, beside a constant for the latents.
+    """
+    connector = meta_connector(config)
+    vision = config.vision_config
+    Z_v = torch.empty(1, vision.num_patches, vision.hidden_size, device="meta")
+    of_image = count(connector, Z_v)
+    of_token = Flops(0, 0, 0)
+    blocks = connector.decoder_blocks().values()
+    if blocks:
+        latents = torch.empty_like(connector(Z_v), requires_grad=True)
+        for block in blocks:
+            one = count(block, *block_inputs(config, latents, 1))
+            two = count(block, *block_inputs(config, latents, 2))
+            of_token = of_token.plus(two.plus(one.times(-1)))
+            of_image = of_image.plus(one.times(2)).plus(two.times(-1))
+    return of_image, of_token
+
+
+def block_inputs(config: LlavaConfig, latents: torch.Tensor, T: int) -> tuple:
+    """x, z and mask of a gated block for T positions and one image."""
+    x = torch.empty(1, T, config.text_config.hidden_size, device="meta", requires_grad=True)
+    mask = torch.empty(1, T, latents.shape[1], dtype=torch.bool, device="meta")
+    return x, latents, mask
+
+
+def count(module: nn.Module, *inputs: torch.Tensor) -> Flops:
+    """FLOPs of one pass through a module.
+
+    The backward pass runs twice: for all that is trained, and without the matrices, which leaves
+    the gradients that only pass through.
+    """
+    with FlopCounterMode(display=False) as counter:
+        module(*inputs)
+    forward = counter.get_total_flops()
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    matrices = matrices_of(module)
+    others = [parameter for parameter in trained if id(parameter) not in matrices]
+    passing = backward_flops(module, inputs, others)
+    all_gradients = backward_flops(module, inputs, trained)
+    return Flops(forward, passing, all_gradients - passing)
+
+
+def matrices_of(module: nn.Module) -> set[int]:
+    """The ids of the weights of all linear layers."""
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
+    return {id(layer.weight) for layer in layers}
+
+
+def backward_flops(module: nn.Module, inputs: tuple, parameters: list[nn.Parameter]) -> int:
+    """FLOPs of the gradients of some parameters, and of the inputs that want one."""
+    wanted = [*parameters, *(tensor for tensor in inputs if tensor.requires_grad)]
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if not wanted:
+        return 0
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    for parameter in parameters:
+        parameter.requires_grad_()
+    output = module(*inputs)
+    with FlopCounterMode(display=False) as counter:
+        torch.autograd.grad(output, wanted, torch.empty_like(output), allow_unused=True)
+    for parameter in trained:
+        parameter.requires_grad_()
+    return counter.get_total_flops()

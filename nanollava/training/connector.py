@@ -1,0 +1,213 @@
+"""The connector that the flags ask for: its sizes, its weights from a Q-Former's stage 1, and which
+of its parameters are trained."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from ..config import CONNECTORS, PROJECTORS, ConnectorConfig, LlavaConfig, VisionConfig
+from ..errors import UserError
+from ..files import read_json
+from ..flags import flag_name
+from ..hf.config import parse_connector
+from ..hf.connector import CONNECTOR_FILE
+from ..hf.load import read_tensors
+from ..hf.names import Layout, WeightsError
+from ..llava import LLaVA, new_or_saved_projector
+from .arguments import CONNECTOR_FLAGS, TrainConfig
+
+PROJECTOR = "multi_modal_projector."
+LLM = "language_model."
+QFORMER_FILE = "qformer.safetensors"  # what train_qformer.py writes, beside connector.json
+
+
+@dataclass(frozen=True)
+class Published:
+    """Sizes in the connector's paper, for a tower like CLIP ViT-L/14: 24 blocks of width 1024."""
+
+    patches_per_token: int
+    num_layers: int
+
+
+PUBLISHED = {
+    "resampler": Published(patches_per_token=4, num_layers=6),  # 64 latents for 256 patches
+    "gated_xattn": Published(patches_per_token=4, num_layers=6),
+    "qformer": Published(patches_per_token=8, num_layers=12),  # 32 queries
+    "minigpt4": Published(patches_per_token=8, num_layers=12),
+    "abstractor": Published(patches_per_token=4, num_layers=6),  # 64 queries
+    "qwen": Published(patches_per_token=4, num_layers=1),  # 256 queries for 1,024 patches
+}
+TOWER_LAYERS = 24
+TOWER_WIDTH = 1024
+QFORMER_WIDTH = 768
+HEAD_WIDTH = 64  # of a Q-Former
+
+# What a LLaVA's connector takes from a Q-Former that stage 1 trained, and what stays behind.
+QFORMER = Layout(
+    "Q-Former of stage 1",
+    prefixes=(("norm_patches.", "norm_patches."), ("queries", "queries"), ("qformer.", "qformer.")),
+    drop=(
+        "qformer.*.text_feed_forward.*",
+        "word_*",
+        "position_embedding.*",
+        "image_proj.*",
+        "text_proj.*",
+        "match_head.*",
+        "temperature",
+    ),
+)
+
+
+def planned_connector(
+    config: TrainConfig, vision: VisionConfig
+) -> tuple[str, ConnectorConfig | None]:
+    """One of PROJECTORS or CONNECTORS, and its sizes: new ones, or those of --projector DIR."""
+    check_qformer_flag(config)
+    kind = config.projector
+    if kind in PROJECTORS:
+        check_has_no_sizes(config, vision)
+        return kind, None
+    if (Path(kind) / QFORMER_FILE).is_file():
+        raise UserError(
+            f"--projector {kind}: a Q-Former that no language model has been joined to; give "
+            f"--projector qformer --qformer {kind}"
+        )
+    if kind not in CONNECTORS:
+        kind, sizes = new_or_saved_projector(kind)
+        check_saved_sizes(config, kind, sizes, vision)
+        return kind, sizes
+    if config.qformer is not None:
+        sizes = read_qformer_sizes(config.qformer)
+        check_saved_sizes(config, kind, sizes, vision)
+        return kind, sizes
+    return kind, new_sizes(config, kind, vision)
+
+
+def new_sizes(config: TrainConfig, kind: str, vision: VisionConfig) -> ConnectorConfig:
+    """The sizes that flags give. The others are as published, in proportion to the tower."""
+    published = PUBLISHED[kind]
+    tower_layers = vision.num_hidden_layers
+    num_queries = max(1, vision.num_patches // published.patches_per_token)
+    if config.image_tokens is not None:
+        num_queries = config.image_tokens
+        if kind == "abstractor":
+            num_queries -= 1  # the last token is the vector that ends the image
+        if num_queries < 1:
+            raise UserError("--image-tokens 1: abstractor needs 2, because one ends the image")
+    num_layers = config.connector_layers
+    if num_layers is None:
+        num_layers = max(1, round(published.num_layers * tower_layers / TOWER_LAYERS))
+    hidden_size = config.connector_width
+    if hidden_size is None:
+        heads = round(QFORMER_WIDTH * vision.hidden_size / TOWER_WIDTH / HEAD_WIDTH)
+        hidden_size = max(1, heads) * HEAD_WIDTH
+    return ConnectorConfig(
+        num_queries,
+        num_layers,
+        hidden_size,
+        config.layers_per_block or ConnectorConfig.layers_per_block,
+        config.sees or ConnectorConfig.sees,
+    )
+
+
+def check_qformer_flag(config: TrainConfig) -> None:
+    """A UserError if --qformer is missing where it is needed, or given where it has no sense."""
+    kind = config.projector
+    if kind == "minigpt4" and config.qformer is None:
+        raise UserError(
+            "--projector minigpt4: its Q-Former is frozen, so it needs a trained one; give the "
+            "result of train_qformer.py with --qformer"
+        )
+    if config.qformer is not None and kind not in ("qformer", "minigpt4"):
+        raise UserError(
+            f"--qformer {config.qformer} and --projector {kind}: a Q-Former's weights are for a "
+            "new qformer or minigpt4"
+        )
+
+
+def check_has_no_sizes(config: TrainConfig, vision: VisionConfig) -> None:
+    """A UserError if flags give sizes to W, which has none."""
+    for name in CONNECTOR_FLAGS:
+        value = getattr(config, name)
+        if name == "image_tokens" and value == vision.num_patches:
+            continue
+        if value is not None:
+            raise UserError(
+                f"{flag_name(name)} {value}: {config.projector} has one token for each of the "
+                f"{vision.num_patches} patches and no other sizes; omit it, or choose another "
+                "--projector"
+            )
+
+
+def check_saved_sizes(
+    config: TrainConfig, kind: str, sizes: ConnectorConfig | None, vision: VisionConfig
+) -> None:
+    """A UserError if flags ask for other sizes than a saved connector has."""
+    source = config.qformer or config.projector
+    if sizes is None:
+        tokens = vision.num_patches
+    else:
+        tokens = sizes.num_queries
+        if kind == "abstractor":
+            tokens += 1
+    saved = {"image_tokens": tokens}
+    if sizes is not None:
+        saved["connector_layers"] = sizes.num_layers
+        saved["connector_width"] = sizes.hidden_size
+        saved["layers_per_block"] = sizes.layers_per_block
+        saved["sees"] = sizes.sees
+    for name in CONNECTOR_FLAGS:
+        value = getattr(config, name)
+        if value is not None and value != saved.get(name):
+            raise UserError(
+                f"{flag_name(name)} {value}: the {kind} in {source} has {saved.get(name)}; omit it"
+            )
+
+
+def check_token_budget(config: TrainConfig, model_config: LlavaConfig) -> None:
+    """A UserError if an image leaves no room for text."""
+    tokens = model_config.num_image_tokens
+    positions = model_config.text_config.max_position_embeddings
+    room = min(config.max_length, positions)
+    if tokens >= room:
+        raise UserError(
+            f"an image takes {tokens} tokens, but a sample has room for {room} (--max-length "
+            f"{config.max_length}, the language model {positions}); choose fewer --image-tokens"
+        )
+
+
+def read_qformer_sizes(folder: str) -> ConnectorConfig:
+    """The sizes of a Q-Former that train_qformer.py has written."""
+    file = Path(folder) / CONNECTOR_FILE
+    if not (Path(folder) / QFORMER_FILE).is_file():
+        raise WeightsError(
+            f"--qformer {folder}: no {QFORMER_FILE} in it; expected the result of train_qformer.py"
+        )
+    _, sizes = parse_connector(read_json(file), str(file))
+    return sizes
+
+
+def load_qformer(connector: nn.Module, folder: str) -> None:
+    """Fills the query path of a new connector with the weights that stage 1 has trained."""
+    file = Path(folder) / QFORMER_FILE
+    expected = {}
+    for name, parameter in connector.named_parameters():
+        if not name.startswith("linear."):
+            expected[name] = tuple(parameter.shape)
+    weights = dict(read_tensors(file, QFORMER, expected, "cpu", None))
+    missing = sorted(expected.keys() - weights.keys())
+    if missing:
+        raise WeightsError(f"{file}: {missing[0]!r} is missing; run train_qformer.py again")
+    connector.load_state_dict(weights, strict=False)
+
+
+def trained_parts(trainable: dict[str, bool], model: LLaVA, config: TrainConfig) -> dict[str, bool]:
+    """A stage's table with what the connector never trains in front, and with --freeze-llm."""
+    table = {}
+    for prefix in model.multi_modal_projector.frozen_prefixes:
+        table[PROJECTOR + prefix] = False
+    table.update(trainable)
+    if config.freeze_llm:
+        table[LLM] = False
+    return table

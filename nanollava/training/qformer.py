@@ -1,0 +1,135 @@
+"""What the stage 1 of a Q-Former needs around the loop: the model, its data, and its result."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..config import IGNORE_INDEX, ConnectorConfig
+from ..connectors.qformer_objectives import MAX_TEXT, QFormerPretraining
+from ..data import InstructionData, image_names
+from ..device import DTYPES
+from ..errors import UserError
+from ..files import shipped
+from ..hf.connector import write_connector
+from ..hf.files import write_safetensors
+from ..hf.load import read_vision_config
+from ..image import ImageConfig
+from ..tokenizer import Tokenizer
+from ..vit import CLIPVisionTransformer
+from .arguments import TrainConfig
+from .connector import QFORMER_FILE, new_sizes
+from .datasets import check_records
+from .distributed import full_state
+from .export import export_errors, replace_files
+
+PRETRAINING = "pretraining."
+
+
+class QFormerStage1(nn.Module):
+    """A frozen vision tower, and the Q-Former that learns to read it."""
+
+    def __init__(
+        self, vision_tower: CLIPVisionTransformer, pretraining: QFormerPretraining, layer: int
+    ):
+        super().__init__()
+        self.vision_tower = vision_tower
+        self.pretraining = pretraining
+        self.layer = layer  # hidden state of the tower that is read
+
+    def loss(
+        self, input_ids: torch.Tensor, labels: torch.Tensor, pixel_values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """ITC + ITM + ITG over a micro-batch, times its labels, and their number.
+
+        The loop divides by the labels of the step, which leaves the mean over its micro-batches.
+        """
+        is_labelled = labels != IGNORE_INDEX
+        num_labels = is_labelled[:, 1:].sum()
+        is_text = is_labelled.clone()
+        is_text[:, 0] = True  # the class token
+        if num_labels == 0:  # a rank without a sample of its own: any text, which counts 0 times
+            is_text[:] = True
+        Z_v = self.vision_tower.features(pixel_values, self.layer)
+        losses = self.pretraining(Z_v, input_ids, is_text)
+        return sum(losses) * num_labels, num_labels
+
+
+class CaptionData(InstructionData):
+    """Image-caption pairs. The caption of a record is its last answer; the question is left out."""
+
+    def tokens(self, record: dict) -> tuple[list[int], list[int]]:
+        """<s>, the caption and </s>, at most `max_length` ids. All but the first are labels."""
+        caption = record["conversations"][-1]["value"].strip()
+        tokenizer = self.tokenizer
+        ids = [tokenizer.bos_token_id, *tokenizer.encode(caption), tokenizer.eos_token_id]
+        ids = ids[: self.max_length]
+        return ids, [IGNORE_INDEX, *ids[1:]]
+
+    def find_error(self, index: int, open_images: bool) -> str | None:
+        error = super().find_error(index, open_images)
+        if error is not None:
+            return error
+        count = len(image_names(self.record(index)))
+        if count != 1:
+            return f"{count} images; a Q-Former's stage 1 compares one image with one caption"
+        return None
+
+
+def build_stage_1(config: TrainConfig) -> tuple[QFormerStage1, ConnectorConfig, Tokenizer]:
+    """The model, its sizes, and the tokenizer of --llm, whose ids the captions are written in."""
+    vision = shipped(config.vision)
+    sizes = new_sizes(config, "qformer", read_vision_config(vision))
+    vision_tower = CLIPVisionTransformer.from_pretrained(vision)
+    tokenizer = Tokenizer.from_pretrained(shipped(config.llm))
+    pretraining = QFormerPretraining(
+        vision_tower.config.hidden_size,
+        len(tokenizer),
+        sizes.num_queries,
+        sizes.num_layers,
+        sizes.hidden_size,
+    )
+    return QFormerStage1(vision_tower, pretraining, config.vision_layer), sizes, tokenizer
+
+
+def load_captions(
+    path: str, config: TrainConfig, tokenizer: Tokenizer, image_config: ImageConfig
+) -> CaptionData:
+    """One data file, checked."""
+    data = CaptionData(
+        path,
+        config.images or Path(path).parent,
+        tokenizer,
+        image_config,
+        image_token_id=len(tokenizer),  # no id of a caption
+        num_image_tokens=0,
+        template="plain",
+        max_length=min(config.max_length, MAX_TEXT),
+    )
+    check_records(data, config)
+    return data
+
+
+def check_flags(config: TrainConfig) -> None:
+    """A UserError for flags that belong to the other scripts."""
+    for flag in ("model", "recipe", "qformer"):
+        if getattr(config, flag) is not None:
+            raise UserError(f"--{flag}: not for train_qformer.py; omit it")
+    if config.projector != "qformer":
+        raise UserError(f"--projector {config.projector}: this trains a new qformer; omit it")
+    if config.toyland_scenes or config.plan:
+        raise UserError("--toyland-scenes and --plan: not for train_qformer.py; omit them")
+
+
+def export_qformer(config: TrainConfig, model: QFormerStage1, sizes: ConnectorConfig) -> None:
+    """Write the Q-Former with all that stage 1 has trained, and connector.json."""
+    with export_errors(config):
+        state = {}
+        for name, tensor in full_state(model, DTYPES[config.save_dtype], PRETRAINING).items():
+            state[name.removeprefix(PRETRAINING)] = tensor.contiguous()
+
+        def write(folder: Path) -> None:
+            write_safetensors(state, folder / QFORMER_FILE)
+            write_connector(folder, "qformer", sizes)
+
+        replace_files(Path(config.out), write)

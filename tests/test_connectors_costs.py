@@ -1,0 +1,64 @@
+"""Parameters and FLOPs of connectors, compared with a real module and with counts by hand."""
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from nanollava.config import CONNECTORS, ConnectorConfig, LlamaConfig, LlavaConfig, VisionConfig
+from nanollava.connectors.build import build_connector
+from nanollava.connectors.costs import connector_flops, connector_parameters
+
+VISION = VisionConfig(32, 8, 48, 96, 4, 4)  # 16 patches
+TEXT = LlamaConfig(96, 64, 112, 2, 4, 2, max_position_embeddings=128)
+SIZES = ConnectorConfig(num_queries=4, num_layers=2, hidden_size=64)
+
+
+def config(kind: str) -> LlavaConfig:
+    return LlavaConfig(VISION, TEXT, kind, image_token_id=95, connector=SIZES)
+
+
+@pytest.mark.parametrize("kind", CONNECTORS)
+def test_parameters_and_forward_flops_are_those_of_the_module(kind):
+    connector = build_connector(config(kind))
+    counts = connector_parameters(config(kind))
+    assert counts.all == sum(p.numel() for p in connector.parameters())
+    # The written-out attention: the counter does not see the products inside the CPU's fused one.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        connector(torch.randn(1, 16, 48))
+    without_text = connector_flops(config(kind), images=1, tokens=0)
+    if kind != "gated_xattn":
+        assert without_text.forward == counter.get_total_flops()
+        assert connector_flops(config(kind), 3, 50).forward == 3 * without_text.forward
+
+
+def test_qwen_by_hand():
+    kv = 2 * 16 * 48 * 64
+    q_and_out = 2 * 2 * 4 * 64 * 64
+    k_and_v = 2 * 2 * 16 * 64 * 64
+    attention = 4 * 4 * 16 * 64
+    last = 2 * 4 * 64 * 64
+    flops = connector_flops(config("qwen"), images=1, tokens=0)
+    # The queries are mapped once, but counted per image: they are expanded behind the map.
+    assert flops.forward == kv + q_and_out + k_and_v + attention + last
+    assert flops.by_weights == kv + q_and_out + k_and_v + last
+
+
+def test_gated_blocks_cost_per_position_of_text():
+    one = connector_flops(config("gated_xattn"), 1, 1)
+    ten = connector_flops(config("gated_xattn"), 1, 10)
+    q_and_out = 2 * 2 * 64 * 512
+    attention = 4 * 4 * 512  # over four latents
+    feed_forward = 2 * 2 * 64 * 256
+    per_position = 2 * (q_and_out + attention + feed_forward)  # two blocks
+    assert ten.forward - one.forward == 9 * per_position
+
+
+def test_minigpt4_trains_and_computes_less_than_the_q_former():
+    frozen = connector_parameters(config("minigpt4"))
+    trained = connector_parameters(config("qformer"))
+    assert frozen.all == trained.all == trained.trained
+    assert frozen.trained == 64 * 64 + 64
+    flops = connector_flops(config("minigpt4"), 1, 0)
+    assert flops.by_inputs == 0
+    assert flops.by_weights == 2 * 4 * 64 * 64

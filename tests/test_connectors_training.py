@@ -1,0 +1,256 @@
+"""The scripts with every connector: both stages, Q-Former's own stage, resume, answers, errors."""
+
+import io
+import json
+import runpy
+import shutil
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import transformers
+from conftest import randomise, text_config, vision_config
+from safetensors.torch import load_file
+
+from nanollava import load
+from nanollava.config import CONNECTORS
+from nanollava.errors import UserError
+from nanollava.image import ImageConfig
+from nanollava.toyland import data
+from nanollava.toyland.pretrain import make_tokenizer
+
+CONNECTORS_IN_ORDER = ("resampler", "gated_xattn", "abstractor", "qwen", "qformer", "minigpt4")
+CAPTIONS = "stage1"  # directory of the Q-Former's own stage
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """A tiny random CLIP, a tiny random Llama with a tokenizer, and a little data."""
+    path = tmp_path_factory.mktemp("world")
+    transformers.set_seed(0)
+    randomise(transformers.CLIPVisionModel(vision_config())).save_pretrained(path / "clip")
+    ImageConfig(32).save_pretrained(path / "clip")
+    tokenizer = make_tokenizer(0)
+    config = text_config(
+        vocab_size=len(tokenizer), max_position_embeddings=512, num_hidden_layers=2
+    )
+    randomise(transformers.LlamaForCausalLM(config)).save_pretrained(path / "llama")
+    tokenizer.save_pretrained(path / "llama")
+    data.write(path / "data", train=8, validation=2, size=64)
+    return path
+
+
+def run(world: Path, script: str, out: str, *flags) -> str:
+    """Run a script as `python SCRIPT` does, but in this process. Returns what it printed."""
+    argv = [script, f"--vision={world}/clip", f"--llm={world}/llama", f"--out={world}/{out}"]
+    argv += ["--batch=4", "--max-steps=2", "--device=cpu", "--save-dtype=fp32", "--dtype=fp32"]
+    output = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(output):
+        patch.setattr(sys, "argv", argv + [str(flag) for flag in flags])
+        try:
+            runpy.run_path(script, run_name="__main__")
+        finally:
+            if dist.is_initialized():  # the program would end here
+                dist.destroy_process_group()
+    return output.getvalue()
+
+
+@pytest.fixture(scope="module")
+def captions(world) -> str:
+    flags = ["--data", world / "data/align.json", "--connector-width", 64, "--save-steps", 1]
+    return run(world, "train_qformer.py", CAPTIONS, *flags)
+
+
+@pytest.fixture(scope="module")
+def trained(world, captions) -> Path:
+    """Both stages with every connector, in directories align-KIND and instruct-KIND."""
+    for kind in CONNECTORS_IN_ORDER:
+        flags = ["--data", world / "data/align.json", "--projector", kind]
+        if kind in ("qformer", "minigpt4"):
+            flags += ["--qformer", world / CAPTIONS]
+        run(world, "train_align.py", f"align-{kind}", *flags)
+        flags = ["--data", world / "data/instruct.json", "--projector", world / f"align-{kind}"]
+        flags += ["--save-steps", 1]
+        if kind == "gated_xattn":
+            flags += ["--freeze-llm", "--eval-steps", 2, "--toyland-scenes", 3]
+        run(world, "train_instruct.py", f"instruct-{kind}", *flags)
+    return world
+
+
+def test_all_connectors_are_trained_here():
+    assert set(CONNECTORS_IN_ORDER) == set(CONNECTORS)
+
+
+@pytest.mark.parametrize("kind", CONNECTORS)
+def test_stage_1_writes_the_connector_alone(trained, kind):
+    folder = trained / f"align-{kind}"
+    assert json.loads((folder / "connector.json").read_text())["projector"] == kind
+    names = load_file(folder / "mm_projector.safetensors").keys()
+    assert all(name.startswith("multi_modal_projector.") for name in names)
+    assert not (folder / "config.json").exists()
+
+
+@pytest.mark.parametrize("kind", CONNECTORS)
+def test_the_result_answers(trained, kind):
+    assistant = load(trained / f"instruct-{kind}", device="cpu", dtype="fp32")
+    assert assistant.model.config.projector == kind
+    answer = assistant.ask("cat.jpg", "What color is the cat?", max_new_tokens=3)
+    (together,) = assistant.batch([("cat.jpg", "What color is the cat?")], max_new_tokens=3)
+    assert answer == together
+    turns = [("What color is the cat?", answer)]
+    assert isinstance(assistant.ask("cat.jpg", "Where?", turns, max_new_tokens=2), str)
+    assert isinstance(assistant.ask(["cat.jpg", "cat.jpg"], "Which?", max_new_tokens=2), str)
+
+
+@pytest.mark.parametrize("kind", CONNECTORS)
+def test_stage_2_resumes_bit_by_bit(trained, kind):
+    out = f"resumed-{kind}"
+    whole = trained / f"instruct-{kind}"
+    checkpoints = sorted((whole / "checkpoints").iterdir())
+    assert [path.name for path in checkpoints] == ["step-00000001", "step-00000002"]
+    (trained / out / "checkpoints").mkdir(parents=True)
+    shutil.copytree(checkpoints[0], trained / out / "checkpoints/step-00000001")
+    flags = ["--data", trained / "data/instruct.json", "--projector", trained / f"align-{kind}"]
+    if kind == "gated_xattn":
+        flags += ["--freeze-llm"]
+    run(trained, "train_instruct.py", out, "--save-steps", 1, *flags)
+    expected = load_file(whole / "model.safetensors")
+    for name, tensor in load_file(trained / out / "model.safetensors").items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+def test_a_frozen_language_model_stays_as_it_was(trained):
+    before = load_file(trained / "llama/model.safetensors")
+    frozen = load_file(trained / "instruct-gated_xattn/model.safetensors")
+    learned = load_file(trained / "instruct-qwen/model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert torch.equal(before[name], frozen[f"language_model.{name}"])
+    assert not torch.equal(before[name], learned[f"language_model.{name}"])
+
+
+def test_gates_open(trained):
+    weights = load_file(trained / "instruct-gated_xattn/model.safetensors")
+    gates = [tensor for name, tensor in weights.items() if name.endswith("_gate")]
+    assert len(gates) == 4 and all(gate != 0 for gate in gates)
+
+
+def test_minigpt4_keeps_the_q_former_as_stage_1_left_it(trained):
+    stage_1 = load_file(trained / CAPTIONS / "qformer.safetensors")
+    for folder in ("align", "instruct"):
+        result = trained / f"{folder}-minigpt4"
+        file = "mm_projector.safetensors" if folder == "align" else "model.safetensors"
+        weights = load_file(result / file)
+        for name in ("queries", "qformer.layers.0.cross_attention.k_proj.weight"):
+            assert torch.equal(weights[f"multi_modal_projector.{name}"], stage_1[name])
+
+
+def test_the_q_formers_stage_prints_what_comes_next(captions):
+    assert "train_align.py --projector qformer --qformer" in captions
+    assert "pretraining" in captions and "frozen" in captions
+
+
+def test_the_q_formers_stage_resumes_bit_by_bit(world, captions):
+    """Its hard negatives are drawn from the random state, which a checkpoint keeps."""
+    out = "stage1-resumed"
+    (world / out / "checkpoints").mkdir(parents=True)
+    first = world / CAPTIONS / "checkpoints/step-00000001"
+    shutil.copytree(first, world / out / "checkpoints/step-00000001")
+    flags = ["--data", world / "data/align.json", "--connector-width", 64, "--save-steps", 1]
+    run(world, "train_qformer.py", out, *flags)
+    expected = load_file(world / CAPTIONS / "qformer.safetensors")
+    for name, tensor in load_file(world / out / "qformer.safetensors").items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+@pytest.mark.parametrize("kind", ["linear", "gated_xattn", "abstractor"])
+def test_the_plan_says_tokens_and_parameters(world, kind):
+    flags = ["--data", world / "data/align.json", "--projector", kind, "--gpus", 1, "--plan"]
+    text = run(world, "train_align.py", "planned", *flags)
+    tokens = {"linear": "16", "gated_xattn": "1", "abstractor": "5"}[kind]
+    assert ["image", "tokens", tokens, "per", "image"] in [
+        line.split() for line in text.split("\n")
+    ]
+
+
+# Bad input: one line, exit code 2.
+
+
+def refused(capsys, world: Path, script: str, *flags) -> str:
+    with pytest.raises(SystemExit) as end:
+        run(world, script, "refused", *flags)
+    error = capsys.readouterr().err
+    assert end.value.code == 2
+    assert error.count("\n") == 1, error
+    return error
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--projector=linear", "--image-tokens=9"], "linear has one token for each of the 16"),
+        (["--projector=linear", "--sees=all"], "--sees all: linear has one token"),
+        (["--projector=qwen", "--image-tokens=5"], "qwen has a square grid"),
+        (["--projector=abstractor", "--image-tokens=1"], "abstractor needs 2"),
+        (["--projector=resampler", "--image-tokens=600"], "an image takes 600 tokens"),
+        (["--projector=resampler", "--max-length=4"], "an image takes 4 tokens"),
+        (["--projector=qformer", "--connector-width=100"], "a multiple of 64"),
+        (["--projector=minigpt4"], "give the result of train_qformer.py with --qformer"),
+        (["--projector=qwen", "--qformer=none"], "a Q-Former's weights are for a new qformer"),
+        (["--projector=qformer", "--qformer=none"], "no qformer.safetensors in it"),
+        (["--projector=perceiver"], "expected linear or mlp2x_gelu or resampler"),
+    ],
+)
+def test_flags_that_do_not_fit(world, capsys, flags, message):
+    data_flags = ["--data", world / "data/align.json"]
+    assert message in refused(capsys, world, "train_align.py", *data_flags, *flags)
+
+
+def test_other_sizes_than_a_saved_connector_has(trained, capsys):
+    flags = ["--data", trained / "data/instruct.json", "--image-tokens", 9]
+    flags += ["--projector", trained / "align-resampler"]
+    error = refused(capsys, trained, "train_instruct.py", *flags)
+    assert "--image-tokens 9: the resampler in" in error and "has 4; omit it" in error
+
+
+def test_a_q_former_without_a_language_model_is_no_projector(trained, capsys):
+    flags = ["--data", trained / "data/instruct.json", "--projector", trained / CAPTIONS]
+    error = refused(capsys, trained, "train_instruct.py", *flags)
+    assert "give --projector qformer --qformer" in error
+
+
+def test_one_connector_opened_as_another(trained, capsys):
+    folder = shutil.copytree(trained / "align-resampler", trained / "mixed")
+    shutil.copy(trained / "align-qformer/connector.json", folder)
+    flags = ["--data", trained / "data/instruct.json", "--projector", folder]
+    assert "no qformer of this tower" in refused(capsys, trained, "train_instruct.py", *flags)
+
+
+def test_captions_of_several_images(world, capsys):
+    records = json.loads((world / "data/align.json").read_text())
+    records[0]["image"] = [records[0]["image"], records[1]["image"]]
+    records[0]["conversations"][0]["value"] += "<image>"
+    (world / "data/two.json").write_text(json.dumps(records[:1]))
+    flags = ["--data", world / "data/two.json", "--connector-width", 64]
+    assert "2 images; a Q-Former's stage 1 compares one image" in refused(
+        capsys, world, "train_qformer.py", *flags
+    )
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--recipe=v1"], "--recipe: not for train_qformer.py"),
+        (["--projector=linear"], "this trains a new qformer"),
+        (["--plan"], "--plan: not for train_qformer.py"),
+    ],
+)
+def test_flags_of_the_other_scripts(world, capsys, flags, message):
+    assert message in refused(capsys, world, "train_qformer.py", *flags)
+
+
+def test_a_model_with_gated_cross_attention_is_not_compiled(trained):
+    with pytest.raises(UserError, match="--compile: not for a model with gated_xattn"):
+        load(trained / "instruct-gated_xattn", device="cpu", compile=True)

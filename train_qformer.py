@@ -1,0 +1,78 @@
+"""Stage 1 of a Q-Former: it learns from images and captions, without a language model (BLIP-2).
+
+python train_qformer.py                                # Toyland, on this machine
+python train_align.py --projector qformer --qformer out/qformer
+"""
+
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from nanollava.data import collate
+from nanollava.errors import run
+from nanollava.files import shipped
+from nanollava.image import ImageConfig
+from nanollava.toyland.data import ensure_data
+from nanollava.training import arguments, distributed, output, qformer, signals
+from nanollava.training.batches import Collator
+from nanollava.training.evaluation import evaluate
+from nanollava.training.loop import train
+from nanollava.training.metrics import announce
+
+# Whether each part is trained, by the prefix of its parameter names.
+TRAINABLE = {"vision_tower.": False, "pretraining.": True}
+
+# Values for Toyland. The captions are the answers of the data file.
+DEFAULTS = {
+    "out": "out/qformer",
+    "data": "data/toyland/align.json",
+    "projector": "qformer",
+    "batch": 64,
+    "lr": 1e-3,
+    "max_steps": 1200,
+}
+
+
+def main() -> None:
+    config = arguments.parse_config(__doc__.split("\n")[0], stage=1, stage_defaults=DEFAULTS)
+    qformer.check_flags(config)
+    device = distributed.start(config.device)
+    signals.end_with_launcher()
+    output.lock(config.out)
+    ensure_data(config.data, made_here=DEFAULTS["data"])
+
+    # Build: the tower, a new Q-Former, and the tokenizer of the language model.
+    torch.manual_seed(config.seed)
+    model, sizes, tokenizer = qformer.build_stage_1(config)
+    size = model.vision_tower.config.image_size
+    image_config = ImageConfig.from_pretrained(shipped(config.vision), config.image_mode, size)
+
+    # Data: every record is checked now, not in the middle of the training.
+    data = qformer.load_captions(config.data, config, tokenizer, image_config)
+    validation = None
+    if config.validation is not None:
+        validation = qformer.load_captions(config.validation, config, tokenizer, image_config)
+    collator = Collator(collate)
+
+    # Freeze by the table, then shard.
+    trained_rows = distributed.freeze(model, TRAINABLE)
+    distributed.shard(model, [], model.vision_tower, device, config)
+    announce(config, trained_rows, len(data), "Q-Former, stage 1")
+
+    # Train: contrast, matching and captioning. Negatives come from the micro-batch of a rank.
+    measure = partial(
+        evaluate, model, validation, collator, tokenizer, image_config, config, device
+    )
+    train(model, data, collator, config, device, measure)
+
+    qformer.export_qformer(config, model, sizes)
+    distributed.print_on_rank_0(
+        f"the Q-Former is in {Path(config.out) / qformer.QFORMER_FILE}; next: "
+        f"python train_align.py --projector qformer --qformer {config.out}"
+    )
+    distributed.finish()
+
+
+if __name__ == "__main__":
+    run(main)
