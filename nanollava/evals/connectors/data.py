@@ -1,0 +1,93 @@
+"""Training sets of several sizes, and questions about two images: "Which picture has the cat?"."""
+
+import json
+import random
+from pathlib import Path
+
+from ...conversation import IMAGE
+from ...files import write_json
+from ...image import ImageConfig
+from ...llava import LLaVA
+from ...streaming import answer
+from ...tokenizer import Tokenizer
+from ...toyland import data
+from ...toyland.draw import draw
+from ...toyland.scenes import KINDS, Scene, scenes
+from ...toyland.score import IMAGE_SIZE, normal
+
+VALIDATION_SCENES = 100
+TWO_IMAGES = 5  # one record about two images for so many records about one
+QUESTION = f"{IMAGE}\n{IMAGE}\nWhich picture has the {{kind}}?"
+ANSWERS = ("the first picture", "the second picture")
+
+
+def kind_of_one(first: Scene, second: Scene, rng: random.Random) -> tuple[str, int] | None:
+    """A kind that only one of two scenes shows, and which; None if there is none."""
+    candidates = []
+    for kind in KINDS:
+        is_in_first = bool(first.of_kind(kind))
+        is_in_second = bool(second.of_kind(kind))
+        if is_in_first != is_in_second:
+            candidates.append((kind, 0 if is_in_first else 1))
+    if not candidates:
+        return None
+    return rng.choice(candidates)
+
+
+def two_image_records(count: int, num_scenes: int, seed: int) -> list[dict]:
+    """Records about two images of the training set that `toyland.data.write` has drawn."""
+    rng = random.Random(f"two images/{seed}")
+    pool = list(scenes("train", num_scenes, seed))
+    records = []
+    while len(records) < count:
+        indices = rng.sample(range(len(pool)), 2)
+        choice = kind_of_one(pool[indices[0]], pool[indices[1]], rng)
+        if choice is None:
+            continue
+        kind, place = choice
+        turns = [
+            {"from": "human", "value": QUESTION.format(kind=kind)},
+            {"from": "gpt", "value": ANSWERS[place]},
+        ]
+        images = [f"images/train_{index:06d}.jpg" for index in indices]
+        records.append({"id": f"two_{len(records)}", "image": images, "conversations": turns})
+    return records
+
+
+def write_data(folder: Path, sizes: list[int], seed: int = 0) -> None:
+    """Writes images and, for every size, align-SIZE.json and instruct-SIZE.json into `folder`.
+
+    A smaller set is the beginning of a larger one.
+    """
+    if not folder.exists():
+        data.write(folder, train=max(sizes), validation=VALIDATION_SCENES, seed=seed)
+    align = json.loads((folder / "align.json").read_text(encoding="utf-8"))
+    instruct = json.loads((folder / "instruct.json").read_text(encoding="utf-8"))
+    for size in sizes:
+        about_two = two_image_records(size // TWO_IMAGES, size, seed)
+        write_json(folder / f"align-{size}.json", align[:size])
+        write_json(folder / f"instruct-{size}.json", instruct[: size - len(about_two)] + about_two)
+
+
+def two_image_score(
+    model: LLaVA, tokenizer: Tokenizer, image_config: ImageConfig, count: int, seed: int = 0
+) -> float:
+    """The share of right answers to `count` questions about two test scenes; chance is 0.5."""
+    rng = random.Random(f"two images/test/{seed}")
+    pool = list(scenes("test", 2 * count, seed, unseen=False))
+    prompts = []
+    expected = []
+    for first, second in zip(pool[::2], pool[1::2], strict=True):
+        choice = kind_of_one(first, second, rng)
+        if choice is None:
+            continue
+        kind, place = choice
+        images = [draw(first, IMAGE_SIZE), draw(second, IMAGE_SIZE)]
+        prompts.append((images, [{"from": "human", "value": QUESTION.format(kind=kind)}]))
+        expected.append(ANSWERS[place])
+    answers = answer(model, tokenizer, image_config, prompts, max_new_tokens=8)
+    num_right = 0
+    for text, right in zip(answers, expected, strict=True):
+        if normal(text) == right:
+            num_right += 1
+    return num_right / max(1, len(expected))

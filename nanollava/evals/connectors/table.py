@@ -1,0 +1,133 @@
+"""The results of the comparison as Markdown tables."""
+
+from statistics import fmean
+
+from .rows import LANGUAGE_MODELS, ROWS
+from .runs import best_rate
+
+NOT_MEASURED = "-"
+
+
+def chosen(results: list[dict], largest: int) -> list[dict]:
+    """The results at each row's best learning rate, which the largest set with seed 0 decides."""
+    kept = []
+    for row in ROWS:
+        of_row = [result for result in results if result["row"] == row.name]
+        candidates = []
+        for result in of_row:
+            is_trained = result["language_model"] == "trained"
+            if is_trained and result["samples"] == largest and result["seed"] == 0:
+                candidates.append(result)
+        if candidates:
+            rate = best_rate(candidates)
+            kept += [result for result in of_row if result["rate"] == rate]
+    return kept
+
+
+def select(results: list[dict], row: str, language_model: str, samples: int) -> list[dict]:
+    """The results of one cell of the table, one per seed."""
+    selected = []
+    for result in results:
+        key = (result["row"], result["language_model"], result["samples"])
+        if key == (row, language_model, samples):
+            selected.append(result)
+    return selected
+
+
+def percent(values: list[float]) -> str:
+    """The mean of shares in percent, and the range if there are several."""
+    if not values:
+        return NOT_MEASURED
+    text = f"{100 * fmean(values):.1f}"
+    if len(values) > 1:
+        text += f" ({100 * min(values):.1f} to {100 * max(values):.1f})"
+    return text
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def main_table(results: list[dict], samples: int) -> str:
+    """One line per connector: score with a trained and a frozen language model, and what it costs.
+
+    Costs are those with a trained language model, per sample of stage 2.
+    """
+    header = ["connector", "image tokens", "parameters"]
+    header += ["score", "natural", "facts true / stated", "two images"]
+    header += ["frozen: score", "GFLOPs", "ms", "learning rate"]
+    rows = []
+    for row in ROWS:
+        trained = select(results, row.name, "trained", samples)
+        frozen = select(results, row.name, "frozen", samples)
+        if not trained:
+            continue
+        first = trained[0]
+        precision = percent([result["score"]["detail"]["precision"] for result in trained])
+        recall = percent([result["score"]["detail"]["recall"] for result in trained])
+        rows.append(
+            [
+                row.name,
+                str(first["image_tokens"]),
+                f"{first['connector_parameters']:,}",
+                percent([result["score"]["overall"] for result in trained]),
+                percent([result["natural"]["overall"] for result in trained]),
+                f"{precision} / {recall}",
+                percent([result["two_images"] for result in trained]),
+                percent([result["score"]["overall"] for result in frozen]),
+                f"{first['flops'] / 1e9:.2f}",
+                f"{1000 * fmean(result['seconds'] for result in trained):.1f}",
+                first["rate"],
+            ]
+        )
+    return markdown(header, rows)
+
+
+def type_table(results: list[dict], samples: int) -> str:
+    """One line per connector: exact answers by type of question, in percent."""
+    types: list[str] = []
+    rows = []
+    for row in ROWS:
+        trained = select(results, row.name, "trained", samples)
+        if not trained:
+            continue
+        types = types or list(trained[0]["score"]["types"])
+        cells = [row.name]
+        for type in types:
+            shares = []
+            for result in trained:
+                if type in result["score"]["types"]:
+                    shares.append(result["score"]["types"][type])
+            cells.append(percent(shares))
+        rows.append(cells)
+    return markdown(["connector", *types], rows)
+
+
+def samples_table(results: list[dict]) -> str:
+    """The score against the number of training samples, with each language model."""
+    sizes = sorted({result["samples"] for result in results})
+    header = ["connector", "language model", *(f"{size:,}" for size in sizes)]
+    rows = []
+    for row in ROWS:
+        for language_model in LANGUAGE_MODELS:
+            cells = []
+            for size in sizes:
+                cell = select(results, row.name, language_model, size)
+                cells.append(percent([result["score"]["overall"] for result in cell]))
+            if any(cell != NOT_MEASURED for cell in cells):
+                rows.append([row.name, language_model, *cells])
+    return markdown(header, rows)
+
+
+def describe(results: list[dict]) -> str:
+    """All tables."""
+    if not results:
+        return "no result yet"
+    largest = max(result["samples"] for result in results)
+    kept = chosen(results, largest)
+    title = f"## {largest:,} samples per stage, score in percent"
+    parts = [title, main_table(kept, largest), "## By type of question", type_table(kept, largest)]
+    parts += ["## Against the number of samples", samples_table(kept)]
+    return "\n\n".join(parts)

@@ -1,0 +1,231 @@
+"""The comparison of connectors at a tiny scale: runs, resume, tables, two images, figures."""
+
+import io
+import json
+import runpy
+import sys
+from contextlib import redirect_stdout
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.distributed as dist
+import transformers
+from conftest import IMAGE_TOKEN, randomise, text_config, vision_config
+
+from nanollava.config import CONNECTORS, ConnectorConfig, LlamaConfig, LlavaConfig, VisionConfig
+from nanollava.errors import UserError
+from nanollava.evals.connectors import __main__ as program
+from nanollava.evals.connectors import data, figures, runs, table
+from nanollava.evals.connectors.rows import RATES, ROWS
+from nanollava.image import ImageConfig
+from nanollava.loading import llava_class
+from nanollava.toyland.pretrain import make_tokenizer
+from nanollava.toyland.scenes import scenes
+
+# A whole run of the program
+
+
+def run_in_this_process(command: list[str], **options) -> SimpleNamespace:
+    """What subprocess.run does with a training script, without starting Python."""
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()):
+        patch.setattr(sys, "argv", command[1:])
+        try:
+            runpy.run_path(command[1], run_name="__main__")
+        finally:
+            if dist.is_initialized():
+                dist.destroy_process_group()
+    return SimpleNamespace(returncode=0, stderr="")
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """Two rows compared with a tiny random tower and language model; and a rerun of it."""
+    path = tmp_path_factory.mktemp("world")
+    transformers.set_seed(0)
+    randomise(transformers.CLIPVisionModel(vision_config())).save_pretrained(path / "clip")
+    ImageConfig(32).save_pretrained(path / "clip")
+    tokenizer = make_tokenizer(0)
+    config = text_config(
+        vocab_size=len(tokenizer), max_position_embeddings=4096, num_hidden_layers=1
+    )
+    randomise(transformers.LlamaForCausalLM(config)).save_pretrained(path / "llama")
+    tokenizer.save_pretrained(path / "llama")
+    argv = ["program", "run", "--out", f"{path}/out", "--samples", "10", "--batch", "4"]
+    argv += ["--vision", f"{path}/clip", "--llm", f"{path}/llama", "--count", "3"]
+    argv += ["--align-steps", "2", "--steps", "2", "--qformer-steps", "2"]
+    argv += ["--rows", "gated_xattn-16", "minigpt4-16"]
+    outputs = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", argv)
+        patch.setattr(runs.subprocess, "run", run_in_this_process)
+        patch.setattr(runs.natural_score, "replies", lambda *parts: [])  # its answers are long
+        patch.setattr(runs.natural_score, "summarize", lambda answered: {"overall": 0.25})
+        for _ in range(2):
+            output = io.StringIO()
+            with redirect_stdout(output):
+                program.main()
+            outputs.append(output.getvalue())
+            patch.setattr(runs.subprocess, "run", None)  # the rerun must not train
+    return path / "out", outputs
+
+
+def test_a_rerun_trains_nothing_and_says_the_same(compared):
+    _, (first, again) = compared
+    assert first == again
+
+
+def test_every_rate_is_tried_and_the_best_goes_on(compared):
+    out, (text, _) = compared
+    results = runs.all_results(out)
+    for row in ("gated_xattn-16", "minigpt4-16"):
+        of_row = [result for result in results if result["row"] == row]
+        assert {result["rate"] for result in of_row} == {rate.name for rate in RATES}
+        (frozen,) = [result for result in of_row if result["language_model"] == "frozen"]
+        trained = [result for result in of_row if result["language_model"] == "trained"]
+        assert frozen["rate"] == runs.best_rate(trained)
+    assert "| minigpt4-16 | 16 |" in text
+
+
+def test_a_result_has_what_the_tables_need(compared):
+    out, _ = compared
+    for result in runs.all_results(out):
+        assert 0 <= result["two_images"] <= 1
+        assert result["flops"] > 0 and result["seconds"] > 0
+        is_gated = result["row"] == "gated_xattn-16"
+        assert result["image_tokens"] == (1 if is_gated else 16)
+        if not is_gated:
+            assert result["connector_parameters"] == 64 * 64 + 64  # the linear map alone
+        if result["language_model"] == "frozen":
+            assert result["trained_parameters"] == result["connector_parameters"]
+
+
+def test_figures_are_drawn_from_the_runs(compared, monkeypatch, tmp_path):
+    out, _ = compared
+    monkeypatch.setattr(
+        sys, "argv", ["program", "figures", "--out", str(out), "--to", str(tmp_path)]
+    )
+    program.main()
+    names = {path.name.split("-")[0] for path in tmp_path.glob("*.png")}
+    assert names == {"qformer_masks.png", "image_masks.png", "gates", "queries"}
+    run = next(out.glob("gated_xattn-16/*/trained"))
+    for curve in figures.gates_of(run).values():
+        assert [step for step, _ in curve] == [1, 2]
+        assert all(value != 0 for _, value in curve)
+
+
+def test_a_row_that_does_not_exist():
+    with pytest.raises(UserError, match=r"--rows perceiver: expected some of linear, mlp2x_gelu"):
+        program.chosen_rows(["perceiver"])
+
+
+def test_a_training_that_fails_is_one_line(tmp_path, monkeypatch):
+    failed = SimpleNamespace(returncode=2, stderr="a warning\nerror: no such file\n")
+    monkeypatch.setattr(runs.subprocess, "run", lambda *command, **options: failed)
+    with pytest.raises(UserError, match=r"^train_align.py --out .*: error: no such file$"):
+        runs.call("train_align.py", tmp_path, [])
+
+
+# Questions about two images
+
+
+def test_the_kind_asked_for_is_in_one_of_the_two_images():
+    pool = list(scenes("train", 30, 0))
+    for record in data.two_image_records(20, 30, seed=0):
+        question, answer = (turn["value"] for turn in record["conversations"])
+        kind = question.removesuffix("?").split()[-1]
+        shows = []
+        for name in record["image"]:
+            index = int(name.removeprefix("images/train_").removesuffix(".jpg"))
+            shows.append(bool(pool[index].of_kind(kind)))
+        assert shows == [answer == data.ANSWERS[0], answer == data.ANSWERS[1]]
+
+
+def test_right_answers_about_two_images_score_1(monkeypatch):
+    asked = []
+
+    def always_the_first(model, tokenizer, image_config, prompts, **options):
+        asked.extend(prompts)
+        return ["The first picture."] * len(prompts)
+
+    monkeypatch.setattr(data, "answer", always_the_first)
+    share = data.two_image_score(None, None, None, count=12)
+    assert 0.2 < share < 0.8  # right where the first image shows it
+    assert all(len(images) == 2 for images, _ in asked)
+
+
+# Tables and figures
+
+
+def made_up(row: str, rate: str, loss: float, score: float, **changes) -> dict:
+    result = {
+        "row": row,
+        "rate": rate,
+        "samples": 100,
+        "seed": 0,
+        "language_model": "trained",
+        "validation_loss": loss,
+        "score": {
+            "overall": score,
+            "types": {"color": score},
+            "detail": {"precision": 0.5, "recall": 0.25},
+        },
+        "natural": {"overall": 0.1},
+        "two_images": 0.5,
+        "image_tokens": 16,
+        "connector_parameters": 1234,
+        "flops": 2e9,
+        "seconds": 0.01,
+    }
+    return {**result, **changes}
+
+
+def test_the_table_has_the_rate_with_the_smallest_validation_loss():
+    results = [
+        made_up("linear", "low", 2.0, 0.9),
+        made_up("linear", "middle", 1.0, 0.6),
+        made_up("linear", "middle", 1.0, 0.8, seed=1),
+        made_up("linear", "middle", 3.0, 0.3, language_model="frozen"),
+    ]
+    text = table.describe(results)
+    assert "| linear | 16 | 1,234 | 70.0 (60.0 to 80.0) | 10.0 (10.0 to 10.0) |" in text
+    assert "| 30.0 | 2.00 | 10.0 | middle |" in text
+    assert "| linear | frozen | 30.0 |" in text
+    assert table.describe([]) == "no result yet"
+
+
+def test_names_of_rows_are_unique():
+    assert len({row.name for row in ROWS}) == len(ROWS)
+    assert {row.projector for row in ROWS} == {"linear", "mlp2x_gelu", *CONNECTORS}
+
+
+@pytest.mark.parametrize("kind", CONNECTORS)
+def test_where_queries_look(kind):
+    """Every query shares out 1 among the patches."""
+    vision = VisionConfig(32, 8, 48, 96, 4, 4)
+    text = LlamaConfig(96, 64, 112, 2, 4, 2, max_position_embeddings=128)
+    sizes = ConnectorConfig(num_queries=4, num_layers=2, hidden_size=64)
+    config = LlavaConfig(vision, text, kind, image_token_id=IMAGE_TOKEN, connector=sizes)
+    model = randomise(llava_class(kind)(config))
+    weights = figures.query_attention(model, torch.randn(1, 3, 32, 32))
+    assert weights.shape == (4, 16)
+    torch.testing.assert_close(weights.sum(1), torch.ones(4))
+    assert (weights > 0).all()
+
+
+def test_w_has_no_queries_to_draw():
+    vision = VisionConfig(32, 8, 48, 96, 4, 4)
+    text = LlamaConfig(96, 64, 112, 2, 4, 2, max_position_embeddings=128)
+    model = llava_class("linear")(LlavaConfig(vision, text, image_token_id=IMAGE_TOKEN))
+    with pytest.raises(UserError, match="W has no queries"):
+        figures.query_attention(model, torch.randn(1, 3, 32, 32))
+
+
+def test_data_sets_of_several_sizes(tmp_path):
+    folder = tmp_path / "data"
+    data.write_data(folder, [5, 10])
+    small = json.loads((folder / "instruct-5.json").read_text())
+    large = json.loads((folder / "instruct-10.json").read_text())
+    assert len(small) == 5 and len(large) == 10
+    assert sum(isinstance(record["image"], list) for record in large) == 2
+    assert len(json.loads((folder / "align-10.json").read_text())) == 10
