@@ -111,8 +111,9 @@ def test_nothing_else_imports_the_wordings():
     importers = set()
     for path in (ROOT / "nanollava").rglob("*.py"):
         if re.search(r"import .*\bnatural\w*|from .*\bnatural\w* import", path.read_text()):
-            importers.add(path.name)
-    assert importers == {"natural.py", "natural_score.py", "__main__.py"}
+            importers.add(path.relative_to(ROOT / "nanollava").as_posix())
+    toyland = {"toyland/natural.py", "toyland/natural_score.py", "toyland/__main__.py"}
+    assert importers == {*toyland, "evals/connectors/runs.py"}  # which measures
 
 
 # --- all judges ---
@@ -353,6 +354,22 @@ def test_later_turns_see_the_answers_of_the_model(prompts):
     assert longest[1]["value"] == "answer 1"
     assert longest[0]["value"].startswith(f"{IMAGE}\n")
     assert IMAGE not in longest[2]["value"]
+
+
+def test_an_empty_answer_does_not_end_a_dialogue(monkeypatch):
+    """A template has no form for it, so later turns see three dots."""
+    longest = []
+
+    def answer(model, tokenizer, image_config, pairs, **options):
+        for _, turns in pairs:
+            if len(turns) == 5:
+                longest.append([turn["value"] for turn in turns])
+        return ["" for _ in pairs]
+
+    monkeypatch.setattr(natural_score, "answer", answer)
+    answered = natural_score.replies(None, None, None, count=3)
+    assert {reply.text for reply in answered} == {""}
+    assert longest and all(values[1] == values[3] == "..." for values in longest)
 
 
 def test_every_reply_belongs_to_its_question(prompts):

@@ -10,6 +10,7 @@ from statistics import fmean
 
 from PIL import Image
 
+from ..assistant import without_image_marks
 from ..conversation import IMAGE
 from ..errors import exit_with
 from ..image import ImageConfig
@@ -56,7 +57,9 @@ def ask(
             model, tokenizer, image_config, prompts, batch=BATCH, max_new_tokens=MAX_NEW_TOKENS
         )
         for i, text in zip(indices, texts, strict=True):
-            histories[i].append({"from": "gpt", "value": text})
+            # A template has no form for an empty answer.
+            value = without_image_marks(text).strip() or "..."
+            histories[i].append({"from": "gpt", "value": value})
             yield Reply(asked[i][turn], text)
 
 
