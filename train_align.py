@@ -6,8 +6,6 @@ torchrun --nproc_per_node 2 train_align.py             # the same with two proce
 
 from functools import partial
 
-import torch
-
 from nanollava.data import collate
 from nanollava.errors import run
 from nanollava.toyland.data import ensure_data
@@ -50,7 +48,6 @@ def main() -> None:
 
     # Build: CLIP, the language model and a new W, or a finished LLaVA with --model. The seed makes
     # a new W the same on every rank.
-    torch.manual_seed(config.seed)
     model, tokenizer, image_config = build(config)
 
     # Data: every record is checked now, not in the middle of the training.

@@ -7,8 +7,6 @@ torchrun --nproc_per_node 2 train_instruct.py          # the same with two proce
 
 from functools import partial
 
-import torch
-
 from nanollava.data import collate
 from nanollava.errors import run
 from nanollava.toyland.data import ensure_data
@@ -49,7 +47,6 @@ def main() -> None:
     ensure_data(config.data, made_here=DEFAULTS["data"])
 
     # Build: CLIP, the language model and the W of stage 1, or a finished LLaVA with --model.
-    torch.manual_seed(config.seed)
     model, tokenizer, image_config = build(config)
 
     # Data: every record is checked now, not in the middle of the training.

@@ -7,8 +7,6 @@ python train_align.py --projector qformer --qformer out/qformer
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from nanollava.data import collate
 from nanollava.errors import run
 from nanollava.files import shipped
@@ -43,7 +41,6 @@ def main() -> None:
     ensure_data(config.data, made_here=DEFAULTS["data"])
 
     # Build: the tower, a new Q-Former, and the tokenizer of the language model.
-    torch.manual_seed(config.seed)
     model, sizes, tokenizer = qformer.build_stage_1(config)
     size = model.vision_tower.config.image_size
     image_config = ImageConfig.from_pretrained(shipped(config.vision), config.image_mode, size)

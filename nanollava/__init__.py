@@ -1,7 +1,11 @@
 """LLaVA (Visual Instruction Tuning) written from scratch in plain PyTorch."""
 
-from .assistant import Assistant, load
-from .llava import LLaVA
+from .startup import end_quietly
+
+end_quietly()
+
+from .assistant import Assistant, load  # noqa: E402 - imports torch, which takes seconds
+from .llava import LLaVA  # noqa: E402
 
 __version__ = "1.0.0"
 

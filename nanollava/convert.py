@@ -95,7 +95,10 @@ def parse_arguments() -> argparse.Namespace:
         choices=CHAT_TEMPLATES,
         help="prompt template of the model, for transformers; default: %(default)s",
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    if "" in [*args.sources, args.out]:
+        raise UserError("an empty name: expected SRC ... and OUT")
+    return args
 
 
 def find_sources(paths: list[Path]) -> dict[str, Path]:
@@ -118,7 +121,8 @@ def kind_of(path: Path) -> str:
     if path.is_file():
         return "projector"
     if not path.is_dir():
-        raise ConfigError(f"{path}: no such directory or file")
+        advice = "models are local directories: download them first (docs/weights.md)"
+        raise ConfigError(f"{path}: no such directory or file; {advice}")
     for name in PROJECTOR_FILES:
         if (path / name).is_file():
             return "projector"

@@ -41,7 +41,10 @@ def run(main: Callable[[], None]) -> None:
 
     Other errors keep their traceback: they are bugs.
     """
+    sigint_was_quiet = signal.getsignal(signal.SIGINT) == signal.SIG_DFL  # see startup.py
     try:
+        if sigint_was_quiet:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         main()
     except Stopped as stopped:
         number, message = stopped.args
@@ -64,6 +67,8 @@ def run(main: Callable[[], None]) -> None:
         print("\nstopped", file=sys.stderr)
         sys.exit(130)
     finally:
+        if sigint_was_quiet:  # again, for the end of the process
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
         end_children()
 
 

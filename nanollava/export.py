@@ -66,8 +66,8 @@ def save_llava(
     `template` is the prompt form that the model was trained with. `state` as for
     `LLaVA.save_pretrained`.
     """
-    model.save_pretrained(path, state)
     save_processor(path, model.config, tokenizer, image_config, template)
+    model.save_pretrained(path, state)  # last: without its config.json nothing loads the directory
 
 
 def save_processor(

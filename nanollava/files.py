@@ -7,17 +7,19 @@ import shlex
 import shutil
 import stat
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .errors import ConfigError
+from .errors import ConfigError, UserError
 
 PACKAGE = Path(__file__).resolve().parent
 REPOSITORY = PACKAGE.parent
+PARTIAL_PATTERN = "????????.partial"  # how the names of `temporary_name` end
 
 
 def shipped(path: str | Path) -> Path:
@@ -97,9 +99,14 @@ def read_json_lines(path: str | Path) -> Iterator[tuple[str, dict]]:
             yield where, parse_object(line, where)
 
 
+def json_text(values: dict | list) -> str:
+    """The text of a JSON file."""
+    return json.dumps(values, indent=2) + "\n"
+
+
 def write_json(path: str | Path, values: dict | list) -> None:
     """Write a JSON file atomically, and the folders above it."""
-    write_text(path, json.dumps(values, indent=2) + "\n")
+    write_text(path, json_text(values))
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -108,8 +115,6 @@ def write_text(path: str | Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())  # on the disk before the name points to it
 
 
 @contextmanager
@@ -117,14 +122,50 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary path in the same folder, which becomes `path` at the end of the block.
 
     Readers see the old file or the new one, never half of it. If the block fails, the old file
-    stays. Writers use `open`, so the new file gets the permissions that the umask gives.
+    stays. Writers use `open`, so the new file gets the permissions that the umask gives. A device
+    or a pipe is never replaced: that would be a ConfigError.
     """
+    with suppress(FileNotFoundError):
+        check_regular_file(path)
     temporary = temporary_name(path)
     try:
-        yield temporary
-        temporary.replace(path)
+        with naming(path):
+            yield temporary
+            flush_to_disk(temporary)
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)  # there is one only after an error
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file's content is on the disk. Only then should its final name point to it."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the path in an OSError that names none, such as "No space left on device"."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def check_writable(folder: Path) -> None:
+    """An OSError now, and not after hours of work, if nothing can be written into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def check_not_input(flag: str, path: str | Path, inputs: Iterable[str | Path]) -> None:
+    """A UserError if a file to be written is one of the inputs, by whatever name."""
+    for file in inputs:
+        if Path(path).exists() and Path(file).exists() and os.path.samefile(path, file):
+            raise UserError(f"{flag} {path}: would overwrite the input {file}; choose another")
 
 
 @contextmanager
@@ -136,8 +177,9 @@ def new_directory(path: Path) -> Iterator[Path]:
     temporary = temporary_name(path)
     temporary.mkdir(parents=True)
     try:
-        yield temporary
-        temporary.rename(path)
+        with naming(path):
+            yield temporary
+            temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # there is one only after an error
 

@@ -13,7 +13,7 @@ from . import schema
 from .config import CONNECTORS, IGNORE_INDEX, PROJECTORS, ConnectorConfig, LlavaConfig
 from .connectors.build import build_connector
 from .errors import ConfigError
-from .files import read_json, write_json
+from .files import read_json
 from .generate import generate
 from .hf import files as hf_files
 from .hf.config import is_ours, llava_config_json, parse_llava_config
@@ -253,8 +253,7 @@ class LLaVA(nn.Module):
         weights = dict(self.state_dict() if state is None else state)
         if self.config.text_config.tie_word_embeddings:
             weights.pop("language_model.lm_head.weight", None)
-        hf_files.save(weights, path, layout(self.config))
-        write_json(Path(path) / "config.json", llava_config_json(self.config))
+        hf_files.save(weights, path, layout(self.config), llava_config_json(self.config))
 
 
 def prepare_quantization(model: nn.Module, quantize: str | None) -> None:

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer as Backend
 
 from .config import SPECIAL_IDS, LlavaConfig
 from .errors import ConfigError
-from .files import read_json, write_json
+from .files import read_json, write_json, write_text
 from .schema import check, optional, short
 from .sentencepiece import UNKNOWN_TEXT, bpe_merges, read_pieces
 from .special_tokens import (
@@ -219,7 +219,7 @@ class Tokenizer:
                 pair=f"{bos} $A {bos} $B",
                 special_tokens=[(bos, self.bos_token_id)],
             )
-        backend.save(str(Path(path) / "tokenizer.json"))
+        write_text(Path(path) / "tokenizer.json", backend.to_str(pretty=True))
         pad = self.names.pad
         if pad is None and pad_token_id is not None:
             pad = backend.id_to_token(pad_token_id)

@@ -222,6 +222,23 @@ def test_two_runs_cannot_write_one_file(tmp_path):
         collect(tmp_path / "a.jsonl", "id", JOBS, fail)
 
 
+def test_a_full_disk_is_an_error_that_names_the_file_and_keeps_the_answers(tmp_path):
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "a.jsonl"
+    # A large file, so that the limit concerns no other one.
+    collect(path, "id", {"1": JOBS["1"]}, lambda jobs: [("1", Reply("x" * 10**6))])
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before), limits[1]))  # no file grows beyond it
+    try:
+        with pytest.raises(OSError, match="a.jsonl"):
+            collect(path, "id", JOBS, answer_all)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
+    assert set(collect(path, "id", JOBS, answer_all)) == {"1", "2"}
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no FIFO in a folder")
 def test_a_fifo_is_refused(tmp_path):
     os.mkfifo(tmp_path / "a.jsonl")

@@ -22,9 +22,11 @@ from checkpoint_layouts import (
     write_clip_llama_and_projector,
     write_llava_hf,
 )
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from nanollava import LLaVA, convert, errors
+from nanollava.hf import files as hf_files
 from nanollava.llama import Llama
 
 
@@ -249,7 +251,22 @@ def test_two_sources_of_a_kind(sources, error_of):
 
 
 def test_a_source_that_does_not_exist(sources, error_of):
-    assert "nowhere: no such directory or file" in error_of(sources.clip, "nowhere")
+    error = error_of(sources.clip, "nowhere")
+    assert "nowhere: no such directory or file; models are local directories: download" in error
+
+
+def test_an_empty_name(sources, error_of):
+    assert "an empty name: expected SRC ... and OUT" in error_of(sources.clip, "")
+
+
+def test_a_full_disk(sources, error_of, monkeypatch):
+    def fails(*arguments, **options) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(hf_files, "save_file", fails)
+    error = error_of(sources.clip, sources.llama)
+    assert "cannot be written (I/O error: No space left on device" in error
+    assert not list(sources.out.parent.glob("*.partial"))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Reading and writing small files, and the command that MADE_BY.txt records."""
 
+import errno
 import json
 import os
 import shlex
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from nanollava.errors import ConfigError
+from nanollava.errors import ConfigError, UserError
 from nanollava.files import (
     PACKAGE,
+    check_not_input,
+    check_writable,
     command_line,
     made_by,
     new_directory,
@@ -214,3 +217,37 @@ def test_a_fifo_is_refused_without_waiting_for_it(tmp_path):
     os.mkfifo(tmp_path / "config.json")
     with pytest.raises(ConfigError, match="config.json: not a regular file"):
         read_json(tmp_path / "config.json")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no FIFO in a folder")
+def test_a_pipe_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "out.json")
+    with pytest.raises(ConfigError, match="out.json: not a regular file, but a pipe or a device"):
+        write_text(tmp_path / "out.json", "text")
+    assert stat.S_ISFIFO((tmp_path / "out.json").stat().st_mode)
+
+
+@pytest.mark.parametrize("write", [replacing, new_directory])
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, write):
+    with pytest.raises(OSError) as error, write(tmp_path / "out"):
+        raise OSError(errno.ENOSPC, "No space left on device")  # as file.write raises it
+    assert str(error.value) == f"[Errno 28] No space left on device: '{tmp_path / 'out'}'"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_input_is_not_overwritten_under_another_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cat.png").write_bytes(b"image")
+    (tmp_path / "link.png").symlink_to("cat.png")
+    for name in ("cat.png", "./cat.png", tmp_path / "cat.png", "link.png"):
+        with pytest.raises(UserError, match="--out .*: would overwrite the input cat.png"):
+            check_not_input("--out", name, ["missing.png", "cat.png"])
+    check_not_input("--out", "new.png", ["cat.png"])
+
+
+def test_a_folder_in_which_nothing_can_be_written(tmp_path):
+    check_writable(tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        check_writable(tmp_path / "file")

@@ -3,13 +3,16 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from nanollava import LLaVA
+from nanollava.files import read_json
 from nanollava.hf import files as hf_files
 from nanollava.hf.files import (
     projector_files,
@@ -124,10 +127,27 @@ def test_a_full_disk_is_an_error_before_anything_is_written(path, state, monkeyp
     assert {file.name: file.read_bytes() for file in path.iterdir()} == before
 
 
-def test_what_an_interrupted_save_has_left_is_removed(path, state):
-    (path / "model.safetensors.partial").write_bytes(b"half of it")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.safetensors.0a1b2c3d.partial",
+        "config.json.0a1b2c3d.partial",
+        "model-00001-of-00002.safetensors",
+        "model-next-00001-of-00002.safetensors",
+    ],
+)
+def test_what_an_interrupted_save_has_left_is_removed(path, state, name):
+    (path / name).write_bytes(b"half of it")
     save(state, path, LLAVA)
-    assert not (path / "model.safetensors.partial").exists()
+    assert not (path / name).exists()
+
+
+def test_a_users_own_files_stay(path, state):
+    for name in ("model.safetensors.partial", "model-notes.safetensors", "config.json.old"):
+        (path / name).write_bytes(b"mine")
+    save(state, path, LLAVA, shard_bytes=50_000)
+    for name in ("model.safetensors.partial", "model-notes.safetensors", "config.json.old"):
+        assert (path / name).read_bytes() == b"mine"
 
 
 def test_a_file_system_that_always_says_0_is_written_to(path, state, monkeypatch):
@@ -135,26 +155,126 @@ def test_a_file_system_that_always_says_0_is_written_to(path, state, monkeypatch
     save(state, path, LLAVA)
 
 
-def test_an_error_while_writing_leaves_the_old_weights(tmp_path, monkeypatch):
-    save(tensors_of(3), tmp_path, LLAMA)
-    before = (tmp_path / "model.safetensors").read_bytes()
+SHARD_BYTES = {"one file": ONE_FILE, "two shards": 800, "three shards": 400}
+CONFIG = {"hidden_size": 1}
+OTHER_CONFIG = {"hidden_size": 2}
+
+
+def save_values(path, value: float, num_files: str, config: dict = CONFIG) -> None:
+    """A model whose tensors all have this value."""
+    state = {f"model.{i}": torch.full((100,), value) for i in range(3)}
+    save(state, path, LLAMA, config, SHARD_BYTES[num_files])
+
+
+def values_in(path) -> set[float]:
+    """The values of the tensors that a reader finds."""
+    values = set()
+    for file in shards(path):
+        for tensor in load_file(file).values():
+            values.update(tensor.tolist())
+    return values
+
+
+@pytest.mark.parametrize("new", SHARD_BYTES)
+@pytest.mark.parametrize("old", SHARD_BYTES)
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_an_error_while_writing_leaves_the_old_model(tmp_path, monkeypatch, old, new, n):
+    save_values(tmp_path, 1.0, old)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     calls = []
 
-    def fail_at_second(*arguments, **options):
+    def fail_at_call_n(*arguments, **options):
         calls.append(arguments)
-        if len(calls) == 2:
-            raise OSError("no space left")
+        if len(calls) == n:
+            arguments[1].write_bytes(b"half of it")
+            raise SafetensorError("I/O error: No space left on device")
         save_file(*arguments, **options)
 
     save_file = hf_files.save_file
-    monkeypatch.setattr(hf_files, "save_file", fail_at_second)
-    with pytest.raises(OSError, match="no space left"):
-        save(tensors_of(3), tmp_path, LLAMA, shard_bytes=400)
-    assert [file.name for file in shards(tmp_path)] == ["model.safetensors"]
-    assert (tmp_path / "model.safetensors").read_bytes() == before
+    monkeypatch.setattr(hf_files, "save_file", fail_at_call_n)
+    try:
+        save_values(tmp_path, 2.0, new, OTHER_CONFIG)
+    except OSError as error:
+        assert "No space left" in str(error)
+        assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    else:
+        assert len(calls) < n
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill_before_change(patch: pytest.MonkeyPatch, n: int) -> None:
+    """The process ends before the n-th change of a file: from then on nothing changes any more."""
+    changes = []
+
+    def dies(original):
+        def change(*arguments, **options):
+            if len(changes) >= n:
+                raise Killed
+            changes.append(arguments)
+            return original(*arguments, **options)
+
+        return change
+
+    for name in ("replace", "unlink", "rename", "write_text"):
+        patch.setattr(Path, name, dies(getattr(Path, name)))
+    patch.setattr(hf_files, "save_file", dies(hf_files.save_file))
+
+
+@pytest.mark.parametrize("new", SHARD_BYTES)
+@pytest.mark.parametrize("old", SHARD_BYTES)
+@pytest.mark.parametrize("config", [CONFIG, OTHER_CONFIG], ids=["same config", "other config"])
+def test_a_kill_leaves_the_old_model_or_the_new_one(tmp_path, monkeypatch, old, new, config):
+    monkeypatch.setattr(os, "fsync", lambda file: None)  # hundreds of them would take seconds
+    for n in range(100):
+        path = tmp_path / str(n)
+        path.mkdir()
+        save_values(path, 1.0, old)
+        is_killed = False
+        with monkeypatch.context() as patch:
+            kill_before_change(patch, n)
+            try:
+                save_values(path, 2.0, new, config)
+            except Killed:
+                is_killed = True
+        values = values_in(path)
+        assert values in ({1.0}, {2.0})
+        if (path / "config.json").is_file():
+            hidden_size = read_json(path / "config.json")["hidden_size"]
+            assert config == CONFIG or values == {float(hidden_size)}
+        else:
+            assert config != CONFIG, "a config that does not change must always be there"
+        save_values(path, 2.0, new, config)
+        assert values_in(path) == {2.0}
+        assert not list(path.glob("*.partial"))
+        if not is_killed:
+            return
+    raise AssertionError("a save changes more files than this test tries")
+
+
+def test_quantized_weights_are_not_saved(tmp_path):
+    state = {"model.0": torch.zeros(3, dtype=torch.int8)}
+    with pytest.raises(WeightsError, match="model.0 is torch.int8: quantized weights cannot be"):
+        save(state, tmp_path, LLAMA)
+    assert list(tmp_path.iterdir()) == []
 
 
 # Reading
+
+
+def test_of_one_file_and_shards_we_read_what_transformers_reads(path, state):
+    """The library prefers one file to an index, whatever else is there."""
+    single_file = (path / "model.safetensors").read_bytes()
+    name = "multi_modal_projector.linear_1.weight"
+    save(state | {name: torch.ones_like(state[name])}, path, LLAVA, shard_bytes=50_000)
+    (path / "model.safetensors").write_bytes(single_file)
+    theirs = transformers.LlavaForConditionalGeneration.from_pretrained(path)
+    ours = LLaVA.from_pretrained(path)
+    weight = theirs.model.multi_modal_projector.linear_1.weight
+    assert torch.equal(ours.multi_modal_projector.linear_1.weight, weight)
+    assert not (weight == 1).all()
 
 
 def test_shapes_are_those_of_all_shards(tmp_path):

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # From the ground up: a module imports modules of its own layer and of layers earlier in this list.
 LAYERS = {
-    "ground": ["errors", "schema", "flags", "files", "device", "config"],
+    "ground": ["startup", "errors", "schema", "flags", "files", "device", "config"],
     "Hugging Face files": ["hf", "quantize"],
     "model": [
         "vit",

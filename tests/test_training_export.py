@@ -1,13 +1,18 @@
-"""What a training leaves: a failed or killed export costs nothing and mixes nothing."""
+"""What a training leaves: a failed export costs nothing."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from nanollava.errors import UserError
+from nanollava.export import save_llava
+from nanollava.files import shipped
+from nanollava.hf import files as hf_files
+from nanollava.hf.files import save
+from nanollava.hf.names import LLAMA
+from nanollava.loading import load_llava
 from nanollava.training import distributed, export
 from nanollava.training.arguments import TrainConfig
 
@@ -19,96 +24,42 @@ def process_group():
     distributed.finish()
 
 
-def write_model(folder: Path, value: int, shards: int) -> None:
-    """A small model: every file has the same value."""
-    names = ["model.safetensors"]
-    if shards > 1:
-        names = [f"model-{i:05d}-of-{shards:05d}.safetensors" for i in range(1, shards + 1)]
-        (folder / "model.safetensors.index.json").write_text(json.dumps(names))
-    for name in names:
-        save_file({"x": torch.tensor([value])}, folder / name)
-    (folder / "config.json").write_text(json.dumps({"value": value, "shards": shards}))
-    (folder / "tokenizer.json").write_text(json.dumps({"value": value}))
+def write_model(folder: Path, value: float) -> None:
+    """A small model, all of whose weights have this value."""
+    config = {"model_type": "small"}
+    save({"model.x": torch.full((3,), value)}, folder, LLAMA, config)
 
 
-def values(out: Path) -> set[int]:
-    """What a reader sees: the values of all files, or nothing without config.json."""
-    if not (out / "config.json").is_file():
-        return set()
-    config = json.loads((out / "config.json").read_text())
-    found = {config["value"], json.loads((out / "tokenizer.json").read_text())["value"]}
-    names = ["model.safetensors"]
-    if config["shards"] > 1:
-        names = json.loads((out / "model.safetensors.index.json").read_text())
-    for name in names:
-        found.add(load_file(out / name)["x"].item())
-    return found
+def values(out: Path) -> set[float]:
+    """The weights that a reader finds."""
+    return set(load_file(out / "model.safetensors")["model.x"].tolist())
 
 
-def files(out: Path) -> set[str]:
-    return {file.name for file in out.iterdir()}
+def test_a_result_is_written_with_its_command(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train_instruct.py", "--out", "out"])
+    export.write_result(tmp_path / "new folder", lambda folder: write_model(folder, 1.0))
+    assert {file.name for file in (tmp_path / "new folder").iterdir()} == {
+        "MADE_BY.txt",
+        "config.json",
+        "model.safetensors",
+    }
+    command = (tmp_path / "new folder/MADE_BY.txt").read_text()
+    assert command.startswith("python train_instruct.py --out out\n")
 
 
-@pytest.mark.parametrize("old, new", [(1, 1), (1, 3), (3, 1), (2, 3)])
-def test_an_export_replaces_the_files_of_another_number_of_shards(tmp_path, old, new):
-    export.replace_files(tmp_path, lambda folder: write_model(folder, 1, old))
-    export.replace_files(tmp_path, lambda folder: write_model(folder, 2, new))
-    assert values(tmp_path) == {2}
-    other = tmp_path / "other"
-    export.replace_files(other, lambda folder: write_model(folder, 2, new))
-    assert files(other) == files(tmp_path) - {"other"}
+def test_config_json_comes_last(tmp_path, monkeypatch):
+    """Without it nothing loads the directory: an export is complete or not there."""
+    model, tokenizer, image_config = load_llava(shipped("checkpoints/toy-llava"))
 
+    def fails(*arguments, **options) -> None:
+        raise OSError("no space left")
 
-class Killed(BaseException):
-    pass
-
-
-def kill_before_change(patch: pytest.MonkeyPatch, n: int) -> list[Path]:
-    """The process ends before the n-th change of a file. Returns the changes until then."""
-    changes = []
-
-    def dies(original):
-        def change(self, *arguments, **options):
-            if len(changes) == n:
-                raise Killed
-            changes.append(self)
-            return original(self, *arguments, **options)
-
-        return change
-
-    for name in ("replace", "unlink", "rename"):
-        patch.setattr(Path, name, dies(getattr(Path, name)))
-    return changes
-
-
-@pytest.mark.parametrize("n", range(14))
-@pytest.mark.parametrize("old, new", [(1, 1), (1, 3), (3, 1), (3, 3)])
-def test_a_kill_during_an_export_mixes_nothing(tmp_path, monkeypatch, old, new, n):
-    export.replace_files(tmp_path, lambda folder: write_model(folder, 1, old))
-    with monkeypatch.context() as patch:
-        changes = kill_before_change(patch, n)
-        try:
-            export.replace_files(tmp_path, lambda folder: write_model(folder, 2, new))
-        except Killed:
-            assert len(changes) == n
-        else:
-            assert len(changes) < 14, "more changes than this test tries"
-    assert len(values(tmp_path)) <= 1
-    export.replace_files(tmp_path, lambda folder: write_model(folder, 2, new))
-    assert values(tmp_path) == {2}
-
-
-@pytest.mark.parametrize("new", [1, 3])
-def test_a_kill_leaves_the_old_export_if_only_the_weights_of_one_file_differ(tmp_path, new):
-    export.replace_files(tmp_path, lambda folder: write_model(folder, 1, 1))
-
-    def write_and_die(folder: Path) -> None:
-        write_model(folder, 2, new)
-        raise Killed
-
-    with pytest.raises(Killed):
-        export.replace_files(tmp_path, write_and_die)
-    assert values(tmp_path) == {1}
+    monkeypatch.setattr(hf_files, "save_file", fails)
+    with pytest.raises(OSError, match="no space left"):
+        save_llava(tmp_path, model, tokenizer, image_config, "vicuna_v1")
+    names = {file.name for file in tmp_path.iterdir()}
+    assert "tokenizer.json" in names
+    assert not names & {"config.json", "model.safetensors"}
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), RuntimeError("Some tensors share memory")])
@@ -118,22 +69,29 @@ def test_a_failed_export_says_where_the_state_is_and_how_to_export_again(
     checkpoint = tmp_path / "checkpoints/step-00000007"
     checkpoint.mkdir(parents=True)
     monkeypatch.setattr("sys.argv", ["train_instruct.py", "--out", str(tmp_path)])
-    export.replace_files(tmp_path, lambda folder: write_model(folder, 1, 1))
+    export.write_result(tmp_path, lambda folder: write_model(folder, 1.0))
 
-    def fails(folder: Path) -> None:
-        (folder / "model.safetensors").write_bytes(b"half of")
+    def fails(*arguments, **options) -> None:
         raise error
+
+    monkeypatch.setattr(hf_files, "save_file", fails)
 
     config = TrainConfig(out=str(tmp_path))
     with pytest.raises(UserError) as raised, export.export_errors(config):
-        export.replace_files(tmp_path, fails)
+        export.write_result(tmp_path, lambda folder: write_model(folder, 2.0))
     message = str(raised.value)
     assert "\n" not in message
     assert str(error) in message
     assert f"the state of the training is in {checkpoint}" in message
     assert message.endswith(f"python train_instruct.py --out {tmp_path}")
-    assert values(tmp_path) == {1}
-    assert not (tmp_path / "export.partial").exists()
+    assert values(tmp_path) == {1.0}
+
+
+def test_weights_that_are_infinite_in_the_saved_dtype_are_no_result():
+    state = {"x": torch.tensor([1e5])}
+    export.check_is_finite(state)
+    with pytest.raises(UserError, match="x is NaN or infinite in torch.float16; --save-dtype fp32"):
+        export.check_is_finite({"x": state["x"].half()})
 
 
 def test_the_command_of_several_processes_starts_torchrun(monkeypatch):

@@ -4,8 +4,8 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -13,7 +13,7 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 from ..errors import ConfigError, UserError
-from ..files import parse_object, read_json_lines
+from ..files import naming, parse_object, read_json_lines
 from ..schema import check, has_type, optional, require, short
 
 
@@ -187,8 +187,20 @@ def read_rows(path: str | Path, key: str) -> dict[str, dict]:
     return rows
 
 
-def open_to_append(path: Path) -> BinaryIO:
+@contextmanager
+def open_to_append(path: Path) -> Iterator[BinaryIO]:
     """Open a JSONL file for appending; drop the half-written last line of a killed run."""
+    file = open_locked(path)
+    try:
+        drop_unfinished_line(file)
+        yield file
+    finally:
+        with naming(path):  # closing writes what did not fit on a full disk before
+            file.close()
+
+
+def open_locked(path: Path) -> BinaryIO:
+    """Open a file for reading and appending. A UserError if another run has it open."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file():
@@ -198,6 +210,11 @@ def open_to_append(path: Path) -> BinaryIO:
     except OSError as error:
         problem = f"cannot be written, or another run is writing it ({error})"
         raise UserError(f"{path}: {problem}") from None
+    return file
+
+
+def drop_unfinished_line(file: BinaryIO) -> None:
+    """Cut off the end of a JSONL file that is no whole line."""
     file.seek(0)
     content = file.read()
     end = content.rfind(b"\n") + 1
@@ -206,7 +223,6 @@ def open_to_append(path: Path) -> BinaryIO:
         file.flush()
     else:
         file.truncate(end)
-    return file
 
 
 def is_object(line: bytes) -> bool:
@@ -228,8 +244,9 @@ def lock(file: BinaryIO) -> None:
 
 def append(file: BinaryIO, row: dict) -> None:
     """Write one line at once: a killed run loses at most the line it is writing."""
-    file.write(json.dumps(row).encode() + b"\n")
-    file.flush()
+    with naming(Path(file.name)):
+        file.write(json.dumps(row).encode() + b"\n")
+        file.flush()
 
 
 def print_summary(

@@ -6,6 +6,7 @@ import pickle
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,12 +14,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..files import read_json, replacing, write_json
+from ..errors import UserError
+from ..files import PARTIAL_PATTERN, flush_to_disk, json_text, read_json, replacing
 from ..schema import short
 from .names import LLAVA, PROJECTOR, Layout, WeightsError
 
 SHARD_BYTES = 4 * 2**30
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")  # the first is the one we write
+INDEX_FILE = "model.safetensors.index.json"
+# The names of shards that we write. A save uses those of the second kind if the first are in use.
+SHARD_PATTERNS = ("model-?????-of-?????.safetensors", "model-next-?????-of-?????.safetensors")
 PROJECTOR_FILES = ("mm_projector.safetensors", "mm_projector.bin")  # ours, the original's
 
 
@@ -37,7 +42,8 @@ def shards(path: str | Path | list[Path]) -> list[Path]:
     """The files of a checkpoint.
 
     `path` is a directory with one file, a directory with shards and their index, a file, or a list
-    of files. A missing file is a WeightsError.
+    of files. Where a directory has several of them, we read what transformers reads. A missing file
+    is a WeightsError.
     """
     if isinstance(path, list):
         return path
@@ -47,11 +53,11 @@ def shards(path: str | Path | list[Path]) -> list[Path]:
     if not path.is_dir():
         raise WeightsError(f"{path}: no such model directory")
     for single_file in SINGLE_FILES:
+        if (path / single_file).is_file():
+            return [path / single_file]
         index = path / f"{single_file}.index.json"
         if index.is_file():
             return shards_of_index(index)
-        if (path / single_file).is_file():
-            return [path / single_file]
     raise WeightsError(
         f"{path}: no model.safetensors or pytorch_model.bin is there, nor an index of shards"
     )
@@ -182,29 +188,71 @@ def save(
     state: dict[str, torch.Tensor],
     path: str | Path,
     layout: Layout,
+    config: dict | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Write a state dict into a directory, as `model.safetensors` or as shards with an index.
+    """Write a state dict into a directory, as `model.safetensors` or as shards with an index, and
+    `config`, if it is given, as config.json.
 
-    All files are written under temporary names first: an error leaves what was there before.
+    An error leaves what was there before. After a kill, readers find the old weights or the new
+    ones, never some of both. A config.json of the same content stays; another one is taken away
+    before the weights change and comes back last, because no model may load with another's config.
     """
     path = Path(path)
     named_tensors = {}
     for name, tensor in state.items():
+        if not tensor.is_floating_point():
+            raise WeightsError(
+                f"{name} is {tensor.dtype}: quantized weights cannot be saved; load the model "
+                "without quantization"
+            )
         named_tensors[layout.to_file(name)] = tensor.detach().cpu().contiguous()
     if layout is LLAVA:
         add_identity(named_tensors)
     remove_unfinished(path)
+    remove_unused_weights(path)
     check_free_space(path, total_bytes(named_tensors))
 
-    files = name_shards(split_into_shards(named_tensors, shard_bytes))
-    for file, shard in files.items():
-        write_safetensors(shard, path / f"{file}.partial")
-    for file in files:
-        (path / f"{file}.partial").replace(path / file)
-    if len(files) > 1:
-        write_index(path, files)
-    remove_other_weights(path, keep=list(files))
+    groups = split_into_shards(named_tensors, shard_bytes)
+    config_file = path / "config.json"
+    try:
+        if config is None or has_text(config_file, json_text(config)):
+            save_weights(groups, path)
+        else:
+            with replacing(config_file) as new_config:
+                new_config.write_text(json_text(config), encoding="utf-8")
+                save_weights(groups, path, old_config=config_file)
+    except BaseException:
+        remove_unused_weights(path)
+        raise
+
+
+def save_weights(
+    groups: list[dict[str, torch.Tensor]], path: Path, old_config: Path | None = None
+) -> None:
+    """Write one file or shards, and switch to them by one change of the directory.
+
+    `old_config` is removed just before.
+    """
+    is_single = len(groups) == 1
+    single_file = path / SINGLE_FILES[0]
+    index = path / INDEX_FILE
+    with replacing(single_file if is_single else index) as temporary:
+        if is_single:
+            write_safetensors(groups[0], temporary)
+        else:
+            write_shards(groups, path, temporary)
+        if old_config is not None:
+            old_config.unlink(missing_ok=True)
+    if is_single:
+        index.unlink(missing_ok=True)
+    else:
+        single_file.unlink(missing_ok=True)  # readers prefer it to an index
+    remove_unused_weights(path)
+
+
+def has_text(file: Path, text: str) -> bool:
+    return file.is_file() and file.read_bytes() == text.encode()
 
 
 def add_identity(named_tensors: dict[str, torch.Tensor]) -> None:
@@ -225,10 +273,28 @@ def total_bytes(named_tensors: dict[str, torch.Tensor]) -> int:
     return sum(tensor.nbytes for tensor in named_tensors.values())
 
 
+def files_in_use(path: Path) -> set[str]:
+    """The names of the weights that readers of a directory find; empty if there is no model."""
+    try:
+        return {file.name for file in shards(path)}
+    except UserError:
+        return set()
+
+
 def remove_unfinished(path: Path) -> None:
-    """Remove what an interrupted save has left."""
-    for file in path.glob("*.safetensors.partial"):
-        file.unlink()
+    """Remove the temporary files of a save that was killed."""
+    for name in (SINGLE_FILES[0], INDEX_FILE, "config.json"):
+        for file in path.glob(f"{name}.{PARTIAL_PATTERN}"):
+            file.unlink()
+
+
+def remove_unused_weights(path: Path) -> None:
+    """Remove weights that no reader finds: those of an earlier save, or of an interrupted one."""
+    in_use = files_in_use(path)
+    for pattern in (SINGLE_FILES[0], *SHARD_PATTERNS):
+        for file in path.glob(pattern):
+            if file.name not in in_use:
+                file.unlink()
 
 
 def check_free_space(path: Path, needed: int) -> None:
@@ -251,35 +317,30 @@ def split_into_shards(
     return groups
 
 
-def name_shards(groups: list[dict[str, torch.Tensor]]) -> dict[str, dict[str, torch.Tensor]]:
-    """The shards by the file names that Hugging Face gives them."""
-    if len(groups) == 1:
-        return {"model.safetensors": groups[0]}
-    files = {}
-    for i, group in enumerate(groups, start=1):
-        files[f"model-{i:05d}-of-{len(groups):05d}.safetensors"] = group
-    return files
+def write_shards(groups: list[dict[str, torch.Tensor]], path: Path, index: Path) -> None:
+    """Write shards under names that are not in use, and their index.
 
-
-def write_index(path: Path, files: dict[str, dict[str, torch.Tensor]]) -> None:
-    """Write the index, which says for every tensor in which shard it is."""
+    The index says for every tensor in which shard it is.
+    """
+    prefix = unused_prefix(path)
     weight_map = {}
     total_size = 0
-    for file, shard in files.items():
-        weight_map |= dict.fromkeys(shard, file)
+    for i, shard in enumerate(groups, start=1):
+        name = f"{prefix}-{i:05d}-of-{len(groups):05d}.safetensors"
+        write_safetensors(shard, path / name)
+        weight_map |= dict.fromkeys(shard, name)
         total_size += total_bytes(shard)
-    index = {"metadata": {"total_size": total_size}, "weight_map": weight_map}
-    write_json(path / "model.safetensors.index.json", index)
+    content = {"metadata": {"total_size": total_size}, "weight_map": weight_map}
+    index.write_text(json_text(content), encoding="utf-8")
+    flush_to_disk(index)
 
 
-def remove_other_weights(path: Path, keep: list[str]) -> None:
-    """Remove the weights of an earlier save, which had another number of shards."""
-    old_files = [*path.glob("model-?????-of-?????.safetensors"), path / "model.safetensors"]
-    if len(keep) == 1:
-        old_files.append(path / "model.safetensors.index.json")
-    for file in old_files:
-        if file.name not in keep:
-            file.unlink(missing_ok=True)
+def unused_prefix(path: Path) -> str:
+    """How the names of new shards begin: as Hugging Face's, unless such shards are in use."""
+    for name in files_in_use(path):
+        if fnmatchcase(name, SHARD_PATTERNS[0]):
+            return "model-next"
+    return "model"
 
 
 def save_projector(state: dict[str, torch.Tensor], path: str | Path) -> None:
@@ -290,9 +351,16 @@ def save_projector(state: dict[str, torch.Tensor], path: str | Path) -> None:
 
 
 def write_safetensors(named_tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Write one file that other users may read as far as the umask allows: the library's own files
-    are private."""
-    save_file(named_tensors, path, metadata={"format": "pt"})
+    """Write one file and flush it to the disk. An error leaves nothing, and is an OSError.
+
+    Other users may read it as far as the umask allows: the library's own files are private.
+    """
+    try:
+        save_file(named_tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # for example a full disk
+        path.unlink(missing_ok=True)
+        raise OSError(f"{path}: cannot be written ({error})") from None
     umask = os.umask(0)  # it can only be read by setting it
     os.umask(umask)
     path.chmod(0o666 & ~umask)
+    flush_to_disk(path)

@@ -1,5 +1,8 @@
 """What a stage starts from: a finished LLaVA, or CLIP, a language model and a projector."""
 
+import torch
+
+from ..errors import UserError
 from ..files import shipped
 from ..hf.load import read_vision_config
 from ..loading import Loaded, join_parts, load_llava
@@ -10,9 +13,10 @@ from .connector import check_token_budget, load_qformer, planned_connector
 def build(config: TrainConfig) -> Loaded:
     """The model that a stage trains, in the dtype of its files.
 
-    The weights stay mapped into memory until they are sharded. A new W is random: set torch's seed
-    before, so that it is the same on every rank.
+    The weights stay mapped into memory until they are sharded. A new W is random; by the seed it is
+    the same on every rank.
     """
+    torch.manual_seed(config.seed)
     if config.model is not None:
         loaded = load_llava(shipped(config.model))
     else:
@@ -23,6 +27,8 @@ def build(config: TrainConfig) -> Loaded:
 
 def join(config: TrainConfig) -> Loaded:
     """CLIP, a language model and a new or saved projector, joined."""
+    check_is_directory("--vision", config.vision)
+    check_is_directory("--llm", config.llm)
     vision = shipped(config.vision)
     _, sizes = planned_connector(config, read_vision_config(vision))
     loaded = join_parts(
@@ -36,3 +42,10 @@ def join(config: TrainConfig) -> Loaded:
     if config.qformer is not None:
         load_qformer(loaded.model.multi_modal_projector, config.qformer)
     return loaded
+
+
+def check_is_directory(flag: str, path: str) -> None:
+    """A UserError for the name of a model that was not downloaded."""
+    if not shipped(path).is_dir():
+        advice = "models are local directories: download it first (docs/weights.md)"
+        raise UserError(f"{flag} {path}: no such directory; {advice}")

@@ -4,9 +4,7 @@ The state is on disk as a checkpoint before, so a failed export costs nothing: t
 resumes after the last step and exports again.
 """
 
-import filecmp
 import shlex
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +18,7 @@ from ..errors import UserError
 from ..export import save_llava
 from ..files import command_line, made_by
 from ..hf.connector import write_connector
-from ..hf.files import PROJECTOR_FILES, remove_other_weights, save_projector
+from ..hf.files import PROJECTOR_FILES, save_projector
 from ..image import ImageConfig
 from ..llava import LLaVA
 from ..tokenizer import Tokenizer
@@ -29,7 +27,6 @@ from .distributed import full_state, matching_prefix, write_on_rank_0
 from .resume import list_checkpoints
 
 PROJECTOR = "multi_modal_projector."
-MADE_BY = "MADE_BY.txt"
 
 
 def export_w(config: TrainConfig, model: LLaVA, frozen: dict[str, torch.Tensor]) -> Path:
@@ -44,13 +41,14 @@ def export_w(config: TrainConfig, model: LLaVA, frozen: dict[str, torch.Tensor])
         state = full_state(model, dtype, PROJECTOR)
         for parameter, tensor in frozen.items():
             state[parameter] = tensor.to(dtype)
+        check_is_finite(state)
 
         def write(folder: Path) -> None:
-            save_projector(state, folder / name)
             if model.config.connector is not None:
                 write_connector(folder, model.config.projector, model.config.connector)
+            save_projector(state, folder / name)
 
-        replace_files(out, write)
+        write_result(out, write)
     return out / name
 
 
@@ -69,11 +67,12 @@ def export_llava(
         state = full_state(model, dtype, *trained)
         for name, tensor in frozen.items():
             state[name] = tensor.to(dtype)
+        check_is_finite(state)
 
         def write(folder: Path) -> None:
             save_llava(folder, model, tokenizer, image_config, config.template, state)
 
-        replace_files(Path(config.out), write)
+        write_result(Path(config.out), write)
 
 
 def frozen_state(
@@ -92,6 +91,16 @@ def frozen_state(
         if name.startswith(prefix) and not trainable[matching_prefix(name, trainable)]:
             frozen[name] = tensor
     return frozen
+
+
+def check_is_finite(state: dict[str, torch.Tensor]) -> None:
+    """A UserError for weights that nothing would load, before they replace an earlier result."""
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise UserError(
+                f"{name} is NaN or infinite in {tensor.dtype}; --save-dtype fp32 has more room, or "
+                "start over with a lower --lr"
+            )
 
 
 @contextmanager
@@ -118,43 +127,12 @@ def same_command() -> str:
     return shlex.join([*launcher, *sys.argv])
 
 
-def replace_files(out: Path, write: Callable[[Path], None]) -> None:
-    """Let rank 0 `write` into a temporary directory, and move its files to `out` at the end."""
+def write_result(out: Path, write: Callable[[Path], None]) -> None:
+    """Let rank 0 `write` the result into `out`, with the command that made it."""
 
     def on_rank_0() -> None:
-        temporary = out / "export.partial"
-        shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
-        temporary.mkdir(parents=True)
-        try:
-            write(temporary)
-            made_by(temporary)
-            move_files(temporary, out)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        out.mkdir(parents=True, exist_ok=True)
+        write(out)
+        made_by(out)
 
     write_on_rank_0(on_rank_0)
-
-
-def move_files(temporary: Path, out: Path) -> None:
-    """Move complete files to `out`. A kill in between leaves no mixture that somebody could load.
-
-    One file is replaced at once. If more differ, config.json is taken away first and comes back
-    last: without it nothing loads the directory.
-    """
-    new_names = [file.name for file in temporary.iterdir() if file.name != MADE_BY]
-    weights = [name for name in new_names if name.endswith(".safetensors")]
-    changed = [name for name in new_names if not is_same(temporary / name, out / name)]
-    if len(changed) > 1:
-        (out / "config.json").unlink(missing_ok=True)
-    for name in changed:
-        if name != "config.json":
-            (temporary / name).replace(out / name)
-    if "config.json" in new_names:  # W alone has none
-        remove_other_weights(out, keep=weights)
-        (temporary / "config.json").replace(out / "config.json")
-    (temporary / MADE_BY).replace(out / MADE_BY)
-
-
-def is_same(one: Path, other: Path) -> bool:
-    """Whether both are files of the same content."""
-    return other.is_file() and filecmp.cmp(one, other, shallow=False)

@@ -12,16 +12,17 @@ from ..device import DTYPES
 from ..errors import UserError
 from ..files import shipped
 from ..hf.connector import write_connector
-from ..hf.files import write_safetensors
+from ..hf.files import save_projector
 from ..hf.load import read_vision_config
 from ..image import ImageConfig
 from ..tokenizer import Tokenizer
 from ..vit import CLIPVisionTransformer
 from .arguments import TrainConfig
+from .build import check_is_directory
 from .connector import QFORMER_FILE, new_sizes
 from .datasets import check_records
 from .distributed import full_state
-from .export import export_errors, replace_files
+from .export import check_is_finite, export_errors, write_result
 
 PRETRAINING = "pretraining."
 
@@ -77,7 +78,13 @@ class CaptionData(InstructionData):
 
 
 def build_stage_1(config: TrainConfig) -> tuple[QFormerStage1, ConnectorConfig, Tokenizer]:
-    """The model, its sizes, and the tokenizer of --llm, whose ids the captions are written in."""
+    """The model, its sizes, and the tokenizer of --llm, whose ids the captions are written in.
+
+    By the seed a new Q-Former is the same on every rank.
+    """
+    torch.manual_seed(config.seed)
+    check_is_directory("--vision", config.vision)
+    check_is_directory("--llm", config.llm)
     vision = shipped(config.vision)
     sizes = new_sizes(config, "qformer", read_vision_config(vision))
     vision_tower = CLIPVisionTransformer.from_pretrained(vision)
@@ -127,9 +134,10 @@ def export_qformer(config: TrainConfig, model: QFormerStage1, sizes: ConnectorCo
         state = {}
         for name, tensor in full_state(model, DTYPES[config.save_dtype], PRETRAINING).items():
             state[name.removeprefix(PRETRAINING)] = tensor.contiguous()
+        check_is_finite(state)
 
         def write(folder: Path) -> None:
-            write_safetensors(state, folder / QFORMER_FILE)
             write_connector(folder, "qformer", sizes)
+            save_projector(state, folder / QFORMER_FILE)
 
-        replace_files(Path(config.out), write)
+        write_result(Path(config.out), write)

@@ -5,18 +5,17 @@ other are the whole tensor. So any number of ranks can read what any other numbe
 """
 
 import math
-import os
 from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 from torch.distributed.tensor import DTensor
 
 from ..errors import UserError
+from ..hf.files import write_safetensors
 
 RNG = "rng"
 
@@ -58,9 +57,7 @@ def write_state(state: dict[str, torch.Tensor], folder: Path) -> None:
         if isinstance(tensor, DTensor) or rank == 0:
             rows[name] = local_rows(tensor).cpu().contiguous()
     file = folder / f"rank-{rank:05d}.safetensors"
-    save_file(rows, file)
-    with open(file, "rb+") as written:
-        os.fsync(written.fileno())  # on the disk before the checkpoint gets its name
+    write_safetensors(rows, file)
 
 
 def read_state(state: dict[str, torch.Tensor], folder: Path) -> None:
