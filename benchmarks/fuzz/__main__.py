@@ -8,7 +8,7 @@ A file may be accepted, or refused with a UserError or an OSError, which program
 line. Anything else is a failure:
 
     traceback  any other exception
-    hang       more than 10 seconds
+    hang       more than 10 seconds of CPU time, or a minute of waiting
     memory     more than 1 GB above what the decoded input takes
     wrong      accepted, but the result is not what the file says
     code       code inside the file was executed
@@ -33,6 +33,7 @@ from benchmarks.fuzz import (
     conversations,
     endpoint,
     evals,
+    flags,
     images,
     records,
     tokenizers,
@@ -53,6 +54,7 @@ TARGETS = {
     **training.TARGETS,
     **evals.TARGETS,
     **endpoint.TARGETS,
+    **flags.TARGETS,
 }
 
 

@@ -16,6 +16,20 @@ from nanollava.image import ImageConfig, open_image, preprocess
 # (width, height) that are true, and that only a header claims.
 ODD_SIZES = ((1, 20_000), (20_000, 1), (1, 65_000), (65_000, 1), (3, 40_000), (9000, 9000), (1, 1))
 FALSE_SIZES = ((2**31 - 1, 2**31 - 1), (2**32 - 1, 1), (0, 0), (0, 5), (60_000, 60_000))
+MODES = ("1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "LA", "PA", "I;16")
+FORMATS = ("TIFF", "PNG", "JPEG", "WEBP", "GIF", "BMP", "JPEG2000", "PPM")
+SIZES = (
+    (1, 1),
+    (1, 7),
+    (7, 1),
+    (3, 2),
+    (40, 40),
+    (1, 900),
+    (900, 1),
+    (19, 21),
+    (100, 99),
+    (333, 64),
+)
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the color type
 
 
@@ -109,4 +123,26 @@ def changed_image(case: Case) -> bytes:
     return changed_bytes(rng, content)
 
 
-TARGETS = {"image": image}
+def image_modes(case: Case) -> None:
+    """A whole image of any mode, size and format that Pillow can write: finite pixels."""
+    rng = case.rng
+    mode = rng.choice(MODES)
+    made = Image.new(mode, rng.choice(SIZES))
+    made.frombytes(rng.randbytes(len(made.tobytes())))
+    options = {}
+    if rng.random() < 0.3:
+        options["transparency"] = rng.choice((0, 3, (1, 2, 3), b"\0\1\2", 300))
+    file_format = rng.choice(FORMATS)
+    case.note = f"{mode}, {made.size}, {options}, {file_format}"
+    content = io.BytesIO()
+    try:
+        made.save(content, format=file_format, **options)
+    except Exception:  # not every format has every mode
+        return
+    path = case.write("image", content.getvalue())
+    image_config = ImageConfig(rng.choice((20, 100, 224)), rng.choice(("crop", "pad")))
+    pixels = preprocess(open_image(path), image_config)
+    expect(bool(torch.isfinite(pixels).all()), "pixels are not finite")
+
+
+TARGETS = {"image": image, "image_modes": image_modes}
