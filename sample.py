@@ -19,7 +19,7 @@ from nanollava.assistant import Reply, dialogue_turns, without_image_marks
 from nanollava.conversation import CHAT_TEMPLATES
 from nanollava.device import DTYPES
 from nanollava.errors import UserError, run
-from nanollava.files import replacing, shipped
+from nanollava.files import check_not_input, replacing, shipped
 from nanollava.flags import check_texts
 from nanollava.image import open_image, save_image
 
@@ -102,10 +102,8 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         raise UserError(f"no image: give one with --image PATH, as in {example}")
     if arguments.chat and (arguments.json or arguments.attention):
         raise UserError("--chat: --json and --attention show one answer; leave one of them out")
-    if arguments.attention in arguments.image:
-        raise UserError(
-            f"--attention {arguments.attention}: would overwrite the image; choose another"
-        )
+    if arguments.attention is not None:
+        check_not_input("--attention", arguments.attention, arguments.image)
     if arguments.int8 and arguments.int4:
         raise UserError("--int8 and --int4: choose one of them")
 
@@ -176,6 +174,7 @@ class Dialogue:
 
     def save(self, path: str) -> None:
         """Writes the dialogue in the form that the training scripts read."""
+        check_not_input("/save", path, self.paths)
         image = self.paths[0] if len(self.paths) == 1 else self.paths
         *earlier, (question, answer) = self.history
         turns = dialogue_turns(len(self.images), question, earlier)

@@ -174,6 +174,8 @@ def list_members(archive: Path) -> list[Member]:
             members = list(zip_members(archive))
         else:
             members = list(tar_members(archive))
+    except FileNotFoundError:
+        raise ArchiveError(f"{archive}: no such folder or archive") from None
     except Exception as error:  # both modules raise many types for broken archives
         reason = str(error).removeprefix(f"{archive}: ")
         raise ArchiveError(

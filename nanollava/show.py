@@ -12,9 +12,10 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from .assistant import load
-from .conversation import IGNORE_INDEX, IMAGE, IMAGE_INDEX, TEMPLATES, encode
+from .conversation import CHAT_TEMPLATES, IGNORE_INDEX, IMAGE, IMAGE_INDEX, TEMPLATES, encode
 from .errors import UserError, run
-from .files import shipped
+from .files import check_not_input, shipped
+from .flags import check_texts
 from .image import ImageConfig, fit, open_image, save_image
 from .llama import apply_rotary_emb, causal_mask, rope_cos_sin
 from .llava import LLaVA
@@ -208,6 +209,10 @@ def show_attention(arguments: argparse.Namespace) -> None:
     """Answers a question and writes the image of where the model looked."""
     if not arguments.image:
         raise UserError("no image: give one with --image PATH")
+    check_not_input("--out", arguments.out, arguments.image)
+    if arguments.template not in CHAT_TEMPLATES:
+        expected = ", ".join(CHAT_TEMPLATES)
+        raise UserError(f"--template {arguments.template}: shows no question; expected {expected}")
     images = [open_image(path) for path in arguments.image]
     assistant = load(arguments.model, device="cpu", dtype="fp32", template=arguments.template)
     reply = assistant.stream(images, clean(arguments.prompt))
@@ -235,6 +240,7 @@ def main() -> None:
     add("--model", default="checkpoints/toy-llava", help="LLaVA directory (default: %(default)s)")
     add("--template", choices=TEMPLATES, default="vicuna_v1", help="default: %(default)s")
     arguments = parser.parse_args()
+    check_texts(arguments, "image", "prompt", "out", "model")
     if arguments.view == "mask":
         num_images = len(arguments.image)
         show_mask(arguments.texts, num_images, arguments.model, arguments.template)

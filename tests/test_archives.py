@@ -100,10 +100,16 @@ def test_a_path_that_contains_an_equals_sign_is_not_a_prefix(tmp_path):
     assert color(ImageFiles([archive]), "a.png") == (255, 0, 0)
 
 
-@pytest.mark.parametrize("name", ["a.tar.gz", "nowhere"])
-def test_a_source_that_cannot_be_read_is_an_error(tmp_path, name):
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("a.tar.gz", "neither a folder nor a zip or uncompressed"),
+        ("nowhere", "no such folder or archive"),
+    ],
+)
+def test_a_source_that_cannot_be_read_is_an_error(tmp_path, name, message):
     (tmp_path / "a.tar.gz").write_bytes(b"\x1f\x8b")
-    with pytest.raises(ArchiveError, match=f"{name}: neither a folder nor a zip or uncompressed"):
+    with pytest.raises(ArchiveError, match=f"{name}: {message}"):
         ImageFiles([tmp_path / name])
 
 

@@ -25,6 +25,16 @@ def test_one_process_on_cuda_uses_the_first_device(monkeypatch):
     assert devices == [torch.device("cuda", 0)] * 2
 
 
+def test_training_does_not_run_on_mps(monkeypatch):
+    """FSDP2 has no backend for it: auto takes the CPU, and mps is refused."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *args, **options: None)
+    assert distributed.start("auto") == torch.device("cpu")
+    with pytest.raises(UserError, match="--device mps: sharded training runs on cuda or cpu"):
+        distributed.start("mps")
+
+
 def test_freeze_follows_the_table(llava_dir):
     model = LLaVA.from_pretrained(llava_dir())
     report = distributed.freeze(model, STAGE_2)

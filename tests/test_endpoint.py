@@ -277,6 +277,8 @@ def test_a_key_that_no_header_can_hold_is_not_printed(monkeypatch, key):
     ("options", "message"),
     [
         ({"base_url": "nowhere"}, "--base-url nowhere: expected http"),
+        ({"base_url": "http://me:secret@localhost/v1"}, "--base-url: contains a user name"),
+        ({"base_url": "https://secret@localhost/v1"}, "--base-url: contains a user name"),
     ],
 )
 def test_an_address_that_is_none(monkeypatch, options, message):
@@ -284,6 +286,7 @@ def test_an_address_that_is_none(monkeypatch, options, message):
     with pytest.raises(UserError, match=message) as error:
         Endpoint(**{"base_url": "http://localhost/v1", **options})
     assert "\n" not in str(error.value)
+    assert "secret" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,7 @@ def test_a_choice_without_a_finish_reason_is_no_whole_answer():
         ("<think></think>A ball.", "A ball."),
         ("What is it? </think>\nA ball.", "A ball."),
         ("<thinking>a < b</thinking> A ball.", "A ball."),
+        ("<THINK>a < b</Think> A ball.", "A ball."),
         ("<think>One.</think> <think>Two.</think> A ball.", "A ball."),
         ("I think a ball.", "I think a ball."),
     ],

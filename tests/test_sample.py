@@ -146,11 +146,20 @@ def test_a_dialogue_that_cannot_be_saved_leaves_no_file(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_attention_does_not_overwrite_the_image(monkeypatch, capsys):
-    names = script(monkeypatch, "--attention", "cat.jpg")
+@pytest.mark.parametrize("name", ["cat.jpg", "./cat.jpg"])
+def test_attention_does_not_overwrite_the_image(monkeypatch, capsys, name):
+    names = script(monkeypatch, "--attention", name)
     with pytest.raises(SystemExit):
         names["run"](names["main"])
-    assert "--attention cat.jpg: would overwrite the image" in capsys.readouterr().err
+    assert f"--attention {name}: would overwrite the input cat.jpg" in capsys.readouterr().err
+
+
+def test_save_does_not_overwrite_the_image(monkeypatch):
+    names = script(monkeypatch, "--chat")
+    dialogue = names["Dialogue"](names["parse_arguments"]())
+    dialogue.history = [("What color is the cat?", "purple")]
+    with pytest.raises(UserError, match="/save ./cat.jpg: would overwrite the input cat.jpg"):
+        dialogue.save("./cat.jpg")
 
 
 def test_a_failed_save_keeps_the_old_dialogue(tmp_path, monkeypatch):

@@ -165,7 +165,7 @@ def test_bad_flags_of_sample(flags, message, in_this_process):
         (
             "train_align.py",
             ["--vision", "none", "--data", "none.json"],
-            "none/config.json: no such file",
+            "--vision none: no such directory",
         ),
         (
             "train_align.py",
@@ -223,7 +223,13 @@ def test_a_batch_that_the_micro_batches_cannot_share(align_refused):
 
 
 def test_images_that_are_nowhere(align_refused):
-    align_refused([CAT], "nowhere", "nowhere: neither a folder nor a zip or")
+    align_refused([CAT], "nowhere", "nowhere: no such folder or archive")
+
+
+@pytest.mark.parametrize("flag", ["--vision", "--llm"])
+def test_a_model_that_was_not_downloaded(align_refused, flag):
+    message = f"{flag} owner/model: no such directory; models are local directories: download it"
+    align_refused([CAT], ".", message, flag, "owner/model")
 
 
 def test_a_missing_image(align_refused, tmp_path):

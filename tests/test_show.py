@@ -137,3 +137,17 @@ def test_commands(tmp_path):
     ), done.stderr
     done = run("attention", "--image", "none.jpg", "--out", tmp_path / "b.png")
     assert done.returncode == 2 and done.stderr == "error: none.jpg: no such image\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--out", "./cat.jpg"], "--out ./cat.jpg: would overwrite the input cat.jpg"),
+        (["--out", ""], "--out '': expected a value"),
+        (["--prompt", ""], "--prompt '': expected a value"),
+        (["--template", "plain"], "--template plain: shows no question; expected vicuna_v1"),
+    ],
+)
+def test_flags_that_would_do_harm_or_nothing(call, flags, message):
+    with pytest.raises(UserError, match=message):
+        call(show, "attention", "--image", "cat.jpg", *flags)

@@ -76,6 +76,9 @@ def test_pretrain_makes_both_starting_points(tmp_path, monkeypatch):
         (["natural", "--count", 0], "--count 0: expected at least 1 scenes"),
         (["natural", "--model", "missing"], "missing"),
         (["pretrain", "--pictures", 10], "--pictures 10"),
+        (["pretrain", "--out", ""], "--out ''"),
+        (["pretrain", "--out", __file__], "test_toyland_main.py"),  # before hours of training
+        (["picture", "--out", ""], "--out ''"),
         (["pretrain", "--scale", 0], "--scale 0"),
         (["pretrain", "--scale", "nan"], "--scale nan"),
         (["pretrain", "--scale", "inf"], "--scale inf"),

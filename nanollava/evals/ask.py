@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from PIL import Image
 
 from ..assistant import load
+from ..conversation import CHAT_TEMPLATES
 from ..device import DTYPES
 from ..errors import UserError
 from ..files import shipped
@@ -23,7 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--vision", help="CLIP directory, for an original LLaVA that only names its vision tower"
     )
     group.add_argument(
-        "--template", default="vicuna_v1", help="prompt template the model was trained with"
+        "--template",
+        default="vicuna_v1",
+        choices=CHAT_TEMPLATES,
+        help="prompt template the model was trained with",
     )
     group.add_argument("--max-new-tokens", type=int, default=256, help="longest answer in tokens")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")

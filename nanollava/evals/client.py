@@ -87,6 +87,11 @@ def check_url(base_url: str) -> None:
         valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:  # for example a port above 65535
         valid = False
+    if valid and (parts.username is not None or parts.password is not None):
+        # Not shown: it would stand in every message.
+        raise UserError(
+            "--base-url: contains a user name or a password; give the key as OPENAI_API_KEY"
+        )
     if not valid or not base_url.isprintable():
         shown = short(base_url).strip("'")
         raise UserError(f"--base-url {shown}: expected http://HOST... or https://HOST...")

@@ -20,9 +20,9 @@ CUT_OFF = {
     "content_filter": "the answer was cut off by the server's content filter",
 }
 
-THOUGHTS = r"<(think|thinking)>.*?</\1>"
-END_OF_THOUGHTS = r"</think(?:ing)?>"
-THOUGHT_MARK = r"</?think(?:ing)?>"
+THOUGHTS = r"(?i)<(think|thinking)>.*?</\1>"
+END_OF_THOUGHTS = r"(?i)</think(?:ing)?>"
+THOUGHT_MARK = r"(?i)</?think(?:ing)?>"
 
 
 def read_reply(content: bytes) -> Reply:

@@ -15,7 +15,7 @@ from string import ascii_uppercase as LETTERS
 
 from ..conversation import IMAGE
 from ..errors import UserError, run
-from ..files import read_json, write_json
+from ..files import check_not_input, read_json, write_json
 from ..flags import HelpFormatter, check_texts
 from ..image import open_image
 from ..schema import has_type, optional, require, short
@@ -210,6 +210,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def make_training_file(args: argparse.Namespace) -> None:
     """Write the split as LLaVA's JSON: the prompt, then lecture, solution and answer."""
+    inputs = [Path(args.data) / "problems.json", Path(args.data) / "pid_splits.json"]
+    check_not_input("--make", args.make, inputs)
     records = []
     for pid, problem in read_problems(Path(args.data), args.split).items():
         question = problem["prompt"]

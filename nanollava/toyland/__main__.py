@@ -7,6 +7,7 @@ from pathlib import Path
 from ..assistant import load
 from ..device import DTYPES, pick_device, pick_dtype
 from ..errors import run
+from ..files import check_writable
 from ..flags import MAX_SEED, HelpFormatter, check_number, check_texts
 from ..image import save_image
 from . import data, natural_score
@@ -22,6 +23,7 @@ DEVICES = "auto, cpu, cuda or mps"
 
 
 def run_data(args: argparse.Namespace) -> None:
+    check_texts(args, "out")
     check_number(args, "size", MIN_SIZE, MAX_SIZE, "pixels")
     check_number(args, "train", 1, MAX_SCENES, "scenes")
     check_number(args, "validation", 0, MAX_SCENES, "scenes")
@@ -33,7 +35,9 @@ def run_pretrain(args: argparse.Namespace) -> None:
     check_number(args, "scale", above=0, maximum=1000)
     device = pick_device(args.device)
     dtype = pick_dtype(args.dtype, device)
+    check_texts(args, "out")
     out = Path(args.out)
+    check_writable(out)
     if args.only in (None, "clip"):
         pretrain_clip(out / "toy-clip", args.scale, args.pictures, args.seed, dtype, device)
     if args.only in (None, "vicuna"):
@@ -70,6 +74,7 @@ def run_natural(args: argparse.Namespace) -> None:
 
 
 def run_picture(args: argparse.Namespace) -> None:
+    check_texts(args, "out")
     check_number(args, "size", MIN_SIZE, MAX_SIZE, "pixels")
     check_number(args, "index", 0, MAX_SCENES)
     scene = list(scenes(args.split, args.index + 1, args.seed, unseen=False))[-1]

@@ -14,7 +14,10 @@ from ..device import DTYPES
 from ..errors import UserError
 from ..flags import MAX_SEED, check_number, check_texts, flag_name
 
-MAX_STEPS = 10**9  # far above any training
+# Far above any training. Larger values would only make it hang.
+MAX_STEPS = 10**9
+MAX_BATCH = 2**20
+MAX_COUNT = 10**12  # of any other integer flag
 # The sizes of a new connector that is not one of PROJECTORS.
 CONNECTOR_FLAGS = (
     "image_tokens",
@@ -220,13 +223,15 @@ class TrainConfig:
     )
     check_images: bool = run_option(False, "decode every image before the first step")
     skip_bad: bool = run_option(False, "leave out bad records, and count them, instead of stopping")
-    workers: int = run_option(0, "processes per rank that read data ahead", minimum=0)
+    workers: int = run_option(0, "processes per rank that read data ahead", minimum=0, maximum=1024)
 
     # Optimization
     recipe: str | None = run_option(
         None, "all values of a published stage at once; other flags override it", choices=RECIPES
     )
-    batch: int = affects_result(32, "samples per optimizer step, over all ranks", minimum=1)
+    batch: int = affects_result(
+        32, "samples per optimizer step, over all ranks", minimum=1, maximum=MAX_BATCH
+    )
     micro_batch: int | None = run_option(
         None, "samples per forward pass on one rank; default: batch / ranks", minimum=1
     )
@@ -287,15 +292,21 @@ class TrainConfig:
         None, "LLaVA JSON file whose loss is measured, images as for --data"
     )
     eval_steps: int = run_option(0, "steps between evaluations; 0: none", minimum=0)
-    toyland_scenes: int = run_option(0, "Toyland scenes to score at each evaluation", minimum=0)
+    toyland_scenes: int = run_option(
+        0, "Toyland scenes to score at each evaluation", minimum=0, maximum=1_000_000
+    )
     tensorboard: bool = run_option(False, "also write OUT/tensorboard")
 
     # Planning
     plan: bool = run_option(False, "print parameters, memory, FLOPs, hours and traffic, then stop")
     gpus: int = run_option(8, "plan: GPUs in total", minimum=1)
     nodes: int = run_option(1, "plan: machines they are in", minimum=1)
-    mfu: float = run_option(0.4, "plan: expected fraction of the peak FLOP/s", above=0)
-    peak_tflops: float = run_option(312.0, "plan: of one GPU in bf16; A100 312, H100 989", above=0)
+    mfu: float = run_option(
+        0.4, "plan: expected fraction of the peak FLOP/s", minimum=1e-6, maximum=1
+    )
+    peak_tflops: float = run_option(
+        312.0, "plan: of one GPU in bf16; A100 312, H100 989", minimum=1e-6, maximum=1e6
+    )
     tokens: int = run_option(640, "plan: tokens per sample, image tokens included", minimum=2)
     samples: int | None = run_option(
         None, "plan: size of the data set; default: the recipe's, or that of --data", minimum=1
@@ -325,6 +336,8 @@ def check_bounds(config: TrainConfig, setting: Field) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{flag_name(setting.name)} {value}: expected a finite number")
     bounds = {name: setting.metadata[name] for name in ("minimum", "above", "maximum")}
+    if isinstance(value, int) and bounds["maximum"] is None:
+        bounds["maximum"] = MAX_COUNT
     check_number(config, setting.name, **bounds)
 
 
