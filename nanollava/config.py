@@ -100,11 +100,16 @@ class ConnectorConfig:
             raise ConfigError(f"sees {self.sees!r}: expected {' or '.join(SEES)}")
 
 
-def check_is_square(num_queries: int) -> None:
-    """A ConfigError for a number of queries that form no square grid."""
+def check_qwen(num_queries: int, text_config: LlamaConfig) -> None:
+    """A ConfigError for queries that form no square grid, or a width that its heads and its
+    positions, pairs of sines and cosines for row and column, cannot share."""
     if math.isqrt(num_queries) ** 2 != num_queries:
         squares = "expected a square number, such as 16, 25 or 64"
         raise ConfigError(f"num_queries {num_queries}: qwen has a square grid of them; {squares}")
+    width = text_config.hidden_size
+    heads = text_config.num_attention_heads
+    if width % 4 or width % heads:
+        raise ConfigError(f"qwen: the text's width {width} must be a multiple of 4 and of {heads}")
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,7 @@ class LlavaConfig:
             sizes = f"connector {self.connector}, but projector {self.projector!r}"
             raise ConfigError(f"{sizes}; expected the sizes of one of {', '.join(CONNECTORS)}")
         if self.projector == "qwen":
-            check_is_square(self.connector.num_queries)
+            check_qwen(self.connector.num_queries, self.text_config)
         if self.projector in ("qformer", "minigpt4") and self.connector.hidden_size % 64:
             width = self.connector.hidden_size
             raise ConfigError(f"hidden_size {width}: a Q-Former's is a multiple of 64, its heads'")

@@ -76,6 +76,12 @@ def test_qwen_needs_a_square():
         LlavaConfig(VISION, TEXT, "qwen", image_token_id=IMAGE_TOKEN, connector=sizes)
 
 
+def test_qwen_needs_a_width_that_its_heads_share():
+    text = LlamaConfig(96, 66, 112, 2, 4, 2, head_dim=16)
+    with pytest.raises(ConfigError, match="width 66 must be a multiple of 4 and of 4"):
+        LlavaConfig(VISION, text, "qwen", image_token_id=IMAGE_TOKEN, connector=SIZES)
+
+
 @pytest.mark.parametrize(
     "change",
     [{"num_queries": 0}, {"num_layers": 0}, {"layers_per_block": 0}, {"sees": "some"}],

@@ -129,6 +129,7 @@ MISTRAL_DEFAULTS = {  # Mistral 7B
 # Larger values are an error before anything is built. Sizes that are not listed have the last one.
 MAX_VALUES = {
     "num_hidden_layers": 1024,
+    "num_layers": 1024,
     "max_position_embeddings": 2**24,
     "vocab_size": 2**24,
     "image_size": 4096,
