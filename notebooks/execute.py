@@ -242,6 +242,7 @@ def main() -> None:
         renew_lines()
         return
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ["NANOLLAVA_STATIC"] = "1"  # figures instead of sliders
     paths = sorted(HERE.glob("*.ipynb"))
     if args.numbers:
         paths = [path for path in paths if path.name[:2] in args.numbers]

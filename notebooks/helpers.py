@@ -69,6 +69,51 @@ def check(name: str) -> Iterator[None]:
         print(f"{name}: passed")
 
 
+def sliders(draw, **ranges: tuple[float, float, float]) -> None:
+    """Calls `draw` with its defaults; live, again for each move of a slider (least, most, step).
+
+    Without ipywidgets, and where notebooks are run by execute.py, the first figure stays.
+    """
+    if "NANOLLAVA_STATIC" in os.environ:
+        draw()
+        return
+    try:
+        import ipywidgets
+    except ImportError:
+        draw()
+        return
+    ipywidgets.interact(draw, **ranges)
+
+
+@torch.no_grad()
+def log_probability(assistant, requests: list[tuple]) -> torch.Tensor:
+    """log p(answer | image, question), summed over the answer's tokens, of (image or None,
+    question, answer) requests: (requests,)."""
+    # Imported here: `setup` makes the package reachable first.
+    from nanollava.conversation import encode, expand
+    from nanollava.data import collate
+    from nanollava.image import preprocess
+
+    model = assistant.model
+    num_patches = model.config.vision_config.num_patches
+    image_token_id = model.config.image_token_id
+    samples = []
+    for image, question, answer in requests:
+        mark = "" if image is None else "<image>\n"
+        turns = [{"from": "human", "value": mark + question}, {"from": "gpt", "value": answer}]
+        ids, labels = encode(turns, assistant.tokenizer)
+        ids, labels = expand(ids, labels, image_token_id, num_patches)
+        sample = {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
+        if image is not None:
+            sample["pixel_values"] = preprocess(image, assistant.image_config)[None]
+        samples.append(sample)
+    batch = collate(samples)
+    log_p = model(batch["input_ids"], batch.get("pixel_values"))[:, :-1].log_softmax(-1)
+    labels = batch["labels"][:, 1:]
+    chosen = log_p.gather(-1, labels.clamp(min=0)[..., None])[..., 0]  # (B, T - 1)
+    return chosen.masked_fill(labels == -100, 0).sum(1)
+
+
 def array(x) -> np.ndarray:
     """A tensor, list or array as an array."""
     if isinstance(x, torch.Tensor):
@@ -99,6 +144,15 @@ def box(ax, image, corners, text: str = "", color: str = YELLOW) -> None:
         style = dict(color="white", ha="center", va="bottom", fontsize=8, bbox=label)
         middle = min(max((x1 + x2) / 2, 0.17 * size), 0.83 * size)  # inside the image
         ax.text(middle, y1 - 0.01 * size, text, **style)
+
+
+def patches_inside(corners, grid: int) -> torch.Tensor:
+    """Which of grid x grid patches have their center in a box (x1, y1, x2, y2): (P,), in bools."""
+    x1, y1, x2, y2 = corners
+    center = (torch.arange(grid) + 0.5) / grid
+    rows = (center > y1) & (center < y2)
+    columns = (center > x1) & (center < x2)
+    return (rows[:, None] & columns[None]).flatten()
 
 
 def mark(ax, image, patch: int, grid: int, color: str = RED) -> None:

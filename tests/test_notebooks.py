@@ -75,9 +75,6 @@ def meanings(path: Path) -> dict[str, str]:
     return found
 
 
-NOTATION = meanings(HERE / "00_llava_in_one_picture.ipynb")
-
-
 def compares(source: str) -> bool:
     """Does a cell compare what it computed with the package?"""
     return "assert_close(" in source or "compare(" in source
@@ -113,20 +110,33 @@ def test_links_lead_to_files(path):
 def test_has_a_table_of_symbols_equations_and_comparisons(path):
     text = "\n".join(sources(path, "markdown"))
     comparisons = [source for source in sources(path, "code") if compares(source)]
-    assert re.search(r"\| symbol \| (meaning \| )?variable \| shape \|", text)
+    assert "| symbol | meaning | variable | shape |" in text
     assert text.count("$$") >= 4
     assert len(comparisons) >= 2
 
 
-@every_notebook
-def test_symbols_have_the_meaning_of_notebook_0(path):
-    for symbol, meaning in meanings(path).items():
-        assert meaning == NOTATION[symbol]
+def test_each_symbol_has_one_meaning_in_all_notebooks():
+    known = {}
+    for path in NOTEBOOKS:
+        for symbol, meaning in meanings(path).items():
+            assert known.setdefault(symbol, meaning) == meaning, path.name
 
 
 @every_derivation
 def test_has_two_to_six_exercises(path):
     assert 2 <= len(exercises(path)) + len(functions_to_write(path)) <= 6
+
+
+@every_notebook
+def test_every_code_cell_shows_something(path):
+    silent = [cell["id"] for cell in run_cells(path) if not cell["outputs"]]
+    assert [cell_id for cell_id in silent if cell_id not in ("code-2", "code-3")] == []
+
+
+@every_notebook
+def test_code_cells_fit_a_screen(path):
+    long = [source for source in sources(path, "code") if len(source.splitlines()) > 25]
+    assert long == []
 
 
 @every_notebook

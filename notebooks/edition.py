@@ -1,0 +1,159 @@
+"""Builds other editions of the notebooks: HTML pages, and Chinese notebooks.
+
+python notebooks/edition.py html               # out/notebooks/html
+python notebooks/edition.py zh                 # out/notebooks/zh
+python notebooks/edition.py zh html            # Chinese HTML pages: out/notebooks/zh-html
+python notebooks/edition.py status             # how much is translated, and what is out of date
+
+The Chinese edition shares code and outputs with the English one. Its texts are in notebooks/zh/,
+one file per notebook, with a heading for each text cell:
+
+    %% CELL-ID DIGEST
+
+DIGEST belongs to the English text that was translated. A text whose English has changed since,
+or that is not translated, appears in English: so the editions cannot drift apart. HTML pages need
+nbconvert (pip install nbconvert).
+"""
+
+import argparse
+import copy
+import hashlib
+import json
+import re
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+OUT = HERE.parent / "out" / "notebooks"
+TRANSLATIONS = HERE / "zh"
+HEADING = re.compile(r"^%% (\S+) (\w+)$", re.MULTILINE)
+LINK = re.compile(r"\]\((?!https?:|#)([^)]+)\)")  # to a file of the project
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def text_of(cell: dict) -> str:
+    return "".join(cell["source"])
+
+
+def digest(text: str) -> str:
+    """A short fingerprint of an English text."""
+    return hashlib.sha256(text.strip().encode()).hexdigest()[:8]
+
+
+def translations(name: str) -> dict[str, tuple[str, str]]:
+    """Digest and Chinese text of each translated cell of a notebook, by the cell's id."""
+    path = TRANSLATIONS / f"{name}.md"
+    if not path.is_file():
+        return {}
+    _, *parts = HEADING.split(path.read_text(encoding="utf-8"))
+    found = {}
+    for i in range(0, len(parts), 3):
+        cell_id, english, chinese = parts[i : i + 3]
+        found[cell_id] = (english, chinese.strip())
+    return found
+
+
+def text_cells(notebook: dict) -> list[dict]:
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "markdown"]
+
+
+def chinese(notebook: dict, name: str) -> dict:
+    """The notebook with its texts in Chinese, where the translation is up to date."""
+    known = translations(name)
+    result = copy.deepcopy(notebook)
+    for cell in text_cells(result):
+        english, text = known.get(cell["id"], ("", ""))
+        if english == digest(text_of(cell)):
+            cell["source"] = text.splitlines(keepends=True)
+    return result
+
+
+def moved_links(notebook: dict, depth: str) -> dict:
+    """The notebook with links to files of the project that work from another folder.
+
+    `depth` leads from there to notebooks/. Links between notebooks stay.
+    """
+
+    def target(match: re.Match) -> str:
+        link = match[1]
+        if ".ipynb" in link:
+            return match[0]
+        return f"]({depth}{link})"
+
+    result = copy.deepcopy(notebook)
+    for cell in text_cells(result):
+        cell["source"] = LINK.sub(target, text_of(cell)).splitlines(keepends=True)
+    return result
+
+
+def write_html(notebook: dict, path: Path) -> None:
+    """One page, with links to the other pages instead of notebooks."""
+    try:
+        import nbformat
+        from nbconvert import HTMLExporter
+    except ImportError:
+        sys.exit("error: HTML pages need nbconvert: pip install nbconvert")
+    node = nbformat.reads(json.dumps(notebook), as_version=4)
+    page, _ = HTMLExporter().from_notebook_node(node)
+    path.write_text(page.replace('.ipynb"', '.html"'), encoding="utf-8")
+
+
+def build(languages_and_form: list[str]) -> Path:
+    """Writes an edition of all notebooks; returns its folder."""
+    in_chinese = "zh" in languages_and_form
+    as_html = "html" in languages_and_form
+    folder = OUT / "-".join(sorted(languages_and_form, reverse=True))
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in sorted(HERE.glob("*.ipynb")):
+        notebook = read(path)
+        if in_chinese:
+            notebook = chinese(notebook, path.stem)
+        notebook = moved_links(notebook, "../../../notebooks/")
+        if as_html:
+            write_html(notebook, folder / f"{path.stem}.html")
+        else:
+            text = json.dumps(notebook, indent=1, ensure_ascii=False)
+            (folder / path.name).write_text(text + "\n", encoding="utf-8")
+    return folder
+
+
+def status() -> list[str]:
+    """One line per notebook: translated cells, and the ids of those that are out of date."""
+    lines = []
+    for path in sorted(HERE.glob("*.ipynb")):
+        known = translations(path.stem)
+        cells = text_cells(read(path))
+        current = 0
+        changed = []
+        for cell in cells:
+            english, _ = known.get(cell["id"], ("", ""))
+            if english == digest(text_of(cell)):
+                current += 1
+            elif english:
+                changed.append(cell["id"])
+        line = f"{path.stem:28} {current:2} of {len(cells):2} texts in Chinese"
+        if changed:
+            line += f"; out of date: {', '.join(changed)}"
+        lines.append(line)
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        "python notebooks/edition.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("edition", nargs="+", choices=("html", "zh", "status"))
+    args = parser.parse_args()
+    if "status" in args.edition:
+        print("\n".join(status()))
+        return
+    print(build(args.edition))
+
+
+if __name__ == "__main__":
+    main()
