@@ -9,7 +9,7 @@ from nanollava.connectors.abstractor import Abstractor
 
 WIDTH = 12
 HEADS = 3
-EPS = 1e-6
+MLP_EPS = 1e-6
 
 
 def abstracted(x, weights, num_layers):
@@ -17,15 +17,15 @@ def abstracted(x, weights, num_layers):
     z = weights["queries"]
     for i in range(num_layers):
         layer = part(weights, f"layers.{i}.")
-        z = layer_norm(z, layer, "norm_queries", EPS)
-        both = np.concatenate([z, layer_norm(x, layer, "norm_patches", EPS)])
+        z = layer_norm(z, layer, "norm_queries")
+        both = np.concatenate([z, layer_norm(x, layer, "norm_patches")])
         q = linear(z, layer, "attention.q_proj")
         k = linear(both, layer, "attention.k_proj")
         v = linear(both, layer, "attention.v_proj")
         z = z + linear(attention(q, k, v, HEADS), layer, "attention.out_proj")
-        y = layer_norm(z, layer, "norm_mlp", EPS)
+        y = layer_norm(z, layer, "norm_mlp")
         hidden = silu(linear(y, layer, "mlp.w1")) * linear(y, layer, "mlp.w3")
-        z = z + linear(layer_norm(hidden, layer, "mlp.norm", EPS), layer, "mlp.w2")
+        z = z + linear(layer_norm(hidden, layer, "mlp.norm", MLP_EPS), layer, "mlp.w2")
     return np.concatenate([linear(z, weights, "linear"), weights["end_of_image"]])
 
 

@@ -5,6 +5,7 @@ import json
 import runpy
 import sys
 from contextlib import redirect_stdout
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -126,6 +127,14 @@ def test_a_training_that_fails_is_one_line(tmp_path, monkeypatch):
         runs.call("train_align.py", tmp_path, [])
 
 
+def test_a_directory_belongs_to_its_settings(tmp_path):
+    settings = runs.Settings(tmp_path, "clip", "vicuna", 1, 2, 3, batch=4, count=5)
+    runs.check_settings(settings)
+    runs.check_settings(settings)
+    with pytest.raises(UserError, match="has results with steps 2, now 9; use the same settings"):
+        runs.check_settings(replace(settings, steps=9))
+
+
 # Questions about two images
 
 
@@ -229,3 +238,5 @@ def test_data_sets_of_several_sizes(tmp_path):
     assert len(small) == 5 and len(large) == 10
     assert sum(isinstance(record["image"], list) for record in large) == 2
     assert len(json.loads((folder / "align-10.json").read_text())) == 10
+    with pytest.raises(UserError, match="has 10 training scenes, --samples asks for 20"):
+        data.write_data(folder, [20])

@@ -18,7 +18,7 @@ from torch import nn
 
 from ..projector import Connector
 
-NORM_EPS = 1e-6
+MLP_NORM_EPS = 1e-6  # of the norm inside the SwiGLU; the others have torch's default
 MLP_RATIO = 4
 
 
@@ -54,7 +54,7 @@ class AbstractorMLP(nn.Module):
         hidden = MLP_RATIO * width
         self.w1 = nn.Linear(width, hidden)
         self.w3 = nn.Linear(width, hidden)
-        self.norm = nn.LayerNorm(hidden, NORM_EPS)
+        self.norm = nn.LayerNorm(hidden, MLP_NORM_EPS)
         self.w2 = nn.Linear(hidden, width)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
@@ -64,10 +64,10 @@ class AbstractorMLP(nn.Module):
 class AbstractorLayer(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
-        self.norm_queries = nn.LayerNorm(width, NORM_EPS)
-        self.norm_patches = nn.LayerNorm(width, NORM_EPS)
+        self.norm_queries = nn.LayerNorm(width)
+        self.norm_patches = nn.LayerNorm(width)
         self.attention = AbstractorAttention(width, heads)
-        self.norm_mlp = nn.LayerNorm(width, NORM_EPS)
+        self.norm_mlp = nn.LayerNorm(width)
         self.mlp = AbstractorMLP(width)
 
     def forward(self, z: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

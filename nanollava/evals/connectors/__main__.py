@@ -14,7 +14,7 @@ from ...flags import HelpFormatter, check_number
 from . import figures, table
 from .data import write_data
 from .rows import LANGUAGE_MODELS, RATES, ROWS, SAMPLES, Row
-from .runs import Run, Settings, all_results, best_rate, train_and_measure
+from .runs import Run, Settings, all_results, best_rate, check_settings, train_and_measure
 
 MAX_STEPS = 1_000_000
 
@@ -38,6 +38,7 @@ def run_comparison(args: argparse.Namespace) -> None:
         args.count,
     )
     out.mkdir(parents=True, exist_ok=True)
+    check_settings(settings)
     write_data(out / "data", args.samples)
     for row in chosen_rows(args.rows):
         compare_row(row, settings, args.samples, args.seeds)

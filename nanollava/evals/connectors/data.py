@@ -5,6 +5,7 @@ import random
 from pathlib import Path
 
 from ...conversation import IMAGE
+from ...errors import UserError
 from ...files import write_json
 from ...image import ImageConfig
 from ...llava import LLaVA
@@ -62,6 +63,11 @@ def write_data(folder: Path, sizes: list[int], seed: int = 0) -> None:
     if not folder.exists():
         data.write(folder, train=max(sizes), validation=VALIDATION_SCENES, seed=seed)
     align = json.loads((folder / "align.json").read_text(encoding="utf-8"))
+    if len(align) < max(sizes):
+        raise UserError(
+            f"{folder}: has {len(align)} training scenes, --samples asks for {max(sizes)}; choose "
+            "another --out"
+        )
     instruct = json.loads((folder / "instruct.json").read_text(encoding="utf-8"))
     for size in sizes:
         about_two = two_image_records(size // TWO_IMAGES, size, seed)

@@ -7,7 +7,7 @@ their checkpoints, so the whole comparison can be stopped at any time.
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ...assistant import load
@@ -53,6 +53,25 @@ class Run:
 
     def result_file(self, out: Path) -> Path:
         return self.folder(out) / f"{self.language_model}.json"
+
+
+def check_settings(settings: Settings) -> None:
+    """A UserError if the directory has results of a comparison with other settings."""
+    values = asdict(settings)
+    del values["out"]
+    file = settings.out / "settings.json"
+    if not file.is_file():
+        write_json(file, values)
+        return
+    changes = []
+    for name, previous in read_json(file).items():
+        if values.get(name) != previous:
+            changes.append(f"{name} {previous!r}, now {values.get(name)!r}")
+    if changes:
+        raise UserError(
+            f"--out {settings.out}: has results with {'; '.join(changes)}; use the same settings, "
+            "or another --out"
+        )
 
 
 def train_and_measure(run: Run, settings: Settings) -> dict:
