@@ -111,7 +111,7 @@ def test_images_takes_several_places(parse):
         (["--lr", "0"], "--lr 0.0: expected more than 0"),
         (["--micro-batch", "0"], "--micro-batch 0: expected at least 1"),
         (["--batch", "1" + 20 * "0"], "--batch 1" + 20 * "0" + ": expected at most 1048576"),
-        (["--workers", "100000"], "--workers 100000: expected at most 1024"),
+        (["--workers", "100000"], "--workers 100000: expected at most 256"),
         (["--mfu", "5"], "--mfu 5.0: expected at most 1"),
         (["--keep", "1" + 20 * "0"], "--keep 1" + 20 * "0" + ": expected at most"),
         (["--max-steps", "-1"], "--max-steps -1: expected at least 0"),

@@ -181,6 +181,11 @@ def test_bad_flags_of_sample(flags, message, in_this_process):
         ("train_instruct.py", ["--micro-batch", "0"], "--micro-batch 0: expected at least 1"),
         (
             "train_align.py",
+            ["--plan", "--nodes", "3"],
+            "--gpus 8 (in total) is not a multiple of --nodes 3",
+        ),
+        (
+            "train_align.py",
             ["--plan", "--batch", "12"],
             "--batch 12 (global) is not a multiple of the 8 ranks;",
         ),

@@ -223,7 +223,7 @@ class TrainConfig:
     )
     check_images: bool = run_option(False, "decode every image before the first step")
     skip_bad: bool = run_option(False, "leave out bad records, and count them, instead of stopping")
-    workers: int = run_option(0, "processes per rank that read data ahead", minimum=0, maximum=1024)
+    workers: int = run_option(0, "processes per rank that read data ahead", minimum=0, maximum=256)
 
     # Optimization
     recipe: str | None = run_option(

@@ -11,6 +11,7 @@ from pathlib import Path
 from ..config import ConnectorConfig, LlamaConfig, LlavaConfig, VisionConfig
 from ..connectors.costs import Flops, connector_flops, connector_parameters
 from ..data import read_records
+from ..errors import UserError
 from ..files import read_json, shipped
 from ..hf.config import parse_llama_config, parse_llava_config, parse_vision_config
 from ..hf.files import projector_files, projector_kind
@@ -310,6 +311,10 @@ def max_label_tokens(config: LlavaConfig, tokens: int) -> int:
 
 def describe(config: TrainConfig, trainable: dict[str, bool]) -> str:
     """The text that --plan prints."""
+    if config.gpus % config.nodes != 0:
+        raise UserError(
+            f"--gpus {config.gpus} (in total) is not a multiple of --nodes {config.nodes}"
+        )
     model_config = planned_model(config)
     if config.freeze_llm:
         trainable = {**trainable, LLM: False}
