@@ -15,7 +15,7 @@ import transformers
 from conftest import randomise, text_config, vision_config
 from safetensors.torch import load_file
 
-from nanollava import load
+from nanollava import load, show
 from nanollava.config import CONNECTORS
 from nanollava.errors import UserError
 from nanollava.image import ImageConfig
@@ -249,6 +249,13 @@ def test_captions_of_several_images(world, capsys):
 )
 def test_flags_of_the_other_scripts(world, capsys, flags, message):
     assert message in refused(capsys, world, "train_qformer.py", *flags)
+
+
+@pytest.mark.parametrize("kind", CONNECTORS)
+def test_the_attention_view_needs_a_token_per_patch(trained, kind):
+    model = load(trained / f"instruct-{kind}", device="cpu", dtype="fp32").model
+    with pytest.raises(UserError, match=f"one image token per patch, which {kind} does not have"):
+        show.look(model, [1, 5], [6], torch.zeros(1, 3, 32, 32))
 
 
 def test_a_model_with_gated_cross_attention_is_not_compiled(trained):

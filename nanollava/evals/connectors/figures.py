@@ -51,16 +51,14 @@ def mask_panel(mask: torch.Tensor, title: str) -> Image.Image:
     return panel
 
 
-def side_by_side(panels: list[Image.Image]) -> Image.Image:
-    sheet = Image.new(
-        "RGB",
-        (sum(panel.width for panel in panels), max(panel.height for panel in panels)),
-        "white",
-    )
+def side_by_side(panels: list[Image.Image], gap: int = 0) -> Image.Image:
+    width = sum(panel.width + gap for panel in panels) - gap
+    height = max(panel.height for panel in panels)
+    sheet = Image.new("RGB", (width, height), "white")
     left = 0
     for panel in panels:
         sheet.paste(panel, (left, 0))
-        left += panel.width
+        left += panel.width + gap
     return sheet
 
 
@@ -198,4 +196,4 @@ def draw_queries(model_path: Path, path: Path, scene: int = 0, num_queries: int 
         shade = Image.fromarray(light.byte().numpy())
         shade = shade.resize(square.size, Image.Resampling.BICUBIC)
         panels.append(Image.composite(square, Image.new("RGB", square.size), shade))
-    save_image(side_by_side(panels), path)
+    save_image(side_by_side(panels, gap=GAP), path)
