@@ -43,26 +43,27 @@ class GatedKVCache(KVCache):
         super().__init__(config, batch, like)
         self.sees = sees
         self.count = torch.zeros(batch, 0, dtype=torch.long, device=like.device)  # c_t (B, S)
-        self.images = None  # (B, M, L, vision_width), rows with fewer images filled up with 0
+        # (B, M, L, vision_width); rows with fewer images are filled up with 0.
+        self.image_latents = None
 
     @property
     def latents(self) -> torch.Tensor:
         """(B, M L, vision_width)"""
-        return self.images.flatten(1, 2)
+        return self.image_latents.flatten(1, 2)
 
     def add(self, latents: torch.Tensor, count: torch.Tensor) -> None:
         """Images (B, M, L, vision_width) of the next positions, and their c_t (B, T) from 0 on."""
         if self.length == 0:
             self.count = count
-            self.images = latents
+            self.image_latents = latents
             return
         before = self.count[:, -1:]  # (B, 1)
         rows = []
         for row, num_before in enumerate(before[:, 0].tolist()):
             num_new = int(count[row, -1])
-            rows += [self.images[row, :num_before], latents[row, :num_new]]
+            rows += [self.image_latents[row, :num_before], latents[row, :num_new]]
         self.count = torch.cat([self.count, before + count], dim=1)
-        self.images = latents_by_row(torch.cat(rows), self.count[:, -1])
+        self.image_latents = latents_by_row(torch.cat(rows), self.count[:, -1])
 
     def mask(self, T: int) -> torch.Tensor:
         """(B, T, M L), True where one of the next T positions attends to a latent."""
@@ -71,7 +72,7 @@ class GatedKVCache(KVCache):
             last = self.count[:, -1:].expand(-1, missing)
             self.count = torch.cat([self.count, last], dim=1)
         count = self.count[:, self.length : self.length + T]
-        return image_mask(count, *self.images.shape[1:3], self.sees)
+        return image_mask(count, *self.image_latents.shape[1:3], self.sees)
 
     def truncate(self, length: int) -> None:
         """Keeps the first `length` positions. Images behind them are not seen any more."""
@@ -84,8 +85,7 @@ def look_first(block: nn.Module, _layer: nn.Module, inputs: tuple) -> tuple:
 
     Without images to look at, which is the language model used by itself, x stays as it is.
     """
-    x, cos, sin, *others = inputs
-    mask, kv_cache = others if others else (None, None)
+    x, cos, sin, mask, kv_cache = inputs
     if kv_cache is not None:
         x = block(x, kv_cache.latents.to(x.dtype), kv_cache.mask(x.shape[1]))
     return x, cos, sin, mask, kv_cache
