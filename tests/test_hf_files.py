@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from nanollava import LLaVA
 from nanollava.files import read_json
@@ -407,6 +407,12 @@ def test_a_file_without_a_projector_is_an_error(tmp_path):
     torch.save({"model.norm.weight": torch.ones(3)}, tmp_path / "mm_projector.bin")
     with pytest.raises(WeightsError, match=r"no projector in it; expected .* \*mm_projector"):
         projector_kind([tmp_path / "mm_projector.bin"])
+
+
+def test_a_file_that_is_no_projector_is_named(tmp_path):
+    save_file({"logit_scale": torch.ones(1)}, tmp_path / "clip.safetensors")
+    with pytest.raises(WeightsError, match="clip.safetensors: tensor 'logit_scale' has no place"):
+        projector_kind([tmp_path / "clip.safetensors"])
 
 
 def test_a_saved_projector_leaves_no_temporary_file(tmp_path):

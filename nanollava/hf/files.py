@@ -173,7 +173,7 @@ def projector_files(path: str | Path) -> list[Path]:
 
 def projector_kind(files: list[Path]) -> str:
     """Which projector the files hold, "linear" or "mlp2x_gelu", by the names of its tensors."""
-    our_names = [PROJECTOR.to_ours(name) for name in shapes(files)]
+    our_names = [PROJECTOR.to_ours_in(files[0], name) for name in shapes(files)]
     if "linear_2.weight" in our_names:
         return "mlp2x_gelu"
     if "linear_1.weight" in our_names:

@@ -117,7 +117,7 @@ def read_tensors(
     seen = set()
     for shard in shards(path):
         for name, shape, read in tensors(shard, device):
-            ours = layout.to_ours(name)
+            ours = layout.to_ours_in(shard, name)
             if ours is None:
                 continue
             where = f"{shard}: tensor {name!r}"

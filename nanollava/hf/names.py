@@ -12,6 +12,7 @@ The last parts of the names are Hugging Face's everywhere, so a layout is a tabl
 
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 from ..errors import UserError
 
@@ -48,6 +49,13 @@ class Layout:
             if name.startswith(file_prefix):
                 return our_prefix + name.removeprefix(file_prefix)
         raise WeightsError(f"tensor {name!r} has no place in the {self.name} layout")
+
+    def to_ours_in(self, file: str | Path, name: str) -> str | None:
+        """As `to_ours`, with the file in the error."""
+        try:
+            return self.to_ours(name)
+        except WeightsError as error:
+            raise WeightsError(f"{file}: {error}") from None
 
     def to_file(self, name: str) -> str:
         """The name in a file of our parameter, or a WeightsError."""
