@@ -26,6 +26,9 @@ CONNECTORS_IN_ORDER = ("resampler", "gated_xattn", "abstractor", "qwen", "qforme
 CAPTIONS = "stage1"  # directory of the Q-Former's own stage
 
 
+TRAIN_QFORMER = "nanollava.train_qformer"
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
     """A tiny random CLIP, a tiny random Llama with a tokenizer, and a little data."""
@@ -44,14 +47,17 @@ def world(tmp_path_factory) -> Path:
 
 
 def run(world: Path, script: str, out: str, *flags) -> str:
-    """Run a script as `python SCRIPT` does, but in this process. Returns what it printed."""
+    """Run a program as `python PROGRAM` does, but in this process. Returns what it printed."""
     argv = [script, f"--vision={world}/clip", f"--llm={world}/llama", f"--out={world}/{out}"]
     argv += ["--batch=4", "--max-steps=2", "--device=cpu", "--save-dtype=fp32", "--dtype=fp32"]
     output = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(output):
         patch.setattr(sys, "argv", argv + [str(flag) for flag in flags])
         try:
-            runpy.run_path(script, run_name="__main__")
+            if script == TRAIN_QFORMER:
+                runpy.run_module(script, run_name="__main__", alter_sys=True)
+            else:
+                runpy.run_path(script, run_name="__main__")
         finally:
             if dist.is_initialized():  # the program would end here
                 dist.destroy_process_group()
@@ -61,7 +67,7 @@ def run(world: Path, script: str, out: str, *flags) -> str:
 @pytest.fixture(scope="module")
 def captions(world) -> str:
     flags = ["--data", world / "data/align.json", "--connector-width", 64, "--save-steps", 1]
-    return run(world, "train_qformer.py", CAPTIONS, *flags)
+    return run(world, TRAIN_QFORMER, CAPTIONS, *flags)
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +165,7 @@ def test_the_q_formers_stage_resumes_bit_by_bit(world, captions):
     first = world / CAPTIONS / "checkpoints/step-00000001"
     shutil.copytree(first, world / out / "checkpoints/step-00000001")
     flags = ["--data", world / "data/align.json", "--connector-width", 64, "--save-steps", 1]
-    run(world, "train_qformer.py", out, *flags)
+    run(world, TRAIN_QFORMER, out, *flags)
     expected = load_file(world / CAPTIONS / "qformer.safetensors")
     for name, tensor in load_file(world / out / "qformer.safetensors").items():
         assert torch.equal(tensor, expected[name]), name
@@ -197,7 +203,7 @@ def refused(capsys, world: Path, script: str, *flags) -> str:
         (["--projector=resampler", "--image-tokens=600"], "an image takes 600 tokens"),
         (["--projector=resampler", "--max-length=4"], "an image takes 4 tokens"),
         (["--projector=qformer", "--connector-width=100"], "a multiple of 64"),
-        (["--projector=minigpt4"], "give the result of train_qformer.py with --qformer"),
+        (["--projector=minigpt4"], "give the result of train_qformer with --qformer"),
         (["--projector=qwen", "--qformer=none"], "a Q-Former's weights are for a new qformer"),
         (["--projector=qformer", "--qformer=none"], "no qformer.safetensors in it"),
         (["--projector=perceiver"], "expected linear or mlp2x_gelu or resampler"),
@@ -235,20 +241,20 @@ def test_captions_of_several_images(world, capsys):
     (world / "data/two.json").write_text(json.dumps(records[:1]))
     flags = ["--data", world / "data/two.json", "--connector-width", 64]
     assert "2 images; a Q-Former's stage 1 compares one image" in refused(
-        capsys, world, "train_qformer.py", *flags
+        capsys, world, TRAIN_QFORMER, *flags
     )
 
 
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--recipe=v1"], "--recipe: not for train_qformer.py"),
+        (["--recipe=v1"], "--recipe: not for train_qformer"),
         (["--projector=linear"], "this trains a new qformer"),
-        (["--plan"], "--plan: not for train_qformer.py"),
+        (["--plan"], "--plan: not for train_qformer"),
     ],
 )
 def test_flags_of_the_other_scripts(world, capsys, flags, message):
-    assert message in refused(capsys, world, "train_qformer.py", *flags)
+    assert message in refused(capsys, world, TRAIN_QFORMER, *flags)
 
 
 @pytest.mark.parametrize("kind", CONNECTORS)

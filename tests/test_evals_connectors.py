@@ -28,11 +28,15 @@ from nanollava.toyland.scenes import scenes
 
 
 def run_in_this_process(command: list[str], **options) -> SimpleNamespace:
-    """What subprocess.run does with a training script, without starting Python."""
+    """What subprocess.run does with a training program, without starting Python."""
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()):
-        patch.setattr(sys, "argv", command[1:])
+        is_module = command[1] == "-m"
+        patch.setattr(sys, "argv", command[2:] if is_module else command[1:])
         try:
-            runpy.run_path(command[1], run_name="__main__")
+            if is_module:
+                runpy.run_module(command[2], run_name="__main__", alter_sys=True)
+            else:
+                runpy.run_path(command[1], run_name="__main__")
         finally:
             if dist.is_initialized():
                 dist.destroy_process_group()
@@ -124,7 +128,7 @@ def test_a_training_that_fails_is_one_line(tmp_path, monkeypatch):
     failed = SimpleNamespace(returncode=2, stderr="a warning\nerror: no such file\n")
     monkeypatch.setattr(runs.subprocess, "run", lambda *command, **options: failed)
     with pytest.raises(UserError, match=r"^train_align.py --out .*: error: no such file$"):
-        runs.call("train_align.py", tmp_path, [])
+        runs.call(["train_align.py"], tmp_path, [])
 
 
 def test_a_directory_belongs_to_its_settings(tmp_path):

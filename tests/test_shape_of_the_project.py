@@ -41,7 +41,7 @@ LAYERS = {
     "": [""],  # nanollava/__init__.py: the public names
     "programs": ["convert", "show", "plot", "web"],
     "Toyland": ["toyland"],
-    "training": ["training", "lora"],
+    "training": ["training", "train_qformer", "lora"],
     "data engine and evaluation": ["synthesize", "evals"],
 }
 

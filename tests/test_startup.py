@@ -14,7 +14,7 @@ PROGRAMS = [
     "sample.py",
     "train_align.py",
     "train_instruct.py",
-    "train_qformer.py",
+    "-m nanollava.train_qformer",
     "-m nanollava.convert",
     "-m nanollava.show",
     "-m nanollava.plot",

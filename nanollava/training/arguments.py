@@ -193,7 +193,7 @@ class TrainConfig:
         choices=SEES,
     )
     qformer: str | None = affects_result(
-        None, "a new qformer or minigpt4 begins with this result of train_qformer.py"
+        None, "a new qformer or minigpt4 begins with this result of train_qformer"
     )
     freeze_llm: bool = affects_result(False, "do not train the language model in stage 2")
 

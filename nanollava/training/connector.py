@@ -19,7 +19,7 @@ from .arguments import CONNECTOR_FLAGS, TrainConfig
 
 PROJECTOR = "multi_modal_projector."
 LLM = "language_model."
-QFORMER_FILE = "qformer.safetensors"  # what train_qformer.py writes, beside connector.json
+QFORMER_FILE = "qformer.safetensors"  # what train_qformer writes, beside connector.json
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def check_qformer_flag(config: TrainConfig) -> None:
     if kind == "minigpt4" and config.qformer is None:
         raise UserError(
             "--projector minigpt4: its Q-Former is frozen, so it needs a trained one; give the "
-            "result of train_qformer.py with --qformer"
+            "result of train_qformer with --qformer"
         )
     if config.qformer is not None and kind not in ("qformer", "minigpt4"):
         raise UserError(
@@ -178,11 +178,11 @@ def check_token_budget(config: TrainConfig, model_config: LlavaConfig) -> None:
 
 
 def read_qformer_sizes(folder: str) -> ConnectorConfig:
-    """The sizes of a Q-Former that train_qformer.py has written."""
+    """The sizes of a Q-Former that train_qformer has written."""
     file = Path(folder) / CONNECTOR_FILE
     if not (Path(folder) / QFORMER_FILE).is_file():
         raise WeightsError(
-            f"--qformer {folder}: no {QFORMER_FILE} in it; expected the result of train_qformer.py"
+            f"--qformer {folder}: no {QFORMER_FILE} in it; expected the result of train_qformer"
         )
     _, sizes = parse_connector(read_json(file), str(file))
     return sizes
@@ -198,7 +198,7 @@ def load_qformer(connector: nn.Module, folder: str) -> None:
     weights = dict(read_tensors(file, QFORMER, expected, "cpu", None))
     missing = sorted(expected.keys() - weights.keys())
     if missing:
-        raise WeightsError(f"{file}: {missing[0]!r} is missing; run train_qformer.py again")
+        raise WeightsError(f"{file}: {missing[0]!r} is missing; run train_qformer again")
     connector.load_state_dict(weights, strict=False)
 
 

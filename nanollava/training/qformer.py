@@ -121,11 +121,11 @@ def check_flags(config: TrainConfig) -> None:
     """A UserError for flags that belong to the other scripts."""
     for flag in ("model", "recipe", "qformer"):
         if getattr(config, flag) is not None:
-            raise UserError(f"--{flag}: not for train_qformer.py; omit it")
+            raise UserError(f"--{flag}: not for train_qformer; omit it")
     if config.projector != "qformer":
         raise UserError(f"--projector {config.projector}: this trains a new qformer; omit it")
     if config.toyland_scenes or config.plan:
-        raise UserError("--toyland-scenes and --plan: not for train_qformer.py; omit them")
+        raise UserError("--toyland-scenes and --plan: not for train_qformer; omit them")
 
 
 def export_qformer(config: TrainConfig, model: QFormerStage1, sizes: ConnectorConfig) -> None:

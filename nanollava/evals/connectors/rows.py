@@ -11,7 +11,7 @@ class Row:
     projector: str
     flags: tuple[str, ...] = ()  # of train_align.py
     image_tokens: int | None = None
-    has_qformer_stage: bool = False  # begins with the result of train_qformer.py
+    has_qformer_stage: bool = False  # begins with the result of train_qformer
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ their checkpoints, so the whole comparison can be stopped at any time.
 """
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -87,7 +88,7 @@ def train_and_measure(run: Run, settings: Settings) -> dict:
 
 
 def train_stage_1(run: Run, settings: Settings, out: Path) -> None:
-    """train_align.py, after train_qformer.py where the row begins with it."""
+    """train_align.py, after train_qformer where the row begins with it."""
     flags = [*common_flags(settings, run.seed), "--projector", run.row.projector, *run.row.flags]
     if run.row.image_tokens is not None:
         flags += ["--image-tokens", str(run.row.image_tokens)]
@@ -95,7 +96,7 @@ def train_stage_1(run: Run, settings: Settings, out: Path) -> None:
         flags += ["--qformer", str(qformer_stage(run, settings))]
     flags += ["--data", str(settings.out / f"data/align-{run.samples}.json")]
     flags += ["--max-steps", str(settings.align_steps), "--lr", str(run.rate.align)]
-    call("train_align.py", out, flags)
+    call([str(REPOSITORY / "train_align.py")], out, flags)
 
 
 def qformer_stage(run: Run, settings: Settings) -> Path:
@@ -105,7 +106,7 @@ def qformer_stage(run: Run, settings: Settings) -> Path:
     flags = [*common_flags(settings, run.seed), "--image-tokens", str(run.row.image_tokens)]
     flags += ["--data", str(settings.out / f"data/align-{run.samples}.json")]
     flags += ["--max-steps", str(settings.qformer_steps)]
-    call("train_qformer.py", out, flags)
+    call(["-m", "nanollava.train_qformer"], out, flags)
     return out
 
 
@@ -121,7 +122,7 @@ def train_stage_2(run: Run, settings: Settings, align: Path, out: Path) -> None:
     if run.row.projector == "gated_xattn":
         every = max(1, settings.steps // 20)  # the gates are read from the checkpoints
         flags += ["--save-steps", str(every), "--keep", "1000"]
-    call("train_instruct.py", out, flags)
+    call([str(REPOSITORY / "train_instruct.py")], out, flags)
 
 
 def common_flags(settings: Settings, seed: int) -> list[str]:
@@ -131,15 +132,18 @@ def common_flags(settings: Settings, seed: int) -> list[str]:
     ]
 
 
-def call(script: str, out: Path, flags: list[str]) -> None:
-    """Runs a training script, unless its result is there. A failure is a UserError."""
+def call(program: list[str], out: Path, flags: list[str]) -> None:
+    """Runs a training program, unless its result is there. A failure is a UserError."""
     if (out / "MADE_BY.txt").is_file():
         return
-    command = [sys.executable, str(REPOSITORY / script), "--out", str(out), *flags]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, *program, "--out", str(out), *flags]
+    paths = [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
+    python_path = os.pathsep.join(path for path in paths if path)  # from any directory
+    env = {**os.environ, "PYTHONPATH": python_path}
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise UserError(f"{script} --out {out}: {lines[-1]}")
+        raise UserError(f"{program[-1]} --out {out}: {lines[-1]}")
 
 
 def measure(run: Run, settings: Settings, trained: Path) -> dict:

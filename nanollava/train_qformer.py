@@ -1,22 +1,22 @@
 """Stage 1 of a Q-Former: it learns from images and captions, without a language model (BLIP-2).
 
-python train_qformer.py                                # Toyland, on this machine
+python -m nanollava.train_qformer                      # Toyland, on this machine
 python train_align.py --projector qformer --qformer out/qformer
 """
 
 from functools import partial
 from pathlib import Path
 
-from nanollava.data import collate
-from nanollava.errors import run
-from nanollava.files import shipped
-from nanollava.image import ImageConfig
-from nanollava.toyland.data import ensure_data
-from nanollava.training import arguments, distributed, output, qformer, signals
-from nanollava.training.batches import Collator
-from nanollava.training.evaluation import evaluate
-from nanollava.training.loop import train
-from nanollava.training.metrics import announce
+from .data import collate
+from .errors import run
+from .files import shipped
+from .image import ImageConfig
+from .toyland.data import ensure_data
+from .training import arguments, distributed, output, qformer, signals
+from .training.batches import Collator
+from .training.evaluation import evaluate
+from .training.loop import train
+from .training.metrics import announce
 
 # Whether each part is trained, by the prefix of its parameter names.
 TRAINABLE = {"vision_tower.": False, "pretraining.": True}
