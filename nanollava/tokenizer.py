@@ -274,9 +274,21 @@ class Tokenizer:
                     f"{where}: config.json says {key} = {in_config}, the tokenizer has "
                     f"{in_tokenizer}; correct the file that is wrong"
                 )
+        self.check_image_token(config.image_token_id, where)
         if ids["pad_token_id"] is None:  # as LLaVA does for Llamas, which have no padding token
             ids["pad_token_id"] = self.backend.token_to_id(self.names.unk)
         return replace(config, **ids)
+
+    def check_image_token(self, token_id: int, where: str | Path) -> None:
+        """A ConfigError for an image token that also comes from text or from a template."""
+        text = self.backend.id_to_token(token_id)
+        names = self.names
+        is_taken = token_id not in self.special_ids or text in (names.bos, names.eos, names.unk)
+        if text not in (None, IMAGE) and is_taken:
+            raise ConfigError(
+                f"{where}: config.json says that token {token_id} stands for images, but it is "
+                f"{text!r} in the tokenizer"
+            )
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text: no BOS, no EOS, and what looks like a special token is text."""

@@ -171,3 +171,15 @@ def test_the_image_token_of_an_original_llava_is_the_first_free_id(tmp_path, mon
     before = load_file(original / "model.safetensors")["lm_head.weight"]
     after = load_file(tmp_path / "out/model.safetensors")["language_model.lm_head.weight"]
     assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("token_id", [1, 300])
+def test_an_image_token_that_other_text_has_too_is_refused(tmp_path, token_id):
+    """<s>, and a token of the vocabulary: neither can be told from an image."""
+    folder = shutil.copytree("checkpoints/toy-llava", tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config["image_token_index"] = token_id
+    config.pop("image_token_id", None)
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=f"token {token_id} stands for images, but it is '"):
+        nanollava.load(folder)
