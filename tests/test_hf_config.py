@@ -478,3 +478,10 @@ def test_a_missing_part_is_an_error(key):
     del values[key]
     with pytest.raises(ConfigError, match=f"no {key}; expected the config.json of a llava-hf"):
         parse_llava_config(values)
+
+
+def test_a_clip_is_no_llava():
+    """A CLIP's config has a vision_config and a text_config, too."""
+    clip = {"model_type": "clip", "vision_config": {}, "text_config": {}}
+    with pytest.raises(ConfigError, match="a CLIP alone .* expected a complete LLaVA"):
+        parse_llava_config(clip)

@@ -214,6 +214,8 @@ def pop_rope(values: dict, where: str) -> tuple[float, float]:
 def parse_llava_config(values: dict, where: str = "config") -> LlavaConfig:
     """The config of a llava-hf directory, or of one of ours with another connector."""
     values = without_nulls(values)
+    if values.get("model_type") == "clip":
+        raise ConfigError(f"{where}: a CLIP alone (model_type 'clip'); expected a complete LLaVA")
     for key in ("vision_config", "text_config"):
         if not isinstance(values.get(key), dict):
             raise ConfigError(f"{where}: no {key}; expected the config.json of a llava-hf model")

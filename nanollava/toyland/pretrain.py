@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from ..conversation import VICUNA_SYSTEM
 from ..errors import exit_with
-from ..files import write_json
 from ..hf import files as hf_files
 from ..hf.names import Layout
 from ..tokenizer import SPACE, Tokenizer, text_decoder
@@ -122,10 +121,9 @@ def fit(
 def save(model: nn.Module, config: dict, layout: Layout, tokenizer: Tokenizer, path: Path) -> None:
     """Writes a Hugging Face directory: config.json, float16 weights and the tokenizer."""
     path.mkdir(parents=True, exist_ok=True)
-    write_json(path / "config.json", config)
-    state = {name: tensor.half() for name, tensor in model.state_dict().items()}
-    hf_files.save(state, path, layout)
     tokenizer.save_pretrained(path)
+    state = {name: tensor.half() for name, tensor in model.state_dict().items()}
+    hf_files.save(state, path, layout, config)
 
 
 if __name__ == "__main__":
