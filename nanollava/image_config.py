@@ -271,7 +271,9 @@ def check_values(values: dict, where: str) -> None:
     for key, supported_value in SUPPORTED_VALUES.items():
         value = values.get(key, supported_value)
         is_off = value is None and supported_value is False
-        if value != supported_value and not is_off:
+        # 3.0 equals 3, and 1 equals True, but transformers tells them apart.
+        is_supported = value == supported_value and type(value) is type(supported_value)
+        if not is_supported and not is_off:
             raise UserError(
                 f"{where}: {key} = {short(value)} is not supported; expected {supported_value!r}"
             )

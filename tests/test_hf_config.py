@@ -314,11 +314,21 @@ def test_rope_without_scaling(values):
         ({"rope_parameters": {"beta": 1}}, "rope_type = 'default', beta = 1 is not supported"),
         ({"rope_scaling": 5}, "rope_scaling = 5; expected an object"),
         ({"rope_parameters": {"rope_theta": -1.0}}, "rope_theta = -1.0; expected more than 0"),
+        ({"rope_theta": 1e-320}, "rope_theta = 1e-320; expected at least 1.0"),
+        (
+            {"rope_scaling": {"type": "linear", "factor": 1e-300}},
+            "rope_factor = 1e-300; expected at least 0.001",
+        ),
     ],
 )
 def test_other_ropes_are_an_error(values, message):
     with pytest.raises(ConfigError, match=message):
         parse_llama_config(values)
+
+
+def test_an_epsilon_that_is_0_in_float32_is_an_error():
+    with pytest.raises(ConfigError, match="rms_norm_eps = 1e-320; expected at least 1e-15"):
+        parse_llama_config({"rms_norm_eps": 1e-320})
 
 
 # Writing

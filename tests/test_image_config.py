@@ -141,6 +141,8 @@ def test_an_original_llava_processes_images_as_its_tower_does(tmp_path, named):
     [
         (CLIP_JSON, {"do_resize": False}, "do_resize = False is not supported; expected True"),
         (CLIP_JSON, {"resample": 0}, "resample = 0 is not supported; expected 3"),
+        (CLIP_JSON, {"resample": 3.0}, "resample = 3.0 is not supported; expected 3"),
+        (CLIP_JSON, {"do_resize": 1}, "do_resize = 1 is not supported; expected True"),
         (CLIP_JSON, {"do_convert_rgb": False}, "do_convert_rgb = False is not supported"),
         (CLIP_JSON, {"default_to_square": True}, "default_to_square = True is not supported"),
         (CLIP_JSON, {"do_center_crop": False}, "do_center_crop = False with size = .* is not"),

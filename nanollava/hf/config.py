@@ -140,6 +140,13 @@ MAX_VALUES = {
     "rope_factor": 1e6,
 }
 MAX_SIZE = 2**20
+# Smaller values are 0 or infinite in float32, or make it so in a few operations.
+MIN_VALUES = {
+    "layer_norm_eps": 1e-15,
+    "rms_norm_eps": 1e-15,
+    "rope_theta": 1.0,
+    "rope_factor": 1e-3,
+}
 
 
 def parse_vision_config(values: dict, where: str = "vision config") -> VisionConfig:
@@ -350,6 +357,7 @@ def check_field(field: Field, value, where: str) -> None:
     schema.check(value, field_type, name, maximum=MAX_VALUES.get(field.name, MAX_SIZE))
     if value <= 0:
         raise ConfigError(f"{name} = {value!r}; expected more than 0")
+    schema.check(value, field_type, name, minimum=MIN_VALUES.get(field.name))
 
 
 def vision_config_json(config: VisionConfig) -> dict:
