@@ -172,6 +172,7 @@ class Tokenizer:
                     raise
                 raise ConfigError(f"{file}: not a tokenizer ({error})") from None
             check_added_ids(values, file, tokenizer.backend)
+            check_decoder(values, file)
             return tokenizer
         if sentencepiece_file.is_file():
             return cls.from_sentencepiece(sentencepiece_file)
@@ -444,6 +445,17 @@ def check_vocabulary(values: dict, file: Path) -> None:
         check(token_id, int, f"{file}: id of {short(text)}", minimum=0, maximum=MAX_TOKEN_ID)
     if len(set(vocab.values())) < len(vocab):
         raise ConfigError(f"{file}: two tokens of the vocabulary have the same id")
+
+
+def check_decoder(values: dict, file: Path) -> None:
+    """A ConfigError for a decoder that strips the end of a text.
+
+    No LLaMA has one, and the library panics where the text is shorter than what is stripped."""
+    for step in steps_of(values.get("decoder"), "decoders"):
+        if step["type"] == "Strip" and step["stop"] > 0:
+            raise ConfigError(
+                f"{file}: decoder Strip with stop = {step['stop']} is not supported; expected 0"
+            )
 
 
 def check_added_ids(values: dict, file: Path, backend: Backend) -> None:

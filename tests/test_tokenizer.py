@@ -116,6 +116,16 @@ def test_a_panic_of_the_library_is_an_error(tmp_path):
         Tokenizer.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("stop", [1, 2**62])
+def test_a_decoder_that_strips_the_end_is_an_error(tmp_path, stop):
+    """The library would panic at the first short text."""
+    state = toy_state()
+    state["decoder"]["decoders"][-1]["stop"] = stop
+    (tmp_path / "tokenizer.json").write_text(json.dumps(state))
+    with pytest.raises(ConfigError, match=f"decoder Strip with stop = {stop} is not supported"):
+        Tokenizer.from_pretrained(tmp_path)
+
+
 def test_a_tokenizer_without_bos_is_an_error(tmp_path):
     shutil.copy(f"{TOY}/tokenizer.json", tmp_path)
     file = tmp_path / "tokenizer.json"
