@@ -172,7 +172,7 @@ class Tokenizer:
                     raise
                 raise ConfigError(f"{file}: not a tokenizer ({error})") from None
             check_added_ids(values, file, tokenizer.backend)
-            check_decoder(values, file)
+            check_decoder(tokenizer.backend, file)
             return tokenizer
         if sentencepiece_file.is_file():
             return cls.from_sentencepiece(sentencepiece_file)
@@ -276,6 +276,7 @@ class Tokenizer:
                     f"{in_tokenizer}; correct the file that is wrong"
                 )
         self.check_image_token(config.image_token_id, where)
+        self.check_text_tokens(config.text_config.vocab_size, where)
         if ids["pad_token_id"] is None:  # as LLaVA does for Llamas, which have no padding token
             ids["pad_token_id"] = self.backend.token_to_id(self.names.unk)
         return replace(config, **ids)
@@ -290,6 +291,15 @@ class Tokenizer:
                 f"{where}: config.json says that token {token_id} stands for images, but it is "
                 f"{text!r} in the tokenizer"
             )
+
+    def check_text_tokens(self, vocab_size: int, where: str | Path) -> None:
+        """A ConfigError for a token that text can become and that has no row in the embedding."""
+        for text, token_id in self.backend.get_vocab(with_added_tokens=True).items():
+            if token_id >= vocab_size and token_id not in self.special_ids:
+                raise ConfigError(
+                    f"{where}: token {text!r} is number {token_id} of the tokenizer, but "
+                    f"config.json says vocab_size = {vocab_size}; expected files of one model"
+                )
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text: no BOS, no EOS, and what looks like a special token is text."""
@@ -447,11 +457,12 @@ def check_vocabulary(values: dict, file: Path) -> None:
         raise ConfigError(f"{file}: two tokens of the vocabulary have the same id")
 
 
-def check_decoder(values: dict, file: Path) -> None:
+def check_decoder(backend: Backend, file: Path) -> None:
     """A ConfigError for a decoder that strips the end of a text.
 
     No LLaMA has one, and the library panics where the text is shorter than what is stripped."""
-    for step in steps_of(values.get("decoder"), "decoders"):
+    state = json.loads(backend.to_str())  # as the library has understood the file
+    for step in steps_of(state["decoder"], "decoders"):
         if step["type"] == "Strip" and step["stop"] > 0:
             raise ConfigError(
                 f"{file}: decoder Strip with stop = {step['stop']} is not supported; expected 0"

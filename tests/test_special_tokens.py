@@ -153,6 +153,16 @@ def test_ids_that_disagree_are_an_error(tmp_path, key):
         tokenizer.with_special_ids(changed, "here")
 
 
+def test_a_text_token_without_a_row_in_the_embedding_is_an_error(tmp_path):
+    """It would be an index out of range at the first text that contains it."""
+    shutil.copytree(TOY, tmp_path / "model")
+    state = json.loads((TOY / "tokenizer.json").read_text())
+    state["model"]["vocab"]["new"] = 100_000
+    write_json(tmp_path / "model/tokenizer.json", state)
+    with pytest.raises(ConfigError, match="token 'new' is number 100000 of the tokenizer, but"):
+        nanollava.load(tmp_path / "model")
+
+
 def test_a_model_and_a_tokenizer_that_disagree_are_an_error(tmp_path):
     shutil.copytree(TOY, tmp_path / "model")
     write_json(tmp_path / "model/tokenizer.json", renumbered_tokenizer([2, 0, 1]))
