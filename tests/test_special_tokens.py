@@ -157,9 +157,9 @@ def test_a_text_token_without_a_row_in_the_embedding_is_an_error(tmp_path):
     """It would be an index out of range at the first text that contains it."""
     shutil.copytree(TOY, tmp_path / "model")
     state = json.loads((TOY / "tokenizer.json").read_text())
-    state["model"]["vocab"]["new"] = 100_000
+    state["model"]["vocab"]["▁cat"] = 100_000
     write_json(tmp_path / "model/tokenizer.json", state)
-    with pytest.raises(ConfigError, match="token 'new' is number 100000 of the tokenizer, but"):
+    with pytest.raises(ConfigError, match="token '▁cat' is number 100000 of the tokenizer, but"):
         nanollava.load(tmp_path / "model")
 
 
