@@ -284,9 +284,10 @@ class Tokenizer:
     def check_image_token(self, token_id: int, where: str | Path) -> None:
         """A ConfigError for an image token that also comes from text or from a template."""
         text = self.backend.id_to_token(token_id)
-        names = self.names
-        is_taken = token_id not in self.special_ids or text in (names.bos, names.eos, names.unk)
-        if text not in (None, IMAGE) and is_taken:
+        if text is None:
+            return
+        is_text = text != IMAGE and token_id not in self.special_ids
+        if is_text or text in (self.names.bos, self.names.eos, self.names.unk):
             raise ConfigError(
                 f"{where}: config.json says that token {token_id} stands for images, but it is "
                 f"{text!r} in the tokenizer"

@@ -183,6 +183,17 @@ def test_the_image_token_of_an_original_llava_is_the_first_free_id(tmp_path, mon
     assert torch.equal(before, after)
 
 
+def test_an_image_token_that_begins_every_text_is_refused(tmp_path):
+    shutil.copytree(TOY, tmp_path / "model")
+    file = tmp_path / "model/tokenizer_config.json"
+    write_json(file, json.loads(file.read_text()) | {"bos_token": "<image>"})
+    with pytest.raises(ConfigError):
+        nanollava.load(tmp_path / "model")
+    tokenizer = Tokenizer.from_pretrained(tmp_path / "model")
+    with pytest.raises(ConfigError, match="stands for images, but it is '<image>'"):
+        tokenizer.check_image_token(tokenizer.image_token_id, "here")
+
+
 @pytest.mark.parametrize("token_id", [1, 300])
 def test_an_image_token_that_other_text_has_too_is_refused(tmp_path, token_id):
     """<s>, and a token of the vocabulary: neither can be told from an image."""
