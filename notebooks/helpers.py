@@ -85,12 +85,26 @@ def sliders(draw, **ranges: tuple[float, float, float]) -> None:
     ipywidgets.interact(draw, **ranges)
 
 
+def training_sample(
+    turns: list[dict], pixel_values, tokenizer, image_token_id: int, num_patches: int
+) -> dict[str, torch.Tensor]:
+    """A training sample (notebook 5): ids and labels of the turns, and pixels if there are any."""
+    # Imported here: `setup` makes the package reachable first.
+    from nanollava.conversation import encode, expand
+
+    ids, labels = encode(turns, tokenizer)
+    ids, labels = expand(ids, labels, image_token_id, num_patches)
+    sample = {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
+    if pixel_values is not None:
+        sample["pixel_values"] = pixel_values
+    return sample
+
+
 @torch.no_grad()
 def log_probability(assistant, requests: list[tuple]) -> torch.Tensor:
     """log p(answer | image, question), summed over the answer's tokens, of (image or None,
     question, answer) requests: (requests,)."""
     # Imported here: `setup` makes the package reachable first.
-    from nanollava.conversation import encode, expand
     from nanollava.data import collate
     from nanollava.image import preprocess
 
@@ -99,19 +113,49 @@ def log_probability(assistant, requests: list[tuple]) -> torch.Tensor:
     image_token_id = model.config.image_token_id
     samples = []
     for image, question, answer in requests:
-        mark = "" if image is None else "<image>\n"
-        turns = [{"from": "human", "value": mark + question}, {"from": "gpt", "value": answer}]
-        ids, labels = encode(turns, assistant.tokenizer)
-        ids, labels = expand(ids, labels, image_token_id, num_patches)
-        sample = {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
+        pixel_values = None
         if image is not None:
-            sample["pixel_values"] = preprocess(image, assistant.image_config)[None]
+            question = f"<image>\n{question}"
+            pixel_values = preprocess(image, assistant.image_config)[None]
+        turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+        sample = training_sample(
+            turns, pixel_values, assistant.tokenizer, image_token_id, num_patches
+        )
         samples.append(sample)
     batch = collate(samples)
     log_p = model(batch["input_ids"], batch.get("pixel_values"))[:, :-1].log_softmax(-1)
     labels = batch["labels"][:, 1:]
     chosen = log_p.gather(-1, labels.clamp(min=0)[..., None])[..., 0]  # (B, T - 1)
     return chosen.masked_fill(labels == -100, 0).sum(1)
+
+
+def parameter_count(module: torch.nn.Module) -> int:
+    """The number of numbers in all weights of a module."""
+    count = 0
+    for weight in module.parameters():
+        count += weight.numel()
+    return count
+
+
+def toyland_pixel_values(scenes) -> torch.Tensor:
+    """Toyland scenes as the vision tower reads them: (scenes, 3, 100, 100)."""
+    # Imported here: `setup` makes the package reachable first.
+    from nanollava.toyland.clip import pixels, to_pixel_values
+
+    images = []
+    for scene in scenes:
+        images.append(pixels(scene))
+    return to_pixel_values(torch.tensor(np.stack(images)))
+
+
+def shapes(tensors: dict[str, torch.Tensor]) -> dict[str, tuple]:
+    """The shape of each tensor, by name."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def rounded(values: dict, digits: int | None = None) -> dict:
+    """The values of a dict, rounded for printing; to whole numbers without `digits`."""
+    return {name: round(value, digits) for name, value in values.items()}
 
 
 def array(x) -> np.ndarray:
@@ -121,12 +165,36 @@ def array(x) -> np.ndarray:
     return np.asarray(x)
 
 
+def hide_axes(ax) -> None:
+    """No ticks and no frame."""
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+
+
+def panel(width: float, height: float):
+    """The axes of a new figure; its size in inches."""
+    _, ax = plt.subplots(figsize=(width, height))
+    return ax
+
+
+def panels(count: int, width: float, height: float, **options) -> np.ndarray:
+    """The axes of a new figure with `count` panels side by side; its size in inches."""
+    _, axes = plt.subplots(1, count, figsize=(width, height), **options)
+    return axes
+
+
+def color_bar(shown, label: str = "", **options) -> None:
+    """A color bar beside the axes of an image or heat map, or beside all axes in `ax`."""
+    options.setdefault("ax", shown.axes)
+    shown.figure.colorbar(shown, label=label, **options)
+
+
 def picture(ax, image, title: str = "", grid: int = 0) -> None:
     """An image (H, W, 3) without axes; `grid` draws the lines between grid x grid patches."""
     image = np.asarray(image)
     ax.imshow(image, interpolation="nearest")
-    ax.set(xticks=[], yticks=[], title=title)
-    ax.spines[:].set_visible(False)
+    ax.set_title(title)
+    hide_axes(ax)
     for i in range(1, grid):
         position = i * len(image) / grid - 0.5
         ax.axhline(position, color="white", lw=0.6)
@@ -175,8 +243,8 @@ def patch_heat(ax, image, values, title: str = "", vmin=0.0, vmax=None, cmap="vi
     shown = ax.imshow(
         values.reshape(grid, grid), cmap, alpha=alpha, extent=extent, vmin=vmin, vmax=vmax
     )
-    ax.set(xticks=[], yticks=[], title=title)
-    ax.spines[:].set_visible(False)
+    ax.set_title(title)
+    hide_axes(ax)
     return shown
 
 
@@ -223,6 +291,29 @@ def matrix(
             color = "white" if brightness < 0.5 else "black"
             ax.text(x, y, format(value, form), ha="center", va="center", color=color, fontsize=7)
     return shown
+
+
+def weights(ax, values, title: str = "", xlabel: str = "is looked at", ylabel: str = "looks"):
+    """Weights or a mask (T, S) as a heat map from 0 to 1; returns what a color bar needs."""
+    shown = ax.imshow(values, "cividis", vmin=0, vmax=1)
+    ax.set_title(title)
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel(ylabel)
+    return shown
+
+
+def stacked_bar(
+    ax, x: float, sizes: dict[str, float], colors: dict[str, str], labels: bool, alpha: float = 1.0
+) -> None:
+    """Sizes one above the other at `x`; `labels` names them in the legend."""
+    below = 0.0
+    for name, color in colors.items():
+        size = sizes[name]
+        style = dict(color=color, edgecolor="white", lw=0.4, alpha=alpha)
+        bar = ax.bar(x, size, 0.75, bottom=below, **style)
+        if labels:
+            bar.set_label(name)
+        below += size
 
 
 def label_ticks(axis, words: list[str], rotation: float) -> None:
