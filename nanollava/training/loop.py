@@ -65,14 +65,25 @@ def train(
             stop_signal = None
             if steps_done < steps:  # after the last step, only the result is still to be written
                 stop_signal = signals.on_any_rank(device)
-            evaluation = {}
-            if evaluate and is_due(steps_done, config.eval_steps) and not stop_signal:
-                evaluation = evaluate()
-
+            evaluation = evaluate_if_due(evaluate, steps_done, stop_signal, config)
             metrics.log(step, loss, lr, grad_norm, counts, evaluation)
             path = checkpoints.save_if_due(steps_done, steps, stop_signal, device)
             if stop_signal:
                 raise stopped(stop_signal, steps_done, steps, path)
+
+
+def evaluate_if_due(
+    evaluate: Callable[[], dict[str, float]] | None,
+    steps_done: int,
+    stop_signal: int | None,
+    config: TrainConfig,
+) -> dict[str, float]:
+    """What `evaluate` measures every --eval-steps; nothing when the run ends by a signal."""
+    if evaluate is None or stop_signal is not None:
+        return {}
+    if not is_due(steps_done, config.eval_steps):
+        return {}
+    return evaluate()
 
 
 def adamw(parameters: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
