@@ -60,7 +60,7 @@ def symbol(letter: str, below: str = "") -> str:
     """A letter in italics with a subscript."""
     text = f"<tspan {ITALIC}>{letter}</tspan>"
     if below:
-        text += f'<tspan {ITALIC} font-size="75%" dy="4">{below}</tspan>'
+        text += f'<tspan {ITALIC} font-size="11" dy="4">{below}</tspan>'
         text += f'<tspan dy="-4">{EMPTY}</tspan>'  # back to the line
     return text
 
