@@ -12,7 +12,7 @@ one file per notebook, with a heading for each text cell:
 
 DIGEST belongs to the English text that was translated. A text whose English has changed since,
 or that is not translated, appears in English: so the editions cannot drift apart. HTML pages need
-nbconvert (pip install nbconvert).
+nbconvert (pip install -r requirements-dev.txt).
 """
 
 import argparse
@@ -95,7 +95,7 @@ def write_html(notebook: dict, path: Path) -> None:
         import nbformat
         from nbconvert import HTMLExporter
     except ImportError:
-        sys.exit("error: HTML pages need nbconvert: pip install nbconvert")
+        sys.exit("error: HTML pages need nbconvert: pip install -r requirements-dev.txt")
     node = nbformat.reads(json.dumps(notebook), as_version=4)
     page, _ = HTMLExporter().from_notebook_node(node)
     path.write_text(page.replace('.ipynb"', '.html"'), encoding="utf-8")
