@@ -26,7 +26,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 README = HERE / "README.md"
-SECONDS = 600  # that one cell may take
+SECONDS = 600  # that one cell, or the start of the kernel, may take
 
 DECIMAL = re.compile(r"-?\d+\.\d+")
 SOLUTION = re.compile(r"<details>.*?```python\n(.*?)```.*?</details>", re.DOTALL)
@@ -129,6 +129,7 @@ def run(notebook) -> list[str]:
     client = NotebookClient(
         notebook,
         timeout=SECONDS,
+        startup_timeout=SECONDS,  # on a busy machine the imports of the kernel take minutes
         kernel_name="python3",
         record_timing=False,
         coalesce_streams=True,
