@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito's palette. Sequential maps are "viridis" or "cividis", diverging ones "PuOr".
 BLACK = "#000000"
@@ -296,6 +297,8 @@ def matrix(
 def weights(ax, values, title: str = "", xlabel: str = "is looked at", ylabel: str = "looks"):
     """Weights or a mask (T, S) as a heat map from 0 to 1; returns what a color bar needs."""
     shown = ax.imshow(values, "cividis", vmin=0, vmax=1)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator("auto", integer=True))  # positions
     ax.set_title(title)
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
