@@ -31,11 +31,13 @@ from nanollava.toyland.clip import (
     pixels,
     to_pixel_values,
 )
+from nanollava.toyland.dialogues import dialogue
 from nanollava.toyland.pretrain import pad
+from nanollava.toyland.questions import QA, questions
 from nanollava.toyland.readout import linear_readout
 from nanollava.toyland.scenes import FACTS, SKIES, Scene, Thing, scenes
 from nanollava.toyland.score import shares
-from nanollava.toyland.teacher import QA, dialogue, facts_from_captions, questions
+from nanollava.toyland.teacher import facts_from_captions
 from nanollava.toyland.vicuna import in_words
 from nanollava.vit import CLIPVisionTransformer
 

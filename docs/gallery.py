@@ -17,9 +17,10 @@ from nanollava.files import REPOSITORY
 from nanollava.image import ImageConfig
 from nanollava.tokenizer import Tokenizer
 from nanollava.toyland.draw import draw
+from nanollava.toyland.questions import QA, questions
 from nanollava.toyland.scenes import Scene, scenes
 from nanollava.toyland.score import ask, normal
-from nanollava.toyland.teacher import QA, facts_from_captions, questions
+from nanollava.toyland.teacher import facts_from_captions
 
 COLUMNS = 4
 SIZE = 300  # pixels; width and height of a cell

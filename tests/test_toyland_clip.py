@@ -21,13 +21,13 @@ from nanollava.toyland.clip import (
     contrastive_loss,
     encode_captions,
     load_clip,
+    make_caption_tokenizer,
     patch_weights,
     pixels,
     region_losses,
     to_pixel_values,
     variants,
 )
-from nanollava.toyland.pretrain import make_tokenizer
 from nanollava.toyland.scenes import FACTS, Scene, Thing, scenes
 
 TOY_CLIP = shipped("checkpoints/toy-clip")
@@ -35,7 +35,7 @@ TOY_CLIP = shipped("checkpoints/toy-clip")
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return make_tokenizer(0)
+    return make_caption_tokenizer(0)
 
 
 def unit_vectors(*shape: int) -> torch.Tensor:

@@ -21,10 +21,11 @@ from ..flags import MAX_SEED, HelpFormatter, check_number, check_texts
 from ..image import open_image
 from ..schema import require, short
 from ..toyland.captions import boxes, captions
+from ..toyland.dialogues import instructions
 from ..toyland.draw import draw
 from ..toyland.scenes import Scene, scenes
 from ..toyland.score import IMAGE_SIZE, normal
-from ..toyland.teacher import instructions, read, stated_facts
+from ..toyland.teacher import read, stated_facts
 from . import ask, endpoint
 from .answers import Ask, Rejected, Reply, collect, read_rows
 from .context import Context, read_contexts

@@ -22,7 +22,8 @@ from ..evals.endpoint import Endpoint, make_request
 from ..files import write_text
 from ..flags import HelpFormatter, check_number, check_texts
 from ..schema import LARGEST_INT
-from ..toyland.teacher import instructions, read
+from ..toyland.dialogues import instructions
+from ..toyland.teacher import read
 from .prompts import DETAIL_QUESTIONS, KINDS, messages
 from .records import check_record, parse
 

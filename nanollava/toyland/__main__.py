@@ -39,7 +39,15 @@ def run_pretrain(args: argparse.Namespace) -> None:
     out = Path(args.out)
     check_writable(out)
     if args.only in (None, "clip"):
-        pretrain_clip(out / "toy-clip", args.scale, args.pictures, args.seed, dtype, device)
+        pretrain_clip(
+            out / "toy-clip",
+            args.scale,
+            args.pictures,
+            args.seed,
+            dtype,
+            device,
+            regions=not args.captions_only,
+        )
     if args.only in (None, "vicuna"):
         pretrain_vicuna(out / "toy-vicuna", args.scale, args.seed, dtype, device)
 
@@ -118,6 +126,11 @@ def add_pretrain_command(commands) -> None:
         "--out", default="checkpoints", help="directory for toy-clip and toy-vicuna"
     )
     command.add_argument("--only", choices=["clip", "vicuna"], help="train only one of the two")
+    command.add_argument(
+        "--captions-only",
+        action="store_true",
+        help="train toy-clip on whole images and captions alone, without the boxes of things",
+    )
     command.add_argument("--pictures", type=int, default=28000, help="images to draw for CLIP")
     command.add_argument(
         "--scale", type=float, default=1.0, help="multiplies the steps of every phase"

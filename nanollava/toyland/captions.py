@@ -28,10 +28,21 @@ WEATHER_WORDS = {
 NUMBERS = ("none", "one", "two", "three", "four")
 
 
+# Plurals that take no "s", or more than that.
+PLURALS = {
+    "person": "people",
+    "sheep": "sheep",
+    "fish": "fish",
+    "mouse": "mice",
+    "bus": "buses",
+    "bench": "benches",
+    "puppy": "puppies",
+    "kitty": "kitties",
+}
+
+
 def plural(kind: str) -> str:
-    if kind == "person":
-        return "people"
-    return kind + "s"
+    return PLURALS.get(kind, kind + "s")
 
 
 def with_article(*words: str) -> str:

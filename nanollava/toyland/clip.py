@@ -9,6 +9,7 @@ import math
 import random
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +29,19 @@ from ..tokenizer import Tokenizer
 from ..vit import CLIPBlock, CLIPEncoder, CLIPVisionTransformer
 from .captions import WORDS, captions
 from .draw import draw
-from .pretrain import fit, make_tokenizer, pad, save
-from .scenes import COLORS, FACTS, KINDS, SKIES, SLOTS, Scene, Thing, place_thing, random_scene
+from .pretrain import fit, pad, save, train_bpe
+from .scenes import (
+    COLORS,
+    FACTS,
+    KINDS,
+    SKIES,
+    SLOTS,
+    Scene,
+    Thing,
+    place_thing,
+    random_scene,
+    scenes,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +65,20 @@ VISION = VisionConfig(
     num_hidden_layers=6,
     num_attention_heads=2,
 )
+CAPTION_VOCAB_SIZE = 512
 GRID = VISION.image_size // VISION.patch_size  # patches per side
 LAYER = -2  # the hidden state that LLaVA will read, so the one that must know the things
 LAYER_NORM_EPS = 1e-5
 WHOLE_CLIP = Layout("CLIP", (("", ""),))  # both towers under their own names
+
+
+# What can be said about a region, by fact: for every fact a contrast among its values.
+PHRASES = {
+    "kind": [f"a {kind}" for kind in FACTS["kind"]],
+    "color": [f"a {color} thing" for color in FACTS["color"]],
+    "side": [f"a thing {WORDS[side]}" for side in FACTS["side"]],
+    "distance": [f"a thing {WORDS[distance]}" for distance in FACTS["distance"]],
+}
 
 
 # The model
@@ -158,6 +180,18 @@ class CLIP(nn.Module):
 # Images and captions as tensors
 
 
+@cache
+def make_caption_tokenizer(seed: int) -> Tokenizer:
+    """A tokenizer of captions and phrases only: the real CLIP does not share LLaMA's either."""
+    rng = random.Random(f"caption tokenizer/{seed}")
+    texts = []
+    for scene in scenes("train", 2000, seed):
+        texts += captions(scene, rng)
+    for phrases in PHRASES.values():
+        texts += phrases
+    return train_bpe(texts, CAPTION_VOCAB_SIZE)
+
+
 def pixels(scene: Scene) -> np.ndarray:
     """The image of a scene as the tower will see it, (H, W, 3) bytes.
 
@@ -208,10 +242,13 @@ def change(scene: Scene, rng: random.Random) -> Scene:
     return replace(scene, things=things)
 
 
-def variants(rng: random.Random, size: int, place: str, weather: str) -> list[Scene]:
+def variants(
+    rng: random.Random, size: int, place: str, weather: str, max_things: int = 4
+) -> list[Scene]:
     """A training scene and size - 1 others, each of which differs from it in one fact."""
     while True:
-        first = replace(random_scene(rng), place=place, weather=weather)
+        first = random_scene(rng)
+        first = replace(first, place=place, weather=weather, things=first.things[:max_things])
         group = [first]
         for _ in range(8 * size):
             other = change(first, rng)
@@ -238,15 +275,6 @@ def contrastive_loss(image: torch.Tensor, text: torch.Tensor, scale: torch.Tenso
     loss_of_images = F.cross_entropy(logits, target)
     loss_of_captions = F.cross_entropy(logits.T, target)
     return (loss_of_images + loss_of_captions) / 2
-
-
-# What can be said about a region, by fact: for every fact a contrast among its values.
-PHRASES = {
-    "kind": [f"a {kind}" for kind in FACTS["kind"]],
-    "color": [f"a {color} thing" for color in FACTS["color"]],
-    "side": [f"a thing {WORDS[side]}" for side in FACTS["side"]],
-    "distance": [f"a thing {WORDS[distance]}" for distance in FACTS["distance"]],
-}
 
 
 def labels(things: list[Thing], fact: str) -> torch.Tensor:
@@ -286,12 +314,14 @@ def region_losses(
 # Training
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ClipPhase:
     """One phase of the training, with images of its own."""
 
     steps: int
-    region_steps: int  # the first steps, which train on regions only
+    region_steps: int = 0  # the first steps, which train on regions only
+    regions: bool = True  # whether things are compared with phrases, beside images with captions
+    max_things: int = 4  # in one image
     batch: int  # images per step
     group: int  # scenes that differ in one fact and share a batch
     images: int
@@ -317,7 +347,7 @@ class ClipData:
         self.scenes: list[Scene] = []
         for place, weather in SKIES:
             for _ in range(self.groups_per_sky):
-                self.scenes += variants(self.rng, phase.group, place, weather)
+                self.scenes += variants(self.rng, phase.group, place, weather, phase.max_things)
         print(f"drawing {len(self.scenes):,} images ...", flush=True)
         with ProcessPoolExecutor(2) as processes:
             drawings = list(processes.map(pixels, self.scenes, chunksize=64))
@@ -410,11 +440,12 @@ def clip_loss(
 
     parts = region_losses(regions, phrases, data.things(indices), scale)
     # Multiplied by 0 and not left out: every parameter gets a gradient, and so its weight decay.
-    weight = 1.0 if step >= data.phase.region_steps else 0.0
-    image_loss = weight * contrastive_loss(image, text, scale)
+    image_weight = 1.0 if step >= data.phase.region_steps else 0.0
+    region_weight = 1.0 if data.phase.regions else 0.0
+    image_loss = image_weight * contrastive_loss(image, text, scale)
     is_right = (image @ text.T).argmax(1) == torch.arange(len(text), device=device)
     metrics = {"images": image_loss, "top1": is_right.float().mean(), **parts}
-    return image_loss + sum(parts.values()), metrics
+    return image_loss + region_weight * sum(parts.values()), metrics
 
 
 def make_optimizer(model: CLIP) -> torch.optim.AdamW:
@@ -482,21 +513,67 @@ def load_clip(path: str | Path) -> tuple[CLIP, Tokenizer]:
     return model.eval(), Tokenizer.from_pretrained(path)
 
 
-def pretrain_clip(
-    out: Path, scale: float, images: int, seed: int, dtype: torch.dtype, device: torch.device
-) -> None:
-    """Makes toy-clip in two phases and writes it, with the command that made it, to `out`."""
-    torch.manual_seed(seed)
-    tokenizer = make_tokenizer(seed)
-    model = CLIP(VISION, TextConfig(vocab_size=len(tokenizer) + 1))
+def with_regions(scale: float, images: int, seed: int) -> list[ClipPhase]:
+    """The recipe of the shipped toy-clip: regions first, then whole images as well."""
     steps = round(2000 * scale)
-    first = ClipPhase(steps, steps * 2 // 5, batch=64, group=4, images=images, seed=seed)
-    train_clip(model, tokenizer, first, dtype, device)
-    # Then more images per step, in pairs that differ in one fact.
-    second = ClipPhase(
-        round(900 * scale), 0, batch=96, group=2, images=images * 5 // 7, seed=seed + 1
-    )
-    train_clip(model, tokenizer, second, dtype, device)
+    return [
+        ClipPhase(
+            steps=steps, region_steps=steps * 2 // 5, batch=64, group=4, images=images, seed=seed
+        ),
+        # Then more images per step, in pairs that differ in one fact.
+        ClipPhase(
+            steps=round(900 * scale), batch=96, group=2, images=images * 5 // 7, seed=seed + 1
+        ),
+    ]
+
+
+def captions_only(scale: float, images: int, seed: int) -> list[ClipPhase]:
+    """The loss of OpenAI's CLIP alone, for as many steps: for comparison.
+
+    Images of one thing come first. There the caption's words have only one thing to belong to.
+    """
+    return [
+        ClipPhase(
+            steps=round(800 * scale),
+            regions=False,
+            max_things=1,
+            batch=64,
+            group=4,
+            images=images * 5 // 7,
+            seed=seed + 2,
+        ),
+        ClipPhase(
+            steps=round(1200 * scale), regions=False, batch=64, group=4, images=images, seed=seed
+        ),
+        ClipPhase(
+            steps=round(900 * scale),
+            regions=False,
+            batch=96,
+            group=2,
+            images=images * 5 // 7,
+            seed=seed + 1,
+        ),
+    ]
+
+
+def pretrain_clip(
+    out: Path,
+    scale: float,
+    images: int,
+    seed: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    regions: bool = True,
+) -> None:
+    """Makes toy-clip and writes it, with the command that made it, to `out`.
+
+    Without `regions` only whole images and captions are compared, as in OpenAI's CLIP."""
+    torch.manual_seed(seed)
+    tokenizer = make_caption_tokenizer(seed)
+    model = CLIP(VISION, TextConfig(vocab_size=len(tokenizer) + 1))
+    recipe = with_regions if regions else captions_only
+    for phase in recipe(scale, images, seed):
+        train_clip(model, tokenizer, phase, dtype, device)
     save_clip(model, tokenizer, out)
     made_by(out)
 

@@ -11,9 +11,11 @@ from ..conversation import IMAGE
 from ..errors import UserError, exit_with
 from ..files import new_directory
 from .captions import boxes, captions
+from .dialogues import dialogue, instructions
 from .draw import draw
+from .questions import QA
 from .scenes import Scene, scenes
-from .teacher import QA, dialogue, instructions, read
+from .teacher import read
 
 # How many samples of each type a scene gets on average; 0.5 means that half of the scenes get one.
 SAMPLES_PER_SCENE = {"conversation": 2.0, "detail": 0.5, "complex": 0.3}

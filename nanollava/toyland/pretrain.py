@@ -22,10 +22,12 @@ from ..hf import files as hf_files
 from ..hf.names import Layout
 from ..tokenizer import SPACE, Tokenizer, text_decoder
 from .captions import captions
+from .dialogues import description, follow_ups
+from .questions import questions
 from .scenes import scenes
-from .teacher import detail, facts_from_captions, questions
+from .teacher import facts_from_captions
 
-VOCAB_SIZE = 704
+VOCAB_SIZE = 1280
 SPECIAL_TOKENS = ["<unk>", "<s>", "</s>"]
 
 
@@ -55,19 +57,18 @@ def train_bpe(texts: list[str], vocab_size: int) -> Tokenizer:
 
 @cache
 def make_tokenizer(seed: int) -> Tokenizer:
-    """A tokenizer of Toyland's language, trained on captions, questions and answers.
-
-    Both starting points have the same one, so it is trained once."""
+    """toy-vicuna's tokenizer, trained on captions, questions, answers and dialogues."""
     rng = random.Random(f"tokenizer/{seed}")
     # So many copies that whole words of the system prompt win merges.
     texts = [VICUNA_SYSTEM + " USER: ASSISTANT:"] * 3000
     for scene in scenes("train", 2000, seed):
         facts = facts_from_captions(scene, rng)
         texts += captions(scene, rng)
-        for qas in questions(facts, rng).values():
-            for qa in qas:
-                texts.append(f"{qa.question} {qa.answer}")
-        texts.append(detail(facts))
+        qas = [description(facts, rng), *follow_ups(facts, rng)]
+        for qas_of_type in questions(facts, rng).values():
+            qas += qas_of_type
+        for qa in qas:
+            texts.append(f"{qa.question} {qa.answer}")
     return train_bpe(texts, VOCAB_SIZE)
 
 

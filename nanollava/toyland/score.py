@@ -14,8 +14,10 @@ from ..llava import LLaVA
 from ..streaming import answer
 from ..tokenizer import Tokenizer
 from .draw import draw
+from .questions import QA, TYPES, questions
 from .scenes import Scene, scenes
-from .teacher import QA, TYPES, WORDINGS, detail, facts_from_captions, questions, stated_facts
+from .teacher import detail, facts_from_captions, stated_facts
+from .wordings import WORDINGS
 
 IMAGE_SIZE = 200  # pixels, as in the data set
 BATCH = 64  # questions that are drawn and answered together

@@ -3,8 +3,7 @@
 The decoder learns to answer questions about scenes that are described in words. To answer "where is
 the cat?" it must represent what is asked, find that name in the description, and collect there what
 belongs to it. None of these skills helps without the others, and learning all at once takes too
-long. So they come one after another; see PHASES. The shipped weights were made by an earlier
-version of this recipe: see their MADE_BY.txt.
+long. So they come one after another; see PHASES.
 """
 
 import math
@@ -26,21 +25,25 @@ from ..hf.config import llama_config_json
 from ..hf.names import LLAMA as LLAMA_LAYOUT
 from ..llama import Llama
 from ..tokenizer import Tokenizer
-from .captions import WORDS, captions, plural
+from .captions import WORDS, captions
+from .dialogues import dialogue, instructions
 from .pretrain import VOCAB_SIZE, fit, make_tokenizer, pad, save
-from .scenes import KINDS, Scene, scenes
-from .teacher import detail, dialogue, facts_from_captions, instructions, questions
+from .questions import KIND_OF_WORD, QA, kinds_in, questions
+from .scenes import Scene, scenes
+from .teacher import detail, facts_from_captions
 
 LLAMA = LlamaConfig(
     vocab_size=VOCAB_SIZE,
     hidden_size=128,
     intermediate_size=384,
-    num_hidden_layers=5,
+    num_hidden_layers=6,
     num_attention_heads=4,
     max_position_embeddings=1024,
 )
 SCENES = 16000  # that the dialogues are about
 BATCH = 32  # rows per step of the last phase; earlier phases have more or fewer
+
+FIRST_WORD = 3 + 256  # the first id behind the special tokens and the bytes
 
 # A training row: token ids, and labels that are IGNORE_INDEX where no loss is taken.
 Row = tuple[list[int], list[int]]
@@ -51,8 +54,10 @@ HARDER = (  # by something else than the name, or put together from several fact
     ("what",),
     ("relation",),
     ("count",),
-    ("reason",),
-    ("count", "weather", "place"),
+    ("reason", "outside"),
+    ("presence",),
+    ("list", "weather", "place"),
+    ("false premise", "color", "position", "distance"),
 )
 
 
@@ -87,7 +92,7 @@ def mostly_in_words(scene: Scene, rng: random.Random) -> str:
 # Training rows
 
 
-def copies(rng: random.Random, count: int, vocab_size: int, length: int = 48) -> list[Row]:
+def copies(rng: random.Random, count: int, vocab_size: int, length: int = 32) -> list[Row]:
     """Random tokens written twice, with the loss on the second copy.
 
     Odd rows repeat the tokens forwards, which makes attention heads that find a token and read
@@ -95,7 +100,7 @@ def copies(rng: random.Random, count: int, vocab_size: int, length: int = 48) ->
     """
     all_words = []
     for _ in range(count):
-        all_words.append(rng.sample(range(3, vocab_size), rng.randint(8, length)))
+        all_words.append(rng.sample(range(FIRST_WORD, vocab_size), rng.randint(8, length)))
     rows = []
     for i, words in enumerate(all_words):
         second = words if i % 2 == 1 else words[::-1]
@@ -124,6 +129,19 @@ def dialogues(rng: random.Random, count: int, tokenizer: Tokenizer, pool: list[S
     return rows
 
 
+def brief_answers(qas: list[QA]) -> list[QA]:
+    """The questions about one thing, with the last word of the answer alone.
+
+    "left" is one look-up, "on the left" three words that depend on it.
+    """
+    brief = []
+    for qa in qas:
+        if " and " not in qa.answer and len(kinds_in(qa)) == 1:
+            last_word = qa.answer.rstrip(".").split()[-1]
+            brief.append(replace(qa, answer=last_word))
+    return brief
+
+
 def drills(
     rng: random.Random,
     count: int,
@@ -135,8 +153,7 @@ def drills(
 ) -> list[Row]:
     """Dialogues of up to twelve questions, all of one of the groups of question types.
 
-    Questions of one group hardly answer each other. `brief` answers are only the last word: "left"
-    is one look-up, "on the left" three words that depend on it.
+    Questions of one group hardly answer each other. With `brief`, only `brief_answers` are asked.
     """
     weights = [len(scene.things) ** 2 for scene in pool]
     rows = []
@@ -145,11 +162,11 @@ def drills(
         qas = []
         for type in rng.choice(groups):
             qas += by_type[type]
+        if brief:
+            qas = brief_answers(qas)
         if not qas:
             qas = by_type["weather"]
         qas = rng.sample(qas, min(12, len(qas)))
-        if brief:
-            qas = [replace(qa, answer=qa.answer.split()[-1]) for qa in qas]
         rows.append(encode(dialogue(describe(scene, rng), qas), tokenizer))
     return rows
 
@@ -213,7 +230,7 @@ PHASES = (
     # By name or by side, in all scenes.
     Phase("by name or side", Lessons.by_name_or_side, 1500, stop_at=0.98),
     # Everything: whole answers, all types of questions, conversations.
-    Phase("dialogues", Lessons.everything, 2400, stop_at=None),
+    Phase("dialogues", Lessons.everything, 3000, stop_at=None),
 )
 
 
@@ -291,16 +308,17 @@ def initialize(model: Llama) -> None:
         nn.init.normal_(parameter, std=std)
 
 
-def copy_singulars_to_plurals(model: Llama, tokenizer: Tokenizer) -> None:
-    """Gives the plurals their singulars' embeddings.
+def copy_kinds_to_other_words(model: Llama, tokenizer: Tokenizer) -> None:
+    """Gives plurals and other names of kinds ("cats", "bike") the embeddings of the kinds.
 
-    The last phase asks for numbers. That "cats" belongs to "cat" shows in no spelling, as both are
+    The last phase needs them. That "cats" belongs to "cat" shows in no spelling, as both are
     single tokens."""
     embeddings = model.model.embed_tokens.weight.data
-    for kind in KINDS:
-        singular = tokenizer.encode(f"a {kind}")[-1]
-        many = tokenizer.encode(f"a {plural(kind)}")[-1]
-        embeddings[many] = embeddings[singular]
+    for word, kind in KIND_OF_WORD.items():
+        a_word = tokenizer.encode(f"a {word}")
+        a_kind = tokenizer.encode(f"a {kind}")
+        if len(a_word) == len(a_kind):
+            embeddings[a_word[-1]] = embeddings[a_kind[-1]]
 
 
 def train_vicuna(
@@ -318,7 +336,7 @@ def train_vicuna(
 
     for phase in PHASES:
         if phase.name == "dialogues":
-            copy_singulars_to_plurals(model, tokenizer)
+            copy_kinds_to_other_words(model, tokenizer)
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01, fused=True
         )

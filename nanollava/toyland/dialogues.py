@@ -1,0 +1,355 @@
+"""Conversations about a scene, and the three kinds of instruction data (paper, section 3)."""
+
+import random
+from collections.abc import Callable
+
+from .captions import WORDS, plural, with_article
+from .grammar import as_typed
+from .questions import (
+    QA,
+    Answer,
+    Writer,
+    at_spot,
+    color_answer,
+    count_answer,
+    distance_answer,
+    kinds_absent,
+    kinds_in,
+    kinds_present,
+    list_names,
+    listed,
+    no_such,
+    position_answer,
+    presence_answer,
+    presence_question,
+    questions,
+    reasons,
+    true_reasons,
+)
+from .scenes import DISTANCES, SIDES, Scene, Thing
+from .teacher import detail, one_sentence
+from .wordings import FOLLOW_UPS, WORDINGS
+
+# Conversations whose questions answer none of each other
+
+
+def gives_away(earlier: QA, qa: QA) -> bool:
+    """Whether an earlier turn states part of the answer: that a kind is there, its color or spot.
+
+    A question of the same type about the same kinds counts as asked already."""
+    earlier_kinds = kinds_in(earlier)
+    kinds = kinds_in(qa)
+    if earlier.type == qa.type:
+        return earlier_kinds == kinds
+    if not earlier_kinds & kinds:
+        return False
+    if qa.type == "color":
+        return qa.answer in f"{earlier.question} {earlier.answer}"
+    if qa.type in ("position", "distance"):
+        return earlier.type in ("what", "relation", "list")
+    return True
+
+
+def question_types(facts: Scene, rng: random.Random, turns: int, inventory: float) -> list[str]:
+    """The types of questions that a conversation tries to ask, in order.
+
+    With probability `inventory` it only asks what is there and how many, otherwise about facts of
+    all types.
+    """
+    if rng.random() < inventory:
+        kinds = kinds_present(facts)
+        mixed = rng.sample(("presence", "count") * 4, min(8, 2 * len(kinds)))
+        return rng.choice((mixed, ["count"] * turns))
+    types = []
+    if rng.random() < 0.6:
+        types = rng.sample(("presence", "count", "what"), 3)
+    look_ups = ("color", "position", "distance")
+    others = ("relation", "weather", "place", "what", "false premise", "list", "outside")
+    types += rng.sample((*look_ups, "relation", *rng.sample(others, 3)), 7)
+    types += rng.sample(look_ups, 3)
+    return types
+
+
+def pick_by_answer(qas: list[QA], rng: random.Random) -> QA:
+    """First the answer, then the question: "two" is as frequent as "none".
+
+    A "yes" about presence gets double weight, as earlier turns rule out more of its questions.
+    """
+    answers = sorted({qa.answer for qa in qas})
+    if qas[0].type == "presence" and "yes" in answers:
+        answers.append("yes")
+    answer = rng.choice(answers)
+    return rng.choice([qa for qa in qas if qa.answer == answer])
+
+
+def conversation(
+    facts: Scene, rng: random.Random, turns: int = 8, inventory: float = 0.35
+) -> list[QA]:
+    """At most `turns` short questions, none of which the turns before it answer.
+
+    So every answer must be looked up in the image."""
+    by_type = questions(facts, rng)
+    chosen: list[QA] = []
+    for type in question_types(facts, rng, turns, inventory):
+        if len(chosen) == turns:
+            break
+        fresh = []
+        for qa in by_type[type]:
+            if not any(gives_away(earlier, qa) for earlier in chosen):
+                fresh.append(qa)
+        if fresh:
+            chosen.append(pick_by_answer(fresh, rng))
+    if not chosen:
+        return by_type["weather"][:1]
+    return chosen
+
+
+# Conversations whose later turns refer to earlier ones
+
+
+ATTRIBUTES: dict[str, Callable[[str, list[Thing]], Answer]] = {
+    "color": color_answer,
+    "position": position_answer,
+    "distance": distance_answer,
+}
+
+
+class Talk:
+    """A dialogue about one kind of things after another, which `topic` names."""
+
+    def __init__(self, facts: Scene, writer: Writer):
+        self.facts = facts
+        self.writer = writer
+        self.rng = writer.rng
+        self.qas: list[QA] = []
+        self.topic = ""  # the kind that "it" means
+        self.things: list[Thing] = []  # those that "it" or "they" mean
+        self.asked = ""  # what the last turn asked about the topic
+        self.known: set[str] = set()  # what has been asked about it
+
+    def add(self, qa: QA, asked: str) -> None:
+        self.qas.append(qa)
+        self.asked = asked
+        self.known.add(asked)
+
+    def about(self, kind: str, things: list[Thing]) -> None:
+        self.topic = kind
+        self.things = things
+        self.known = set()
+
+    def some_kind(self) -> str:
+        """A kind to talk about; a quarter of the time one that is not there."""
+        kinds = kinds_present(self.facts)
+        if self.rng.random() < 0.25:
+            kinds = kinds_absent(self.facts)
+        others = [kind for kind in kinds if kind != self.topic]
+        if not others:
+            others = kinds_absent(self.facts)
+        return self.rng.choice(others)
+
+    def follow_up(self, wording: str, answer: Answer, **slots: str) -> QA:
+        question = self.writer.fill(FOLLOW_UPS[wording], slots)
+        return self.writer.with_style("follow-up", question, answer)
+
+    # Opening turns
+
+    def ask_presence(self) -> None:
+        kind = self.some_kind()
+        things = self.facts.of_kind(kind)
+        self.about(kind, things)
+        self.add(presence_question(self.writer, len(things) > 0, kind), "presence")
+
+    def ask_attribute(self) -> None:
+        """Color or position of the things of a kind."""
+        kind = self.some_kind()
+        self.about(kind, self.facts.of_kind(kind))
+        attribute = self.rng.choice(("color", "position"))
+        spoken = self.writer.kind(kind)
+        if len(self.things) > 1:
+            wording = f"{attribute} of several"
+            slots = {"names": f"the {plural(spoken)}"}
+        else:
+            wording = attribute
+            slots = {"name": f"the {spoken}"}
+        type = attribute if self.things else "false premise"
+        answer = self.answer_about(attribute)
+        self.add(self.writer.qa(type, wording, answer, **slots), attribute)
+
+    def ask_count(self) -> None:
+        kind = self.some_kind()
+        self.about(kind, self.facts.of_kind(kind))
+        answer = count_answer(self.things, kind, plural(kind))
+        kinds = plural(self.writer.kind(kind))
+        self.add(self.writer.qa("count", "count", answer, kinds=kinds), "count")
+
+    def ask_what(self) -> None:
+        """What is at a spot where only one thing is; "it" is that thing, not its whole kind."""
+        spots = []
+        for spot in (*SIDES, *DISTANCES):
+            if len(at_spot(self.facts, spot)) == 1:
+                spots.append(spot)
+        if not spots:
+            self.ask_count()
+            return
+        spot = self.rng.choice(spots)
+        things = at_spot(self.facts, spot)
+        self.about(things[0].kind, things)
+        answer = listed(things, WORDS[spot])
+        self.add(self.writer.qa("what", "what", answer, spot=self.writer.spot(spot)), "what")
+        self.known |= {"color", "position" if spot in SIDES else "distance"}
+
+    def ask_reason(self) -> None:
+        """A question that needs reasoning, answered yes or no, and then why."""
+        true = true_reasons(self.facts)
+        true.pop("who needs an umbrella", None)
+        wording = self.rng.choice(list(true))
+        short, reason = true[wording].rstrip(".").split(", ")
+        question = self.writer.fill(WORDINGS[wording], {})
+        if self.rng.random() < 0.8:
+            question += self.writer.fill(FOLLOW_UPS["yes or no"], {})
+            self.qas.append(QA("reason", as_typed(question, self.rng), short))
+        else:
+            self.qas.append(QA("reason", as_typed(question, self.rng), true[wording]))
+        self.qas.append(self.follow_up("why", Answer(reason + ".")))
+
+    def open(self) -> None:
+        openings = (self.ask_presence, self.ask_attribute, self.ask_count, self.ask_what)
+        self.rng.choice(openings)()
+
+    # Later turns
+
+    def answer_about(self, attribute: str) -> Answer:
+        if not self.things:
+            return no_such(self.topic)
+        return ATTRIBUTES[attribute](self.topic, self.things)
+
+    def ask_about_it(self) -> bool:
+        """An attribute of the topic, which a pronoun names."""
+        attributes = [name for name in ATTRIBUTES if name not in self.known]
+        if len(self.things) > 1:
+            attributes = [name for name in attributes if name != "distance"]
+        if not attributes:
+            return False
+        attribute = self.rng.choice(attributes)
+        wording = f"{attribute} of several" if len(self.things) > 1 else attribute
+        self.add(self.follow_up(wording, self.answer_about(attribute)), attribute)
+        return True
+
+    def ask_number(self) -> bool:
+        """How many there are of a kind that is there; the presence of it was asked."""
+        if self.asked != "presence" or not self.things:
+            return False
+        answer = count_answer(self.things, self.topic, plural(self.topic))
+        self.add(self.follow_up("count", answer), "count")
+        return True
+
+    def ask_the_same(self) -> bool:
+        """The last question about another kind: "And the dog?" """
+        asked = self.asked
+        kind = self.some_kind()
+        things = self.facts.of_kind(kind)
+        if (asked in ATTRIBUTES and len(things) > 1) or asked == "what":
+            return False
+        spoken = self.writer.kind(kind)
+        slots = {
+            "kind": spoken,
+            "name": f"the {spoken}",
+            "kinds": plural(spoken),
+            "names": f"the {plural(spoken)}",
+            "a_kind": with_article(spoken),
+        }
+        self.about(kind, things)
+        if asked == "presence":
+            answer = presence_answer(len(things) > 0, with_article(kind))
+            self.add(self.follow_up("same presence", answer, **slots), asked)
+        elif asked == "count":
+            answer = count_answer(things, kind, plural(kind))
+            self.add(self.follow_up("same for several", answer, **slots), asked)
+        else:
+            self.add(self.follow_up("same", self.answer_about(asked), **slots), asked)
+        return True
+
+    def ask_what_else(self) -> bool:
+        """What there is besides the topic; only while nothing else has been mentioned."""
+        if len(self.qas) != 1 or not self.things:
+            return False
+        others = [thing for thing in self.facts.things if thing not in self.things]
+        answer = Answer("nothing else", "There is nothing else.")
+        if others:
+            names = list_names(others)
+            answer = Answer(names, f"There is {names}.")
+        self.qas.append(self.follow_up("else", answer))
+        return True
+
+    def go_on(self) -> bool:
+        """One more turn; False if no turn fits."""
+        ways = [self.ask_about_it, self.ask_about_it, self.ask_the_same, self.ask_number]
+        if self.rng.random() < 0.3:
+            ways.insert(0, self.ask_what_else)
+        else:
+            self.rng.shuffle(ways)
+        return any(way() for way in ways)
+
+
+def follow_ups(
+    facts: Scene, rng: random.Random, turns: int = 3, forms: str = "trained"
+) -> list[QA]:
+    """A dialogue of at most `turns` turns in which later ones refer to earlier ones."""
+    talk = Talk(facts, Writer(rng, forms))
+    if rng.random() < 0.15:
+        talk.ask_reason()
+    else:
+        talk.open()
+    while len(talk.qas) < turns:
+        if talk.topic == "":
+            talk.open()
+        elif not talk.go_on():
+            break
+    return talk.qas[:turns]
+
+
+# Instruction data
+
+
+def description(facts: Scene, rng: random.Random, forms: str = "trained") -> QA:
+    """The detailed description, or every fact in one sentence if that is what is asked for."""
+    writer = Writer(rng, forms)
+    if rng.random() < 0.15:
+        return writer.qa("detail", "sentence", Answer(one_sentence(facts)))
+    return writer.qa("detail", "detail", Answer(detail(facts)))
+
+
+def instructions(
+    facts: Scene, rng: random.Random, response_type: str, inventory: float = 0.35
+) -> list[QA]:
+    """One sample of instruction data, of the type "conversation", "detail" or "complex".
+
+    `inventory` is the share of conversations that only ask what is there and how many. Raises
+    ValueError for another type.
+    """
+    if response_type == "conversation":
+        if rng.random() < 0.3:
+            return follow_ups(facts, rng, turns=6)
+        return conversation(facts, rng, inventory=inventory)
+    if response_type == "detail":
+        return [description(facts, rng)]
+    if response_type == "complex":
+        qas = reasons(facts, Writer(rng))
+        return rng.sample(qas, min(3, len(qas)))
+    raise ValueError(
+        f"instruction data {response_type!r}: expected 'conversation', 'detail' or 'complex'"
+    )
+
+
+def dialogue(context: str, qas: list[QA]) -> list[dict]:
+    """Questions and answers in LLaVA's form, `context` on a line before the first question.
+
+    The context is the image token, or for a language model a description of the scene."""
+    turns = []
+    for i, qa in enumerate(qas):
+        question = qa.question
+        if i == 0:
+            question = f"{context}\n{question}"
+        turns.append({"from": "human", "value": question})
+        turns.append({"from": "gpt", "value": qa.answer})
+    return turns

@@ -1,0 +1,125 @@
+"""Templates with alternatives: one question in the many ways that people ask it.
+
+`(a|b)` is either a or b, and may be nested; `(a|)` is a or nothing. `$image` stands for the entry
+"image" of SYNONYMS. Words in braces, such as `{kind}`, are filled in with `str.format`.
+"""
+
+import hashlib
+import random
+import re
+from collections.abc import Iterator
+
+FORMS = ("trained", "unseen")  # the split of wordings, beside the one of scenes
+
+SYNONYMS = {
+    "image": "(picture|image|photo|scene)",
+    "in image": "in (this|the) $image",
+    "here": "( $in_image| here||)",
+    "tell": "((Can|Could) you tell me|Tell me|Please tell me|Do you know|I want to know|Say)",
+    "do you see": "((do|can) you see|can you (spot|find|make out))",
+    "which": "(which|what)",
+    "Which": "(Which|What)",
+    "thing": "(thing|object)",
+    "things": "(things|objects|items)",
+}
+GROUP = re.compile(r"\(([^()]*)\)")  # an innermost group
+SPACES = re.compile(r" +(?=[ ,.:?!])")  # spaces before a space or a punctuation mark
+
+
+def with_synonyms(template: str) -> str:
+    """The template with every `$name` replaced by its alternatives."""
+    while "$" in template:
+        template = re.sub(
+            r"\$([A-Za-z]+(?:_[A-Za-z]+)*)",
+            lambda match: SYNONYMS[match[1].replace("_", " ")],
+            template,
+        )
+    return template
+
+
+def tidy(text: str) -> str:
+    """The text with single spaces, and none before a punctuation mark."""
+    return SPACES.sub("", text).strip()
+
+
+def capitalized(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def as_sentence(text: str) -> str:
+    """With a capital letter, and a question mark where `$tell` made a question of it."""
+    text = capitalized(text)
+    if text.startswith(("Can ", "Could ", "Do ")) and text.endswith("."):
+        return text[:-1] + "?"
+    return text
+
+
+def expand(template: str, rng: random.Random) -> str:
+    """One random form of a template."""
+    text = with_synonyms(template)
+    while (group := GROUP.search(text)) is not None:
+        choice = rng.choice(group[1].split("|"))
+        text = text[: group.start()] + choice + text[group.end() :]
+    return tidy(text)
+
+
+def all_forms(template: str) -> Iterator[str]:
+    """Every form of a template, some of them possibly twice."""
+    text = with_synonyms(template)
+    group = GROUP.search(text)
+    if group is None:
+        yield tidy(text)
+        return
+    for choice in group[1].split("|"):
+        yield from all_forms(text[: group.start()] + choice + text[group.end() :])
+
+
+def split_of(form: str) -> str:
+    """Whether a form is trained on: a hash of its words decides, and a fifth is unseen."""
+    bucket = hashlib.sha256(form.encode()).digest()[0] % 5
+    return "unseen" if bucket == 0 else "trained"
+
+
+def choose_form(templates: tuple[str, ...], rng: random.Random, forms: str) -> str:
+    """A random form of the templates that belongs to the split `forms`."""
+    while True:
+        form = expand(rng.choice(templates), rng)
+        if split_of(form) == forms:
+            return form
+
+
+# How people type
+
+CONTRACTIONS = {"What is ": "What's ", "Where is ": "Where's ", "How is ": "How's "}
+BRITISH = {"color": "colour", "Color": "Colour", "gray": "grey", "center": "centre"}
+OPENINGS = ("Hey, ", "OK, ", "So ", "And ", "Look at the picture. ", "Please answer: ")
+PLEASE = (", please", " please")
+
+
+def replace_words(text: str, replacements: dict[str, str]) -> str:
+    for old, new in replacements.items():
+        text = text.replace(old, new)
+    return text
+
+
+def as_typed(text: str, rng: random.Random) -> str:
+    """The question as somebody might type it: contractions, British words, "please", no capitals.
+
+    Half of all questions stay as they are."""
+    if rng.random() < 0.5:
+        return text
+    if rng.random() < 0.4:
+        text = replace_words(text, CONTRACTIONS)
+    if rng.random() < 0.3:
+        text = replace_words(text, BRITISH)
+    if rng.random() < 0.1:
+        text = text[:-1] + rng.choice(PLEASE) + text[-1]
+    if rng.random() < 0.1:
+        opening = rng.choice(OPENINGS)
+        ends_sentence = opening.endswith((". ", ": "))
+        text = opening + (text if ends_sentence else text[0].lower() + text[1:])
+    if rng.random() < 0.5:
+        text = text.lower()
+    if rng.random() < 0.4:
+        text = text.rstrip(".?!")
+    return text

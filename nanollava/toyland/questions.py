@@ -1,0 +1,639 @@
+"""Short questions about a scene, each with its one right answer."""
+
+import random
+import re
+from dataclasses import dataclass
+from itertools import permutations
+
+from .captions import NUMBERS, WORDS, listing, plural, with_article
+from .captions import name as thing_name
+from .grammar import as_sentence, as_typed, capitalized, choose_form, expand
+from .scenes import COLORS, DISTANCES, KINDS, SIDES, Scene, Thing
+from .wordings import (
+    COUNTRIES,
+    GROUPS,
+    NOT_IN_TOYLAND,
+    OTHER_NAMES,
+    REASONS,
+    SPOTS,
+    STYLES,
+    WORDINGS,
+)
+
+TYPES = (
+    "color",
+    "count",
+    "position",
+    "distance",
+    "what",
+    "presence",
+    "relation",
+    "weather",
+    "place",
+    "reason",
+    "list",
+    "false premise",
+    "outside",
+)
+OUTSIDE_ANSWER = "I only know what Toyland's pictures show: things, colors, places and weather."
+
+ONE_WORD = 0.05  # share of questions that ask for one word
+ONE_SENTENCE = 0.07  # share of questions that ask for a sentence
+
+
+@dataclass(frozen=True)
+class QA:
+    """A question with its answer."""
+
+    type: str  # one of TYPES, "detail" or "follow-up"
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A short answer, and the same as a sentence and in one word, where that makes sense."""
+
+    short: str
+    sentence: str = ""
+    word: str = ""
+
+
+class Writer:
+    """Words questions at random; `forms` is the split of the wordings (`grammar.split_of`)."""
+
+    def __init__(self, rng: random.Random, forms: str = "trained"):
+        self.rng = rng
+        self.forms = forms
+
+    def fill(self, templates: tuple[str, ...], words: dict[str, str]) -> str:
+        form = choose_form(templates, self.rng, self.forms)
+        return as_sentence(form.format(**words))
+
+    def qa(self, type: str, wording: str, answer: Answer, **words: str) -> QA:
+        """A question in one of the forms of a wording, some with a request for the answer's form.
+
+        `words` fill the form's slots."""
+        return self.with_style(type, self.fill(WORDINGS[wording], words), answer)
+
+    def with_style(self, type: str, question: str, answer: Answer) -> QA:
+        chance = self.rng.random()
+        text = answer.short
+        if answer.word and chance < ONE_WORD:
+            question += " " + self.fill(STYLES["word"], {})
+            text = answer.word
+        elif answer.sentence and ONE_WORD <= chance < ONE_WORD + ONE_SENTENCE:
+            question += " " + self.fill(STYLES["sentence"], {})
+            text = answer.sentence
+        return QA(type, as_typed(question, self.rng), text)
+
+    def kind(self, kind: str) -> str:
+        """A kind's name, sometimes another one ("bike")."""
+        if kind in OTHER_NAMES and self.rng.random() < 0.2:
+            return self.rng.choice(OTHER_NAMES[kind])
+        return kind
+
+    def spot(self, spot: str) -> str:
+        """A side or a distance in words."""
+        return expand(self.rng.choice(SPOTS[spot]), self.rng)
+
+
+# Names and lists
+
+
+def at_spot(facts: Scene, spot: str) -> list[Thing]:
+    """The things on a side or at a distance."""
+    return [thing for thing in facts.things if spot in (thing.side, thing.distance)]
+
+
+def unique_names(facts: Scene, thing: Thing, writer: Writer, hidden: str = "") -> list[str]:
+    """The names that fit this thing only: "the cat", "the red cat", "the cat on the left".
+
+    `hidden` is the fact that a name must not tell: "color" or "side"."""
+    same_kind = facts.of_kind(thing.kind)
+    kind = writer.kind(thing.kind)
+    if len(same_kind) == 1:
+        return [f"the {kind}"]
+    names = []
+    same_color = [other for other in same_kind if other.color == thing.color]
+    if len(same_color) == 1 and hidden != "color":
+        names.append(f"the {thing.color} {kind}")
+    same_side = [other for other in same_kind if other.side == thing.side]
+    if len(same_side) == 1 and hidden != "side":
+        names.append(f"the {kind} {writer.spot(thing.side)}")
+    return names
+
+
+def kinds_present(facts: Scene) -> list[str]:
+    return list(dict.fromkeys(thing.kind for thing in facts.things))
+
+
+def kinds_absent(facts: Scene) -> list[str]:
+    present = kinds_present(facts)
+    return [kind for kind in KINDS if kind not in present]
+
+
+def list_names(things: list[Thing]) -> str:
+    return listing([thing_name(thing) for thing in things])
+
+
+def each_once(words: list[str]) -> list[str]:
+    return list(dict.fromkeys(words))
+
+
+def yes_or_no(is_true: bool) -> str:
+    return "yes" if is_true else "no"
+
+
+def listed(things: list[Thing], where: str) -> Answer:
+    """What there is at a spot, behind a thing, or in the whole image."""
+    if not things:
+        return Answer("nothing", f"There is nothing {where}.", "nothing")
+    word = things[0].kind if len(things) == 1 else ""
+    names = list_names(things)
+    return Answer(names, f"There is {names} {where}.", word)
+
+
+def no_such(what: str) -> Answer:
+    """The answer to a question about something that is not there; `what` as in "dog"."""
+    sentence = f"There is no {what}."
+    return Answer(sentence, sentence, sentence)
+
+
+# The facts of the things of one kind
+
+
+def color_answer(kind: str, things: list[Thing]) -> Answer:
+    colors = listing(each_once([thing.color for thing in things]))
+    if len(things) == 1:
+        return Answer(colors, f"The {kind} is {colors}.", colors)
+    return Answer(colors, f"The {plural(kind)} are {colors}.")
+
+
+def position_answer(kind: str, things: list[Thing]) -> Answer:
+    sides = listing(each_once([WORDS[thing.side] for thing in things]))
+    if len(things) == 1:
+        return Answer(sides, f"The {kind} is {sides}.", things[0].side)
+    return Answer(sides, f"The {plural(kind)} are {sides}.")
+
+
+def distance_answer(kind: str, things: list[Thing]) -> Answer:
+    distances = listing(each_once([WORDS[thing.distance] for thing in things]))
+    if len(things) == 1:
+        return Answer(distances, f"The {kind} is {distances}.", things[0].distance)
+    return Answer(distances, f"The {plural(kind)} are {distances}.")
+
+
+def count_answer(things: list[Thing], one: str, many: str) -> Answer:
+    number = NUMBERS[len(things)]
+    if not things:
+        return Answer(number, f"There are no {many}.", number)
+    if len(things) == 1:
+        return Answer(number, f"There is one {one}.", number)
+    return Answer(number, f"There are {number} {many}.", number)
+
+
+def presence_answer(is_there: bool, what: str) -> Answer:
+    """`what` with its article, as in "a red cat"."""
+    if is_there:
+        return Answer("yes", f"Yes, there is {what}.", "yes")
+    without_article = what.split(" ", 1)[1]
+    return Answer("no", f"No, there is no {without_article}.", "no")
+
+
+def yes_no_answer(is_true: bool) -> Answer:
+    word = yes_or_no(is_true)
+    return Answer(word, word=word)
+
+
+# Questions about one thing
+
+
+def questions_about(thing: Thing, facts: Scene, writer: Writer) -> list[QA]:
+    """Color, position and distance of a thing, asked openly and as yes or no."""
+    rng = writer.rng
+    qas = []
+    for name in unique_names(facts, thing, writer, hidden="color"):
+        answer = color_answer(thing.kind, [thing])
+        qas.append(writer.qa("color", "color", answer, name=name))
+        other = rng.choice([color for color in COLORS if color != thing.color])
+        first, second = rng.sample((thing.color, other), 2)
+        words = {"name": name, "color": first, "other_color": second}
+        qas.append(writer.qa("color", "color or color", answer, **words))
+        guess = rng.choice((thing.color, other))
+        answer = yes_no_answer(guess == thing.color)
+        qas.append(writer.qa("presence", "is color", answer, name=name, color=guess))
+    for name in unique_names(facts, thing, writer, hidden="side"):
+        answer = position_answer(thing.kind, [thing])
+        qas.append(writer.qa("position", "position", answer, name=name))
+        guess = rng.choice((thing.side, rng.choice(SIDES)))
+        answer = yes_no_answer(guess == thing.side)
+        spot = writer.spot(guess)
+        qas.append(writer.qa("presence", "is at spot", answer, name=name, spot=spot))
+    for name in unique_names(facts, thing, writer):
+        answer = distance_answer(thing.kind, [thing])
+        qas.append(writer.qa("distance", "distance", answer, name=name))
+        guess = rng.choice(DISTANCES)
+        answer = yes_no_answer(guess == thing.distance)
+        spot = writer.spot(guess)
+        qas.append(writer.qa("presence", "is at spot", answer, name=name, spot=spot))
+    return qas
+
+
+def questions_about_several(kind: str, facts: Scene, writer: Writer) -> list[QA]:
+    """Colors and positions of all things of a kind, in the order of the scene."""
+    things = facts.of_kind(kind)
+    if len(things) == 1:
+        return []
+    names = f"the {plural(writer.kind(kind))}"
+    return [
+        writer.qa("color", "color of several", color_answer(kind, things), names=names),
+        writer.qa("position", "position of several", position_answer(kind, things), names=names),
+    ]
+
+
+# Questions about what is where
+
+
+def spot_questions(facts: Scene, writer: Writer) -> list[QA]:
+    """What is on a side or at a distance, and the color of what is there."""
+    qas = []
+    for spot in (*SIDES, *DISTANCES):
+        things = at_spot(facts, spot)
+        words = writer.spot(spot)
+        qas.append(writer.qa("what", "what", listed(things, WORDS[spot]), spot=words))
+        answer = yes_no_answer(len(things) > 0)
+        qas.append(writer.qa("presence", "anything at spot", answer, spot=words))
+        if len(things) == 1:
+            answer = color_answer("thing", things)
+            qas.append(writer.qa("color", "color of spot", answer, spot=words))
+    return qas
+
+
+def color_of_what_questions(facts: Scene, writer: Writer) -> list[QA]:
+    """What has a color, and whether anything has it: of all colors there are, and of another."""
+    present = each_once([thing.color for thing in facts.things])
+    absent = [color for color in COLORS if color not in present]
+    qas = []
+    for color in (*present, writer.rng.choice(absent)):
+        things = [thing for thing in facts.things if thing.color == color]
+        if things:
+            names = list_names(things)
+            answer = Answer(names, f"{capitalized(names)} is {color}.")
+        else:
+            answer = Answer("nothing", f"Nothing is {color}.", "nothing")
+        qas.append(writer.qa("what", "what of color", answer, color=color))
+        answer = yes_no_answer(len(things) > 0)
+        qas.append(writer.qa("presence", "presence of color", answer, color=color))
+    return qas
+
+
+def neighbors(thing: Thing, facts: Scene) -> dict[str, list[Thing]]:
+    """What stands where, seen from a thing: "behind" it and so on."""
+    side = SIDES.index(thing.side)
+    found: dict[str, list[Thing]] = {
+        "to the left of": [],
+        "to the right of": [],
+        "next to": [],
+    }
+    if thing.distance == "near":
+        found["behind"] = []
+    else:
+        found["in front of"] = []
+    for other in facts.things:
+        steps = SIDES.index(other.side) - side
+        if steps < 0:
+            found["to the left of"].append(other)
+        if steps > 0:
+            found["to the right of"].append(other)
+        if abs(steps) == 1 and other.distance == thing.distance:
+            found["next to"].append(other)
+        if steps == 0 and other.distance != thing.distance:
+            where = "behind" if thing.distance == "near" else "in front of"
+            found[where].append(other)
+    return found
+
+
+def neighbor_questions(facts: Scene, writer: Writer) -> list[QA]:
+    qas = []
+    for thing in facts.things:
+        for name in unique_names(facts, thing, writer):
+            for where, things in neighbors(thing, facts).items():
+                answer = listed(things, f"{where} {name}")
+                qas.append(writer.qa("what", "neighbor", answer, where=where, name=name))
+    return qas
+
+
+def list_questions(facts: Scene, writer: Writer) -> list[QA]:
+    """All things, and all of a group such as animals."""
+    answer = listed(list(facts.things), WORDS[facts.place])
+    qas = [writer.qa("list", "list", Answer(answer.short, answer.sentence))]
+    for group, kinds in GROUPS.items():
+        things = [thing for thing in facts.things if thing.kind in kinds]
+        if things:
+            names = list_names(things)
+            answer = Answer(names, f"There is {names}.")
+        else:
+            answer = no_such_group(group)
+        qas.append(writer.qa("list", "list of group", answer, group=group))
+        is_there = yes_no_answer(len(things) > 0)
+        qas.append(writer.qa("presence", "presence of group", is_there, group=group))
+    return qas
+
+
+def no_such_group(group: str) -> Answer:
+    sentence = f"There are no {group}."
+    return Answer(sentence, sentence)
+
+
+# Questions about numbers and presence
+
+
+def count_questions(facts: Scene, writer: Writer) -> list[QA]:
+    """How many there are of every kind, of one that is absent, of a color, and of all things."""
+    qas = []
+    for kind in [*kinds_present(facts), writer.rng.choice(kinds_absent(facts))]:
+        answer = count_answer(facts.of_kind(kind), kind, plural(kind))
+        qas.append(writer.qa("count", "count", answer, kinds=plural(writer.kind(kind))))
+    things = list(facts.things)
+    for words in ("things", "objects"):
+        answer = count_answer(things, "thing", "things")
+        qas.append(writer.qa("count", "count", answer, kinds=words))
+    color = writer.rng.choice(COLORS)
+    things = [thing for thing in facts.things if thing.color == color]
+    answer = count_answer(things, f"{color} thing", f"{color} things")
+    qas.append(writer.qa("count", "count", answer, kinds=f"{color} things"))
+    group = writer.rng.choice(list(GROUPS))
+    things = [thing for thing in facts.things if thing.kind in GROUPS[group]]
+    answer = count_answer(things, group.removesuffix("s"), group)
+    qas.append(writer.qa("count", "count", answer, kinds=group))
+    return qas
+
+
+def presence_question(writer: Writer, is_there: bool, *words: str) -> QA:
+    """Whether a thing is there; the last of the words is the kind, those before it adjectives."""
+    adjectives = words[:-1]
+    kind = writer.kind(words[-1])
+    a_kind = with_article(*adjectives, kind)
+    kinds = " ".join([*adjectives, plural(kind)])
+    kind_or_kinds = kinds if len(words) == 1 else " ".join([*adjectives, kind])
+    answer = presence_answer(is_there, with_article(*words))
+    slots = {"a_kind": a_kind, "kinds": kinds, "kind_or_kinds": kind_or_kinds}
+    return writer.qa("presence", "presence", answer, **slots)
+
+
+def presence_questions(facts: Scene, writer: Writer) -> list[QA]:
+    """Whether a kind is there, half of them absent; also with a color, or at a spot."""
+    rng = writer.rng
+    present = kinds_present(facts)
+    absent = rng.sample(kinds_absent(facts), len(present))
+    qas = []
+    for kind in [*present, *absent]:
+        qas.append(presence_question(writer, kind in present, kind))
+    qas.append(presence_question(writer, False, rng.choice(NOT_IN_TOYLAND)))
+    is_there = yes_no_answer("person" in present)
+    qas.append(writer.qa("presence", "presence of someone", is_there))
+    for thing in facts.things:
+        same_kind = facts.of_kind(thing.kind)
+        colors = [other.color for other in same_kind]
+        color = thing.color
+        if rng.random() < 0.5:
+            color = rng.choice([other for other in COLORS if other not in colors])
+        qas.append(presence_question(writer, color in colors, color, thing.kind))
+        spots = [other.side for other in same_kind] + [other.distance for other in same_kind]
+        spot = rng.choice((*SIDES, *DISTANCES))
+        slots = {"a_kind": with_article(writer.kind(thing.kind)), "spot": writer.spot(spot)}
+        answer = yes_no_answer(spot in spots)
+        qas.append(writer.qa("presence", "presence at spot", answer, **slots))
+    return qas
+
+
+# Questions about two things
+
+
+def relation_questions(facts: Scene, writer: Writer) -> list[QA]:
+    """Two things compared: which is further left or right, and which is closer."""
+    qas = []
+    for first, second in permutations(facts.things, 2):
+        first_names = unique_names(facts, first, writer)
+        second_names = unique_names(facts, second, writer)
+        if not first_names or not second_names:
+            continue
+        names = {"name": first_names[0], "other": second_names[0]}
+        if first.side != second.side:
+            qas += side_questions(first, second, names, writer)
+        if first.distance != second.distance:
+            qas += distance_questions(first, names, writer)
+    return qas
+
+
+def side_questions(first: Thing, second: Thing, names: dict[str, str], writer: Writer) -> list[QA]:
+    way = writer.rng.choice(("left", "right"))
+    is_left_of = SIDES.index(first.side) < SIDES.index(second.side)
+    is_true = is_left_of == (way == "left")
+    further = names["name"] if is_true else names["other"]
+    verb = "is" if is_true else "is not"
+    sentence = f"{capitalized(names['name'])} {verb} to the {way} of {names['other']}."
+    answer = Answer(yes_or_no(is_true), sentence, yes_or_no(is_true))
+    return [
+        writer.qa("relation", "side of other", answer, way=way, **names),
+        writer.qa("relation", "further to side", Answer(further), way=way, **names),
+    ]
+
+
+def distance_questions(first: Thing, names: dict[str, str], writer: Writer) -> list[QA]:
+    is_closer = first.distance == "near"
+    closer = names["name"] if is_closer else names["other"]
+    farther = names["other"] if is_closer else names["name"]
+    closer_answer = Answer(closer, f"{capitalized(closer)} is closer.")
+    farther_answer = Answer(farther, f"{capitalized(farther)} is farther away.")
+    return [
+        writer.qa("relation", "closer", closer_answer, **names),
+        writer.qa("relation", "farther", farther_answer, **names),
+        writer.qa("relation", "is closer", yes_no_answer(is_closer), **names),
+        writer.qa("relation", "is farther", yes_no_answer(not is_closer), **names),
+    ]
+
+
+# Questions about the whole image
+
+
+def weather_questions(facts: Scene, writer: Writer) -> list[QA]:
+    weather = facts.weather
+    answer = Answer(weather, f"It is {weather}.", weather)
+    if weather == "night":
+        answer = Answer("a clear night", "It is a clear night.", "night")
+    qas = []
+    for _ in range(4):
+        qas.append(writer.qa("weather", "weather", answer))
+    for wording, true_weather in (
+        ("is sunny", "sunny"),
+        ("is rainy", "rainy"),
+        ("is cloudy", "cloudy"),
+        ("is night", "night"),
+    ):
+        is_true = yes_no_answer(weather == true_weather)
+        qas.append(writer.qa("weather", wording, is_true))
+    qas.append(writer.qa("weather", "is day", yes_no_answer(weather != "night")))
+    time = "night" if weather == "night" else "day"
+    qas.append(writer.qa("weather", "day or night", Answer(time, f"It is {time}.", time)))
+    return qas
+
+
+def place_questions(facts: Scene, writer: Writer) -> list[QA]:
+    where = WORDS[facts.place]
+    answer = Answer(where, f"The picture was taken {where}.", facts.place)
+    qas = []
+    for _ in range(4):
+        qas.append(writer.qa("place", "place", answer))
+    for wording, true_place in (
+        ("is park", "park"),
+        ("is beach", "beach"),
+        ("is street", "street"),
+        ("is snow", "snow"),
+    ):
+        is_true = yes_no_answer(facts.place == true_place)
+        qas.append(writer.qa("place", wording, is_true))
+    outside = Answer("outside", "It was taken outside.", "outside")
+    qas.append(writer.qa("place", "inside or outside", outside))
+    return qas
+
+
+def reason_words(facts: Scene) -> set[str]:
+    """The words that hold in a scene, as `wordings.Reason` uses them."""
+    kinds = [thing.kind for thing in facts.things]
+    words = {facts.place, facts.weather, *kinds}
+    if kinds.count("person") > 1:
+        words.add("people")
+    return words
+
+
+def true_reasons(facts: Scene) -> dict[str, str]:
+    """For every question that needs reasoning, the first answer whose words all hold here."""
+    words = reason_words(facts)
+    true = {}
+    for wording, answers in REASONS.items():
+        for reason in answers:
+            if reason.needs <= words:
+                true[wording] = reason.answer
+                break
+    return true
+
+
+def reasons(facts: Scene, writer: Writer) -> list[QA]:
+    """Complex reasoning: questions whose answers give a reason."""
+    qas = []
+    for wording, answer in true_reasons(facts).items():
+        qas.append(writer.qa("reason", wording, Answer(answer)))
+    return qas
+
+
+# Questions without an answer in the image
+
+
+def missing_names(facts: Scene, writer: Writer) -> list[tuple[str, str]]:
+    """Things that are not there: (what is not there, its name in a question).
+
+    A kind that is absent, one that Toyland does not have, and a kind in another color.
+    """
+    rng = writer.rng
+    names = []
+    for kind in rng.sample(kinds_absent(facts), 3):
+        names.append((kind, f"the {writer.kind(kind)}"))
+    strange = rng.choice(NOT_IN_TOYLAND)
+    names.append((strange, f"the {strange}"))
+    thing = rng.choice(facts.things)
+    colors = [other.color for other in facts.of_kind(thing.kind)]
+    color = rng.choice([other for other in COLORS if other not in colors])
+    names.append((f"{color} {thing.kind}", f"the {color} {thing.kind}"))
+    return names
+
+
+def false_premises(facts: Scene, writer: Writer) -> list[QA]:
+    """Questions about things that are not there, in the words of those about things that are."""
+    rng = writer.rng
+    qas = []
+    for what, name in missing_names(facts, writer):
+        answer = no_such(what)
+        has_color = " " in what
+        wordings = ["position", "distance", "neighbor", "is at spot"]
+        if not has_color:
+            wordings += ["color", "color", "is color", "color or color"]
+        wording = rng.choice(wordings)
+        first, second = rng.sample(COLORS, 2)
+        slots = {
+            "name": name,
+            "color": first,
+            "other_color": second,
+            "spot": writer.spot(rng.choice((*SIDES, *DISTANCES))),
+            "where": rng.choice(("behind", "in front of", "next to", "to the left of")),
+        }
+        qas.append(writer.qa("false premise", wording, answer, **slots))
+    what, name = rng.choice(missing_names(facts, writer))
+    there = rng.choice(facts.things)
+    other = unique_names(facts, there, writer)
+    if other:
+        slots = {"name": name, "other": other[0], "way": rng.choice(("left", "right"))}
+        wording = rng.choice(("side of other", "closer", "is closer"))
+        qas.append(writer.qa("false premise", wording, no_such(what), **slots))
+    kind = rng.choice(kinds_absent(facts))
+    answer = no_such_group(plural(kind))
+    wording = rng.choice(("color of several", "position of several"))
+    names = f"the {plural(writer.kind(kind))}"
+    qas.append(writer.qa("false premise", wording, answer, names=names))
+    return qas
+
+
+def outside_questions(facts: Scene, writer: Writer) -> list[QA]:
+    """Questions that no image of Toyland answers."""
+    rng = writer.rng
+    thing = rng.choice(facts.things)
+    slots = {
+        "name": f"the {writer.kind(thing.kind)}",
+        "color": thing.color,
+        "country": rng.choice(COUNTRIES),
+        "number": rng.choice(NUMBERS),
+    }
+    return [writer.qa("outside", "outside", Answer(OUTSIDE_ANSWER), **slots)]
+
+
+def questions(facts: Scene, rng: random.Random, forms: str = "trained") -> dict[str, list[QA]]:
+    """Short questions with one right answer, by type, each in one form of its wording."""
+    writer = Writer(rng, forms)
+    qas = []
+    for thing in facts.things:
+        qas += questions_about(thing, facts, writer)
+    for kind in kinds_present(facts):
+        qas += questions_about_several(kind, facts, writer)
+    qas += spot_questions(facts, writer)
+    qas += color_of_what_questions(facts, writer)
+    qas += neighbor_questions(facts, writer)
+    qas += list_questions(facts, writer)
+    qas += count_questions(facts, writer)
+    qas += presence_questions(facts, writer)
+    qas += relation_questions(facts, writer)
+    qas += weather_questions(facts, writer)
+    qas += place_questions(facts, writer)
+    qas += reasons(facts, writer)
+    qas += false_premises(facts, writer)
+    qas += outside_questions(facts, writer)
+
+    by_type: dict[str, list[QA]] = {type: [] for type in TYPES}
+    for qa in qas:
+        by_type[qa.type].append(qa)
+    return by_type
+
+
+# What a question is about
+
+KIND_OF_WORD = {}  # every word for a kind, singular or plural
+for _kind in KINDS:
+    for _word in (_kind, *OTHER_NAMES.get(_kind, ())):
+        KIND_OF_WORD[_word] = _kind
+        KIND_OF_WORD[plural(_word)] = _kind
+
+
+def kinds_in(qa: QA) -> set[str]:
+    """The kinds of things that question and answer mention."""
+    words = re.findall(r"\w+", f"{qa.question} {qa.answer}".lower())
+    return {KIND_OF_WORD[word] for word in words if word in KIND_OF_WORD}
