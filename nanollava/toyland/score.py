@@ -1,7 +1,8 @@
 """Scores a LLaVA on Toyland's held-out scenes.
 
-Short questions are counted as right or wrong by type, also on scenes with unseen combinations of
-kind and color. Detailed descriptions are measured by precision and recall of the facts they state.
+Short questions are counted as right or wrong by type: in wordings that are trained on, in wordings
+that are not, and on scenes with unseen combinations of kind and color. Descriptions are measured by
+precision and recall of the facts they state, dialogues by the answers to their later turns.
 """
 
 import random
@@ -13,14 +14,16 @@ from ..image import ImageConfig
 from ..llava import LLaVA
 from ..streaming import answer
 from ..tokenizer import Tokenizer
+from .dialogues import description, follow_ups
 from .draw import draw
+from .grammar import FORMS
 from .questions import QA, TYPES, questions
 from .scenes import Scene, scenes
-from .teacher import detail, facts_from_captions, stated_facts
-from .wordings import WORDINGS
+from .teacher import facts_from_captions, stated_facts
 
 IMAGE_SIZE = 200  # pixels, as in the data set
 BATCH = 64  # questions that are drawn and answered together
+ABOUT_A_THING = ("color", "position", "distance")  # types of questions about things that are there
 
 
 def normal(text: str) -> str:
@@ -43,49 +46,105 @@ def ask(
     model: LLaVA,
     tokenizer: Tokenizer,
     image_config: ImageConfig,
-    scenes_and_questions: list[tuple[Scene, str]],
+    dialogues: list[tuple[Scene, list[str]]],
     max_new_tokens: int,
 ) -> list[str]:
-    """Greedy answers to (scene, question) pairs, computed in batches."""
+    """Greedy answers to the last question of each dialogue, computed in batches.
+
+    A dialogue has questions and answers in turn; the last is a question."""
     answers = []
-    for start in range(0, len(scenes_and_questions), BATCH):
+    for start in range(0, len(dialogues), BATCH):
         prompts = []
-        for scene, question in scenes_and_questions[start : start + BATCH]:
-            turn = {"from": "human", "value": f"{IMAGE}\n{question}"}
-            prompts.append(([draw(scene, IMAGE_SIZE)], [turn]))
+        for scene, texts in dialogues[start : start + BATCH]:
+            turns = []
+            for i, text in enumerate([f"{IMAGE}\n{texts[0]}", *texts[1:]]):
+                turns.append({"from": "gpt" if i % 2 == 1 else "human", "value": text})
+            prompts.append(([draw(scene, IMAGE_SIZE)], turns))
         answers += answer(
             model, tokenizer, image_config, prompts, batch=BATCH, max_new_tokens=max_new_tokens
         )
     return answers
 
 
-def choose_questions(pool: list[Scene], rng: random.Random) -> list[tuple[Scene, QA]]:
+def choose_questions(pool: list[Scene], rng: random.Random, forms: str) -> list[tuple[Scene, QA]]:
     """For every scene one question of every type that it allows."""
     chosen = []
     for scene in pool:
-        by_type = questions(facts_from_captions(scene, rng), rng)
+        by_type = questions(facts_from_captions(scene, rng), rng, forms)
         for qas in by_type.values():
             if qas:
                 chosen.append((scene, rng.choice(qas)))
     return chosen
 
 
-def short_questions(
-    model: LLaVA,
-    tokenizer: Tokenizer,
-    image_config: ImageConfig,
-    pool: list[Scene],
-    rng: random.Random,
-) -> dict[str, list[bool]]:
-    """Whether each answer is exactly right, by type of question."""
-    chosen = choose_questions(pool, rng)
-    pairs = [(scene, qa.question) for scene, qa in chosen]
-    answers = ask(model, tokenizer, image_config, pairs, max_new_tokens=32)
-    right: dict[str, list[bool]] = {}
-    for (_, qa), text in zip(chosen, answers, strict=True):
-        is_right = normal(text) == normal(qa.answer)
-        right.setdefault(qa.type, []).append(is_right)
-    return right
+class Scorer:
+    """Asks one model; all questions come from one stream of random numbers."""
+
+    def __init__(
+        self, model: LLaVA, tokenizer: Tokenizer, image_config: ImageConfig, rng: random.Random
+    ):
+        self.model = model
+        self.tokenizer = tokenizer
+        self.image_config = image_config
+        self.rng = rng
+        self.counts: list[int] = []  # how many questions each part asked
+        self.denials: list[bool] = []  # whether a thing that is there was denied
+
+    def ask(self, dialogues: list[tuple[Scene, list[str]]], max_new_tokens: int = 48) -> list[str]:
+        self.counts.append(len(dialogues))
+        return ask(self.model, self.tokenizer, self.image_config, dialogues, max_new_tokens)
+
+    def short_questions(self, pool: list[Scene], forms: str) -> dict[str, list[bool]]:
+        """Whether each answer is exactly right, by type of question."""
+        chosen = choose_questions(pool, self.rng, forms)
+        answers = self.ask([(scene, [qa.question]) for scene, qa in chosen])
+        right: dict[str, list[bool]] = {}
+        for (_, qa), text in zip(chosen, answers, strict=True):
+            right.setdefault(qa.type, []).append(normal(text) == normal(qa.answer))
+            if qa.type in ABOUT_A_THING:
+                self.denials.append(text.startswith("There is no "))
+        return right
+
+    def descriptions(self, pool: list[Scene], forms: str) -> dict[str, float]:
+        """`precision`: the share of the stated facts that are true; `recall`: the true ones stated.
+
+        Both count the facts of all descriptions together."""
+        references = []
+        dialogues = []
+        for scene in pool:
+            qa = description(facts_from_captions(scene, self.rng), self.rng, forms)
+            dialogues.append((scene, [qa.question]))
+            references.append(qa.answer)
+        answers = self.ask(dialogues, max_new_tokens=128)
+        stated = facts_of_texts(answers)
+        true = facts_of_texts(references)
+        correct = len(stated & true)
+        return {
+            "precision": correct / max(1, len(stated)),
+            "recall": correct / max(1, len(true)),
+        }
+
+    def follow_ups(self, pool: list[Scene], forms: str) -> float:
+        """The share of right answers to the later turns of dialogues of three turns.
+
+        The turns before them have the model's own answers."""
+        talks = []
+        for scene in pool:
+            talk = follow_ups(facts_from_captions(scene, self.rng), self.rng, 3, forms)
+            if len(talk) > 1:
+                talks.append((scene, talk))
+        texts: list[list[str]] = [[] for _ in talks]
+        is_right = []
+        for turn in range(3):
+            active = [i for i, (_, talk) in enumerate(talks) if len(talk) > turn]
+            for i in active:
+                texts[i].append(talks[i][1][turn].question)
+            answers = self.ask([(talks[i][0], texts[i]) for i in active])
+            for i, text in zip(active, answers, strict=True):
+                texts[i].append(text)
+                if turn > 0:
+                    is_right.append(normal(text) == normal(talks[i][1][turn].answer))
+        return fmean(is_right)
 
 
 def facts_of_texts(texts: list[str]) -> set[tuple]:
@@ -97,81 +156,64 @@ def facts_of_texts(texts: list[str]) -> set[tuple]:
     return facts
 
 
-def detailed_descriptions(
-    model: LLaVA,
-    tokenizer: Tokenizer,
-    image_config: ImageConfig,
-    pool: list[Scene],
-    rng: random.Random,
-) -> dict[str, float]:
-    """`precision`: the share of the stated facts that are true; `recall`: of the true ones stated.
-
-    Both count the facts of all descriptions together."""
-    pairs = [(scene, rng.choice(WORDINGS["detail"])) for scene in pool]
-    answers = ask(model, tokenizer, image_config, pairs, max_new_tokens=128)
-    references = [detail(facts_from_captions(scene, rng)) for scene in pool]
-    claimed = facts_of_texts(answers)
-    true = facts_of_texts(references)
-    correct = len(claimed & true)
-    return {
-        "precision": correct / max(1, len(claimed)),
-        "recall": correct / max(1, len(true)),
-    }
-
-
-def count_answers(right: dict[str, list[bool]]) -> int:
-    return sum(len(answers) for answers in right.values())
-
-
 def score(
     model: LLaVA, tokenizer: Tokenizer, image_config: ImageConfig, count: int = 300, seed: int = 0
 ) -> dict:
     """Scores a model on `count` test scenes, and half as many with unseen combinations.
 
-    Returns `overall` and `types` (shares of exact answers), `unseen_combinations` and
-    `unseen_types` (the same on unseen combinations), `detail` (`precision` and `recall` of facts,
-    on a third of the scenes) and `questions` (how many were asked). Needs at least 3 scenes.
+    Returns shares of exact answers: `overall` and by `types`; the same in `unseen_wordings` and
+    `unseen_combinations`, each with "overall". `denials` is the share of answers that deny a thing
+    that is there. `detail` has `precision` and `recall` of the facts in descriptions, and
+    `follow_ups` the share of right later turns, each by split of the wordings, on a third of the
+    scenes. `questions` is how many were asked. Needs at least 3 scenes.
     """
-    rng = random.Random(f"score/{seed}")
+    scorer = Scorer(model, tokenizer, image_config, random.Random(f"score/{seed}"))
     pool = list(scenes("test", count, seed, unseen=False))
     unseen_pool = list(scenes("test", max(1, count // 2), seed, unseen=True))
-    right = short_questions(model, tokenizer, image_config, pool, rng)
-    unseen_right = short_questions(model, tokenizer, image_config, unseen_pool, rng)
-    detail_pool = pool[: count // 3]
-    detail_score = detailed_descriptions(model, tokenizer, image_config, detail_pool, rng)
-
-    types = shares(right)
-    overall = types.pop("overall")
-    unseen_types = shares(unseen_right)
-    unseen_overall = unseen_types.pop("overall")
+    part = pool[: count // 3]
+    types = shares(scorer.short_questions(pool, "trained"))
+    unseen_wordings = shares(scorer.short_questions(pool, "unseen"))
+    unseen_combinations = shares(scorer.short_questions(unseen_pool, "trained"))
+    details = {forms: scorer.descriptions(part, forms) for forms in FORMS}
+    later_turns = {forms: scorer.follow_ups(part, forms) for forms in FORMS}
     return {
-        "overall": overall,
+        "overall": types.pop("overall"),
         "types": types,
-        "unseen_combinations": unseen_overall,
-        "unseen_types": unseen_types,
-        "detail": detail_score,
-        "questions": {"seen": count_answers(right), "unseen": count_answers(unseen_right)},
+        "unseen_wordings": unseen_wordings,
+        "unseen_combinations": unseen_combinations,
+        "denials": fmean(scorer.denials),
+        "detail": details,
+        "follow_ups": later_turns,
+        "questions": sum(scorer.counts),
     }
 
 
 def table(result: dict) -> str:
     """The score as lines of text, in percent; nan where a type was never asked."""
-    lines = [f"{'type':14} {'test':>7} {'unseen':>7}   exact answers, %"]
-    for type in TYPES:
-        seen = 100 * result["types"].get(type, float("nan"))
-        unseen = 100 * result["unseen_types"].get(type, float("nan"))
-        lines.append(f"{type:14} {seen:7.1f} {unseen:7.1f}")
-    seen = 100 * result["overall"]
-    unseen = 100 * result["unseen_combinations"]
-    lines.append(f"{'overall':14} {seen:7.1f} {unseen:7.1f}")
-    questions = result["questions"]
-    lines.append(f"{'questions':14} {questions['seen']:7} {questions['unseen']:7}")
-    precision = result["detail"]["precision"]
-    recall = result["detail"]["recall"]
-    lines.append(
-        f"detailed descriptions: {precision:.1%} of the stated facts are true, "
-        f"{recall:.1%} of the true facts are stated"
+    columns = (
+        {"overall": result["overall"], **result["types"]},
+        result["unseen_wordings"],
+        result["unseen_combinations"],
     )
+    lines = [
+        f"{'exact answers, %':18} {'trained':>9} {'unseen':>9} {'unseen':>13}",
+        f"{'':18} {'wordings':>9} {'wordings':>9} {'combinations':>13}",
+    ]
+    for type in (*TYPES, "overall"):
+        first, second, third = (100 * column.get(type, float("nan")) for column in columns)
+        lines.append(f"{type:18} {first:9.1f} {second:9.1f} {third:13.1f}")
+    trained = 100 * result["follow_ups"]["trained"]
+    unseen = 100 * result["follow_ups"]["unseen"]
+    lines.append(f"{'follow-ups':18} {trained:9.1f} {unseen:9.1f}")
+    for forms in FORMS:
+        precision = result["detail"][forms]["precision"]
+        recall = result["detail"][forms]["recall"]
+        lines.append(
+            f"descriptions, {forms} wordings: {precision:.1%} of the stated facts are true, "
+            f"{recall:.1%} of the true facts are stated"
+        )
+    lines.append(f"things that are there and are denied: {result['denials']:.1%}")
+    lines.append(f"questions: {result['questions']:,}")
     return "\n".join(lines)
 
 
