@@ -71,13 +71,8 @@ def question_types(facts: Scene, rng: random.Random, turns: int, inventory: floa
 
 
 def pick_by_answer(qas: list[QA], rng: random.Random) -> QA:
-    """First the answer, then the question: "two" is as frequent as "none".
-
-    A "yes" about presence gets double weight, as earlier turns rule out more of its questions.
-    """
+    """First the answer, then the question: so "two" is as frequent as "none"."""
     answers = sorted({qa.answer for qa in qas})
-    if qas[0].type == "presence" and "yes" in answers:
-        answers.append("yes")
     answer = rng.choice(answers)
     return rng.choice([qa for qa in qas if qa.answer == answer])
 

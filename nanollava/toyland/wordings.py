@@ -594,7 +594,7 @@ OTHER_NAMES: dict[str, tuple[str, ...]] = {
     "cat": ("kitty", "kitten"),
     "dog": ("puppy",),
     "person": ("human",),
-    "car": ("vehicle", "automobile"),
+    "car": ("automobile",),
     "bicycle": ("bike",),
     "house": ("building",),
     "boat": ("ship", "sailboat"),

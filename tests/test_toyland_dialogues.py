@@ -1,0 +1,156 @@
+"""Conversations: no turn answers a later one by accident, and later turns refer to earlier ones."""
+
+import random
+import re
+
+import pytest
+
+from nanollava.toyland.dialogues import description, dialogue, follow_ups, gives_away, instructions
+from nanollava.toyland.questions import OUTSIDE_ANSWER, QA, kinds_in
+from nanollava.toyland.scenes import COLORS, scenes
+from nanollava.toyland.teacher import facts_from_captions, stated_facts
+
+PRONOUN = re.compile(r"\b(it|its|they|them|their|that)\b")
+
+
+@pytest.fixture(scope="module")
+def pool():
+    return list(scenes("train", 800))
+
+
+@pytest.fixture(scope="module")
+def conversations(pool):
+    """Instruction data without the dialogues whose later turns refer back."""
+    rng = random.Random(0)
+    samples = [instructions(facts_from_captions(scene, rng), rng, "conversation") for scene in pool]
+    return [turns for turns in samples if all(qa.type != "follow-up" for qa in turns)]
+
+
+@pytest.fixture(scope="module")
+def talks(pool):
+    """(scene, dialogue of up to five turns)"""
+    rng = random.Random(1)
+    return [(scene, follow_ups(scene, rng, turns=5)) for scene in pool]
+
+
+def test_conversations_have_different_lengths(conversations):
+    assert {len(turns) for turns in conversations} >= {2, 5, 8}
+
+
+def test_no_question_is_asked_twice(conversations):
+    for turns in conversations:
+        assert len(turns) == len({qa.question for qa in turns})
+
+
+def test_presence_and_number_are_not_known_before_they_are_asked(conversations):
+    checked = 0
+    for turns in conversations:
+        for i, qa in enumerate(turns):
+            kinds = kinds_in(qa)
+            if qa.type in ("presence", "count") and kinds:
+                for earlier in turns[:i]:
+                    assert not kinds & kinds_in(earlier), turns
+                checked += 1
+    assert checked > 500
+
+
+def test_yes_is_as_frequent_as_no(conversations):
+    answers = [qa.answer for turns in conversations for qa in turns if qa.type == "presence"]
+    share = answers.count("yes") / (answers.count("yes") + answers.count("no"))
+    assert 0.4 < share < 0.6
+
+
+@pytest.mark.parametrize(
+    "earlier, later, expected",
+    [
+        (("presence", "Is there a cat?", "yes"), ("count", "How many cats?", "one"), True),
+        (("presence", "Is there a kitty?", "yes"), ("count", "How many cats?", "one"), True),
+        (("presence", "Is there a dog?", "yes"), ("count", "How many cats?", "one"), False),
+        (("what", "What is left?", "a red cat"), ("color", "Color of the cat?", "red"), True),
+        (("position", "Where is the cat?", "left"), ("color", "Color of the cat?", "red"), False),
+        (("color", "Color of the cat?", "red"), ("position", "Where is the cat?", "left"), False),
+        (("what", "What is left?", "a red cat"), ("position", "Where is the cat?", "left"), True),
+        (("list", "Animals?", "a red cat"), ("position", "Where is the cat?", "left"), True),
+        (("count", "How many cats?", "one"), ("count", "How many cats?", "one"), True),
+        (("count", "How many cats?", "one"), ("count", "How many dogs?", "one"), False),
+    ],
+)
+def test_what_an_earlier_turn_gives_away(earlier, later, expected):
+    assert gives_away(QA(*earlier), QA(*later)) == expected
+
+
+def test_later_turns_refer_back_without_a_name(talks):
+    """Half of them have a pronoun or no thing at all, as "And where?"."""
+    later = [qa for _, turns in talks for qa in turns if qa.type == "follow-up"]
+    nameless = [qa for qa in later if not kinds_in(QA("", qa.question, ""))]
+    assert len(nameless) > len(later) / 3
+    assert any(PRONOUN.search(qa.question.lower()) for qa in nameless)
+
+
+def last_named_kind(turns: list[QA]) -> str | None:
+    """The one kind that the last turn with a kind in its question names."""
+    for qa in reversed(turns):
+        kinds = kinds_in(QA("", qa.question, ""))
+        if kinds:
+            return kinds.pop() if len(kinds) == 1 else None
+    return None
+
+
+def test_the_color_of_it_is_the_color_of_the_thing_named_last(talks):
+    checked = 0
+    for scene, turns in talks:
+        for i, qa in enumerate(turns):
+            kind = last_named_kind(turns[: i + 1])
+            is_plain = re.search(r"\b(its|it)\b.*|.*\bcolou?r\b", qa.question.lower())
+            if qa.type != "follow-up" or kind is None or not is_plain:
+                continue
+            things = scene.of_kind(kind)
+            if qa.answer in COLORS and len(things) == 1:
+                assert qa.answer == things[0].color, turns
+                checked += 1
+            if not things and "colo" in qa.question.lower():
+                assert qa.answer.startswith(f"There is no {kind}"), turns
+    assert checked > 50
+
+
+def test_why_repeats_the_reason(talks):
+    reasons = [turns for _, turns in talks if turns[0].type == "reason"]
+    assert len(reasons) > 50
+    for turns in reasons:
+        assert turns[1].answer.startswith("because "), turns
+
+
+def test_descriptions_state_every_fact_however_they_are_asked_for(pool):
+    rng = random.Random(0)
+    for scene in pool[:200]:
+        qa = description(scene, rng)
+        assert len(stated_facts(qa.answer)) == 3 + 2 * len(scene.things), qa
+
+
+def test_complex_answers_give_a_reason(pool):
+    rng = random.Random(0)
+    for scene in pool[:100]:
+        assert all("because" in qa.answer for qa in instructions(scene, rng, "complex"))
+
+
+def test_a_detailed_description_is_one_turn(pool):
+    assert len(instructions(pool[0], random.Random(0), "detail")) == 1
+
+
+def test_no_follow_up_is_outside_toyland(talks):
+    assert all(qa.answer != OUTSIDE_ANSWER for _, turns in talks for qa in turns)
+
+
+def test_an_unknown_kind_of_instructions_is_an_error(pool):
+    with pytest.raises(ValueError, match="'poem'"):
+        instructions(pool[0], random.Random(0), "poem")
+
+
+def test_dialogue_puts_the_context_before_the_first_question():
+    qas = [QA("color", "What color?", "red"), QA("count", "How many?", "two")]
+    assert dialogue("<image>", qas) == [
+        {"from": "human", "value": "<image>\nWhat color?"},
+        {"from": "gpt", "value": "red"},
+        {"from": "human", "value": "How many?"},
+        {"from": "gpt", "value": "two"},
+    ]

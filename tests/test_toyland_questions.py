@@ -1,0 +1,226 @@
+"""Short questions about scenes: what they say is true, in whatever words they are asked."""
+
+import random
+import re
+
+import pytest
+
+from nanollava.toyland.captions import plural
+from nanollava.toyland.questions import (
+    OUTSIDE_ANSWER,
+    QA,
+    TYPES,
+    Writer,
+    kinds_in,
+    neighbors,
+    questions,
+    reasons,
+)
+from nanollava.toyland.scenes import COLORS, KINDS, Scene, scenes
+from nanollava.toyland.wordings import GROUPS, NOT_IN_TOYLAND, OTHER_NAMES
+
+NUMBERS = ["none", "one", "two", "three", "four"]
+SIDES = {"left": "left", "middle": "middle", "center": "middle", "centre": "middle"}
+SIDES["right"] = "right"
+
+
+@pytest.fixture(scope="module")
+def pool():
+    return list(scenes("train", 300))
+
+
+@pytest.fixture(scope="module")
+def all_questions(pool):
+    """(scene, question and answer) of every type, without requests for the answer's form."""
+    rng = random.Random(0)
+    by_type: dict[str, list] = {type: [] for type in TYPES}
+    for scene in pool:
+        for type, qas in questions(scene, rng).items():
+            for qa in qas:
+                if not re.search("word|sentence", qa.question.lower()):
+                    by_type[type].append((scene, qa))
+    return by_type
+
+
+def named_kinds(text: str) -> list[str]:
+    """The kinds that a question names, in order; an oracle of its own."""
+    found = []
+    for kind in KINDS:
+        for word in (kind, *OTHER_NAMES.get(kind, ())):
+            match = re.search(rf"\b({word}|{plural(word)})\b", text.lower())
+            if match:
+                found.append((match.start(), kind))
+    return [kind for _, kind in sorted(found)]
+
+
+def named_colors(text: str) -> list[str]:
+    return re.findall("|".join(COLORS), text.lower())
+
+
+def matching(scene: Scene, text: str) -> list:
+    """The things of a scene that a question names by kind, color and side."""
+    things = list(scene.things)
+    kinds = named_kinds(text)
+    if kinds:
+        things = [thing for thing in things if thing.kind == kinds[0]]
+    for group, kinds in GROUPS.items():
+        if group in text.lower():
+            things = [thing for thing in things if thing.kind in kinds]
+    for color in named_colors(text):
+        things = [thing for thing in things if thing.color == color]
+    return things
+
+
+def test_counts_are_true(all_questions):
+    assert len(all_questions["count"]) > 1000
+    for scene, qa in all_questions["count"]:
+        assert qa.answer == NUMBERS[len(matching(scene, qa.question))], qa
+
+
+def test_colors_of_one_thing_are_true(all_questions):
+    checked = 0
+    for scene, qa in all_questions["color"]:
+        kinds = named_kinds(qa.question)
+        things = scene.of_kind(kinds[0]) if kinds else []
+        if len(things) == 1:
+            assert qa.answer == things[0].color, qa
+            checked += 1
+    assert checked > 400
+
+
+def test_colors_of_several_things_name_each_color_once(all_questions):
+    checked = 0
+    for scene, qa in all_questions["color"]:
+        kinds = named_kinds(qa.question)
+        if kinds and re.search(rf"\b{plural(kinds[0])}\b", qa.question.lower()):
+            colors = named_colors(qa.answer)
+            assert sorted(colors) == sorted({t.color for t in scene.of_kind(kinds[0])}), qa
+            checked += 1
+    assert checked > 50
+
+
+def test_positions_are_true(all_questions):
+    checked = 0
+    for scene, qa in all_questions["position"]:
+        things = scene.of_kind(named_kinds(qa.question)[0])
+        if len(things) == 1:
+            assert things[0].side in qa.answer, qa
+            checked += 1
+    assert checked > 400
+
+
+def test_distances_are_true(all_questions):
+    checked = 0
+    for scene, qa in all_questions["distance"]:
+        things = scene.of_kind(named_kinds(qa.question)[0])
+        if len(things) == 1:
+            expected = "in front" if things[0].distance == "near" else "far away"
+            assert qa.answer == expected, qa
+            checked += 1
+    assert checked > 400
+
+
+def test_presence_of_kinds_and_colors_is_true(all_questions):
+    """Of the questions that only name kinds, groups and colors."""
+    checked = 0
+    for scene, qa in all_questions["presence"]:
+        text = qa.question.lower()
+        spots = "left|right|middle|cent|front|foreground|far|background|back|distance|near|close"
+        names_strange = any(word in text for word in NOT_IN_TOYLAND)
+        named = named_kinds(text) or any(group in text for group in GROUPS)
+        is_about_a_known_thing = " the color " in text or re.search(r"\bthe (\w+ )?\w+", text)
+        if re.search(spots, text) or names_strange or not named or is_about_a_known_thing:
+            continue
+        assert qa.answer == ("yes" if matching(scene, text) else "no"), qa
+        checked += 1
+    assert checked > 1000
+
+
+def test_lists_name_everything(all_questions):
+    for scene, qa in all_questions["list"]:
+        if not any(group in qa.question.lower() for group in GROUPS):
+            assert sorted(named_colors(qa.answer)) == sorted(t.color for t in scene.things), qa
+
+
+def test_a_false_premise_is_denied_and_names_what_is_not_there(all_questions):
+    assert len(all_questions["false premise"]) > 1000
+    for scene, qa in all_questions["false premise"]:
+        what = re.fullmatch(r"There (?:is|are) no (.+)\.", qa.answer)[1]
+        words = what.split()
+        kind = words[-1]
+        present = [t for t in scene.things if kind in (t.kind, plural(t.kind))]
+        if len(words) == 2:
+            present = [thing for thing in present if thing.color == words[0]]
+        assert present == [], qa
+
+
+def test_questions_outside_toyland_get_one_honest_sentence(all_questions):
+    assert {qa.answer for _, qa in all_questions["outside"]} == {OUTSIDE_ANSWER}
+
+
+def test_neighbors_of_a_thing_in_front():
+    scene = next(
+        scene
+        for scene in scenes("train", 500)
+        if [(t.side, t.distance) for t in scene.things]
+        == [("left", "near"), ("middle", "near"), ("left", "far")]
+    )
+    left, middle, behind = scene.things
+    found = neighbors(left, scene)
+    assert found["behind"] == [behind]
+    assert found["next to"] == [middle]
+    assert found["to the right of"] == [middle]
+    assert found["to the left of"] == []
+
+
+def test_every_type_has_hundreds_of_wordings(all_questions):
+    for type in ("color", "position", "distance", "count", "presence", "what"):
+        texts = set()
+        for _, qa in all_questions[type]:
+            text = qa.question.lower()
+            for word in (*COLORS, *KINDS, *(plural(kind) for kind in KINDS)):
+                text = re.sub(rf"\b{word}\b", "X", text)
+            texts.add(text)
+        assert len(texts) > 300, type
+
+
+@pytest.mark.parametrize("forms", ["trained", "unseen"])
+def test_both_splits_of_the_wordings_ask_every_type(pool, forms):
+    by_type: dict[str, int] = dict.fromkeys(TYPES, 0)
+    for scene in pool[:60]:
+        for type, qas in questions(scene, random.Random(0), forms).items():
+            by_type[type] += len(qas)
+    assert min(by_type.values()) > 0
+
+
+def test_the_answer_has_the_form_that_is_asked_for(pool):
+    writer = Writer(random.Random(0))
+    word_answers = set()
+    sentences = set()
+    for scene in pool:
+        for qa in questions(scene, writer.rng)["color"]:
+            text = qa.question.lower()
+            if "word" in text:
+                word_answers.add(qa.answer)
+            elif "sentence" in text:
+                sentences.add(qa.answer)
+    assert word_answers and word_answers <= set(COLORS)
+    assert sentences and all(text[0].isupper() and text.endswith(".") for text in sentences)
+
+
+def test_other_names_and_plurals_belong_to_their_kind():
+    assert kinds_in(QA("count", "How many bikes and puppies?", "one")) == {"bicycle", "dog"}
+    assert kinds_in(QA("count", "How many people?", "one")) == {"person"}
+
+
+def test_the_special_reason_comes_before_the_general_one():
+    thing = next(t for scene in scenes("train", 200) for t in scene.things if t.kind == "bicycle")
+    answers = {}
+    for place, weather in (("street", "sunny"), ("street", "rainy"), ("beach", "sunny")):
+        qas = reasons(Scene(place, weather, (thing,)), Writer(random.Random(0)))
+        answers[place, weather] = next(
+            qa.answer for qa in qas if "bicycle" in qa.question or "bike" in qa.question
+        )
+    assert answers["street", "sunny"].startswith("yes")
+    assert answers["street", "rainy"] == "no, because it is raining."
+    assert answers["beach", "sunny"] == "no, because the sand is soft."
