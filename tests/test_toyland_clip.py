@@ -16,6 +16,7 @@ from nanollava.toyland.clip import (
     ClipData,
     ClipPhase,
     TextConfig,
+    captions_only,
     change,
     clip_loss,
     contrastive_loss,
@@ -27,6 +28,7 @@ from nanollava.toyland.clip import (
     region_losses,
     to_pixel_values,
     variants,
+    with_regions,
 )
 from nanollava.toyland.scenes import FACTS, Scene, Thing, scenes
 
@@ -151,6 +153,24 @@ def test_first_steps_train_on_regions_only(data):
     assert all(parameter.grad is not None for parameter in model.parameters())
     _, metrics = clip_loss(model, data, 2, device)
     assert metrics["images"] > 0
+
+
+def test_captions_alone_move_no_region(tokenizer):
+    """Without the second loss, the loss is that of whole images."""
+    phase = ClipPhase(steps=2, regions=False, max_things=1, batch=8, group=2, images=64, seed=0)
+    data = ClipData(phase, tokenizer)
+    assert all(len(scene.things) == 1 for scene in data.scenes)
+    model = CLIP(VISION, TextConfig(vocab_size=len(tokenizer) + 1))
+    loss, metrics = clip_loss(model, data, 0, torch.device("cpu"))
+    assert loss == metrics["images"]
+
+
+def test_both_recipes_take_equally_many_steps():
+    for scale in (1.0, 0.1):
+        counts = []
+        for recipe in (with_regions, captions_only):
+            counts.append(sum(phase.steps for phase in recipe(scale, 28000, 0)))
+        assert counts[0] == counts[1]
 
 
 def test_region_weights_address_the_patches_of_their_own_image(data):

@@ -201,7 +201,7 @@ class Talk:
         short, reason = true[wording].rstrip(".").split(", ")
         question = self.writer.fill(WORDINGS[wording], {})
         if self.rng.random() < 0.8:
-            question += self.writer.fill(FOLLOW_UPS["yes or no"], {})
+            question += " " + self.writer.fill(FOLLOW_UPS["yes or no"], {})
             self.qas.append(QA("reason", as_typed(question, self.rng), short))
         else:
             self.qas.append(QA("reason", as_typed(question, self.rng), true[wording]))

@@ -6,7 +6,10 @@ precision and recall of the facts they state, dialogues by the answers to their 
 """
 
 import random
+from functools import lru_cache
 from statistics import fmean
+
+from PIL import Image
 
 from ..conversation import IMAGE
 from ..errors import exit_with
@@ -42,6 +45,12 @@ def shares(right: dict[str, list[bool]]) -> dict[str, float]:
     return result
 
 
+@lru_cache(maxsize=1024)
+def image_of(scene: Scene) -> Image.Image:
+    """The drawing of a scene; about thirty questions share it."""
+    return draw(scene, IMAGE_SIZE)
+
+
 def ask(
     model: LLaVA,
     tokenizer: Tokenizer,
@@ -59,7 +68,7 @@ def ask(
             turns = []
             for i, text in enumerate([f"{IMAGE}\n{texts[0]}", *texts[1:]]):
                 turns.append({"from": "gpt" if i % 2 == 1 else "human", "value": text})
-            prompts.append(([draw(scene, IMAGE_SIZE)], turns))
+            prompts.append(([image_of(scene)], turns))
         answers += answer(
             model, tokenizer, image_config, prompts, batch=BATCH, max_new_tokens=max_new_tokens
         )

@@ -187,6 +187,7 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "{name} is {spot}, (right|isn't it|correct)?",
         "Can I (see|find) {name} {spot}?",
         "Does {name} (stand|appear) {spot}?",
+        "$tell (whether|if) {name} is {spot}.",
     ),
     # Two things compared.
     "side of other": (
@@ -199,6 +200,7 @@ WORDINGS: dict[str, tuple[str, ...]] = {
     "further to side": (
         "(Which|What|Which one) is (more|further|farther) to the {way}, {name} or {other}?",
         "(Which|What) is further {way}, {name} or {other}?",
+        "$tell (which|what) is (more|further) to the {way}, {name} or {other}.",
         "{name} or {other}: which (one|) is more to the {way}?",
     ),
     "closer": (
@@ -213,12 +215,12 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "{name} or {other}: which (one|) is (farther|further) away?",
     ),
     "is closer": (
-        "Is {name} (closer|nearer)( to us|) than {other}?",
-        "Is {name} in front of {other}?",
+        "Is {name} (closer|nearer)( to us|) than {other}$here?",
+        "Is {name} in front of {other}$here?",
     ),
     "is farther": (
-        "Is {name} (farther|further)( away|) than {other}?",
-        "Is {name} behind {other}?",
+        "Is {name} (farther|further)( away|)( from us|) than {other}?",
+        "Is {name} behind {other}$here?",
     ),
     # The whole image.
     "weather": (
@@ -494,7 +496,8 @@ FOLLOW_UPS: dict[str, tuple[str, ...]] = {
     "color of several": (
         "(And|) (what|which) color are they?",
         "What (color|colors) do they have?",
-        "And (the|their) colors?",
+        "And (the|their) (color|colors)?",
+        "$tell (what|which) color they are.",
         "What are their colors?",
     ),
     "position": (
@@ -537,7 +540,9 @@ FOLLOW_UPS: dict[str, tuple[str, ...]] = {
         "The same (for|question for|question about) {name}?",
         "(And|) how about {name}?",
         "And (for|in the case of) {name}?",
+        "(And|So|OK, and|Now) what about {name}?",
         "Then {name}?",
+        "(What|How) (is it|does it look) (for|with) {name}?",
     ),
     "same for several": (
         "And (the {kinds}|{names})?",
@@ -549,7 +554,8 @@ FOLLOW_UPS: dict[str, tuple[str, ...]] = {
         "(What|How) about {a_kind}?",
         "Or {a_kind}?",
         "(And|) is there {a_kind}( too| as well|)?",
-        "And do you see {a_kind}?",
+        "(And|Or) do you see {a_kind}( too|)?",
+        "(And|So|OK, and|Now) what about {a_kind}?",
         "(And|) any {kinds}?",
     ),
     "else": (
@@ -569,7 +575,11 @@ FOLLOW_UPS: dict[str, tuple[str, ...]] = {
         "How come?",
         "(And|) the reason?",
     ),
-    "yes or no": (" Yes or no?", " Just yes or no.", " Answer yes or no."),
+    "yes or no": (
+        "Yes or no(, please|)?",
+        "(Just|Only|Simply) (yes or no|say yes or no)(, please|).",
+        "(Answer|Reply|Answer with|Reply with) (just|only|) yes or no.",
+    ),
 }
 
 # Requests for the form of an answer, which follow a question.
