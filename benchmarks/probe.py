@@ -2,7 +2,7 @@
 
 python -m benchmarks.probe --clip checkpoints/toy-clip --vicuna checkpoints/toy-vicuna
 
-For CLIP: image retrieval by caption, and facts read off the patches by a linear layer. For Vicuna:
+For CLIP: image retrieval by caption, and facts read off the patches of every layer. For Vicuna:
 questions on scenes that are described in words.
 """
 
@@ -161,9 +161,9 @@ def main() -> None:
         model, tokenizer = load_clip(shipped(args.clip))
         retrieved = retrieval(model, tokenizer, seed=args.seed)
         result["retrieval among 128, place and weather shared"] = retrieved
-        for layer in (-2, -1):
+        for layer in range(model.vision_model.config.num_hidden_layers + 1):
             accuracies = readout(model.vision_model, layer, seed=args.seed)
-            result[f"read-out, layer {layer}"] = accuracies
+            result[f"read-out, hidden state {layer}"] = accuracies  # 0: the patch embeddings
     if args.vicuna is not None:
         path = shipped(args.vicuna)
         model = Llama.from_pretrained(path, dtype=torch.float32)
