@@ -27,6 +27,7 @@ DEFAULT_PROMPT = "Describe the picture in detail."
 COMMANDS = """/image PATH   another image, in a new dialogue
 /reset        a new dialogue about the same image
 /save FILE    the dialogue so far, as LLaVA's JSON
+/help         this text
 Ctrl-C stops an answer, Ctrl-D ends the chat"""
 
 
@@ -80,7 +81,7 @@ def parse_arguments() -> argparse.Namespace:
     add(
         "--chat",
         action="store_true",
-        help="a dialogue (/help lists its commands); --prompt is its first question",
+        help="a dialogue (/help: its commands and what to ask); --prompt is its first question",
     )
     arguments = parser.parse_args()
     check_arguments(arguments)
@@ -223,10 +224,21 @@ def handle_line(dialogue: Dialogue, line: str) -> None:
         dialogue.save(path)
     elif line == "/reset":
         dialogue.history = []
+    elif line == "/help":
+        print(help_text(dialogue))
     elif line.startswith("/"):
         print(COMMANDS)
     elif line:
         dialogue.ask(line)
+
+
+def help_text(dialogue: Dialogue) -> str:
+    """The commands, and for a model of Toyland what it can be asked."""
+    from nanollava.toyland.help import is_of_toyland, what_to_ask
+
+    if is_of_toyland(dialogue.assistant.model.config):
+        return f"{COMMANDS}\n\n{what_to_ask()}"
+    return COMMANDS
 
 
 def print_json(dialogue: Dialogue, reply: Reply) -> None:

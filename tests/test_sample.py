@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from PIL import Image, ImageOps
@@ -14,6 +15,7 @@ from test_scripts import refused, run
 
 from nanollava.errors import UserError
 from nanollava.generate import stream
+from nanollava.toyland.help import what_to_ask
 
 FACTS = json.loads(open("tests/cat.json").read())
 ASK = ["sample.py", "--image", "cat.jpg", "--prompt", "What color is the cat?"]
@@ -101,6 +103,25 @@ def test_chat_commands(tmp_path, monkeypatch, capsys):
     ]
     assert first["image"] == "cat.jpg" and second["image"] == str(picture)
     assert [turn["value"] for turn in second["conversations"]] == ["<image>\nIs there a dog?", "no"]
+
+
+def test_help_says_what_the_shipped_model_can_be_asked(monkeypatch, capsys):
+    names = script(monkeypatch, "--chat")
+    type_lines(monkeypatch, ["/help"])
+    names["main"]()
+    commands, _, questions = capsys.readouterr().out.partition("\n\n")
+    assert commands == names["COMMANDS"]
+    assert questions.strip() == what_to_ask()
+
+
+def test_help_for_another_model_lists_only_the_commands(monkeypatch, capsys):
+    names = script(monkeypatch, "--chat")
+    dialogue = names["Dialogue"](names["parse_arguments"]())
+    model = dialogue.assistant.model
+    tower = replace(model.config.vision_config, image_size=200)
+    model.config = replace(model.config, vision_config=tower)
+    names["handle_line"](dialogue, "/help")
+    assert capsys.readouterr().out == names["COMMANDS"] + "\n"
 
 
 def interrupt_after(tokens: int):
