@@ -67,7 +67,7 @@ def main() -> None:
     tokenizer = Tokenizer.from_pretrained(path)
     image_config = ImageConfig.from_pretrained(path)
     chosen = choose_questions(random.Random(4))
-    asked = [(scene, qa.question) for scene, qa in chosen]
+    asked = [(scene, [qa.question]) for scene, qa in chosen]
     answers = ask(model, tokenizer, image_config, asked, max_new_tokens=32)
     sheet = draw_sheet(chosen, answers)
     sheet.save(REPOSITORY / "docs/toyland.png", optimize=True)
