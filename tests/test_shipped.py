@@ -1,17 +1,26 @@
-"""The shipped LLaVA: its score on scenes it has never seen, and transformers' answers."""
+"""The shipped LLaVA: its score on scenes it has never seen, and transformers' answers.
+
+And the shipped W of stage 1, which fits the shipped toy-clip and toy-vicuna."""
+
+import random
 
 import pytest
 import torch
 import transformers
 
-from nanollava import LLaVA
+from nanollava import LLaVA, convert
 from nanollava.files import shipped
 from nanollava.image import ImageConfig
+from nanollava.loading import load_llava
 from nanollava.tokenizer import Tokenizer
-from nanollava.toyland.score import score
-from nanollava.toyland.teacher import TYPES
+from nanollava.toyland.questions import TYPES
+from nanollava.toyland.scenes import scenes
+from nanollava.toyland.score import Scorer, score
+from nanollava.training.arguments import TrainConfig
+from nanollava.training.build import build
 
 TOY_LLAVA = shipped("checkpoints/toy-llava")
+TOY_PROJECTOR = "checkpoints/toy-projector"
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +73,34 @@ def test_transformers_generates_the_same_answer(ours, theirs, inputs):
     expected = generated[0, ids.shape[1] :].tolist()
     answer = ours.generate(ids, pixels, max_new_tokens=30)[0]
     assert expected[: len(answer)] == answer
+
+
+# The W of stage 1
+
+
+def test_the_projector_is_w_alone():
+    """In float16, and beside it only the command that made it."""
+    folder = shipped(TOY_PROJECTOR)
+    assert {file.name for file in folder.iterdir()} == {"MADE_BY.txt", "mm_projector.safetensors"}
+    W = build(TrainConfig(projector=TOY_PROJECTOR)).model.multi_modal_projector
+    num_weights = sum(parameter.numel() for parameter in W.parameters())
+    header = (folder / "mm_projector.safetensors").stat().st_size - 2 * num_weights
+    assert 0 < header < 1000
+    assert (folder / "MADE_BY.txt").read_text().startswith("python train_align.py")
+
+
+def test_stage_2_finds_the_projector_from_any_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = build(TrainConfig(projector=TOY_PROJECTOR)).model
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_the_projector_makes_a_llava_that_describes_images(tmp_path, call):
+    """Before stage 2. A W that does not belong to the shipped models describes other scenes."""
+    parts = [shipped(f"checkpoints/{name}") for name in ("toy-clip", "toy-vicuna")]
+    call(convert, *parts, shipped(TOY_PROJECTOR), tmp_path / "stage1")
+    loaded = load_llava(tmp_path / "stage1", dtype=torch.float32)
+    pool = list(scenes("test", 20, seed=5, unseen=False))
+    facts = Scorer(*loaded, random.Random(0)).descriptions(pool, "trained")
+    assert facts["precision"] >= 0.4, facts
+    assert facts["recall"] >= 0.35, facts

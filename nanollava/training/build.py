@@ -34,7 +34,7 @@ def join(config: TrainConfig) -> Loaded:
     loaded = join_parts(
         vision,
         shipped(config.llm),
-        config.projector,
+        shipped(config.projector),
         vision_feature_layer=config.vision_layer,
         image_mode=config.image_mode,
         connector=sizes,

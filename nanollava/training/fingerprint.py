@@ -75,8 +75,9 @@ def model_files(config: TrainConfig) -> list[Path]:
         return files
     files = directory_files(shipped(config.vision)) + directory_files(shipped(config.llm))
     if config.projector not in PROJECTORS + CONNECTORS:
-        files += projector_files(config.projector)
-        files += small_file(Path(config.projector), CONNECTOR_FILE)
+        projector = shipped(config.projector)
+        files += projector_files(projector)
+        files += small_file(projector, CONNECTOR_FILE)
     if config.qformer is not None:
         files += [Path(config.qformer) / QFORMER_FILE]
     return files
