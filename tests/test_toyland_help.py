@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from string import Formatter
 
 import pytest
@@ -77,3 +78,15 @@ def test_the_shipped_model_is_of_toyland(toy_llava):
 def test_a_model_with_another_tower_is_not(toy_llava):
     tower = replace(toy_llava.vision_config, image_size=336, patch_size=14)
     assert not is_of_toyland(replace(toy_llava, vision_config=tower))
+
+
+@pytest.mark.parametrize(
+    ("page", "heading"),
+    [("README.md", "## What can I ask?"), ("README.zh-CN.md", "## 可以问什么")],
+)
+def test_the_readme_says_the_same(page, heading):
+    box = Path(page).read_text(encoding="utf-8").split(heading)[1].split("\n## ")[0]
+    for fact in (*KINDS, *COLORS, *PLACES, *WEATHERS):
+        assert fact in box
+    for question in EXAMPLES:
+        assert question in box

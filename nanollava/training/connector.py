@@ -8,7 +8,7 @@ from torch import nn
 
 from ..config import CONNECTORS, PROJECTORS, ConnectorConfig, LlavaConfig, VisionConfig
 from ..errors import UserError
-from ..files import read_json
+from ..files import read_json, shipped
 from ..flags import flag_name
 from ..hf.config import parse_connector
 from ..hf.connector import CONNECTOR_FILE
@@ -68,13 +68,13 @@ def planned_connector(
     if kind in PROJECTORS:
         check_has_no_sizes(config, vision)
         return kind, None
-    if (Path(kind) / QFORMER_FILE).is_file():
+    if (shipped(kind) / QFORMER_FILE).is_file():
         raise UserError(
             f"--projector {kind}: a Q-Former that no language model has been joined to; give "
             f"--projector qformer --qformer {kind}"
         )
     if kind not in CONNECTORS:
-        kind, sizes = new_or_saved_projector(kind)
+        kind, sizes = new_or_saved_projector(shipped(kind))
         check_saved_sizes(config, kind, sizes, vision)
         return kind, sizes
     if config.qformer is not None:
