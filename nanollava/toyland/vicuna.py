@@ -65,11 +65,14 @@ HARDER = (  # by something else than the name, or put together from several fact
 
 
 def in_words(scene: Scene, rng: random.Random) -> str:
-    """Every fact of the scene in sentences: a full caption or the detailed description."""
-    first = captions(scene, rng)[0]
-    third = captions(scene, rng)[2]
+    """Every fact of the scene in sentences, in which the facts of a thing stand before its name.
+
+    So the decoder can collect them at the name, just as a patch of an image has all facts of its
+    thing. It cannot do so when they follow ("a cat on the left"): it only looks back.
+    """
+    caption = captions(scene, rng)[2]
     description = detail(facts_from_captions(scene, rng))
-    return rng.choice((first, third, description))
+    return rng.choice((caption, description))
 
 
 def fact_by_fact(scene: Scene, rng: random.Random) -> str:
@@ -124,13 +127,15 @@ def dialogues(rng: random.Random, count: int, tokenizer: Tokenizer, pool: list[S
 
 
 def brief_answers(qas: list[QA]) -> list[QA]:
-    """The questions about one thing, with the last word of the answer alone.
+    """The questions about one thing that is there, with the last word of the answer alone.
 
     "left" is one look-up, "on the left" three words that depend on it.
     """
     brief = []
     for qa in qas:
-        if " and " not in qa.answer and len(kinds_in(qa)) == 1:
+        if qa.answer == "nothing" or " and " in qa.answer:
+            continue
+        if len(kinds_in(qa)) == 1:
             last_word = qa.answer.rstrip(".").split()[-1]
             brief.append(replace(qa, answer=last_word))
     return brief
@@ -206,8 +211,8 @@ class Lessons:
         return rows
 
     def by_name_or_side(self) -> list[Row]:
-        rows = self.brief_drills(0.5, self.pool, LOOK_UPS, in_words, "trained")
-        rows += self.brief_drills(0.25, self.pool, ("what",), in_words, "trained")
+        rows = self.brief_drills(0.375, self.pool, LOOK_UPS, in_words, "trained")
+        rows += self.brief_drills(0.375, self.distinct_pool, ("what",), in_words, "trained")
         return rows
 
     def everything(self) -> list[Row]:
@@ -239,10 +244,10 @@ PHASES = (
     Phase("facts one by one", Lessons.facts_one_by_one, 1e-3, 800, stop_at=0.93),
     Phase("facts in sentences", Lessons.facts_in_sentences, 1e-3, 700, stop_at=0.98),
     Phase("in all forms", Lessons.in_all_forms, 1e-3, 1800, stop_at=0.95),
-    # By name or by side, in all scenes.
-    Phase("by name or side", Lessons.by_name_or_side, 1e-3, 800, stop_at=0.95),
+    # By name, also in scenes that have several things of a kind, and by side, distance or color.
+    Phase("by name or side", Lessons.by_name_or_side, 1e-3, 1200, stop_at=0.95),
     # Everything: whole answers, all types of questions, conversations.
-    Phase("dialogues", Lessons.everything, 1e-3, 3000, stop_at=None),
+    Phase("dialogues", Lessons.everything, 1e-3, 1500, stop_at=None),
 )
 
 
