@@ -15,7 +15,7 @@ from nanollava.conversation import IGNORE_INDEX
 from nanollava.files import shipped
 from nanollava.llama import Llama
 from nanollava.tokenizer import Tokenizer
-from nanollava.toyland.captions import WORDS, plural, with_article
+from nanollava.toyland.captions import WEATHER_WORDS, WORDS, plural, with_article
 from nanollava.toyland.pretrain import make_tokenizer, pad
 from nanollava.toyland.questions import QA
 from nanollava.toyland.scenes import COLORS, DISTANCES, KINDS, SIDES, scenes
@@ -25,6 +25,7 @@ from nanollava.toyland.vicuna import (
     LOOK_UPS,
     PHASES,
     Lessons,
+    as_list,
     brief_answers,
     copies,
     copy_kinds_to_other_words,
@@ -54,11 +55,11 @@ def test_training_rows_of_a_seed_stay_the_same(tokenizer):
     pool = list(scenes("train", 120, 0))
     rng = random.Random("rows")
     assert digest(copies(rng, 12, LLAMA.vocab_size)) == "9a71891e7d0d1417"
-    assert digest(dialogues(rng, 60, tokenizer, pool)) == "a7dd76258579b8d3"
+    assert digest(dialogues(rng, 60, tokenizer, pool)) == "d2a956d0d025725e"
     rows = drills(rng, 60, tokenizer, pool, [LOOK_UPS, *HARDER])
-    assert digest(rows) == "47fac7b7edbeab79"
+    assert digest(rows) == "2254c34ef4539ec0"
     rows = drills(rng, 60, tokenizer, pool, [LOOK_UPS], fact_by_fact, brief=True)
-    assert digest(rows) == "be14c7f8151b7f11"
+    assert digest(rows) == "0912ef90f2e1602f"
 
 
 def test_copies_run_both_ways_and_train_only_the_second_copy():
@@ -79,6 +80,14 @@ def test_first_descriptions_state_every_fact_next_to_its_name():
             for words in (thing.color, WORDS[thing.side], WORDS[thing.distance]):
                 expected.append(f"{words} {thing.kind}")
         assert sorted(parts) == sorted(expected)
+
+
+def test_a_list_also_states_place_and_weather():
+    for scene in scenes("train", 20, 0):
+        place, weather, facts = as_list(scene, random.Random(0)).split(", ", 2)
+        assert place == WORDS[scene.place]
+        assert weather in WEATHER_WORDS[scene.weather]
+        assert len(facts.split(", ")) == 3 * len(scene.things)
 
 
 def test_a_description_states_the_facts_of_a_thing_before_its_name():

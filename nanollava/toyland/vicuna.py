@@ -25,7 +25,7 @@ from ..hf.config import llama_config_json
 from ..hf.names import LLAMA as LLAMA_LAYOUT
 from ..llama import Llama
 from ..tokenizer import Tokenizer
-from .captions import WORDS, captions
+from .captions import WEATHER_WORDS, WORDS, captions
 from .dialogues import dialogue, instructions
 from .pretrain import VOCAB_SIZE, fit, make_tokenizer, pad, save
 from .questions import KIND_OF_WORD, QA, kinds_in, questions
@@ -86,6 +86,17 @@ def fact_by_fact(scene: Scene, rng: random.Random) -> str:
     return ", ".join(parts) + "."
 
 
+def as_list(scene: Scene, rng: random.Random) -> str:
+    """All facts one by one, also place and weather, as the patches of an image show them."""
+    place = WORDS[scene.place]
+    weather = rng.choice(WEATHER_WORDS[scene.weather])
+    return f"{place}, {weather}, {fact_by_fact(scene, rng)}"
+
+
+def as_list_or_in_words(scene: Scene, rng: random.Random) -> str:
+    return rng.choice((as_list, in_words))(scene, rng)
+
+
 # Training rows
 
 
@@ -110,19 +121,19 @@ def copies(rng: random.Random, count: int, vocab_size: int, length: int = 32) ->
 
 
 def dialogues(rng: random.Random, count: int, tokenizer: Tokenizer, pool: list[Scene]) -> list[Row]:
-    """Dialogues about scenes of the pool: mostly short answers, sometimes reasons or a retelling.
+    """Dialogues about scenes of the pool: mostly short answers, sometimes a retelling or reasons.
 
-    Full scenes are more frequent: among several things, an answer must be looked up.
+    Full scenes are more frequent: among several things, an answer must be looked up. Stage 1 needs
+    the retellings: it has to find a W with which this model describes images.
     """
     weights = [len(scene.things) for scene in pool]
     rows = []
     for scene in rng.choices(pool, weights=weights, k=count):
         facts = facts_from_captions(scene, rng)
-        response_type = "conversation"
-        if rng.random() >= 0.9:
-            response_type = rng.choice(("complex", "detail"))
+        types = ("conversation", "detail", "complex")
+        response_type = rng.choices(types, weights=(0.6, 0.35, 0.05))[0]
         qas = instructions(facts, rng, response_type, inventory=0.4)
-        rows.append(encode(dialogue(in_words(scene, rng), qas), tokenizer))
+        rows.append(encode(dialogue(as_list_or_in_words(scene, rng), qas), tokenizer))
     return rows
 
 
@@ -218,7 +229,7 @@ class Lessons:
     def everything(self) -> list[Row]:
         half = self.batch // 2
         groups = [LOOK_UPS, *HARDER]
-        rows = drills(self.rng, half, self.tokenizer, self.pool, groups)
+        rows = drills(self.rng, half, self.tokenizer, self.pool, groups, as_list_or_in_words)
         rows += dialogues(self.rng, self.batch - half, self.tokenizer, self.pool)
         return rows
 
@@ -247,7 +258,7 @@ PHASES = (
     # By name, also in scenes that have several things of a kind, and by side, distance or color.
     Phase("by name or side", Lessons.by_name_or_side, 1e-3, 1200, stop_at=0.95),
     # Everything: whole answers, all types of questions, conversations.
-    Phase("dialogues", Lessons.everything, 1e-3, 1500, stop_at=None),
+    Phase("dialogues", Lessons.everything, 1e-3, 6000, stop_at=None),
 )
 
 
