@@ -14,16 +14,16 @@ from nanollava.toyland import data
 # weights were trained on these texts.
 DIGESTS = {
     0: {
-        "align.json": "c592df539b97c7d7",
-        "instruct.json": "927a0b6da2d472e0",
-        "validation.json": "23abb39b8e1b0752",
-        "captions.jsonl": "80a8466c0ecec320",
+        "align.json": "80c4d494718d5bdb",
+        "instruct.json": "2d06819406ea69bc",
+        "validation.json": "a90d1014f7513688",
+        "captions.jsonl": "6e60a020f722de43",
     },
     1: {
-        "align.json": "8380299a207f5115",
-        "instruct.json": "fa3e6a006cea07eb",
-        "validation.json": "9cc260e91c5d4a6b",
-        "captions.jsonl": "f3d165ff772229aa",
+        "align.json": "8e5628f128b9578f",
+        "instruct.json": "0b608e4a0e4bb089",
+        "validation.json": "07c788fb55e31fc5",
+        "captions.jsonl": "af091636c5879677",
     },
 }
 

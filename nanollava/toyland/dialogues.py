@@ -1,6 +1,7 @@
 """Conversations about a scene, and the three kinds of instruction data (paper, section 3)."""
 
 import random
+import re
 from collections.abc import Callable
 
 from .captions import WORDS, plural, with_article
@@ -26,11 +27,20 @@ from .questions import (
     reasons,
     true_reasons,
 )
-from .scenes import DISTANCES, SIDES, Scene, Thing
+from .scenes import COLORS, DISTANCES, SIDES, Scene, Thing
 from .teacher import detail, one_sentence
 from .wordings import FOLLOW_UPS, WORDINGS
 
 # Conversations whose questions answer none of each other
+
+
+def words_of(*texts: str) -> set[str]:
+    return set(re.findall(r"\w+", " ".join(texts).lower()))
+
+
+# Words of `wordings.SPOTS` that only spots have.
+SPOT_WORDS = frozenset("left right middle center centre near close front foreground far".split())
+SPOT_WORDS |= frozenset("background back distance".split())
 
 
 def gives_away(earlier: QA, qa: QA) -> bool:
@@ -44,9 +54,14 @@ def gives_away(earlier: QA, qa: QA) -> bool:
     if not earlier_kinds & kinds:
         return False
     if qa.type == "color":
-        return qa.answer in f"{earlier.question} {earlier.answer}"
+        # "Is the red cat far away?" tells the color.
+        colors = words_of(qa.answer) & set(COLORS)
+        return not colors.isdisjoint(words_of(earlier.question, earlier.answer))
     if qa.type in ("position", "distance"):
-        return earlier.type in ("what", "relation", "list")
+        # "Is the cat on the left?" tells or nearly tells the side.
+        names_spot = not SPOT_WORDS.isdisjoint(words_of(earlier.question))
+        return names_spot or earlier.type in ("what", "relation", "list")
+    # Any mention tells that the kind is there.
     return True
 
 
@@ -203,9 +218,9 @@ class Talk:
         if self.rng.random() < 0.8:
             question += " " + self.writer.fill(FOLLOW_UPS["yes or no"], {})
             self.qas.append(QA("reason", as_typed(question, self.rng), short))
+            self.qas.append(self.follow_up("why", Answer(reason + ".")))
         else:
             self.qas.append(QA("reason", as_typed(question, self.rng), true[wording]))
-        self.qas.append(self.follow_up("why", Answer(reason + ".")))
 
     def open(self) -> None:
         openings = (self.ask_presence, self.ask_attribute, self.ask_count, self.ask_what)
@@ -219,7 +234,9 @@ class Talk:
         return ATTRIBUTES[attribute](self.topic, self.things)
 
     def ask_about_it(self) -> bool:
-        """An attribute of the topic, which a pronoun names."""
+        """An attribute of the topic, which a pronoun names; of an absent one at most once."""
+        if not self.things and self.asked != "presence":
+            return False
         attributes = [name for name in ATTRIBUTES if name not in self.known]
         if len(self.things) > 1:
             attributes = [name for name in attributes if name != "distance"]
@@ -274,6 +291,12 @@ class Talk:
             names = list_names(others)
             answer = Answer(names, f"There is {names}.")
         self.qas.append(self.follow_up("else", answer))
+        if len(others) == 1:
+            self.about(others[0].kind, others)
+            self.asked = "what"
+            self.known = {"color"}
+        elif others:
+            self.about("", [])
         return True
 
     def go_on(self) -> bool:
@@ -296,10 +319,8 @@ def follow_ups(
     else:
         talk.open()
     while len(talk.qas) < turns:
-        if talk.topic == "":
+        if talk.topic == "" or not talk.go_on():
             talk.open()
-        elif not talk.go_on():
-            break
     return talk.qas[:turns]
 
 

@@ -75,8 +75,11 @@ def all_forms(template: str) -> Iterator[str]:
 
 
 def split_of(form: str) -> str:
-    """Whether a form is trained on: a hash of its words decides, and a fifth is unseen."""
-    bucket = hashlib.sha256(form.encode()).digest()[0] % 5
+    """Whether a form is trained on: a hash of its words decides, and about a fifth is unseen.
+
+    Capitals and punctuation do not count, as people leave them out."""
+    words = " ".join(re.findall(r"\w+", form.lower()))
+    bucket = hashlib.sha256(words.encode()).digest()[0] % 5
     return "unseen" if bucket == 0 else "trained"
 
 
@@ -116,19 +119,23 @@ def replace_words(text: str, replacements: dict[str, str]) -> str:
 def as_typed(text: str, rng: random.Random) -> str:
     """The question as somebody might type it: contractions, British words, "please", no capitals.
 
-    Half of all questions stay as they are."""
+    More than half of all questions stay as they are. Very short ones ("Hello!", "Why?") get neither
+    an opening nor a "please"."""
     if rng.random() < 0.5:
         return text
     if rng.random() < 0.4:
         text = replace_words(text, CONTRACTIONS)
     if rng.random() < 0.3:
         text = replace_words(text, BRITISH)
-    if rng.random() < 0.1:
+    is_long = len(text.split()) > 3
+    if rng.random() < 0.1 and is_long and "please" not in text.lower():
         text = text[:-1] + rng.choice(PLEASE) + text[-1]
-    if rng.random() < 0.1:
+    if rng.random() < 0.1 and is_long:
         opening = rng.choice(OPENINGS)
         ends_sentence = opening.endswith((". ", ": "))
-        text = opening + (text if ends_sentence else text[0].lower() + text[1:])
+        if not ends_sentence and not text.startswith(("I ", "I'")):
+            text = text[0].lower() + text[1:]
+        text = opening + text
     if rng.random() < 0.5:
         text = text.lower()
     if rng.random() < 0.4:

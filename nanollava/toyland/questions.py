@@ -285,7 +285,8 @@ def color_of_what_questions(facts: Scene, writer: Writer) -> list[QA]:
         things = [thing for thing in facts.things if thing.color == color]
         if things:
             names = list_names(things)
-            answer = Answer(names, f"{capitalized(names)} is {color}.")
+            verb = "is" if len(things) == 1 else "are"
+            answer = Answer(names, f"{capitalized(names)} {verb} {color}.")
         else:
             answer = Answer("nothing", f"Nothing is {color}.", "nothing")
         qas.append(writer.qa("what", "what of color", answer, color=color))
@@ -382,9 +383,8 @@ def presence_question(writer: Writer, is_there: bool, *words: str) -> QA:
     kind = writer.kind(words[-1])
     a_kind = with_article(*adjectives, kind)
     kinds = " ".join([*adjectives, plural(kind)])
-    kind_or_kinds = kinds if len(words) == 1 else " ".join([*adjectives, kind])
     answer = presence_answer(is_there, with_article(*words))
-    slots = {"a_kind": a_kind, "kinds": kinds, "kind_or_kinds": kind_or_kinds}
+    slots = {"a_kind": a_kind, "kinds": kinds, "kind": " ".join([*adjectives, kind])}
     return writer.qa("presence", "presence", answer, **slots)
 
 
@@ -421,8 +421,9 @@ def relation_questions(facts: Scene, writer: Writer) -> list[QA]:
     """Two things compared: which is further left or right, and which is closer."""
     qas = []
     for first, second in permutations(facts.things, 2):
-        first_names = unique_names(facts, first, writer)
-        second_names = unique_names(facts, second, writer)
+        # A name that tells the side would answer the question.
+        first_names = unique_names(facts, first, writer, hidden="side")
+        second_names = unique_names(facts, second, writer, hidden="side")
         if not first_names or not second_names:
             continue
         names = {"name": first_names[0], "other": second_names[0]}
@@ -578,7 +579,7 @@ def false_premises(facts: Scene, writer: Writer) -> list[QA]:
     what, name = rng.choice(missing_names(facts, writer))
     there = rng.choice(facts.things)
     other = unique_names(facts, there, writer)
-    if other:
+    if other and what.split()[-1] != there.kind:
         slots = {"name": name, "other": other[0], "way": rng.choice(("left", "right"))}
         wording = rng.choice(("side of other", "closer", "is closer"))
         qas.append(writer.qa("false premise", wording, no_such(what), **slots))
@@ -593,14 +594,17 @@ def false_premises(facts: Scene, writer: Writer) -> list[QA]:
 def outside_questions(facts: Scene, writer: Writer) -> list[QA]:
     """Questions that no image of Toyland answers."""
     rng = writer.rng
+    answer = Answer(OUTSIDE_ANSWER)
+    first, second = rng.sample(NUMBERS[1:], 2)
+    slots = {"country": rng.choice(COUNTRIES), "number": first, "other_number": second}
+    qas = [writer.qa("outside", "outside", answer, **slots)]
     thing = rng.choice(facts.things)
-    slots = {
-        "name": f"the {writer.kind(thing.kind)}",
-        "color": thing.color,
-        "country": rng.choice(COUNTRIES),
-        "number": rng.choice(NUMBERS),
-    }
-    return [writer.qa("outside", "outside", Answer(OUTSIDE_ANSWER), **slots)]
+    if len(facts.of_kind(thing.kind)) == 1:
+        is_somebody = thing.kind == "person" or thing.kind in GROUPS["animals"]
+        wording = "outside, of somebody" if is_somebody else "outside, of something"
+        slots = {"name": f"the {writer.kind(thing.kind)}", "color": thing.color}
+        qas.append(writer.qa("outside", wording, answer, **slots))
+    return qas
 
 
 def questions(facts: Scene, rng: random.Random, forms: str = "trained") -> dict[str, list[QA]]:

@@ -111,7 +111,7 @@ class Scorer:
         for (_, qa), text in zip(chosen, answers, strict=True):
             right.setdefault(qa.type, []).append(normal(text) == normal(qa.answer))
             if qa.type in ABOUT_A_THING:
-                self.denials.append(text.startswith("There is no "))
+                self.denials.append(text.startswith(("There is no ", "There are no ")))
         return right
 
     def descriptions(self, pool: list[Scene], forms: str) -> dict[str, float]:

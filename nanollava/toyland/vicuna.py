@@ -138,16 +138,17 @@ def dialogues(rng: random.Random, count: int, tokenizer: Tokenizer, pool: list[S
 
 
 def brief_answers(qas: list[QA]) -> list[QA]:
-    """The questions about one thing that is there, with the last word of the answer alone.
+    """The questions about one thing that is there, with the last word of the short answer alone.
 
     "left" is one look-up, "on the left" three words that depend on it.
     """
     brief = []
     for qa in qas:
-        if qa.answer == "nothing" or " and " in qa.answer:
+        is_sentence = qa.answer.endswith(".")
+        if is_sentence or qa.answer == "nothing" or " and " in qa.answer:
             continue
         if len(kinds_in(qa)) == 1:
-            last_word = qa.answer.rstrip(".").split()[-1]
+            last_word = qa.answer.split()[-1]
             brief.append(replace(qa, answer=last_word))
     return brief
 
