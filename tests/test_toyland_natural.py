@@ -2,6 +2,7 @@
 
 import random
 import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -397,7 +398,7 @@ def test_right_answers_score_one(questions):
 
 
 def test_the_table_has_a_row_for_every_type(questions):
-    answered = [natural_score.Reply(question, "") for question in questions[:10]]
+    answered = [natural_score.Reply(question, "") for question in questions]
     lines = natural_score.table(natural_score.summarize(answered)).splitlines()
     for type in natural.TYPES:
         assert any(line.startswith(type) for line in lines), type
@@ -406,9 +407,18 @@ def test_the_table_has_a_row_for_every_type(questions):
 
 def test_wrong_answers_name_the_question_and_a_right_answer():
     judge = partial(judges.names, attribute="color", values=["red"])
-    question = natural.Question("color", "What color?", judge, "Red.", CAT_AND_DOG)
+    question = natural.Question("color", "What hue?", judge, "Red.", CAT_AND_DOG)
     lines = natural_score.wrong_answers([natural_score.Reply(question, "blue")])
-    assert lines == "color | What color? | blue | Red."
+    assert lines == "color | What hue? | blue | Red."
+
+
+def test_questions_of_the_grammar_are_not_scored():
+    judge = partial(judges.names, attribute="color", values=["red"])
+    natural_one = natural.Question("color", "What hue?", judge, "Red.", CAT_AND_DOG)
+    trained_one = replace(natural_one, text="what color is the dog")
+    answered = [natural_score.Reply(question, "blue") for question in (natural_one, trained_one)]
+    assert natural_score.wrong_answers(answered).count("\n") == 0
+    assert [natural_score.is_scored(reply.question) for reply in answered] == [True, False]
 
 
 def test_color_words_are_those_of_the_scenes():

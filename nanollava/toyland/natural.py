@@ -1,7 +1,7 @@
 """Questions about a scene as people type them, each with a judge of free answers.
 
-The wordings (`natural_wordings.py`) are independent of the training data, so the answers show
-whether a model understands questions that it has never seen in this form.
+The wordings (`natural_wordings.py`) were written without knowledge of the training data's grammar.
+`overlap.in_grammar` finds those that it can produce all the same.
 """
 
 import random

@@ -1,6 +1,8 @@
 """Scores a LLaVA on questions as people type them, about test scenes.
 
-The scenes are without the unseen combinations of kind and color: only the language is new.
+The scenes are without the unseen combinations of kind and color: only the language is new. About
+half of the questions happen to be ones that the grammar can produce; they are asked, for later
+turns may depend on them, but not scored.
 """
 
 import random
@@ -20,6 +22,7 @@ from ..tokenizer import Tokenizer
 from .draw import draw
 from .judges import fact_shares
 from .natural import OPENING, TYPES, Dialogue, Question, dialogues
+from .overlap import in_grammar
 from .scenes import Scene, scenes
 
 IMAGE_SIZE = 200  # pixels, as in the data set
@@ -86,16 +89,22 @@ def replies(
     return result
 
 
+def is_scored(question: Question) -> bool:
+    """Whether the model cannot have been trained on these words. Other types measure openings."""
+    return question.type != OPENING and not in_grammar(question.text)
+
+
 def summarize(answered: list[Reply]) -> dict:
-    """`overall` and `types`: shares of right answers; `questions`: how many were asked by type;
+    """`overall` and `types`: shares of right answers; `questions`: how many were scored by type;
     `descriptions`: the mean shares of `true` among stated and of `stated` among true facts."""
     right: dict[str, list[bool]] = {type: [] for type in TYPES}
     true_shares = []
     stated_shares = []
     for reply in answered:
         question = reply.question
-        if question.type != OPENING:
-            right[question.type].append(question.is_right(reply.text))
+        if not is_scored(question):
+            continue
+        right[question.type].append(question.is_right(reply.text))
         if question.type == "describe":
             true_share, stated_share = fact_shares(reply.text, question.scene)
             true_shares.append(true_share)
@@ -112,7 +121,7 @@ def summarize(answered: list[Reply]) -> dict:
 
 
 def table(summary: dict) -> str:
-    lines = [f"{'type':14} {'right':>7} {'asked':>7}   natural questions, %"]
+    lines = [f"{'type':14} {'right':>7} {'scored':>7}   natural questions, %"]
     for type in TYPES:
         share = 100 * summary["types"].get(type, float("nan"))
         lines.append(f"{type:14} {share:7.1f} {summary['questions'][type]:7}")
@@ -131,7 +140,7 @@ def wrong_answers(answered: list[Reply]) -> str:
     lines = []
     for reply in answered:
         question = reply.question
-        if question.type != OPENING and not question.is_right(reply.text):
+        if is_scored(question) and not question.is_right(reply.text):
             parts = (question.type, question.text, reply.text, question.expected)
             lines.append(" | ".join(parts).replace("\n", " "))
     return "\n".join(lines)

@@ -1,0 +1,40 @@
+"""Which questions the grammar of Toyland can produce."""
+
+import random
+
+import pytest
+
+from nanollava.toyland.overlap import in_grammar, pattern
+from nanollava.toyland.questions import questions
+from nanollava.toyland.scenes import scenes
+
+
+def test_questions_of_the_grammar_are_found():
+    """However they are typed, and whatever they are about."""
+    rng = random.Random(0)
+    found = []
+    for scene in scenes("test", 60, seed=0):
+        if len({thing.kind for thing in scene.things}) < len(scene.things):
+            continue  # names such as "the cat on the left" are in no pattern
+        for forms in ("trained", "unseen"):
+            for qas in questions(scene, rng, forms).values():
+                found += [in_grammar(qa.question) for qa in qas]
+    assert len(found) > 5000
+    assert sum(found) / len(found) > 0.9  # the others ask for one word or for a sentence
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "What hue has the fur of that cat?",
+        "Which animal hides at the very left?",
+        "Would you kindly sketch the scene in words?",
+    ],
+)
+def test_other_questions_are_not(question):
+    assert not in_grammar(question)
+
+
+def test_things_and_typing_do_not_change_the_pattern():
+    assert pattern("What color is the red cat?") == pattern("so what colour is the dog, please")
+    assert pattern("What color is the cat?") != pattern("What size is the cat?")
