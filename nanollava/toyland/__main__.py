@@ -1,4 +1,5 @@
-"""Toyland's commands: write the data set, make toy-clip and toy-vicuna, score a LLaVA, draw."""
+"""Toyland's commands: `data` writes the data set, `pretrain` makes toy-clip and toy-vicuna, `score`
+and `natural` ask a LLaVA questions, `picture` draws."""
 
 import argparse
 import json

@@ -1,7 +1,8 @@
 """Templates with alternatives: one question in the many ways that people ask it.
 
-`(a|b)` is either a or b, and may be nested; `(a|)` is a or nothing. `$image` stands for the entry
-"image" of SYNONYMS. Words in braces, such as `{kind}`, are filled in with `str.format`.
+`(a|b)` is either a or b, and may be nested; `(a|)` is a or nothing, and `(a||)` is nothing two
+times out of three. `$image` stands for the entry "image" of SYNONYMS. Words in braces, such as
+`{kind}`, are filled in with `str.format`.
 """
 
 import hashlib
@@ -13,10 +14,10 @@ FORMS = ("trained", "unseen")  # the split of wordings, beside the one of scenes
 
 SYNONYMS = {
     "image": "(picture|image|photo|scene)",
-    "in image": "in (this|the) $image",
+    "in_image": "in (this|the) $image",
     "here": "( $in_image| here||)",
     "tell": "((Can|Could) you tell me|Tell me|Please tell me|Do you know|I want to know|Say)",
-    "do you see": "((do|can) you see|can you (spot|find|make out))",
+    "do_you_see": "((do|can) you see|can you (spot|find|make out))",
     "which": "(which|what)",
     "Which": "(Which|What)",
     "thing": "(thing|object)",
@@ -29,11 +30,7 @@ SPACES = re.compile(r" +(?=[ ,.:?!])")  # spaces before a space or a punctuation
 def with_synonyms(template: str) -> str:
     """The template with every `$name` replaced by its alternatives."""
     while "$" in template:
-        template = re.sub(
-            r"\$([A-Za-z]+(?:_[A-Za-z]+)*)",
-            lambda match: SYNONYMS[match[1].replace("_", " ")],
-            template,
-        )
+        template = re.sub(r"\$(\w+)", lambda match: SYNONYMS[match[1]], template)
     return template
 
 
