@@ -213,14 +213,14 @@ class Talk:
         true = true_reasons(self.facts)
         true.pop("who needs an umbrella", None)
         wording = self.rng.choice(list(true))
-        short, reason = true[wording].rstrip(".").split(", ")
+        reason = true[wording]
         question = self.writer.fill(WORDINGS[wording], {})
         if self.rng.random() < 0.8:
             question += " " + self.writer.fill(FOLLOW_UPS["yes or no"], {})
-            self.qas.append(QA("reason", as_typed(question, self.rng), short))
-            self.qas.append(self.follow_up("why", Answer(reason + ".")))
+            self.qas.append(QA("reason", as_typed(question, self.rng), reason.short))
+            self.qas.append(self.follow_up("why", Answer(f"{reason.because}.")))
         else:
-            self.qas.append(QA("reason", as_typed(question, self.rng), true[wording]))
+            self.qas.append(QA("reason", as_typed(question, self.rng), reason.answer))
 
     def open(self) -> None:
         openings = (self.ask_presence, self.ask_attribute, self.ask_count, self.ask_what)
@@ -306,7 +306,8 @@ class Talk:
             ways.insert(0, self.ask_what_else)
         else:
             self.rng.shuffle(ways)
-        return any(way() for way in ways)
+        # Each of them adds a turn and returns True, or adds nothing.
+        return any(add_turn() for add_turn in ways)
 
 
 def follow_ups(

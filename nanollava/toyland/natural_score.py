@@ -24,9 +24,8 @@ from .judges import fact_shares
 from .natural import OPENING, TYPES, Dialogue, Question, dialogues
 from .overlap import in_grammar
 from .scenes import Scene, scenes
+from .score import BATCH, IMAGE_SIZE
 
-IMAGE_SIZE = 200  # pixels, as in the data set
-BATCH = 64  # dialogues that are drawn and answered together
 MAX_NEW_TOKENS = 128  # a description of four things
 
 

@@ -18,6 +18,7 @@ from .wordings import (
     SPOTS,
     STYLES,
     WORDINGS,
+    Reason,
 )
 
 TYPES = (
@@ -515,14 +516,14 @@ def reason_words(facts: Scene) -> set[str]:
     return words
 
 
-def true_reasons(facts: Scene) -> dict[str, str]:
+def true_reasons(facts: Scene) -> dict[str, Reason]:
     """For every question that needs reasoning, the first answer whose words all hold here."""
     words = reason_words(facts)
     true = {}
     for wording, answers in REASONS.items():
         for reason in answers:
             if reason.needs <= words:
-                true[wording] = reason.answer
+                true[wording] = reason
                 break
     return true
 
@@ -530,8 +531,8 @@ def true_reasons(facts: Scene) -> dict[str, str]:
 def reasons(facts: Scene, writer: Writer) -> list[QA]:
     """Complex reasoning: questions whose answers give a reason."""
     qas = []
-    for wording, answer in true_reasons(facts).items():
-        qas.append(writer.qa("reason", wording, Answer(answer)))
+    for wording, reason in true_reasons(facts).items():
+        qas.append(writer.qa("reason", wording, Answer(reason.answer)))
     return qas
 
 

@@ -721,75 +721,80 @@ COUNTRIES = ("France", "China", "Spain", "Germany", "Japan", "India", "Italy", "
 
 @dataclass(frozen=True)
 class Reason:
-    """An answer, and the words that must all hold in a scene for it to be true.
+    """An answer with its reason, and the words that must all hold in a scene for it to be true.
 
     A word is a kind of thing in the scene, its place or its weather; "people" means at least two
     persons."""
 
     needs: frozenset[str]
-    answer: str
+    short: str  # "yes"
+    because: str  # "because it is raining"
+
+    @property
+    def answer(self) -> str:
+        return f"{self.short}, {self.because}."
 
 
-def reason(needs: str, answer: str) -> Reason:
-    return Reason(frozenset(needs.split()), answer)
+def reason(needs: str, short: str, because: str) -> Reason:
+    return Reason(frozenset(needs.split()), short, because)
 
 
 # The answers to every question that needs reasoning. The first one whose words all hold is true, so
 # the special cases stand before the general one; if none holds, the question is not asked.
 REASONS: dict[str, tuple[Reason, ...]] = {
     "who needs an umbrella": (
-        reason("rainy people", "the people, because it is raining."),
-        reason("rainy person", "the person, because it is raining."),
+        reason("rainy people", "the people", "because it is raining"),
+        reason("rainy person", "the person", "because it is raining"),
     ),
     "umbrella": (
-        reason("rainy", "yes, because it is raining."),
-        reason("night", "no, because it is not raining."),
-        reason("sunny", "no, because the sun is shining."),
-        reason("cloudy", "no, because it is cloudy."),
+        reason("rainy", "yes", "because it is raining"),
+        reason("night", "no", "because it is not raining"),
+        reason("sunny", "no", "because the sun is shining"),
+        reason("cloudy", "no", "because it is cloudy"),
     ),
     "boat": (
-        reason("boat beach", "yes, because there is the sea."),
-        reason("boat park", "no, because there is no water in the park."),
-        reason("boat street", "no, because there is no water on the street."),
-        reason("boat snow", "no, because there is no water in the snow."),
+        reason("boat beach", "yes", "because there is the sea"),
+        reason("boat park", "no", "because there is no water in the park"),
+        reason("boat street", "no", "because there is no water on the street"),
+        reason("boat snow", "no", "because there is no water in the snow"),
     ),
     "bicycle": (
-        reason("bicycle rainy", "no, because it is raining."),
-        reason("bicycle night", "no, because it is dark."),
-        reason("bicycle snow", "no, because the snow is slippery."),
-        reason("bicycle beach", "no, because the sand is soft."),
-        reason("bicycle", "yes, because the way is dry and bright."),
+        reason("bicycle rainy", "no", "because it is raining"),
+        reason("bicycle night", "no", "because it is dark"),
+        reason("bicycle snow", "no", "because the snow is slippery"),
+        reason("bicycle beach", "no", "because the sand is soft"),
+        reason("bicycle", "yes", "because the way is dry and bright"),
     ),
     "car": (
-        reason("car night", "yes, because it is dark."),
-        reason("car rainy", "yes, because it is raining."),
-        reason("car", "no, because it is bright."),
+        reason("car night", "yes", "because it is dark"),
+        reason("car rainy", "yes", "because it is raining"),
+        reason("car", "no", "because it is bright"),
     ),
     "dog and ball": (
-        reason("dog ball", "yes, because both are here."),
-        reason("dog", "no, because there is no ball."),
-        reason("ball", "no, because there is no dog."),
+        reason("dog ball", "yes", "because both are here"),
+        reason("dog", "no", "because there is no ball"),
+        reason("ball", "no", "because there is no dog"),
     ),
     "bird": (
-        reason("bird tree", "yes, because there is a tree."),
-        reason("bird", "no, because there is no tree."),
+        reason("bird tree", "yes", "because there is a tree"),
+        reason("bird", "no", "because there is no tree"),
     ),
     "sunglasses": (
-        reason("sunny", "yes, because the sun is shining."),
-        reason("rainy", "no, because it is raining."),
-        reason("cloudy", "no, because it is cloudy."),
-        reason("night", "no, because it is dark."),
+        reason("sunny", "yes", "because the sun is shining"),
+        reason("rainy", "no", "because it is raining"),
+        reason("cloudy", "no", "because it is cloudy"),
+        reason("night", "no", "because it is dark"),
     ),
     "snowman": (
-        reason("snow", "yes, because there is snow here."),
-        reason("park", "no, because this is a park."),
-        reason("beach", "no, because this is a beach."),
-        reason("street", "no, because this is a street."),
+        reason("snow", "yes", "because there is snow here"),
+        reason("park", "no", "because this is a park"),
+        reason("beach", "no", "because this is a beach"),
+        reason("street", "no", "because this is a street"),
     ),
     "sea": (
-        reason("beach", "yes, because this is a beach."),
-        reason("park", "no, because this is a park."),
-        reason("street", "no, because this is a street."),
-        reason("snow", "no, because there is snow here."),
+        reason("beach", "yes", "because this is a beach"),
+        reason("park", "no", "because this is a park"),
+        reason("street", "no", "because this is a street"),
+        reason("snow", "no", "because there is snow here"),
     ),
 }
