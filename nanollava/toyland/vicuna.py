@@ -25,7 +25,7 @@ from ..hf.config import llama_config_json
 from ..hf.names import LLAMA as LLAMA_LAYOUT
 from ..llama import Llama
 from ..tokenizer import Tokenizer
-from .captions import WEATHER_WORDS, WORDS, captions
+from .captions import SPOT_FIRST, WEATHER_WORDS, WORDS, captions
 from .dialogues import dialogue, instructions
 from .plain import plain_questions
 from .pretrain import VOCAB_SIZE, fit, make_tokenizer, pad, save
@@ -69,7 +69,7 @@ def in_words(scene: Scene, rng: random.Random) -> str:
     So the decoder can collect them at the name, just as a patch of an image has all facts of its
     thing. It cannot do so when they follow ("a cat on the left"): it only looks back.
     """
-    caption = captions(scene, rng)[2]
+    caption = captions(scene, rng)[SPOT_FIRST]
     description = detail(facts_from_captions(scene, rng))
     return rng.choice((caption, description))
 
@@ -202,36 +202,52 @@ class Lessons:
     def copies(self) -> list[Row]:
         return copies(self.rng, 2 * self.batch, LLAMA.vocab_size)
 
-    def brief_drills(
-        self, share: float, pool: list[Scene], group: tuple, describe: Callable, forms: str
-    ) -> list[Row]:
-        """A share of the batch in dialogues with brief answers."""
+    def look_ups(self, share: float, describe: Callable, forms: str) -> list[Row]:
+        """Brief answers by name; `share` is that of the batch: their rows are long."""
         count = round(self.batch * share)
-        return drills(self.rng, count, self.tokenizer, pool, [group], describe, True, forms)
+        return drills(
+            self.rng,
+            count,
+            self.tokenizer,
+            self.distinct_pool,
+            groups=[LOOK_UPS],
+            describe=describe,
+            brief=True,
+            forms=forms,
+        )
 
     def facts_one_by_one(self) -> list[Row]:
-        return self.brief_drills(0.75, self.distinct_pool, LOOK_UPS, fact_by_fact, "first")
+        return self.look_ups(0.75, fact_by_fact, "first")
 
     def facts_in_sentences(self) -> list[Row]:
-        rows = self.brief_drills(0.25, self.distinct_pool, LOOK_UPS, fact_by_fact, "first")
-        rows += self.brief_drills(0.5, self.distinct_pool, LOOK_UPS, in_words, "first")
-        return rows
+        return self.look_ups(0.25, fact_by_fact, "first") + self.look_ups(0.5, in_words, "first")
 
     def in_all_forms(self) -> list[Row]:
-        rows = self.brief_drills(0.25, self.distinct_pool, LOOK_UPS, in_words, "first")
-        rows += self.brief_drills(0.5, self.distinct_pool, LOOK_UPS, in_words, "trained")
-        return rows
+        return self.look_ups(0.25, in_words, "first") + self.look_ups(0.5, in_words, "trained")
 
     def by_name_or_side(self) -> list[Row]:
-        count = round(self.batch * 0.75)
-        groups = [LOOK_UPS, ("what",)]
-        return drills(self.rng, count, self.tokenizer, self.pool, groups, in_words, True, "plain")
+        return drills(
+            self.rng,
+            round(self.batch * 0.75),
+            self.tokenizer,
+            self.pool,
+            groups=[LOOK_UPS, ("what",)],
+            describe=in_words,
+            brief=True,
+            forms="plain",
+        )
 
     def everything(self) -> list[Row]:
         half = self.batch // 2
-        groups = [LOOK_UPS, *HARDER]
-        describe = as_list_or_in_words
-        rows = drills(self.rng, half, self.tokenizer, self.pool, groups, describe, False, "plain")
+        rows = drills(
+            self.rng,
+            half,
+            self.tokenizer,
+            self.pool,
+            groups=[LOOK_UPS, *HARDER],
+            describe=as_list_or_in_words,
+            forms="plain",
+        )
         rows += dialogues(self.rng, self.batch - half, self.tokenizer, self.pool)
         return rows
 
