@@ -202,18 +202,15 @@ class Lessons:
     def copies(self) -> list[Row]:
         return copies(self.rng, 2 * self.batch, LLAMA.vocab_size)
 
-    def look_ups(self, share: float, describe: Callable, forms: str) -> list[Row]:
-        """Brief answers by name; `share` is that of the batch: their rows are long."""
+    def drills(self, share: float, pool: list[Scene], **arguments) -> list[Row]:
+        """As many drills as the share of the batch says; their rows are longer than dialogues."""
         count = round(self.batch * share)
-        return drills(
-            self.rng,
-            count,
-            self.tokenizer,
-            self.distinct_pool,
-            groups=[LOOK_UPS],
-            describe=describe,
-            brief=True,
-            forms=forms,
+        return drills(self.rng, count, self.tokenizer, pool, **arguments)
+
+    def look_ups(self, share: float, describe: Callable, forms: str) -> list[Row]:
+        """Brief answers by name, about scenes in which every kind occurs once."""
+        return self.drills(
+            share, self.distinct_pool, groups=[LOOK_UPS], describe=describe, brief=True, forms=forms
         )
 
     def facts_one_by_one(self) -> list[Row]:
@@ -226,29 +223,22 @@ class Lessons:
         return self.look_ups(0.25, in_words, "first") + self.look_ups(0.5, in_words, "trained")
 
     def by_name_or_side(self) -> list[Row]:
-        return drills(
-            self.rng,
-            round(self.batch * 0.75),
-            self.tokenizer,
-            self.pool,
-            groups=[LOOK_UPS, ("what",)],
-            describe=in_words,
-            brief=True,
-            forms="plain",
+        groups = [LOOK_UPS, ("what",)]
+        return self.drills(0.75, self.pool, groups=groups, brief=True, forms="plain")
+
+    def plain_drills(self, share: float) -> list[Row]:
+        groups = [LOOK_UPS, *HARDER]
+        return self.drills(
+            share, self.pool, groups=groups, describe=as_list_or_in_words, forms="plain"
         )
+
+    def whole_answers(self) -> list[Row]:
+        return self.plain_drills(0.75)
 
     def everything(self) -> list[Row]:
         half = self.batch // 2
-        rows = drills(
-            self.rng,
-            half,
-            self.tokenizer,
-            self.pool,
-            groups=[LOOK_UPS, *HARDER],
-            describe=as_list_or_in_words,
-            forms="plain",
-        )
-        rows += dialogues(self.rng, self.batch - half, self.tokenizer, self.pool)
+        rows = self.plain_drills(0.5)
+        rows += dialogues(self.rng, half, self.tokenizer, self.pool)
         return rows
 
 
@@ -275,8 +265,10 @@ PHASES = (
     Phase("in all forms", Lessons.in_all_forms, 1e-3, 1800, stop_at=0.95),
     # By name or by side, in all scenes, in plain questions.
     Phase("by name or side", Lessons.by_name_or_side, 1e-3, 1200, stop_at=0.98),
+    # Whole answers to plain questions of all types.
+    Phase("whole answers", Lessons.whole_answers, 1e-3, 1000, stop_at=0.98),
     # Everything: whole answers, all types of questions in all forms, conversations.
-    Phase("dialogues", Lessons.everything, 2e-3, 2400, stop_at=None),
+    Phase("dialogues", Lessons.everything, 1.5e-3, 1400, stop_at=None),
 )
 
 
