@@ -14,16 +14,18 @@ from nanollava.toyland import data
 # weights were trained on these texts.
 DIGESTS = {
     0: {
-        "align.json": "80c4d494718d5bdb",
-        "instruct.json": "2d06819406ea69bc",
-        "validation.json": "a90d1014f7513688",
-        "captions.jsonl": "6e60a020f722de43",
+        "align.json": "5e766eb15c48fc7b",
+        "plain.json": "2e761e21f9638b02",
+        "instruct.json": "f9415c4f029eab45",
+        "validation.json": "74102b0d18b6c01d",
+        "captions.jsonl": "ce8a45cc5034c75e",
     },
     1: {
-        "align.json": "8e5628f128b9578f",
-        "instruct.json": "0b608e4a0e4bb089",
-        "validation.json": "07c788fb55e31fc5",
-        "captions.jsonl": "af091636c5879677",
+        "align.json": "cd47e9bfcefabf20",
+        "plain.json": "07a887763c9a7778",
+        "instruct.json": "e0341c1213573010",
+        "validation.json": "678f851f84590e0f",
+        "captions.jsonl": "7414b72a0fde7452",
     },
 }
 
@@ -45,7 +47,7 @@ def test_files_of_a_seed_stay_the_same(written, name):
 
 def test_every_record_is_valid_and_has_its_image(written):
     _, out = written
-    for name in ("align", "instruct", "validation"):
+    for name in ("align", "plain", "instruct", "validation"):
         for record in json.loads((out / f"{name}.json").read_text()):
             check(record["conversations"])
             assert (out / record["image"]).is_file()

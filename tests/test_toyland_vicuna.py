@@ -15,9 +15,8 @@ from nanollava.conversation import IGNORE_INDEX
 from nanollava.files import shipped
 from nanollava.llama import Llama
 from nanollava.tokenizer import Tokenizer
-from nanollava.toyland.captions import WEATHER_WORDS, WORDS, plural, with_article
+from nanollava.toyland.captions import WORDS, plural
 from nanollava.toyland.pretrain import make_tokenizer, pad
-from nanollava.toyland.questions import QA
 from nanollava.toyland.scenes import COLORS, DISTANCES, KINDS, SIDES, scenes
 from nanollava.toyland.vicuna import (
     HARDER,
@@ -25,45 +24,41 @@ from nanollava.toyland.vicuna import (
     LOOK_UPS,
     PHASES,
     Lessons,
-    as_list,
-    brief_answers,
     copies,
-    copy_kinds_to_other_words,
+    copy_singulars_to_plurals,
     dialogues,
     drills,
     fact_by_fact,
-    in_words,
     text_backward,
 )
-from nanollava.toyland.wordings import OTHER_NAMES
 
 TOY_VICUNA = shipped("checkpoints/toy-vicuna")
-VOCAB = 400  # of the rows of copies, which start behind the bytes
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return make_tokenizer(0)
+    return Tokenizer.from_pretrained(TOY_VICUNA)
 
 
 def digest(value) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
-def test_training_rows_of_a_seed_stay_the_same(tokenizer):
-    """All rows come from one random stream."""
+def test_training_rows_of_a_seed_stay_the_same():
+    """Recorded before the code was rewritten. All rows come from one random stream."""
+    tokenizer = make_tokenizer(0)
     pool = list(scenes("train", 120, 0))
     rng = random.Random("rows")
-    assert digest(copies(rng, 12, LLAMA.vocab_size)) == "9a71891e7d0d1417"
-    assert digest(dialogues(rng, 60, tokenizer, pool)) == "4c0e5baf5c0de793"
-    rows = drills(rng, 60, tokenizer, pool, [LOOK_UPS, *HARDER], forms="plain")
-    assert digest(rows) == "ed1141c293b9c4c3"
+    assert digest(copies(rng, 12, 704)) == "7c84c4b2b5530f3e"
+    assert digest(dialogues(rng, 60, tokenizer, pool)) == "5db6cb44f68a3469"
+    rows = drills(rng, 60, tokenizer, pool, [LOOK_UPS, *HARDER])
+    assert digest(rows) == "2d0aa0de18199321"
     rows = drills(rng, 60, tokenizer, pool, [LOOK_UPS], fact_by_fact, brief=True)
-    assert digest(rows) == "8c49cb8b408768fa"
+    assert digest(rows) == "800432092c823923"
 
 
 def test_copies_run_both_ways_and_train_only_the_second_copy():
-    for i, (ids, labels) in enumerate(copies(random.Random(0), 8, VOCAB)):
+    for i, (ids, labels) in enumerate(copies(random.Random(0), 8, 100)):
         half = (len(ids) + 1) // 2
         words = ids[1:half]
         second = ids[half:]
@@ -82,50 +77,34 @@ def test_first_descriptions_state_every_fact_next_to_its_name():
         assert sorted(parts) == sorted(expected)
 
 
-def test_a_list_also_states_place_and_weather():
-    for scene in scenes("train", 20, 0):
-        place, weather, facts = as_list(scene, random.Random(0)).split(", ", 2)
-        assert place == WORDS[scene.place]
-        assert weather in WEATHER_WORDS[scene.weather]
-        assert len(facts.split(", ")) == 3 * len(scene.things)
-
-
-def test_a_description_states_the_facts_of_a_thing_before_its_name():
-    for scene in scenes("train", 40, 0):
-        for seed in range(4):
-            text = in_words(scene, random.Random(seed)).lower()
-            for thing in scene.things:
-                spots = (
-                    f"{WORDS[thing.side]} {WORDS[thing.distance]}",
-                    f"{WORDS[thing.distance]} {WORDS[thing.side]}",
-                )
-                name = with_article(thing.color, thing.kind)
-                assert any(f"{spot} there is {name}" in text for spot in spots)
-
-
-def test_a_brief_answer_is_the_last_word_of_a_question_about_one_thing():
-    qas = [
-        QA("position", "Where is the cat?", "on the left"),
-        QA("false premise", "Where is the dog?", "There is no dog."),
-        QA("color", "What color are the cats?", "red and blue"),
-        QA("color", "What color is the thing on the left?", "red"),
-        QA("what", "What is behind the cat?", "nothing"),
-    ]
-    assert [qa.answer for qa in brief_answers(qas)] == ["left"]
-
-
-def test_answers_of_a_brief_drill_are_single_words(tokenizer):
+def words_of_answers(tokenizer: Tokenizer, brief: bool) -> list[set[str]]:
+    """The words of all answers of each row of a drill."""
     pool = [scene for scene in scenes("train", 200, 0) if len(scene.things) == 3]
-    words = {*COLORS, *KINDS}
-    for spot in (*SIDES, *DISTANCES):
-        words |= {spot, WORDS[spot].split()[-1]}
     groups = [LOOK_UPS, ("what",)]
-    for _, labels in drills(random.Random(0), 20, tokenizer, pool, groups, brief=True):
+    words = []
+    for _, labels in drills(random.Random(0), 20, tokenizer, pool, groups, brief=brief):
         ids = [i for i in labels if i not in (IGNORE_INDEX, tokenizer.eos_token_id)]
-        assert set(tokenizer.decode(ids).split()) <= words
+        words.append(set(tokenizer.decode(ids).split()))
+    return words
 
 
-def test_every_phase_makes_rows_that_fit_the_model(tokenizer):
+def test_brief_answers_of_a_drill_are_single_words_of_one_group(tokenizer):
+    facts = set(COLORS)
+    for spot in (*SIDES, *DISTANCES):
+        facts.add(WORDS[spot].split()[-1])
+    rows = words_of_answers(tokenizer, brief=True)
+    look_ups = [words for words in rows if words <= facts]
+    kinds = [words for words in rows if words <= set(KINDS)]
+    assert look_ups and kinds
+    assert len(look_ups) + len(kinds) == len(rows)
+
+
+def test_other_answers_of_a_drill_are_whole(tokenizer):
+    assert any("the" in words for words in words_of_answers(tokenizer, brief=False))
+
+
+def test_every_phase_makes_rows_that_fit_the_model():
+    tokenizer = make_tokenizer(0)
     lessons = Lessons(random.Random(0), tokenizer, list(scenes("train", 200)), batch=8)
     for phase in PHASES:
         for ids, labels in phase.make_rows(lessons):
@@ -136,8 +115,8 @@ def test_every_phase_makes_rows_that_fit_the_model(tokenizer):
 
 def test_two_threads_compute_the_gradient_of_the_plain_mean():
     torch.manual_seed(0)
-    model = Llama(replace(LLAMA, vocab_size=VOCAB, num_hidden_layers=2))
-    rows = copies(random.Random(0), 9, VOCAB)
+    model = Llama(replace(LLAMA, vocab_size=100, num_hidden_layers=2))
+    rows = copies(random.Random(0), 9, 100)
     with ThreadPoolExecutor(2) as threads:
         loss = text_backward(model, rows, threads, torch.float32, torch.device("cpu"))
     gradients = [parameter.grad.clone() for parameter in model.parameters()]
@@ -152,18 +131,15 @@ def test_two_threads_compute_the_gradient_of_the_plain_mean():
         torch.testing.assert_close(gradient, parameter.grad, atol=1e-6, rtol=1e-4)
 
 
-def test_plurals_and_other_names_start_from_their_kind(tokenizer):
+def test_plurals_start_from_their_singulars(tokenizer):
     model = Llama(LLAMA)
-    copy_kinds_to_other_words(model, tokenizer)
+    copy_singulars_to_plurals(model, tokenizer)
     embeddings = model.model.embed_tokens.weight
     for kind in KINDS:
-        a_kind = tokenizer.encode(f"a {kind}")[-1]
-        for word in (plural(kind), *OTHER_NAMES.get(kind, ())):
-            a_word = tokenizer.encode(f"a {word}")
-            if len(a_word) == 2:
-                assert a_word[-1] != a_kind
-                assert torch.equal(embeddings[a_word[-1]], embeddings[a_kind])
-    assert len(tokenizer.encode("a cats")) == 2
+        singular = tokenizer.encode(f"a {kind}")[-1]
+        many = tokenizer.encode(f"a {plural(kind)}")[-1]
+        assert singular != many
+        assert torch.equal(embeddings[singular], embeddings[many])
 
 
 def test_toy_vicuna_in_transformers():
@@ -174,8 +150,7 @@ def test_toy_vicuna_in_transformers():
     assert difference <= 1e-4  # logits are tens: 1e-5 of their size
 
 
-def test_tokenizer_in_transformers():
-    tokenizer = Tokenizer.from_pretrained(TOY_VICUNA)
+def test_tokenizer_in_transformers(tokenizer):
     text = "Where is the dog? on the left 新"
     ids = tokenizer.encode(text)
     theirs = transformers.PreTrainedTokenizerFast(tokenizer_file=str(TOY_VICUNA / "tokenizer.json"))

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from ..files import new_directory
 from .captions import boxes, captions
 from .dialogues import dialogue, instructions
 from .draw import draw
+from .plain import plain_instructions
 from .questions import QA
 from .scenes import Scene, scenes
 from .teacher import read
@@ -26,13 +28,19 @@ def record(id: str, image: str, qas: list[QA]) -> dict:
     return {"id": id, "image": image, "conversations": dialogue(IMAGE, qas)}
 
 
-def instruction_records(facts: Scene, name: str, image: str, rng: random.Random) -> list[dict]:
+def instruction_records(
+    facts: Scene,
+    name: str,
+    image: str,
+    rng: random.Random,
+    make: Callable[[Scene, random.Random, str], list[QA]] = instructions,
+) -> list[dict]:
     """The samples of one scene: conversations, detailed descriptions, complex reasoning."""
     records = []
     for response_type, average in SAMPLES_PER_SCENE.items():
         count = int(average + rng.random())
         for i in range(count):
-            qas = instructions(facts, rng, response_type)
+            qas = make(facts, rng, response_type)
             records.append(record(f"{name}_{response_type}_{i}", image, qas))
     return records
 
@@ -55,10 +63,10 @@ def write(
 ) -> None:
     """Writes the data set of `train` and `validation` scenes, images `size` pixels wide, to `out`.
 
-    The files are `images/`, `align.json` (stage 1), `instruct.json` (stage 2), `validation.json`
-    and `captions.jsonl` (captions and boxes, as COCO has them). Everything is written to a
-    temporary directory that is renamed at the end, so `out` is complete or absent. Raises UserError
-    if `out` exists.
+    The files are `images/`, `align.json` (stage 1), `instruct.json` (stage 2), `plain.json` (stage
+    2 in plain language), `validation.json` and `captions.jsonl` (captions and boxes, as COCO has
+    them). Everything is written to a temporary directory that is renamed at the end, so `out` is
+    complete or absent. Raises UserError if `out` exists.
     """
     out = Path(out)
     if out.exists():
@@ -73,7 +81,8 @@ def write_files(folder: Path, train: int, validation: int, seed: int, size: int)
     rng = random.Random(f"data/{seed}")
     drawings = []
     captions_rows = []
-    records = {"align": [], "instruct": [], "validation": []}
+    plain_rng = random.Random(f"plain/{seed}")
+    records = {"align": [], "plain": [], "instruct": [], "validation": []}
     for split, count in (("train", train), ("validation", validation)):
         for i, scene in enumerate(scenes(split, count, seed)):
             name = f"{split}_{i:06d}"
@@ -84,9 +93,12 @@ def write_files(folder: Path, train: int, validation: int, seed: int, size: int)
             facts = read(texts, boxes(scene))
             if split == "train":
                 # Stage 1 trains only W. The frozen language model must be able to write the
-                # answer, so it is the detailed description and not a caption.
-                description = instructions(facts, rng, "detail")
+                # answer, so it is the detailed description and not a caption, in plain language.
+                description = plain_instructions(facts, plain_rng, "detail")
                 records["align"].append(record(name, image, description))
+                records["plain"] += instruction_records(
+                    facts, name, image, plain_rng, plain_instructions
+                )
                 records["instruct"] += instruction_records(facts, name, image, rng)
             else:
                 records["validation"] += instruction_records(facts, name, image, rng)

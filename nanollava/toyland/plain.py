@@ -1,22 +1,44 @@
-"""Plain questions: every one asks for one fact, in one of a few forms.
+"""Plain language: questions in a few forms each, and conversations of them.
 
-toy-vicuna practices looking up with them: among the many forms of `wordings.py` it takes longer.
+toy-vicuna learns it first, and looks facts up with it; the many forms in which people ask
+(`wordings.py`) come later.
 """
 
 import random
+import re
 from itertools import permutations
 
 from .captions import NUMBERS, WORDS, plural, with_article
-from .questions import QA, TYPES, kinds_absent, kinds_present, yes_or_no
-from .scenes import COLORS, SIDES, Scene, Thing
+from .questions import QA, kinds_absent, kinds_present, true_reasons, yes_or_no
+from .scenes import COLORS, KINDS, SIDES, Scene, Thing
+from .teacher import detail
 
-# Words in braces are filled in: `kinds` is "cats", `name` "the red cat", `side` "on the left".
+TYPES = (
+    "color",
+    "count",
+    "position",
+    "distance",
+    "what",
+    "presence",
+    "relation",
+    "weather",
+    "place",
+    "reason",
+)
+
+# Words in braces are filled in: `kind` is "cat", `kinds` "cats", `name` "the red cat", `side`
+# "on the left".
 FORMS: dict[str, tuple[str, ...]] = {
+    # One thing and its color; the second when the kind occurs more than once.
     "color": (
-        "What color is {name}?",
-        "Which color does {name} have?",
-        "Tell me the color of {name}.",
-        "{name} is of what color?",
+        "What color is the {kind}?",
+        "Which color does the {kind} have?",
+        "Tell me the color of the {kind}.",
+        "The {kind} is of what color?",
+    ),
+    "color of one": (
+        "What color is the {kind} {side}?",
+        "Tell me the color of the {kind} {side}.",
     ),
     "position": (
         "Where is {name}?",
@@ -40,11 +62,22 @@ FORMS: dict[str, tuple[str, ...]] = {
         "How many {kinds} do you see?",
         "Count the {kinds}.",
     ),
+    "count of all": (
+        "How many things are there?",
+        "How many things do you see in all?",
+    ),
     "presence": (
         "Is there {a_kind}?",
         "Do you see {a_kind}?",
         "Does the picture show {a_kind}?",
+        "Is {a_kind} in the picture?",
     ),
+    "presence of color": (
+        "Is there {a_kind}?",
+        "Do you see {a_kind}?",
+        "Does the picture show {a_kind}?",
+    ),
+    # Two things compared.
     "side of other": (
         "Is {name} to the {way} of {other}?",
         "Is {name} more to the {way} than {other}?",
@@ -53,6 +86,7 @@ FORMS: dict[str, tuple[str, ...]] = {
         "Which is closer, {name} or {other}?",
         "What is closer to us, {name} or {other}?",
     ),
+    # The whole image.
     "weather": (
         "What is the weather like?",
         "How is the weather?",
@@ -65,13 +99,59 @@ FORMS: dict[str, tuple[str, ...]] = {
         "Where are we?",
         "What place does the picture show?",
     ),
+    # Questions that need reasoning.
+    "who needs an umbrella": (
+        "Who needs an umbrella and why?",
+        "Who should take an umbrella and why?",
+    ),
+    "umbrella": (
+        "Does anyone need an umbrella?",
+        "Is an umbrella of use now?",
+    ),
+    "boat": (
+        "Can the boat sail here?",
+        "Is this a good place for sailing the boat?",
+    ),
+    "bicycle": (
+        "Is it a good time to ride the bicycle?",
+        "Would you ride the bicycle now?",
+    ),
+    "car": (
+        "Should the car turn on its lights?",
+        "Does the car need its lights?",
+    ),
+    "dog and ball": (
+        "Can a dog play with a ball here?",
+        "Could a dog chase a ball here?",
+    ),
+    "bird": (
+        "Can the bird sit in a tree?",
+        "Is there a tree for the bird?",
+    ),
+    "sunglasses": (
+        "Would sunglasses help?",
+        "Is it good to wear sunglasses?",
+    ),
+    "snowman": (
+        "Can we build a snowman here?",
+        "Is there snow for a snowman?",
+    ),
+    "sea": (
+        "Can we build a sand castle?",
+        "Could we swim in the sea here?",
+    ),
+    # The detailed description.
+    "detail": (
+        "Describe the picture in detail.",
+        "What do you see in this picture? Tell me everything.",
+        "Give a detailed description of the picture.",
+        "Tell me all about this picture.",
+        "Describe everything that you see.",
+    ),
 }
 
 
-def ask(type: str, answer: str, rng: random.Random, form: str = "", **words: str) -> QA:
-    """A question in one of the forms under `form`, by default those of its type."""
-    question = rng.choice(FORMS[form or type]).format(**words)
-    return QA(type, question[0].upper() + question[1:], answer)
+# Short questions
 
 
 def unique_name(facts: Scene, thing: Thing) -> str | None:
@@ -85,50 +165,63 @@ def unique_name(facts: Scene, thing: Thing) -> str | None:
     return None
 
 
+def make_question(
+    type: str, answer: str, rng: random.Random, wording: str | None = None, **words: str
+) -> QA:
+    """A question in one of the forms under `wording`, by default those of the type."""
+    if wording is None:
+        wording = type
+    template = rng.choice(FORMS[wording])
+    return QA(type, template.format(**words), answer)
+
+
 def questions_about(thing: Thing, facts: Scene, rng: random.Random) -> list[QA]:
     """Color, position and distance of a thing, and what stands on its side."""
     qas = []
+    kind = thing.kind
     side = WORDS[thing.side]
-    on_side = [other for other in facts.things if other.side == thing.side]
-    same_kind_on_side = [other for other in on_side if other.kind == thing.kind]
     name = unique_name(facts, thing)
-    if len(facts.of_kind(thing.kind)) == 1:
-        qas.append(ask("color", thing.color, rng, name=f"the {thing.kind}"))
-    elif len(same_kind_on_side) == 1:
-        qas.append(ask("color", thing.color, rng, name=f"the {thing.kind} {side}"))
+    kinds_on_side = [other.kind for other in facts.things if other.side == thing.side]
+    if len(facts.of_kind(kind)) == 1:
+        qas.append(make_question("color", thing.color, rng, kind=kind))
+    elif kinds_on_side.count(kind) == 1:
+        qas.append(make_question("color", thing.color, rng, "color of one", kind=kind, side=side))
     if name is not None:
-        qas.append(ask("position", side, rng, name=name))
-        qas.append(ask("distance", WORDS[thing.distance], rng, name=name))
-    if len(on_side) == 1:
-        qas.append(ask("what", with_article(thing.color, thing.kind), rng, side=side))
+        qas.append(make_question("position", side, rng, name=name))
+        qas.append(make_question("distance", WORDS[thing.distance], rng, name=name))
+    if len(kinds_on_side) == 1:
+        qas.append(make_question("what", with_article(thing.color, kind), rng, side=side))
     return qas
 
 
-def count_questions(facts: Scene, rng: random.Random) -> list[QA]:
+def count_questions(
+    facts: Scene, present: list[str], absent: list[str], rng: random.Random
+) -> list[QA]:
     """How many there are of every kind, of one kind that is absent, and of all things."""
     qas = []
-    for kind in [*kinds_present(facts), rng.choice(kinds_absent(facts))]:
+    for kind in [*present, rng.choice(absent)]:
         number = NUMBERS[len(facts.of_kind(kind))]
-        qas.append(ask("count", number, rng, kinds=plural(kind)))
-    qas.append(ask("count", NUMBERS[len(facts.things)], rng, kinds="things"))
+        qas.append(make_question("count", number, rng, kinds=plural(kind)))
+    qas.append(make_question("count", NUMBERS[len(facts.things)], rng, "count of all"))
     return qas
 
 
-def presence_questions(facts: Scene, rng: random.Random) -> list[QA]:
+def presence_questions(
+    facts: Scene, present: list[str], absent: list[str], rng: random.Random
+) -> list[QA]:
     """Whether a kind is there, half of them absent, and whether it is there in some color."""
-    present = kinds_present(facts)
-    absent = rng.sample(kinds_absent(facts), len(present))
     qas = []
-    for kind in [*present, *absent]:
+    for kind in [*present, *rng.sample(absent, len(present))]:
         answer = yes_or_no(kind in present)
-        qas.append(ask("presence", answer, rng, a_kind=with_article(kind)))
+        qas.append(make_question("presence", answer, rng, a_kind=with_article(kind)))
     for thing in facts.things:
         colors = [other.color for other in facts.of_kind(thing.kind)]
         color = thing.color
-        if rng.random() < 0.5:
+        if rng.random() >= 0.5:
             color = rng.choice([other for other in COLORS if other not in colors])
+        answer = yes_or_no(color in colors)
         a_kind = with_article(color, thing.kind)
-        qas.append(ask("presence", yes_or_no(color in colors), rng, a_kind=a_kind))
+        qas.append(make_question("presence", answer, rng, "presence of color", a_kind=a_kind))
     return qas
 
 
@@ -146,26 +239,134 @@ def relation_questions(facts: Scene, rng: random.Random) -> list[QA]:
             way = rng.choice(("left", "right"))
             is_left_of = SIDES.index(first.side) < SIDES.index(second.side)
             answer = yes_or_no(is_left_of == (way == "left"))
-            qas.append(ask("relation", answer, rng, "side of other", way=way, **names))
+            qas.append(make_question("relation", answer, rng, "side of other", way=way, **names))
         if first.distance != second.distance:
             closer = first_name if first.distance == "near" else second_name
-            qas.append(ask("relation", closer, rng, "closer", **names))
+            qas.append(make_question("relation", closer, rng, "closer", **names))
+    return qas
+
+
+def plain_reasons(facts: Scene, rng: random.Random) -> list[QA]:
+    """Complex reasoning: for every question the first answer whose words all hold here."""
+    qas = []
+    for wording, reason in true_reasons(facts).items():
+        if wording == "umbrella" and facts.weather == "rainy":
+            continue  # then "who needs an umbrella" asks the same
+        qas.append(make_question("reason", reason.answer, rng, wording))
     return qas
 
 
 def plain_questions(facts: Scene, rng: random.Random) -> dict[str, list[QA]]:
-    """All plain questions about a scene, by type."""
+    """All short questions with one definite answer, by type, each in one of its forms."""
+    present = kinds_present(facts)
+    absent = kinds_absent(facts)
     qas = []
     for thing in facts.things:
         qas += questions_about(thing, facts, rng)
-    qas += count_questions(facts, rng)
-    qas += presence_questions(facts, rng)
+    qas += count_questions(facts, present, absent, rng)
+    qas += presence_questions(facts, present, absent, rng)
     qas += relation_questions(facts, rng)
     weather = "a clear night" if facts.weather == "night" else facts.weather
-    qas.append(ask("weather", weather, rng))
-    qas.append(ask("place", WORDS[facts.place], rng))
+    qas.append(make_question("weather", weather, rng))
+    qas.append(make_question("place", WORDS[facts.place], rng))
+    qas += plain_reasons(facts, rng)
 
     by_type: dict[str, list[QA]] = {type: [] for type in TYPES}
     for qa in qas:
         by_type[qa.type].append(qa)
     return by_type
+
+
+# Conversations
+
+
+def kinds_in(qa: QA) -> set[str]:
+    """The kinds of things that question and answer mention."""
+    words = set(re.findall(r"\w+", f"{qa.question} {qa.answer}".lower()))
+    return {kind for kind in KINDS if kind in words or plural(kind) in words}
+
+
+def gives_away(earlier: QA, qa: QA) -> bool:
+    """Whether an earlier turn states part of the answer: that a kind is there, its color or spot.
+
+    A question of the same type about the same kinds counts as asked already."""
+    earlier_kinds = kinds_in(earlier)
+    kinds = kinds_in(qa)
+    if earlier.type == qa.type:
+        return earlier_kinds == kinds
+    if not earlier_kinds & kinds:
+        return False
+    if qa.type == "color":
+        return qa.answer in f"{earlier.question} {earlier.answer}"
+    if qa.type in ("position", "distance"):
+        return earlier.type in ("what", "relation")
+    return True
+
+
+def question_types(facts: Scene, rng: random.Random, turns: int, inventory: float) -> list[str]:
+    """The types of questions that a conversation tries to ask, in order.
+
+    With probability `inventory` it only asks what is there and how many, otherwise about facts of
+    all types.
+    """
+    if rng.random() < inventory:
+        kinds = {thing.kind for thing in facts.things}
+        mixed = rng.sample(("presence", "count") * 4, min(8, 2 * len(kinds)))
+        return rng.choice((mixed, ["count"] * turns))
+    types = []
+    if rng.random() < 0.6:
+        types = rng.sample(("presence", "count", "what"), 3)
+    look_ups = ("color", "position", "distance")
+    other = rng.choice(("relation", "weather", "place"))
+    types += rng.sample((*look_ups, "relation", other), 5)
+    types += rng.sample(look_ups, 3)
+    return types
+
+
+def plain_conversation(
+    facts: Scene, rng: random.Random, turns: int = 8, inventory: float = 0.35
+) -> list[QA]:
+    """At most `turns` short questions, none of which the turns before it answer.
+
+    So every answer must be looked up in the image."""
+    by_type = plain_questions(facts, rng)
+    chosen: list[QA] = []
+    for type in question_types(facts, rng, turns, inventory):
+        if len(chosen) == turns:
+            break
+        fresh = []
+        for qa in by_type[type]:
+            if not any(gives_away(earlier, qa) for earlier in chosen):
+                fresh.append(qa)
+        if not fresh:
+            continue
+        # First the answer, then the question: "two" is as frequent as "none". A "yes" gets double
+        # weight, because earlier turns rule out more of the questions with that answer.
+        answers = sorted({qa.answer for qa in fresh})
+        if type == "presence" and "yes" in answers:
+            answers.append("yes")
+        answer = rng.choice(answers)
+        chosen.append(rng.choice([qa for qa in fresh if qa.answer == answer]))
+    if not chosen:
+        return by_type["weather"]
+    return chosen
+
+
+def plain_instructions(
+    facts: Scene, rng: random.Random, response_type: str, inventory: float = 0.35
+) -> list[QA]:
+    """One sample of instruction data, of the type "conversation", "detail" or "complex".
+
+    `inventory` is the share of conversations that only ask what is there and how many. Raises
+    ValueError for another type.
+    """
+    if response_type == "conversation":
+        return plain_conversation(facts, rng, inventory=inventory)
+    if response_type == "detail":
+        return [make_question("detail", detail(facts), rng)]
+    if response_type == "complex":
+        qas = plain_reasons(facts, rng)
+        return rng.sample(qas, min(3, len(qas)))
+    raise ValueError(
+        f"instruction data {response_type!r}: expected 'conversation', 'detail' or 'complex'"
+    )

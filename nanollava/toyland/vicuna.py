@@ -3,7 +3,7 @@
 The decoder learns to answer questions about scenes that are described in words. To answer "where is
 the cat?" it must represent what is asked, find that name in the description, and collect there what
 belongs to it. None of these skills helps without the others, and learning all at once takes too
-long. So they come one after another; see PHASES.
+long. So they come one after another, in plain language; see PHASES.
 """
 
 import math
@@ -25,26 +25,23 @@ from ..hf.config import llama_config_json
 from ..hf.names import LLAMA as LLAMA_LAYOUT
 from ..llama import Llama
 from ..tokenizer import Tokenizer
-from .captions import SPOT_FIRST, WEATHER_WORDS, WORDS, captions
-from .dialogues import dialogue, instructions
-from .plain import plain_questions
+from .captions import WORDS, captions, plural
+from .dialogues import dialogue
+from .plain import plain_instructions, plain_questions
 from .pretrain import VOCAB_SIZE, fit, make_tokenizer, pad, save
-from .questions import KIND_OF_WORD, QA, kinds_in, questions
-from .scenes import Scene, scenes
+from .scenes import KINDS, Scene, scenes
 from .teacher import detail, facts_from_captions
 
 LLAMA = LlamaConfig(
     vocab_size=VOCAB_SIZE,
     hidden_size=128,
     intermediate_size=384,
-    num_hidden_layers=6,
+    num_hidden_layers=5,
     num_attention_heads=4,
     max_position_embeddings=1024,
 )
 SCENES = 16000  # that the dialogues are about
 BATCH = 32  # rows per step of the last phase; earlier phases have more or fewer
-
-FIRST_WORD = 3 + 256  # the first id behind the special tokens and the bytes
 
 # A training row: token ids, and labels that are IGNORE_INDEX where no loss is taken.
 Row = tuple[list[int], list[int]]
@@ -55,7 +52,7 @@ HARDER = (  # by something else than the name, or put together from several fact
     ("what",),
     ("relation",),
     ("count",),
-    ("presence",),
+    ("reason",),
     ("count", "weather", "place"),
 )
 
@@ -64,14 +61,11 @@ HARDER = (  # by something else than the name, or put together from several fact
 
 
 def in_words(scene: Scene, rng: random.Random) -> str:
-    """Every fact of the scene in sentences, in which the facts of a thing stand before its name.
-
-    So the decoder can collect them at the name, just as a patch of an image has all facts of its
-    thing. It cannot do so when they follow ("a cat on the left"): it only looks back.
-    """
-    caption = captions(scene, rng)[SPOT_FIRST]
+    """Every fact of the scene in sentences: a full caption or the detailed description."""
+    first = captions(scene, rng)[0]
+    third = captions(scene, rng)[2]
     description = detail(facts_from_captions(scene, rng))
-    return rng.choice((caption, description))
+    return rng.choice((first, third, description))
 
 
 def fact_by_fact(scene: Scene, rng: random.Random) -> str:
@@ -85,21 +79,16 @@ def fact_by_fact(scene: Scene, rng: random.Random) -> str:
     return ", ".join(parts) + "."
 
 
-def as_list(scene: Scene, rng: random.Random) -> str:
-    """All facts one by one, also place and weather, as the patches of an image show them."""
-    place = WORDS[scene.place]
-    weather = rng.choice(WEATHER_WORDS[scene.weather])
-    return f"{place}, {weather}, {fact_by_fact(scene, rng)}"
-
-
-def as_list_or_in_words(scene: Scene, rng: random.Random) -> str:
-    return rng.choice((as_list, in_words))(scene, rng)
+def mostly_in_words(scene: Scene, rng: random.Random) -> str:
+    if rng.random() < 0.75:
+        return in_words(scene, rng)
+    return fact_by_fact(scene, rng)
 
 
 # Training rows
 
 
-def copies(rng: random.Random, count: int, vocab_size: int, length: int = 32) -> list[Row]:
+def copies(rng: random.Random, count: int, vocab_size: int, length: int = 48) -> list[Row]:
     """Random tokens written twice, with the loss on the second copy.
 
     Odd rows repeat the tokens forwards, which makes attention heads that find a token and read
@@ -107,7 +96,7 @@ def copies(rng: random.Random, count: int, vocab_size: int, length: int = 32) ->
     """
     all_words = []
     for _ in range(count):
-        all_words.append(rng.sample(range(FIRST_WORD, vocab_size), rng.randint(8, length)))
+        all_words.append(rng.sample(range(3, vocab_size), rng.randint(8, length)))
     rows = []
     for i, words in enumerate(all_words):
         second = words if i % 2 == 1 else words[::-1]
@@ -120,36 +109,20 @@ def copies(rng: random.Random, count: int, vocab_size: int, length: int = 32) ->
 
 
 def dialogues(rng: random.Random, count: int, tokenizer: Tokenizer, pool: list[Scene]) -> list[Row]:
-    """Dialogues about scenes of the pool: mostly short answers, sometimes a retelling or reasons.
+    """Dialogues about scenes of the pool: mostly short answers, sometimes reasons or a retelling.
 
-    Full scenes are more frequent: among several things, an answer must be looked up. Stage 1 needs
-    the retellings: it has to find a W with which this model describes images.
+    Full scenes are more frequent: among several things, an answer must be looked up.
     """
     weights = [len(scene.things) for scene in pool]
     rows = []
     for scene in rng.choices(pool, weights=weights, k=count):
         facts = facts_from_captions(scene, rng)
-        types = ("conversation", "detail", "complex")
-        response_type = rng.choices(types, weights=(0.6, 0.35, 0.05))[0]
-        qas = instructions(facts, rng, response_type, inventory=0.4)
-        rows.append(encode(dialogue(as_list_or_in_words(scene, rng), qas), tokenizer))
+        response_type = "conversation"
+        if rng.random() >= 0.9:
+            response_type = rng.choice(("complex", "detail"))
+        qas = plain_instructions(facts, rng, response_type, inventory=0.4)
+        rows.append(encode(dialogue(in_words(scene, rng), qas), tokenizer))
     return rows
-
-
-def brief_answers(qas: list[QA]) -> list[QA]:
-    """The questions about one thing that is there, with the last word of the short answer alone.
-
-    "left" is one look-up, "on the left" three words that depend on it.
-    """
-    brief = []
-    for qa in qas:
-        is_sentence = qa.answer.endswith(".")
-        if is_sentence or qa.answer == "nothing" or " and " in qa.answer:
-            continue
-        if len(kinds_in(qa)) == 1:
-            last_word = qa.answer.split()[-1]
-            brief.append(replace(qa, answer=last_word))
-    return brief
 
 
 def drills(
@@ -160,32 +133,30 @@ def drills(
     groups: list[tuple[str, ...]],
     describe: Callable[[Scene, random.Random], str] = in_words,
     brief: bool = False,
-    forms: str = "trained",
 ) -> list[Row]:
     """Dialogues of up to twelve questions, all of one of the groups of question types.
 
-    Questions of one group hardly answer each other. With `brief`, only `brief_answers` are asked.
-    `forms` is what `Writer` says of it, or "plain".
+    Questions of one group hardly answer each other. `brief` answers are only the last word: "left"
+    is one look-up, "on the left" three words that depend on it.
     """
     weights = [len(scene.things) ** 2 for scene in pool]
     rows = []
     for scene in rng.choices(pool, weights=weights, k=count):
-        facts = facts_from_captions(scene, rng)
-        by_type = plain_questions(facts, rng) if forms == "plain" else questions(facts, rng, forms)
+        by_type = plain_questions(facts_from_captions(scene, rng), rng)
         qas = []
         for type in rng.choice(groups):
             qas += by_type[type]
-        if brief:
-            qas = brief_answers(qas)
         if not qas:
             qas = by_type["weather"]
         qas = rng.sample(qas, min(12, len(qas)))
+        if brief:
+            qas = [replace(qa, answer=qa.answer.split()[-1]) for qa in qas]
         rows.append(encode(dialogue(describe(scene, rng), qas), tokenizer))
     return rows
 
 
 class Lessons:
-    """Makes the training rows of one step for every phase."""
+    """Makes the training rows of one step for every phase; all phases share a random stream."""
 
     def __init__(self, rng: random.Random, tokenizer: Tokenizer, pool: list[Scene], batch: int):
         self.rng = rng
@@ -202,43 +173,24 @@ class Lessons:
     def copies(self) -> list[Row]:
         return copies(self.rng, 2 * self.batch, LLAMA.vocab_size)
 
-    def drills(self, share: float, pool: list[Scene], **arguments) -> list[Row]:
-        """As many drills as the share of the batch says; their rows are longer than dialogues."""
-        count = round(self.batch * share)
-        return drills(self.rng, count, self.tokenizer, pool, **arguments)
-
-    def look_ups(self, share: float, describe: Callable, forms: str) -> list[Row]:
-        """Brief answers by name, about scenes in which every kind occurs once."""
-        return self.drills(
-            share, self.distinct_pool, groups=[LOOK_UPS], describe=describe, brief=True, forms=forms
-        )
+    def brief_drills(self, pool: list[Scene], groups: list, describe: Callable) -> list[Row]:
+        count = self.batch * 3 // 4
+        return drills(self.rng, count, self.tokenizer, pool, groups, describe, brief=True)
 
     def facts_one_by_one(self) -> list[Row]:
-        return self.look_ups(0.75, fact_by_fact, "first")
+        return self.brief_drills(self.distinct_pool, [LOOK_UPS], fact_by_fact)
 
     def facts_in_sentences(self) -> list[Row]:
-        return self.look_ups(0.25, fact_by_fact, "first") + self.look_ups(0.5, in_words, "first")
-
-    def in_all_forms(self) -> list[Row]:
-        return self.look_ups(0.25, in_words, "first") + self.look_ups(0.5, in_words, "trained")
+        return self.brief_drills(self.distinct_pool, [LOOK_UPS], mostly_in_words)
 
     def by_name_or_side(self) -> list[Row]:
-        groups = [LOOK_UPS, ("what",)]
-        return self.drills(0.75, self.pool, groups=groups, brief=True, forms="plain")
-
-    def plain_drills(self, share: float) -> list[Row]:
-        groups = [LOOK_UPS, *HARDER]
-        return self.drills(
-            share, self.pool, groups=groups, describe=as_list_or_in_words, forms="plain"
-        )
-
-    def whole_answers(self) -> list[Row]:
-        return self.plain_drills(0.75)
+        return self.brief_drills(self.pool, [LOOK_UPS, ("what",)], in_words)
 
     def everything(self) -> list[Row]:
         half = self.batch // 2
-        rows = self.plain_drills(0.5)
-        rows += dialogues(self.rng, half, self.tokenizer, self.pool)
+        groups = [LOOK_UPS, *HARDER]
+        rows = drills(self.rng, half, self.tokenizer, self.pool, groups)
+        rows += dialogues(self.rng, self.batch - half, self.tokenizer, self.pool)
         return rows
 
 
@@ -248,27 +200,21 @@ class Phase:
 
     name: str
     make_rows: Callable[[Lessons], list[Row]]  # the rows of one step
-    lr: float
     max_steps: int
     stop_at: float | None  # the mean probability of right tokens that ends it early
 
 
-# Looking up comes first, then the many forms of a question. With all forms from the beginning, or
-# with a higher learning rate, the model answers with any color of the description, or any side.
 PHASES = (
     # Find an earlier token and copy what stands next to it.
-    Phase("copies", Lessons.copies, 2e-3, 1500, stop_at=0.98),
-    # Brief answers from descriptions in which every fact stands next to the name, of scenes in
-    # which every kind occurs once. Every question has one form.
-    Phase("facts one by one", Lessons.facts_one_by_one, 1e-3, 800, stop_at=0.93),
-    Phase("facts in sentences", Lessons.facts_in_sentences, 1e-3, 700, stop_at=0.98),
-    Phase("in all forms", Lessons.in_all_forms, 1e-3, 1800, stop_at=0.95),
-    # By name or by side, in all scenes, in plain questions.
-    Phase("by name or side", Lessons.by_name_or_side, 1e-3, 1200, stop_at=0.98),
-    # Whole answers to plain questions of all types.
-    Phase("whole answers", Lessons.whole_answers, 1e-3, 1000, stop_at=0.98),
-    # Everything: whole answers, all types of questions in all forms, conversations.
-    Phase("dialogues", Lessons.everything, 1.5e-3, 1400, stop_at=None),
+    Phase("copies", Lessons.copies, 1500, stop_at=0.98),
+    # Brief answers from descriptions in which every fact stands next to the name.
+    Phase("facts one by one", Lessons.facts_one_by_one, 1000, stop_at=0.98),
+    # The same from sentences, of scenes in which every kind occurs once.
+    Phase("facts in sentences", Lessons.facts_in_sentences, 1500, stop_at=0.98),
+    # By name or by side, in all scenes.
+    Phase("by name or side", Lessons.by_name_or_side, 1500, stop_at=0.98),
+    # Everything: whole answers, all types of questions, conversations.
+    Phase("dialogues", Lessons.everything, 2400, stop_at=None),
 )
 
 
@@ -348,17 +294,16 @@ def initialize(model: Llama) -> None:
         nn.init.normal_(parameter, std=std)
 
 
-def copy_kinds_to_other_words(model: Llama, tokenizer: Tokenizer) -> None:
-    """Gives plurals and other names of kinds ("cats", "bike") the embeddings of the kinds.
+def copy_singulars_to_plurals(model: Llama, tokenizer: Tokenizer) -> None:
+    """Gives the plurals their singulars' embeddings.
 
-    The last phase needs them. That "cats" belongs to "cat" shows in no spelling, as both are
+    The last phase asks for numbers. That "cats" belongs to "cat" shows in no spelling, as both are
     single tokens."""
     embeddings = model.model.embed_tokens.weight.data
-    for word, kind in KIND_OF_WORD.items():
-        a_word = tokenizer.encode(f"a {word}")
-        a_kind = tokenizer.encode(f"a {kind}")
-        if len(a_word) == len(a_kind):
-            embeddings[a_word[-1]] = embeddings[a_kind[-1]]
+    for kind in KINDS:
+        singular = tokenizer.encode(f"a {kind}")[-1]
+        many = tokenizer.encode(f"a {plural(kind)}")[-1]
+        embeddings[many] = embeddings[singular]
 
 
 def train_vicuna(
@@ -368,6 +313,7 @@ def train_vicuna(
     torch.manual_seed(seed)
     tokenizer = make_tokenizer(seed)
     pool = list(scenes("train", SCENES, seed))
+    lessons = Lessons(random.Random(f"vicuna/{seed}"), tokenizer, pool, batch)
     model = Llama(LLAMA).to(device)
     initialize(model)
     threads_each = max(1, torch.get_num_threads() // 2)
@@ -375,15 +321,12 @@ def train_vicuna(
 
     for phase in PHASES:
         if phase.name == "dialogues":
-            copy_kinds_to_other_words(model, tokenizer)
-        lessons = Lessons(random.Random(seed + 1), tokenizer, pool, batch)
+            copy_singulars_to_plurals(model, tokenizer)
         optimizer = torch.optim.AdamW(
-            model.parameters(), lr=phase.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+            model.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01, fused=True
         )
 
-        def backward(
-            step: int, phase: Phase = phase, lessons: Lessons = lessons
-        ) -> tuple[torch.Tensor, dict]:
+        def backward(step: int, phase: Phase = phase) -> tuple[torch.Tensor, dict]:
             rows = phase.make_rows(lessons)
             return text_backward(model, rows, threads, dtype, device), {}
 
