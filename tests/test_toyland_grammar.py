@@ -15,7 +15,6 @@ from nanollava.toyland.grammar import (
     as_typed,
     choose_form,
     expand,
-    first_form,
     split_of,
 )
 from nanollava.toyland.wordings import FOLLOW_UPS, SPOTS, STYLES, WORDINGS
@@ -212,13 +211,3 @@ def test_some_questions_have_no_capital_and_no_final_mark():
     assert "where is the cat?" in texts
     assert "Where is the cat" in texts
     assert "where is the cat" in texts
-
-
-@pytest.mark.parametrize(("table", "wording"), ALL_WORDINGS)
-def test_the_first_form_is_trained_on(table, wording):
-    templates = TABLES[table][wording]
-    trained = []
-    for template in templates:
-        trained += [form for form in all_forms(template) if split_of(form) == "trained"]
-    assert first_form(templates) == trained[0]
-    assert choose_form(templates, random.Random(3), "first") == trained[0]

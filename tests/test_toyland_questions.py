@@ -224,16 +224,3 @@ def test_the_special_reason_comes_before_the_general_one():
     assert answers["street", "sunny"].startswith("yes")
     assert answers["street", "rainy"] == "no, because it is raining."
     assert answers["beach", "sunny"] == "no, because the sand is soft."
-
-
-def test_a_beginner_hears_one_form_and_one_name(pool):
-    """The forms "first": every question about the color of a cat is the same."""
-    rng = random.Random(0)
-    asked = set()
-    for scene in pool:
-        if len(scene.of_kind("cat")) == 1:
-            for qa in questions(scene, rng, "first")["color"]:
-                if named_kinds(qa.question) == ["cat"] and not named_colors(qa.question):
-                    asked.add(qa.question)
-    asked = {question for question in asked if "thing" not in question}
-    assert len(asked) == 1

@@ -27,7 +27,6 @@ WEATHER_WORDS = {
 }
 NUMBERS = ("none", "one", "two", "three", "four")
 
-SPOT_FIRST = 2  # the index of the caption in which the spot of every thing stands before its name
 
 # Plurals that take no "s", or more than that.
 PLURALS = {

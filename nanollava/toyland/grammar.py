@@ -80,19 +80,8 @@ def split_of(form: str) -> str:
     return "unseen" if bucket == 0 else "trained"
 
 
-def first_form(templates: tuple[str, ...]) -> str:
-    """The first form that is trained on, for a beginner who has to learn one form only."""
-    for template in templates:
-        for form in all_forms(template):
-            if split_of(form) == "trained":
-                return form
-    raise ValueError(f"no form of {templates} is trained on")
-
-
 def choose_form(templates: tuple[str, ...], rng: random.Random, forms: str) -> str:
-    """A random form of the templates that belongs to the split `forms`; "first" is `first_form`."""
-    if forms == "first":
-        return first_form(templates)
+    """A random form of the templates that belongs to the split `forms`."""
     while True:
         form = expand(rng.choice(templates), rng)
         if split_of(form) == forms:

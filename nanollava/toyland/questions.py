@@ -61,9 +61,7 @@ class Answer:
 
 
 class Writer:
-    """Words questions at random; `forms` is the split of the wordings (`grammar.split_of`).
-
-    With "first" every question has one form, and every thing and spot has one name."""
+    """Words questions at random; `forms` is the split of the wordings (`grammar.split_of`)."""
 
     def __init__(self, rng: random.Random, forms: str = "trained"):
         self.rng = rng
@@ -80,8 +78,6 @@ class Writer:
         return self.with_style(type, self.fill(WORDINGS[wording], words), answer)
 
     def with_style(self, type: str, question: str, answer: Answer) -> QA:
-        if self.forms == "first":
-            return QA(type, question, answer.short)
         chance = self.rng.random()
         text = answer.short
         if answer.word and chance < ONE_WORD:
@@ -94,14 +90,12 @@ class Writer:
 
     def kind(self, kind: str) -> str:
         """A kind's name, sometimes another one ("bike")."""
-        if self.forms != "first" and kind in OTHER_NAMES and self.rng.random() < 0.2:
+        if kind in OTHER_NAMES and self.rng.random() < 0.2:
             return self.rng.choice(OTHER_NAMES[kind])
         return kind
 
     def spot(self, spot: str) -> str:
         """A side or a distance in words."""
-        if self.forms == "first":
-            return WORDS[spot]
         return expand(self.rng.choice(SPOTS[spot]), self.rng)
 
 
