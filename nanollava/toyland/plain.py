@@ -5,12 +5,11 @@ toy-vicuna learns it first, and looks facts up with it; the many forms in which 
 """
 
 import random
-import re
 from itertools import permutations
 
 from .captions import NUMBERS, WORDS, plural, with_article
-from .questions import QA, kinds_absent, kinds_present, true_reasons, yes_or_no
-from .scenes import COLORS, KINDS, SIDES, Scene, Thing
+from .questions import QA, kinds_absent, kinds_in, kinds_present, true_reasons, yes_or_no
+from .scenes import COLORS, SIDES, Scene, Thing
 from .teacher import detail
 
 TYPES = (
@@ -280,16 +279,11 @@ def plain_questions(facts: Scene, rng: random.Random) -> dict[str, list[QA]]:
 # Conversations
 
 
-def kinds_in(qa: QA) -> set[str]:
-    """The kinds of things that question and answer mention."""
-    words = set(re.findall(r"\w+", f"{qa.question} {qa.answer}".lower()))
-    return {kind for kind in KINDS if kind in words or plural(kind) in words}
-
-
 def gives_away(earlier: QA, qa: QA) -> bool:
     """Whether an earlier turn states part of the answer: that a kind is there, its color or spot.
 
-    A question of the same type about the same kinds counts as asked already."""
+    A question of the same type about the same kinds counts as asked already. Plain questions need
+    less than `dialogues.gives_away`: only "what" and "relation" speak of spots."""
     earlier_kinds = kinds_in(earlier)
     kinds = kinds_in(qa)
     if earlier.type == qa.type:
