@@ -1,6 +1,6 @@
-"""Draws docs/stages.png: answers before stage 1, after it and after stage 2, and both loss curves.
+"""Draws docs/stages.png: answers before stage 1, after it and after stage 2, and all loss curves.
 
-python docs/stages.py --align-run out/align --instruct-run out/instruct
+python docs/stages.py --align-run out/align --plain-run out/plain --instruct-run out/toy-llava
 """
 
 import argparse
@@ -62,6 +62,13 @@ BLACK = "#202020"
 GREEN = "#1a7f37"
 RED = "#b42318"
 STAGE_COLORS = ("#6a6a6a", "#b35900", "#0a58a8")  # as in STAGES; LEGEND's last entry is BLACK
+
+# Title and color of every training run's loss curve.
+CURVES = (
+    ("stage 1: only W learns", STAGE_COLORS[1]),
+    ("stage 2 in plain language", STAGE_COLORS[2]),
+    ("stage 2 in all wordings", STAGE_COLORS[2]),
+)
 
 
 @dataclass(frozen=True)
@@ -195,13 +202,11 @@ def cell_height() -> int:
     return IMAGE + descriptions + 3 * MARGIN
 
 
-def draw_curves(align_run: Path, instruct_run: Path) -> Image.Image:
-    """The loss of both runs, side by side."""
+def draw_curves(runs: list[Path]) -> Image.Image:
+    """The loss of every training run, side by side."""
     size = (COLUMNS * CELL / 200, CURVES_HEIGHT / 200)  # inches, at 200 pixels each
-    figure, axes = pyplot.subplots(1, 2, figsize=size, dpi=200, layout="constrained", sharey=True)
-    runs = (align_run, instruct_run)
-    titles = ("stage 1: only W learns", "stage 2: W and the language model learn")
-    for ax, path, color, title in zip(axes, runs, STAGE_COLORS[1:], titles, strict=True):
+    figure, axes = pyplot.subplots(1, 3, figsize=size, dpi=200, layout="constrained", sharey=True)
+    for ax, path, (title, color) in zip(axes, runs, CURVES, strict=True):
         draw_run(ax, path, color)
         ax.set_title(title, fontsize=9)
         ax.set_xlabel("step", fontsize=8)
@@ -242,10 +247,11 @@ def main() -> None:
     add("--projector", default="checkpoints/toy-projector", help="W after stage 1")
     add("--model", default="checkpoints/toy-llava", help="LLaVA after stage 2")
     add("--align-run", type=Path, default="out/align", help="with metrics.jsonl of stage 1")
-    add("--instruct-run", type=Path, default="out/instruct", help="with metrics.jsonl of stage 2")
+    add("--plain-run", type=Path, default="out/plain", help="of stage 2 in plain language")
+    add("--instruct-run", type=Path, default="out/toy-llava", help="of stage 2 in all wordings")
     add("--out", type=Path, default=REPOSITORY / "docs/stages.png", help="PNG file to write")
     args = parser.parse_args()
-    curves = draw_curves(args.align_run, args.instruct_run)
+    curves = draw_curves([args.align_run, args.plain_run, args.instruct_run])
     rows = ask_stages(load_stages(args.projector, args.model))
     sheet = draw_sheet(rows, curves)
     with replacing(args.out) as temporary:  # 128 colors are enough, and make a small file

@@ -13,7 +13,7 @@ from nanollava.files import shipped
 from nanollava.image import ImageConfig
 from nanollava.loading import load_llava
 from nanollava.tokenizer import Tokenizer
-from nanollava.toyland.grammar import FORMS
+from nanollava.toyland.grammar import WORDING_SPLITS
 from nanollava.toyland.questions import TYPES
 from nanollava.toyland.scenes import scenes
 from nanollava.toyland.score import Scorer, score
@@ -56,10 +56,10 @@ def test_score_on_held_out_scenes(ours):
     assert result["overall"] >= 0.93, result
     assert result["unseen_wordings"]["overall"] >= 0.88, result
     assert result["unseen_combinations"]["overall"] >= 0.83, result
-    for forms in FORMS:
-        assert result["detail"][forms]["precision"] >= 0.93, result
-        assert result["detail"][forms]["recall"] >= 0.88, result
-        assert result["follow_ups"][forms] >= 0.8, result
+    for split in WORDING_SPLITS:
+        assert result["detail"][split]["precision"] >= 0.93, result
+        assert result["detail"][split]["recall"] >= 0.88, result
+        assert result["follow_ups"][split] >= 0.8, result
 
 
 def test_transformers_computes_the_same_logits(ours, theirs, inputs):

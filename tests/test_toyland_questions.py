@@ -184,11 +184,11 @@ def test_every_type_has_hundreds_of_wordings(all_questions):
         assert len(texts) > 300, type
 
 
-@pytest.mark.parametrize("forms", ["trained", "unseen"])
-def test_both_splits_of_the_wordings_ask_every_type(pool, forms):
+@pytest.mark.parametrize("split", ["trained", "unseen"])
+def test_both_splits_of_the_wordings_ask_every_type(pool, split):
     by_type: dict[str, int] = dict.fromkeys(TYPES, 0)
     for scene in pool[:60]:
-        for type, qas in questions(scene, random.Random(0), forms).items():
+        for type, qas in questions(scene, random.Random(0), split).items():
             by_type[type] += len(qas)
     assert min(by_type.values()) > 0
 

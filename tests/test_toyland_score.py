@@ -89,8 +89,8 @@ def right_answers(monkeypatch):
 
 def test_true_descriptions_score_one(right_answers):
     result = score(None, None, None, count=12)
-    for forms in ("trained", "unseen"):
-        assert result["detail"][forms] == {"precision": 1, "recall": 1}
+    for split in ("trained", "unseen"):
+        assert result["detail"][split] == {"precision": 1, "recall": 1}
 
 
 def test_right_answers_score_nearly_one(right_answers):

@@ -311,10 +311,10 @@ class Talk:
 
 
 def follow_ups(
-    facts: Scene, rng: random.Random, turns: int = 3, forms: str = "trained"
+    facts: Scene, rng: random.Random, turns: int = 3, split: str = "trained"
 ) -> list[QA]:
     """A dialogue of at most `turns` turns in which later ones refer to earlier ones."""
-    talk = Talk(facts, Writer(rng, forms))
+    talk = Talk(facts, Writer(rng, split))
     if rng.random() < 0.15:
         talk.ask_reason()
     else:
@@ -328,9 +328,9 @@ def follow_ups(
 # Instruction data
 
 
-def description(facts: Scene, rng: random.Random, forms: str = "trained") -> QA:
+def description(facts: Scene, rng: random.Random, split: str = "trained") -> QA:
     """The detailed description, or every fact in one sentence if that is what is asked for."""
-    writer = Writer(rng, forms)
+    writer = Writer(rng, split)
     if rng.random() < 0.15:
         return writer.qa("detail", "sentence", Answer(one_sentence(facts)))
     return writer.qa("detail", "detail", Answer(detail(facts)))

@@ -10,7 +10,7 @@ import random
 import re
 from collections.abc import Iterator
 
-FORMS = ("trained", "unseen")  # the split of wordings, beside the one of scenes
+WORDING_SPLITS = ("trained", "unseen")  # the split of wordings, beside the one of scenes
 
 SYNONYMS = {
     "image": "(picture|image|photo|scene)",
@@ -80,11 +80,11 @@ def split_of(form: str) -> str:
     return "unseen" if bucket == 0 else "trained"
 
 
-def choose_form(templates: tuple[str, ...], rng: random.Random, forms: str) -> str:
-    """A random form of the templates that belongs to the split `forms`."""
+def choose_form(templates: tuple[str, ...], rng: random.Random, split: str) -> str:
+    """A random form of the templates that belongs to the split."""
     while True:
         form = expand(rng.choice(templates), rng)
-        if split_of(form) == forms:
+        if split_of(form) == split:
             return form
 
 

@@ -61,14 +61,14 @@ class Answer:
 
 
 class Writer:
-    """Words questions at random; `forms` is the split of the wordings (`grammar.split_of`)."""
+    """Words questions at random; `split` is the split of the wordings (`grammar.split_of`)."""
 
-    def __init__(self, rng: random.Random, forms: str = "trained"):
+    def __init__(self, rng: random.Random, split: str = "trained"):
         self.rng = rng
-        self.forms = forms
+        self.split = split
 
     def fill(self, templates: tuple[str, ...], words: dict[str, str]) -> str:
-        form = choose_form(templates, self.rng, self.forms)
+        form = choose_form(templates, self.rng, self.split)
         return as_sentence(form.format(**words))
 
     def qa(self, type: str, wording: str, answer: Answer, **words: str) -> QA:
@@ -602,9 +602,9 @@ def outside_questions(facts: Scene, writer: Writer) -> list[QA]:
     return qas
 
 
-def questions(facts: Scene, rng: random.Random, forms: str = "trained") -> dict[str, list[QA]]:
+def questions(facts: Scene, rng: random.Random, split: str = "trained") -> dict[str, list[QA]]:
     """Short questions with one right answer, by type, each in one form of its wording."""
-    writer = Writer(rng, forms)
+    writer = Writer(rng, split)
     qas = []
     for thing in facts.things:
         qas += questions_about(thing, facts, writer)

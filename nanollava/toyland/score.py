@@ -19,7 +19,7 @@ from ..streaming import answer
 from ..tokenizer import Tokenizer
 from .dialogues import description, follow_ups
 from .draw import draw
-from .grammar import FORMS
+from .grammar import WORDING_SPLITS
 from .questions import QA, TYPES, questions
 from .scenes import Scene, scenes
 from .teacher import facts_from_captions, stated_facts
@@ -75,11 +75,11 @@ def ask(
     return answers
 
 
-def choose_questions(pool: list[Scene], rng: random.Random, forms: str) -> list[tuple[Scene, QA]]:
+def choose_questions(pool: list[Scene], rng: random.Random, split: str) -> list[tuple[Scene, QA]]:
     """For every scene one question of every type that it allows."""
     chosen = []
     for scene in pool:
-        by_type = questions(facts_from_captions(scene, rng), rng, forms)
+        by_type = questions(facts_from_captions(scene, rng), rng, split)
         for qas in by_type.values():
             if qas:
                 chosen.append((scene, rng.choice(qas)))
@@ -103,9 +103,9 @@ class Scorer:
         self.counts.append(len(dialogues))
         return ask(self.model, self.tokenizer, self.image_config, dialogues, max_new_tokens)
 
-    def short_questions(self, pool: list[Scene], forms: str) -> dict[str, list[bool]]:
+    def short_questions(self, pool: list[Scene], split: str) -> dict[str, list[bool]]:
         """Whether each answer is exactly right, by type of question."""
-        chosen = choose_questions(pool, self.rng, forms)
+        chosen = choose_questions(pool, self.rng, split)
         answers = self.ask([(scene, [qa.question]) for scene, qa in chosen])
         right: dict[str, list[bool]] = {}
         for (_, qa), text in zip(chosen, answers, strict=True):
@@ -114,14 +114,14 @@ class Scorer:
                 self.denials.append(text.startswith(("There is no ", "There are no ")))
         return right
 
-    def descriptions(self, pool: list[Scene], forms: str) -> dict[str, float]:
+    def descriptions(self, pool: list[Scene], split: str) -> dict[str, float]:
         """`precision`: the share of the stated facts that are true; `recall`: the true ones stated.
 
         Both count the facts of all descriptions together."""
         references = []
         dialogues = []
         for scene in pool:
-            qa = description(facts_from_captions(scene, self.rng), self.rng, forms)
+            qa = description(facts_from_captions(scene, self.rng), self.rng, split)
             dialogues.append((scene, [qa.question]))
             references.append(qa.answer)
         answers = self.ask(dialogues, max_new_tokens=128)
@@ -133,13 +133,13 @@ class Scorer:
             "recall": correct / max(1, len(true)),
         }
 
-    def follow_ups(self, pool: list[Scene], forms: str) -> float:
+    def follow_ups(self, pool: list[Scene], split: str) -> float:
         """The share of right answers to the later turns of dialogues of three turns.
 
         The turns before them have the model's own answers."""
         talks = []
         for scene in pool:
-            talk = follow_ups(facts_from_captions(scene, self.rng), self.rng, 3, forms)
+            talk = follow_ups(facts_from_captions(scene, self.rng), self.rng, 3, split)
             if len(talk) > 1:
                 talks.append((scene, talk))
         texts: list[list[str]] = [[] for _ in talks]
@@ -183,8 +183,8 @@ def score(
     types = shares(scorer.short_questions(pool, "trained"))
     unseen_wordings = shares(scorer.short_questions(pool, "unseen"))
     unseen_combinations = shares(scorer.short_questions(unseen_pool, "trained"))
-    details = {forms: scorer.descriptions(part, forms) for forms in FORMS}
-    later_turns = {forms: scorer.follow_ups(part, forms) for forms in FORMS}
+    details = {split: scorer.descriptions(part, split) for split in WORDING_SPLITS}
+    later_turns = {split: scorer.follow_ups(part, split) for split in WORDING_SPLITS}
     return {
         "overall": types.pop("overall"),
         "types": types,
@@ -214,11 +214,11 @@ def table(result: dict) -> str:
     trained = 100 * result["follow_ups"]["trained"]
     unseen = 100 * result["follow_ups"]["unseen"]
     lines.append(f"{'follow-ups':18} {trained:9.1f} {unseen:9.1f}")
-    for forms in FORMS:
-        precision = result["detail"][forms]["precision"]
-        recall = result["detail"][forms]["recall"]
+    for split in WORDING_SPLITS:
+        precision = result["detail"][split]["precision"]
+        recall = result["detail"][split]["recall"]
         lines.append(
-            f"descriptions, {forms} wordings: {precision:.1%} of the stated facts are true, "
+            f"descriptions, {split} wordings: {precision:.1%} of the stated facts are true, "
             f"{recall:.1%} of the true facts are stated"
         )
     lines.append(f"things that are there and are denied: {result['denials']:.1%}")
