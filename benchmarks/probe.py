@@ -3,7 +3,7 @@
 python -m benchmarks.probe --clip checkpoints/toy-clip --vicuna checkpoints/toy-vicuna
 
 For CLIP: image retrieval by caption, and facts read off the patches of every layer. For Vicuna:
-questions on scenes that are described in words.
+questions in plain language on scenes that are described in words.
 """
 
 import argparse
@@ -32,8 +32,9 @@ from nanollava.toyland.clip import (
     to_pixel_values,
 )
 from nanollava.toyland.dialogues import dialogue
+from nanollava.toyland.plain import plain_questions
 from nanollava.toyland.pretrain import pad
-from nanollava.toyland.questions import QA, questions
+from nanollava.toyland.questions import QA
 from nanollava.toyland.readout import linear_readout
 from nanollava.toyland.scenes import FACTS, SKIES, Scene, Thing, scenes
 from nanollava.toyland.score import shares
@@ -133,12 +134,12 @@ def exact_answers(
 def text_accuracy(
     model: Llama, tokenizer: Tokenizer, count: int = 300, seed: int = 0
 ) -> dict[str, float]:
-    """The share of exact answers to questions on held-out scenes in words, by type."""
+    """The share of exact answers to questions in plain language, on held-out scenes in words."""
     rng = random.Random(f"text/{seed}")
     right: dict[str, list[bool]] = {}
     for scene in scenes("test", count, seed, unseen=False):
         description = in_words(scene, rng)
-        by_type = questions(facts_from_captions(scene, rng), rng)
+        by_type = plain_questions(facts_from_captions(scene, rng), rng)
         chosen = [rng.choice(qas) for qas in by_type.values() if qas]
         exact = exact_answers(model, tokenizer, description, chosen)
         for qa, is_right in zip(chosen, exact, strict=True):
