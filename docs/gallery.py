@@ -69,7 +69,7 @@ def main() -> None:
     chosen = choose_questions(random.Random(4))
     asked = [(scene, [qa.question]) for scene, qa in chosen]
     answers = ask(model, tokenizer, image_config, asked, max_new_tokens=32)
-    sheet = draw_sheet(chosen, answers)
+    sheet = draw_sheet(chosen, [text for (text,) in answers])
     sheet.save(REPOSITORY / "docs/toyland.png", optimize=True)
 
 

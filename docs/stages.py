@@ -117,7 +117,7 @@ def ask_stages(stages: list[Loaded]) -> list[Row]:
     for stage in stages:
         short = ask(*stage, [(row.scene, [row.question]) for row in rows], max_new_tokens=12)
         long = ask(*stage, [(row.scene, [DESCRIBE]) for row in rows], max_new_tokens=96)
-        for row, answer, description in zip(rows, short, long, strict=True):
+        for row, (answer,), (description,) in zip(rows, short, long, strict=True):
             row.answers.append(answer)
             row.descriptions.append(description)
     return rows

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nanollava.conversation import IMAGE
-from nanollava.toyland import judges, natural, natural_score
+from nanollava.toyland import judges, natural, natural_score, score
 from nanollava.toyland import natural_wordings as wordings
 from nanollava.toyland.captions import captions
 from nanollava.toyland.scenes import COLORS, Scene, place_thing, scenes
@@ -344,7 +344,7 @@ def prompts(monkeypatch):
         asked.extend([list(turns) for _, turns in pairs])
         return [f"answer {len(turns)}" for _, turns in pairs]
 
-    monkeypatch.setattr(natural_score, "answer", answer)
+    monkeypatch.setattr(score, "answer", answer)
     return asked
 
 
@@ -367,7 +367,7 @@ def test_an_empty_answer_does_not_end_a_dialogue(monkeypatch):
                 longest.append([turn["value"] for turn in turns])
         return ["" for _ in pairs]
 
-    monkeypatch.setattr(natural_score, "answer", answer)
+    monkeypatch.setattr(score, "answer", answer)
     answered = natural_score.replies(None, None, None, count=3)
     assert {reply.text for reply in answered} == {""}
     assert longest and all(values[1] == values[3] == "..." for values in longest)

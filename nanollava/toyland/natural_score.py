@@ -6,25 +6,18 @@ turns may depend on them, but not scored.
 """
 
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import fmean
 
-from PIL import Image
-
-from ..assistant import without_image_marks
-from ..conversation import IMAGE
 from ..errors import exit_with
 from ..image import ImageConfig
 from ..llava import LLaVA
-from ..streaming import answer
 from ..tokenizer import Tokenizer
-from .draw import draw
 from .judges import fact_shares
 from .natural import OPENING, TYPES, Dialogue, Question, dialogues
 from .overlap import in_grammar
 from .scenes import Scene, scenes
-from .score import BATCH, IMAGE_SIZE
+from .score import ask
 
 MAX_NEW_TOKENS = 128  # a description of four things
 
@@ -37,34 +30,6 @@ class Reply:
     text: str
 
 
-def ask(
-    model: LLaVA,
-    tokenizer: Tokenizer,
-    image_config: ImageConfig,
-    images: list[Image.Image],
-    asked: list[Dialogue],
-) -> Iterator[Reply]:
-    """Asks dialogues about one image each, turn by turn; later turns see the model's answers."""
-    histories: list[list[dict]] = [[] for _ in asked]
-    for turn in range(max(len(dialogue) for dialogue in asked)):
-        indices = [i for i, dialogue in enumerate(asked) if turn < len(dialogue)]
-        prompts = []
-        for i in indices:
-            text = asked[i][turn].text
-            if turn == 0:
-                text = f"{IMAGE}\n{text}"
-            histories[i].append({"from": "human", "value": text})
-            prompts.append(([images[i]], histories[i]))
-        texts = answer(
-            model, tokenizer, image_config, prompts, batch=BATCH, max_new_tokens=MAX_NEW_TOKENS
-        )
-        for i, text in zip(indices, texts, strict=True):
-            # A template has no form for an empty answer.
-            value = without_image_marks(text).strip() or "..."
-            histories[i].append({"from": "gpt", "value": value})
-            yield Reply(asked[i][turn], text)
-
-
 def last_type(pair: tuple[Scene, Dialogue]) -> str:
     return pair[1][-1].type
 
@@ -72,19 +37,19 @@ def last_type(pair: tuple[Scene, Dialogue]) -> str:
 def replies(
     model: LLaVA, tokenizer: Tokenizer, image_config: ImageConfig, count: int, seed: int = 0
 ) -> list[Reply]:
-    """The model's answers to all questions about `count` test scenes."""
+    """The model's answers to all questions about `count` test scenes, dialogue by dialogue."""
     rng = random.Random(f"natural/{seed}")
     pairs = []
     for scene in scenes("test", count, seed, unseen=False):
         for dialogue in dialogues(scene, rng):
             pairs.append((scene, dialogue))
     pairs.sort(key=last_type)  # answers of similar length share a batch
-    result: list[Reply] = []
-    for start in range(0, len(pairs), BATCH):
-        batch = pairs[start : start + BATCH]
-        images = [draw(scene, IMAGE_SIZE) for scene, _ in batch]
-        asked = [dialogue for _, dialogue in batch]
-        result += ask(model, tokenizer, image_config, images, asked)
+    asked = [(scene, [question.text for question in dialogue]) for scene, dialogue in pairs]
+    answers = ask(model, tokenizer, image_config, asked, MAX_NEW_TOKENS)
+    result = []
+    for (_, dialogue), texts in zip(pairs, answers, strict=True):
+        for question, text in zip(dialogue, texts, strict=True):
+            result.append(Reply(question, text))
     return result
 
 

@@ -11,7 +11,7 @@ from statistics import fmean
 
 from PIL import Image
 
-from ..conversation import IMAGE
+from ..assistant import dialogue_turns
 from ..errors import exit_with
 from ..image import ImageConfig
 from ..llava import LLaVA
@@ -57,22 +57,27 @@ def ask(
     image_config: ImageConfig,
     dialogues: list[tuple[Scene, list[str]]],
     max_new_tokens: int,
-) -> list[str]:
-    """Greedy answers to the last question of each dialogue, computed in batches.
+) -> list[list[str]]:
+    """Greedy answers to all questions of dialogues about one image each, computed in batches.
 
-    A dialogue has questions and answers in turn; the last is a question."""
-    answers = []
-    for start in range(0, len(dialogues), BATCH):
-        prompts = []
-        for scene, texts in dialogues[start : start + BATCH]:
-            turns = []
-            for i, text in enumerate([f"{IMAGE}\n{texts[0]}", *texts[1:]]):
-                turns.append({"from": "gpt" if i % 2 == 1 else "human", "value": text})
-            prompts.append(([image_of(scene)], turns))
-        answers += answer(
-            model, tokenizer, image_config, prompts, batch=BATCH, max_new_tokens=max_new_tokens
-        )
-    return answers
+    Later turns see the model's own answers."""
+    histories: list[list[tuple[str, str]]] = [[] for _ in dialogues]
+    num_turns = max(len(texts) for _, texts in dialogues)
+    for turn in range(num_turns):
+        active = [i for i, (_, texts) in enumerate(dialogues) if turn < len(texts)]
+        for start in range(0, len(active), BATCH):
+            batch = active[start : start + BATCH]
+            prompts = []
+            for i in batch:
+                scene, texts = dialogues[i]
+                turns = dialogue_turns(1, texts[turn], histories[i])
+                prompts.append(([image_of(scene)], turns))
+            answers = answer(
+                model, tokenizer, image_config, prompts, batch=BATCH, max_new_tokens=max_new_tokens
+            )
+            for i, text in zip(batch, answers, strict=True):
+                histories[i].append((dialogues[i][1][turn], text))
+    return [[text for _, text in history] for history in histories]
 
 
 def choose_questions(pool: list[Scene], rng: random.Random, split: str) -> list[tuple[Scene, QA]]:
@@ -96,11 +101,13 @@ class Scorer:
         self.tokenizer = tokenizer
         self.image_config = image_config
         self.rng = rng
-        self.counts: list[int] = []  # how many questions each part asked
+        self.counts: list[int] = []  # how many questions each dialogue asked
         self.denials: list[bool] = []  # whether a thing that is there was denied
 
-    def ask(self, dialogues: list[tuple[Scene, list[str]]], max_new_tokens: int = 48) -> list[str]:
-        self.counts.append(len(dialogues))
+    def ask(
+        self, dialogues: list[tuple[Scene, list[str]]], max_new_tokens: int = 48
+    ) -> list[list[str]]:
+        self.counts += [len(texts) for _, texts in dialogues]
         return ask(self.model, self.tokenizer, self.image_config, dialogues, max_new_tokens)
 
     def short_questions(self, pool: list[Scene], split: str) -> dict[str, list[bool]]:
@@ -108,7 +115,7 @@ class Scorer:
         chosen = choose_questions(pool, self.rng, split)
         answers = self.ask([(scene, [qa.question]) for scene, qa in chosen])
         right: dict[str, list[bool]] = {}
-        for (_, qa), text in zip(chosen, answers, strict=True):
+        for (_, qa), (text,) in zip(chosen, answers, strict=True):
             right.setdefault(qa.type, []).append(normal(text) == normal(qa.answer))
             if qa.type in ABOUT_A_THING:
                 self.denials.append(text.startswith(("There is no ", "There are no ")))
@@ -125,7 +132,7 @@ class Scorer:
             dialogues.append((scene, [qa.question]))
             references.append(qa.answer)
         answers = self.ask(dialogues, max_new_tokens=128)
-        stated = facts_of_texts(answers)
+        stated = facts_of_texts([text for (text,) in answers])
         true = facts_of_texts(references)
         correct = len(stated & true)
         return {
@@ -134,25 +141,17 @@ class Scorer:
         }
 
     def follow_ups(self, pool: list[Scene], split: str) -> float:
-        """The share of right answers to the later turns of dialogues of three turns.
-
-        The turns before them have the model's own answers."""
+        """The share of right answers to the later turns of dialogues of three turns."""
         talks = []
         for scene in pool:
             talk = follow_ups(facts_from_captions(scene, self.rng), self.rng, 3, split)
             if len(talk) > 1:
                 talks.append((scene, talk))
-        texts: list[list[str]] = [[] for _ in talks]
+        dialogues = [(scene, [qa.question for qa in talk]) for scene, talk in talks]
         is_right = []
-        for turn in range(3):
-            active = [i for i, (_, talk) in enumerate(talks) if len(talk) > turn]
-            for i in active:
-                texts[i].append(talks[i][1][turn].question)
-            answers = self.ask([(talks[i][0], texts[i]) for i in active])
-            for i, text in zip(active, answers, strict=True):
-                texts[i].append(text)
-                if turn > 0:
-                    is_right.append(normal(text) == normal(talks[i][1][turn].answer))
+        for (_, talk), texts in zip(talks, self.ask(dialogues), strict=True):
+            for qa, text in zip(talk[1:], texts[1:], strict=True):
+                is_right.append(normal(text) == normal(qa.answer))
         return fmean(is_right)
 
 
