@@ -25,7 +25,8 @@ from nanollava.toyland.teacher import facts_from_captions
 COLUMNS = 4
 SIZE = 300  # pixels; width and height of a cell
 MARGIN = 3  # around the image in its cell
-BAND = 64  # pixels below the image, for question and answer
+LINE = 22  # pixels from one line of text to the next
+BAND = 5 * LINE + 8  # pixels below the image, for question and answer
 TYPES = ("color", "what", "count", "position", "reason", "relation", "presence", "distance")
 
 
@@ -42,6 +43,18 @@ def choose_questions(rng: random.Random) -> list[tuple[Scene, QA]]:
     return chosen
 
 
+def wrap(pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont, text: str) -> list[str]:
+    """The text in lines that fit into a cell."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if pen.textlength(longer, font) <= SIZE - 16:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
 def draw_sheet(chosen: list[tuple[Scene, QA]], answers: list[str]) -> Image.Image:
     rows = len(chosen) // COLUMNS
     sheet = Image.new("RGB", (COLUMNS * SIZE, rows * (SIZE + BAND)), "white")
@@ -54,8 +67,11 @@ def draw_sheet(chosen: list[tuple[Scene, QA]], answers: list[str]) -> Image.Imag
         text = answer
         if normal(answer) != normal(qa.answer):
             text += f"  (wrong: {qa.answer})"
-        pen.text((x + 8, y + SIZE + 4), qa.question, "#202020", font)
-        pen.text((x + 8, y + SIZE + 30), text, "#0a58a8", font)
+        y += SIZE + 4
+        for paragraph, color in ((qa.question, "#202020"), (text, "#0a58a8")):
+            for line in wrap(pen, font, paragraph):
+                pen.text((x + 8, y), line, color, font)
+                y += LINE
     return sheet
 
 

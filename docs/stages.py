@@ -213,7 +213,7 @@ def draw_curves(runs: list[Path]) -> Image.Image:
         ax.tick_params(labelsize=8)
         ax.grid(axis="y", alpha=0.3)
     axes[0].set_ylabel("loss per label token", fontsize=8)
-    axes[0].set_ylim(bottom=0)
+    axes[0].set_yscale("log")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return Image.open(buffer).convert("RGB")
