@@ -26,7 +26,7 @@ TRAINABLE = {"vision_tower.": False, "multi_modal_projector.": True, "language_m
 # Values for Toyland. For real data see --recipe.
 DEFAULTS = {
     "out": "out/instruct",
-    "data": "data/toyland/instruct.json",
+    "data": "data/toyland/plain.json",
     "projector": "out/align",  # the result of stage 1
     "template": "vicuna_v1",
     "batch": 24,

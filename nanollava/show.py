@@ -94,8 +94,8 @@ def look(
     """Where the model looked for each token of an answer: (answer tokens, image positions).
 
     Shares of the image positions that sum to one, the mean over heads and `layers`. The default is
-    the decoder's second quarter: on Toyland's validation scenes these layers look up what the
-    answer speaks of.
+    the decoder's second quarter. In toy-llava's descriptions of validation scenes these layers
+    look most at the thing spoken of: for 20 of 42 color words the strongest patch lies in its box.
     """
     if not answer_ids:
         raise UserError("the answer is empty: there is no word to draw a panel for")

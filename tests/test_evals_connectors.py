@@ -181,7 +181,7 @@ def made_up(row: str, rate: str, loss: float, score: float, **changes) -> dict:
         "score": {
             "overall": score,
             "types": {"color": score},
-            "detail": {"precision": 0.5, "recall": 0.25},
+            "detail": {"trained": {"precision": 0.5, "recall": 0.25}},
         },
         "natural": {"overall": 0.1},
         "two_images": 0.5,

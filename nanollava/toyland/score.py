@@ -1,8 +1,9 @@
 """Scores a LLaVA on Toyland's held-out scenes.
 
-Short questions are counted as right or wrong by type: in wordings that are trained on, in wordings
-that are not, and on scenes with unseen combinations of kind and color. Descriptions are measured by
-precision and recall of the facts they state, dialogues by the answers to their later turns.
+Short questions are counted as right or wrong by type: in plain language, in wordings that are
+trained on, in wordings that are not, and on scenes with unseen combinations of kind and color.
+Descriptions are measured by precision and recall of the facts they state, dialogues by the answers
+to their later turns.
 """
 
 import random
@@ -20,12 +21,14 @@ from ..tokenizer import Tokenizer
 from .dialogues import description, follow_ups
 from .draw import draw
 from .grammar import WORDING_SPLITS
+from .plain import plain_instructions, plain_questions
 from .questions import QA, TYPES, questions
 from .scenes import Scene, scenes
 from .teacher import facts_from_captions, stated_facts
 
 IMAGE_SIZE = 200  # pixels, as in the data set
 BATCH = 64  # questions that are drawn and answered together
+PLAIN = "plain"  # the few forms of plain.py, beside the splits of all wordings
 ABOUT_A_THING = ("color", "position", "distance")  # types of questions about things that are there
 
 
@@ -84,7 +87,11 @@ def choose_questions(pool: list[Scene], rng: random.Random, split: str) -> list[
     """For every scene one question of every type that it allows."""
     chosen = []
     for scene in pool:
-        by_type = questions(facts_from_captions(scene, rng), rng, split)
+        facts = facts_from_captions(scene, rng)
+        if split == PLAIN:
+            by_type = plain_questions(facts, rng)
+        else:
+            by_type = questions(facts, rng, split)
         for qas in by_type.values():
             if qas:
                 chosen.append((scene, rng.choice(qas)))
@@ -128,7 +135,11 @@ class Scorer:
         references = []
         dialogues = []
         for scene in pool:
-            qa = description(facts_from_captions(scene, self.rng), self.rng, split)
+            facts = facts_from_captions(scene, self.rng)
+            if split == PLAIN:
+                (qa,) = plain_instructions(facts, self.rng, "detail")
+            else:
+                qa = description(facts, self.rng, split)
             dialogues.append((scene, [qa.question]))
             references.append(qa.answer)
         answers = self.ask(dialogues, max_new_tokens=128)
@@ -169,11 +180,11 @@ def score(
 ) -> dict:
     """Scores a model on `count` test scenes, and half as many with unseen combinations.
 
-    Returns shares of exact answers: `overall` and by `types`; the same in `unseen_wordings` and
-    `unseen_combinations`, each with "overall". `denials` is the share of answers that deny a thing
-    that is there. `detail` has `precision` and `recall` of the facts in descriptions, and
-    `follow_ups` the share of right later turns, each by split of the wordings, on a third of the
-    scenes. `questions` is how many were asked. Needs at least 3 scenes.
+    Returns shares of exact answers: `overall` and by `types`; the same in `plain` language, in
+    `unseen_wordings` and on `unseen_combinations`, each with "overall". `denials` is the share of
+    answers that deny a thing that is there. `detail` has `precision` and `recall` of the facts in
+    descriptions, and `follow_ups` the share of right later turns, each by split of the wordings, on
+    a third of the scenes. `questions` is how many were asked. Needs at least 3 scenes.
     """
     scorer = Scorer(model, tokenizer, image_config, random.Random(f"score/{seed}"))
     pool = list(scenes("test", count, seed, unseen=False))
@@ -184,9 +195,12 @@ def score(
     unseen_combinations = shares(scorer.short_questions(unseen_pool, "trained"))
     details = {split: scorer.descriptions(part, split) for split in WORDING_SPLITS}
     later_turns = {split: scorer.follow_ups(part, split) for split in WORDING_SPLITS}
+    plain = shares(scorer.short_questions(pool, PLAIN))
+    details[PLAIN] = scorer.descriptions(part, PLAIN)
     return {
         "overall": types.pop("overall"),
         "types": types,
+        "plain": plain,
         "unseen_wordings": unseen_wordings,
         "unseen_combinations": unseen_combinations,
         "denials": fmean(scorer.denials),
@@ -199,21 +213,24 @@ def score(
 def table(result: dict) -> str:
     """The score as lines of text, in percent; nan where a type was never asked."""
     columns = (
+        result["plain"],
         {"overall": result["overall"], **result["types"]},
         result["unseen_wordings"],
         result["unseen_combinations"],
     )
     lines = [
-        f"{'exact answers, %':18} {'trained':>9} {'unseen':>9} {'unseen':>13}",
-        f"{'':18} {'wordings':>9} {'wordings':>9} {'combinations':>13}",
+        f"{'exact answers, %':18} {'plain':>9} {'trained':>9} {'unseen':>9} {'unseen':>13}",
+        f"{'':18} {'language':>9} {'wordings':>9} {'wordings':>9} {'combinations':>13}",
     ]
     for type in (*TYPES, "overall"):
-        first, second, third = (100 * column.get(type, float("nan")) for column in columns)
-        lines.append(f"{type:18} {first:9.1f} {second:9.1f} {third:13.1f}")
+        plain, trained, unseen, combinations = (
+            100 * column.get(type, float("nan")) for column in columns
+        )
+        lines.append(f"{type:18} {plain:9.1f} {trained:9.1f} {unseen:9.1f} {combinations:13.1f}")
     trained = 100 * result["follow_ups"]["trained"]
     unseen = 100 * result["follow_ups"]["unseen"]
-    lines.append(f"{'follow-ups':18} {trained:9.1f} {unseen:9.1f}")
-    for split in WORDING_SPLITS:
+    lines.append(f"{'follow-ups':18} {'':9} {trained:9.1f} {unseen:9.1f}")
+    for split in (PLAIN, *WORDING_SPLITS):
         precision = result["detail"][split]["precision"]
         recall = result["detail"][split]["recall"]
         lines.append(

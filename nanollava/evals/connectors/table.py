@@ -65,8 +65,9 @@ def main_table(results: list[dict], samples: int) -> str:
         if not trained:
             continue
         first = trained[0]
-        precision = percent([result["score"]["detail"]["precision"] for result in trained])
-        recall = percent([result["score"]["detail"]["recall"] for result in trained])
+        details = [result["score"]["detail"]["trained"] for result in trained]
+        precision = percent([detail["precision"] for detail in details])
+        recall = percent([detail["recall"] for detail in details])
         rows.append(
             [
                 row.name,
