@@ -65,7 +65,7 @@ def ask(
 
     Later turns see the model's own answers."""
     histories: list[list[tuple[str, str]]] = [[] for _ in dialogues]
-    num_turns = max(len(texts) for _, texts in dialogues)
+    num_turns = max((len(texts) for _, texts in dialogues), default=0)
     for turn in range(num_turns):
         active = [i for i, (_, texts) in enumerate(dialogues) if turn < len(texts)]
         for start in range(0, len(active), BATCH):
