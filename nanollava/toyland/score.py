@@ -8,6 +8,7 @@ to their later turns.
 
 import random
 from functools import lru_cache
+from math import nan
 from statistics import fmean
 
 from PIL import Image
@@ -152,7 +153,9 @@ class Scorer:
         }
 
     def follow_ups(self, pool: list[Scene], split: str) -> float:
-        """The share of right answers to the later turns of dialogues of three turns."""
+        """The share of right answers to the later turns of dialogues of three turns.
+
+        nan if no scene has a dialogue of more than one turn."""
         talks = []
         for scene in pool:
             talk = follow_ups(facts_from_captions(scene, self.rng), self.rng, 3, split)
@@ -163,7 +166,7 @@ class Scorer:
         for (_, talk), texts in zip(talks, self.ask(dialogues), strict=True):
             for qa, text in zip(talk[1:], texts[1:], strict=True):
                 is_right.append(normal(text) == normal(qa.answer))
-        return fmean(is_right)
+        return fmean(is_right) if is_right else nan
 
 
 def facts_of_texts(texts: list[str]) -> set[tuple]:
@@ -184,12 +187,12 @@ def score(
     `unseen_wordings` and on `unseen_combinations`, each with "overall". `denials` is the share of
     answers that deny a thing that is there. `detail` has `precision` and `recall` of the facts in
     descriptions, and `follow_ups` the share of right later turns, each by split of the wordings, on
-    a third of the scenes. `questions` is how many were asked. Needs at least 3 scenes.
+    a third of the scenes. `questions` is how many were asked.
     """
     scorer = Scorer(model, tokenizer, image_config, random.Random(f"score/{seed}"))
     pool = list(scenes("test", count, seed, unseen=False))
     unseen_pool = list(scenes("test", max(1, count // 2), seed, unseen=True))
-    part = pool[: count // 3]
+    part = pool[: max(1, count // 3)]
     types = shares(scorer.short_questions(pool, "trained"))
     unseen_wordings = shares(scorer.short_questions(pool, "unseen"))
     unseen_combinations = shares(scorer.short_questions(unseen_pool, "trained"))
@@ -223,9 +226,7 @@ def table(result: dict) -> str:
         f"{'':18} {'language':>9} {'wordings':>9} {'wordings':>9} {'combinations':>13}",
     ]
     for type in (*TYPES, "overall"):
-        plain, trained, unseen, combinations = (
-            100 * column.get(type, float("nan")) for column in columns
-        )
+        plain, trained, unseen, combinations = (100 * column.get(type, nan) for column in columns)
         lines.append(f"{type:18} {plain:9.1f} {trained:9.1f} {unseen:9.1f} {combinations:13.1f}")
     trained = 100 * result["follow_ups"]["trained"]
     unseen = 100 * result["follow_ups"]["unseen"]
