@@ -107,7 +107,7 @@ def test_toyland_asks_three_questions_per_scene(toyland_run):
 def test_the_shipped_model_scores_well_on_toyland(toyland_run):
     score = json.loads((toyland_run / "score.json").read_text())
     assert set(score) == {"conv", "detail", "complex", "all"}
-    assert score["all"][0] > 80
+    assert score["all"][0] > 70  # of three images; a gray image gets about 40
 
 
 def test_a_rerun_keeps_the_answers_and_repeats_only_the_reviews(toyland_run, call):
