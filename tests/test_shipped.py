@@ -2,6 +2,8 @@
 
 And the shipped W of stage 1, which fits the shipped toy-clip and toy-vicuna."""
 
+import random
+
 import pytest
 import torch
 import transformers
@@ -14,7 +16,7 @@ from nanollava.tokenizer import Tokenizer
 from nanollava.toyland.grammar import WORDING_SPLITS
 from nanollava.toyland.questions import TYPES
 from nanollava.toyland.scenes import scenes
-from nanollava.toyland.score import ask, facts_of_texts, score
+from nanollava.toyland.score import PLAIN, Scorer, ask, facts_of_texts, score, shares
 from nanollava.toyland.teacher import detail
 from nanollava.training.arguments import TrainConfig
 from nanollava.training.build import build
@@ -46,21 +48,46 @@ def inputs(ours):
     return ids, torch.randn(1, 3, 100, 100, generator=generator)
 
 
-def test_score_on_held_out_scenes(ours):
-    """A little below what is reported for 300 scenes: guards the weights and the code."""
+@pytest.fixture(scope="module")
+def result(ours):
     tokenizer = Tokenizer.from_pretrained(TOY_LLAVA)
     image_config = ImageConfig.from_pretrained(TOY_LLAVA)
-    result = score(ours, tokenizer, image_config, count=40, seed=5)
+    return score(ours, tokenizer, image_config, count=40, seed=5)
+
+
+def test_score_on_held_out_scenes(result):
+    """A little below what is reported for 300 scenes: guards the weights and the code."""
     assert set(result["types"]) == set(TYPES)
     assert result["overall"] >= 0.8, result
-    assert result["plain"]["overall"] >= 0.85, result
     assert result["unseen_wordings"]["overall"] >= 0.72, result
-    assert result["unseen_combinations"]["overall"] >= 0.7, result
-    for detail_of_split in result["detail"].values():
-        assert detail_of_split["precision"] >= 0.93, result
-        assert detail_of_split["recall"] >= 0.85, result
+    assert result["unseen_combinations"]["overall"] >= 0.72, result
     for split in WORDING_SPLITS:
-        assert result["follow_ups"][split] >= 0.75, result
+        assert result["detail"][split]["precision"] >= 0.93, result
+        assert result["detail"][split]["recall"] >= 0.88, result
+        assert result["follow_ups"][split] >= 0.8, result
+
+
+def test_score_in_plain_language(ours, result):
+    assert result["plain"]["overall"] >= 0.93, result
+    assert result["detail"]["plain"]["precision"] >= 0.95, result
+    assert result["detail"]["plain"]["recall"] >= 0.95, result
+    tokenizer = Tokenizer.from_pretrained(TOY_LLAVA)
+    image_config = ImageConfig.from_pretrained(TOY_LLAVA)
+    scorer = Scorer(ours, tokenizer, image_config, random.Random(5))
+    pool = list(scenes("test", 20, seed=5, unseen=True))
+    combinations = shares(scorer.short_questions(pool, PLAIN))
+    assert combinations["overall"] >= 0.85, combinations
+
+
+# What the shipped model is meant to reach in all wordings, and does not (docs/toyland.md).
+@pytest.mark.xfail(strict=True, reason="the many forms are not learned well enough yet")
+@pytest.mark.parametrize(
+    ("part", "goal"),
+    [("types", 0.93), ("unseen_wordings", 0.88), ("unseen_combinations", 0.83)],
+)
+def test_goals_in_all_wordings(result, part, goal):
+    overall = result["overall"] if part == "types" else result[part]["overall"]
+    assert overall >= goal, result
 
 
 def test_transformers_computes_the_same_logits(ours, theirs, inputs):

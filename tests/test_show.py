@@ -56,6 +56,24 @@ def test_weights_are_those_of_attention(toy):
     torch.testing.assert_close(maps, expected / expected.sum(1, keepdim=True), atol=1e-5, rtol=1e-4)
 
 
+# The older toy-llava looked things up by the word that is answered; this one does so elsewhere: no
+# layer or head has its strongest patch in the box for more than 12 of 19 validation scenes.
+@pytest.mark.xfail(strict=True, reason="the short answers of the shipped weights look elsewhere")
+def test_points_at_the_thing_asked_for(toy):
+    """Color questions, test scenes: the strongest patch lies in the box of the object."""
+    hits = []
+    for scene in scenes("test", 60, 2, unseen=False):
+        kinds = [thing.kind for thing in scene.things]
+        thing = next((t for t in scene.things if kinds.count(t.kind) == 1 and len(kinds) > 1), None)
+        if thing is None:
+            continue
+        _, _, maps = asked(toy, draw(scene, 200), f"What color is the {thing.kind}?", new=1)
+        at = int(maps[0].argmax())
+        x, y = (at % 10 + 0.5) / 10, (at // 10 + 0.5) / 10
+        hits.append(thing.box[0] <= x <= thing.box[2] and thing.box[1] <= y <= thing.box[3])
+    assert len(hits) >= 30 and sum(hits) / len(hits) > 0.8, (sum(hits), len(hits))
+
+
 def test_points_at_the_thing_that_is_spoken_of(toy):
     """Where a description says a color, the strongest patch is often in the box of the thing.
 
