@@ -114,22 +114,19 @@ def test_counts_are_true(pool):
     assert checked > 1000
 
 
-def test_colors_are_true(pool):
+@pytest.mark.parametrize("type", ["color", "position", "distance"])
+def test_facts_of_a_thing_are_true(pool, type):
     checked = 0
-    for scene, qa in all_questions(pool, "color"):
+    for scene, qa in all_questions(pool, type):
         things = scene.of_kind(kind_in(qa.question))
         if len(things) == 1:
-            assert qa.answer == things[0].color, qa
-            checked += 1
-    assert checked > 400
-
-
-def test_positions_are_true(pool):
-    checked = 0
-    for scene, qa in all_questions(pool, "position"):
-        things = scene.of_kind(kind_in(qa.question))
-        if len(things) == 1:
-            assert things[0].side in qa.answer, qa
+            thing = things[0]
+            facts = {
+                "color": thing.color,
+                "position": WORDS[thing.side],
+                "distance": WORDS[thing.distance],
+            }
+            assert qa.answer == facts[type], qa
             checked += 1
     assert checked > 400
 

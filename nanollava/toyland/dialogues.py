@@ -3,6 +3,7 @@
 import random
 import re
 from collections.abc import Callable
+from functools import partial
 
 from .captions import WORDS, plural, with_article
 from .grammar import as_typed
@@ -92,15 +93,18 @@ def pick_by_answer(qas: list[QA], rng: random.Random) -> QA:
     return rng.choice([qa for qa in qas if qa.answer == answer])
 
 
-def conversation(
-    facts: Scene, rng: random.Random, turns: int = 8, inventory: float = 0.35
+def choose_turns(
+    by_type: dict[str, list[QA]],
+    types: list[str],
+    turns: int,
+    gives_away: Callable[[QA, QA], bool],
+    pick: Callable[[list[QA]], QA],
 ) -> list[QA]:
-    """At most `turns` short questions, none of which the turns before it answer.
+    """At most `turns` questions, of the types in order, none of which the turns before it answer.
 
     So every answer must be looked up in the image."""
-    by_type = questions(facts, rng)
     chosen: list[QA] = []
-    for type in question_types(facts, rng, turns, inventory):
+    for type in types:
         if len(chosen) == turns:
             break
         fresh = []
@@ -108,10 +112,19 @@ def conversation(
             if not any(gives_away(earlier, qa) for earlier in chosen):
                 fresh.append(qa)
         if fresh:
-            chosen.append(pick_by_answer(fresh, rng))
+            chosen.append(pick(fresh))
     if not chosen:
         return by_type["weather"][:1]
     return chosen
+
+
+def conversation(
+    facts: Scene, rng: random.Random, turns: int = 8, inventory: float = 0.35
+) -> list[QA]:
+    """At most `turns` short questions, none of which the turns before it answer."""
+    by_type = questions(facts, rng)
+    types = question_types(facts, rng, turns, inventory)
+    return choose_turns(by_type, types, turns, gives_away, partial(pick_by_answer, rng=rng))
 
 
 # Conversations whose later turns refer to earlier ones

@@ -5,25 +5,14 @@ toy-vicuna learns it first, and looks facts up with it; the many forms in which 
 """
 
 import random
+from functools import partial
 from itertools import permutations
 
 from .captions import NUMBERS, WORDS, plural, with_article
-from .questions import QA, kinds_absent, kinds_in, kinds_present, true_reasons, yes_or_no
+from .dialogues import choose_turns
+from .questions import QA, TYPES, kinds_absent, kinds_in, kinds_present, true_reasons, yes_or_no
 from .scenes import COLORS, SIDES, Scene, Thing
 from .teacher import detail
-
-TYPES = (
-    "color",
-    "count",
-    "position",
-    "distance",
-    "what",
-    "presence",
-    "relation",
-    "weather",
-    "place",
-    "reason",
-)
 
 # Words in braces are filled in: `kind` is "cat", `kinds` "cats", `name` "the red cat", `side`
 # "on the left".
@@ -317,33 +306,24 @@ def question_types(facts: Scene, rng: random.Random, turns: int, inventory: floa
     return types
 
 
+def pick_by_answer(qas: list[QA], rng: random.Random) -> QA:
+    """First the answer, then the question: so "two" is as frequent as "none".
+
+    A "yes" gets double weight: earlier turns rule out more of the questions with that answer."""
+    answers = sorted({qa.answer for qa in qas})
+    if qas[0].type == "presence" and "yes" in answers:
+        answers.append("yes")
+    answer = rng.choice(answers)
+    return rng.choice([qa for qa in qas if qa.answer == answer])
+
+
 def plain_conversation(
     facts: Scene, rng: random.Random, turns: int = 8, inventory: float = 0.35
 ) -> list[QA]:
-    """At most `turns` short questions, none of which the turns before it answer.
-
-    So every answer must be looked up in the image."""
+    """At most `turns` short questions, none of which the turns before it answer."""
     by_type = plain_questions(facts, rng)
-    chosen: list[QA] = []
-    for type in question_types(facts, rng, turns, inventory):
-        if len(chosen) == turns:
-            break
-        fresh = []
-        for qa in by_type[type]:
-            if not any(gives_away(earlier, qa) for earlier in chosen):
-                fresh.append(qa)
-        if not fresh:
-            continue
-        # First the answer, then the question: "two" is as frequent as "none". A "yes" gets double
-        # weight, because earlier turns rule out more of the questions with that answer.
-        answers = sorted({qa.answer for qa in fresh})
-        if type == "presence" and "yes" in answers:
-            answers.append("yes")
-        answer = rng.choice(answers)
-        chosen.append(rng.choice([qa for qa in fresh if qa.answer == answer]))
-    if not chosen:
-        return by_type["weather"]
-    return chosen
+    types = question_types(facts, rng, turns, inventory)
+    return choose_turns(by_type, types, turns, gives_away, partial(pick_by_answer, rng=rng))
 
 
 def plain_instructions(
