@@ -43,12 +43,14 @@ def choose_questions(rng: random.Random) -> list[tuple[Scene, QA]]:
     return chosen
 
 
-def wrap(pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont, text: str) -> list[str]:
-    """The text in lines that fit into a cell."""
+def wrap(
+    pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont, text: str, width: int
+) -> list[str]:
+    """The text in lines of at most `width` pixels."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
-        if pen.textlength(longer, font) <= SIZE - 16:
+        if pen.textlength(longer, font) <= width:
             lines[-1] = longer
         else:
             lines.append(word)
@@ -69,7 +71,7 @@ def draw_sheet(chosen: list[tuple[Scene, QA]], answers: list[str]) -> Image.Imag
             text += f"  (wrong: {qa.answer})"
         y += SIZE + 4
         for paragraph, color in ((qa.question, "#202020"), (text, "#0a58a8")):
-            for line in wrap(pen, font, paragraph):
+            for line in wrap(pen, font, paragraph, SIZE - 16):
                 pen.text((x + 8, y), line, color, font)
                 y += LINE
     return sheet

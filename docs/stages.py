@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from gallery import wrap
 from matplotlib import pyplot
 from PIL import Image, ImageDraw, ImageFont
 
@@ -143,13 +144,7 @@ class Sheet:
 
     def lines(self, text: str, width: int, limit: int) -> list[str]:
         """The text in lines of a width, at most `limit` of them; the last ends in dots if cut."""
-        lines = [""]
-        for word in text.split():
-            longer = f"{lines[-1]} {word}".strip()
-            if self.pen.textlength(longer, self.font) <= width:
-                lines[-1] = longer
-            else:
-                lines.append(word)
+        lines = wrap(self.pen, self.font, text, width)
         if len(lines) > limit:
             lines = lines[:limit]
             while self.pen.textlength(f"{lines[-1]} ...", self.font) > width:
