@@ -164,25 +164,27 @@ def no_such(what: str) -> Answer:
 # The facts of the things of one kind
 
 
-def color_answer(kind: str, things: list[Thing]) -> Answer:
-    colors = listing(each_once([thing.color for thing in things]))
+def attribute_answer(kind: str, things: list[Thing], words: list[str], one_word: str) -> Answer:
+    """Where, how far or of what color the things are; `one_word` is used if there is one thing."""
+    said = listing(each_once(words))
     if len(things) == 1:
-        return Answer(colors, f"The {kind} is {colors}.", colors)
-    return Answer(colors, f"The {plural(kind)} are {colors}.")
+        return Answer(said, f"The {kind} is {said}.", one_word)
+    return Answer(said, f"The {plural(kind)} are {said}.")
+
+
+def color_answer(kind: str, things: list[Thing]) -> Answer:
+    colors = [thing.color for thing in things]
+    return attribute_answer(kind, things, colors, things[0].color)
 
 
 def position_answer(kind: str, things: list[Thing]) -> Answer:
-    sides = listing(each_once([WORDS[thing.side] for thing in things]))
-    if len(things) == 1:
-        return Answer(sides, f"The {kind} is {sides}.", things[0].side)
-    return Answer(sides, f"The {plural(kind)} are {sides}.")
+    sides = [WORDS[thing.side] for thing in things]
+    return attribute_answer(kind, things, sides, things[0].side)
 
 
 def distance_answer(kind: str, things: list[Thing]) -> Answer:
-    distances = listing(each_once([WORDS[thing.distance] for thing in things]))
-    if len(things) == 1:
-        return Answer(distances, f"The {kind} is {distances}.", things[0].distance)
-    return Answer(distances, f"The {plural(kind)} are {distances}.")
+    distances = [WORDS[thing.distance] for thing in things]
+    return attribute_answer(kind, things, distances, things[0].distance)
 
 
 def count_answer(things: list[Thing], one: str, many: str) -> Answer:
