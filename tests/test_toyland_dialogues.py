@@ -15,7 +15,7 @@ PRONOUN = re.compile(r"\b(it|its|they|them|their|that)\b")
 
 @pytest.fixture(scope="module")
 def pool():
-    return list(scenes("train", 800))
+    return list(scenes("train", 1200))
 
 
 @pytest.fixture(scope="module")

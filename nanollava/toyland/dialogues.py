@@ -44,12 +44,34 @@ SPOT_WORDS = frozenset("left right middle center centre near close front foregro
 SPOT_WORDS |= frozenset("background back distance".split())
 
 
+# What a conversation asks several times in a row: what needs most practice, the hardest more often.
+# Questions of one type hardly answer each other.
+DRILLED = (
+    *("relation",) * 4,
+    *("what",) * 2,
+    "list",
+    "position",
+    "distance",
+    "false premise",
+    "outside",
+)
+
+
+def is_about_side(qa: QA) -> bool:
+    return not words_of(qa.question).isdisjoint(("left", "right"))
+
+
 def gives_away(earlier: QA, qa: QA) -> bool:
     """Whether an earlier turn states part of the answer: that a kind is there, its color or spot.
 
     A question of the same type about the same kinds counts as asked already."""
     earlier_kinds = kinds_in(earlier)
     kinds = kinds_in(qa)
+    if earlier.type == qa.type == "outside":
+        return earlier.question == qa.question
+    if earlier.type == qa.type == "relation":
+        # Which is further left does not tell which is closer.
+        return earlier_kinds == kinds and is_about_side(earlier) == is_about_side(qa)
     if earlier.type == qa.type:
         return earlier_kinds == kinds
     if not earlier_kinds & kinds:
@@ -77,11 +99,13 @@ def question_types(facts: Scene, rng: random.Random, turns: int, inventory: floa
         mixed = rng.sample(("presence", "count") * 4, min(8, 2 * len(kinds)))
         return rng.choice((mixed, ["count"] * turns))
     types = []
-    if rng.random() < 0.6:
+    if rng.random() < 0.5:
+        types = [rng.choice(DRILLED)] * 6
+    elif rng.random() < 0.6:
         types = rng.sample(("presence", "count", "what"), 3)
     look_ups = ("color", "position", "distance")
     others = ("relation", "weather", "place", "what", "false premise", "list", "outside")
-    types += rng.sample((*look_ups, "relation", *rng.sample(others, 3)), 7)
+    types += rng.sample((*look_ups, "relation", *rng.sample(others, 4)), 8)
     types += rng.sample(look_ups, 3)
     return types
 
@@ -119,7 +143,7 @@ def choose_turns(
 
 
 def conversation(
-    facts: Scene, rng: random.Random, turns: int = 8, inventory: float = 0.35
+    facts: Scene, rng: random.Random, turns: int = 10, inventory: float = 0.2
 ) -> list[QA]:
     """At most `turns` short questions, none of which the turns before it answer."""
     by_type = questions(facts, rng)
@@ -350,7 +374,7 @@ def description(facts: Scene, rng: random.Random, split: str = "trained") -> QA:
 
 
 def instructions(
-    facts: Scene, rng: random.Random, response_type: str, inventory: float = 0.35
+    facts: Scene, rng: random.Random, response_type: str, inventory: float = 0.2
 ) -> list[QA]:
     """One sample of instruction data, of the type "conversation", "detail" or "complex".
 

@@ -90,7 +90,14 @@ def choose_form(templates: tuple[str, ...], rng: random.Random, split: str) -> s
 
 # How people type
 
-CONTRACTIONS = {"What is ": "What's ", "Where is ": "Where's ", "How is ": "How's "}
+CONTRACTIONS = {
+    "What is ": "What's ",
+    "Where is ": "Where's ",
+    "How is ": "How's ",
+    "Who is ": "Who's ",
+    "There is ": "There's ",
+    "color is the ": "color's the ",
+}
 BRITISH = {"color": "colour", "Color": "Colour", "gray": "grey", "center": "centre"}
 OPENINGS = ("Hey, ", "OK, ", "So ", "And ", "Look at the picture. ", "Please answer: ")
 PLEASE = (", please", " please")

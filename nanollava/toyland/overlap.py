@@ -10,7 +10,7 @@ from .captions import plural
 from .grammar import BRITISH, CONTRACTIONS, OPENINGS, all_forms
 from .questions import KIND_OF_WORD
 from .scenes import COLORS, SIDES
-from .wordings import FOLLOW_UPS, GROUPS, NOT_IN_TOYLAND, SPOTS, WORDINGS
+from .wordings import FOLLOW_UPS, GROUPS, NEIGHBOR_WORDS, NOT_IN_TOYLAND, SPOTS, WORDINGS
 
 # An example of what fills a slot of a template.
 EXAMPLES = {
@@ -29,8 +29,11 @@ EXAMPLES = {
 # Slots whose fillings `pattern` tells apart, with all their fillings.
 CHOICES = {
     "spot": [form for spot in SPOTS.values() for part in spot for form in all_forms(part)],
-    "where": ["behind", "in front of", "next to", "to the left of"],
+    "where": [
+        form for words in NEIGHBOR_WORDS.values() for part in words for form in all_forms(part)
+    ],
     "group": list(GROUPS),
+    "member": [group.removesuffix("s") for group in GROUPS],
     "kinds": ["cats", "things", "objects", "red things", *GROUPS],
 }
 OTHER_VALUES = {"toy", *NOT_IN_TOYLAND, *(plural(kind) for kind in NOT_IN_TOYLAND)}

@@ -12,6 +12,7 @@ from .scenes import COLORS, DISTANCES, KINDS, SIDES, Scene, Thing
 from .wordings import (
     COUNTRIES,
     GROUPS,
+    NEIGHBOR_WORDS,
     NOT_IN_TOYLAND,
     OTHER_NAMES,
     REASONS,
@@ -97,6 +98,10 @@ class Writer:
     def spot(self, spot: str) -> str:
         """A side or a distance in words."""
         return expand(self.rng.choice(SPOTS[spot]), self.rng)
+
+    def where(self, where: str) -> str:
+        """Where a thing stands, seen from another one, in words."""
+        return expand(self.rng.choice(NEIGHBOR_WORDS[where]), self.rng)
 
 
 # Names and lists
@@ -324,7 +329,8 @@ def neighbor_questions(facts: Scene, writer: Writer) -> list[QA]:
         for name in unique_names(facts, thing, writer):
             for where, things in neighbors(thing, facts).items():
                 answer = listed(things, f"{where} {name}")
-                qas.append(writer.qa("what", "neighbor", answer, where=where, name=name))
+                words = {"where": writer.where(where), "name": name}
+                qas.append(writer.qa("what", "neighbor", answer, **words))
     return qas
 
 
@@ -339,9 +345,10 @@ def list_questions(facts: Scene, writer: Writer) -> list[QA]:
             answer = Answer(names, f"There is {names}.")
         else:
             answer = no_such_group(group)
-        qas.append(writer.qa("list", "list of group", answer, group=group))
+        words = {"group": group, "member": group.removesuffix("s")}
+        qas.append(writer.qa("list", "list of group", answer, **words))
         is_there = yes_no_answer(len(things) > 0)
-        qas.append(writer.qa("presence", "presence of group", is_there, group=group))
+        qas.append(writer.qa("presence", "presence of group", is_there, **words))
     return qas
 
 
@@ -570,7 +577,7 @@ def false_premises(facts: Scene, writer: Writer) -> list[QA]:
             "color": first,
             "other_color": second,
             "spot": writer.spot(rng.choice((*SIDES, *DISTANCES))),
-            "where": rng.choice(("behind", "in front of", "next to", "to the left of")),
+            "where": writer.where(rng.choice(list(NEIGHBOR_WORDS))),
         }
         qas.append(writer.qa("false premise", wording, answer, **slots))
     what, name = rng.choice(missing_names(facts, writer))
@@ -592,11 +599,14 @@ def outside_questions(facts: Scene, writer: Writer) -> list[QA]:
     """Questions that no image of Toyland answers."""
     rng = writer.rng
     answer = Answer(OUTSIDE_ANSWER)
-    first, second = rng.sample(NUMBERS[1:], 2)
-    slots = {"country": rng.choice(COUNTRIES), "number": first, "other_number": second}
-    qas = [writer.qa("outside", "outside", answer, **slots)]
-    thing = rng.choice(facts.things)
-    if len(facts.of_kind(thing.kind)) == 1:
+    qas = []
+    for _ in range(3):
+        first, second = rng.sample(NUMBERS[1:], 2)
+        slots = {"country": rng.choice(COUNTRIES), "number": first, "other_number": second}
+        qas.append(writer.qa("outside", "outside", answer, **slots))
+    for thing in facts.things:
+        if len(facts.of_kind(thing.kind)) > 1:
+            continue
         is_somebody = thing.kind == "person" or thing.kind in GROUPS["animals"]
         wording = "outside, of somebody" if is_somebody else "outside, of something"
         slots = {"name": f"the {writer.kind(thing.kind)}", "color": thing.color}
