@@ -179,9 +179,9 @@ def made_up(row: str, rate: str, loss: float, score: float, **changes) -> dict:
         "language_model": "trained",
         "validation_loss": loss,
         "score": {
-            "overall": score,
-            "types": {"color": score},
-            "detail": {"trained": {"precision": 0.5, "recall": 0.25}},
+            "overall": 0.2,
+            "plain": {"overall": score, "color": score},
+            "detail": {"plain": {"precision": 0.5, "recall": 0.25}},
         },
         "natural": {"overall": 0.1},
         "two_images": 0.5,
@@ -201,7 +201,7 @@ def test_the_table_has_the_rate_with_the_smallest_validation_loss():
         made_up("linear", "middle", 3.0, 0.3, language_model="frozen"),
     ]
     text = table.describe(results)
-    assert "| linear | 16 | 1,234 | 70.0 (60.0 to 80.0) | 10.0 (10.0 to 10.0) |" in text
+    assert "| linear | 16 | 1,234 | 70.0 (60.0 to 80.0) | 20.0 (20.0 to 20.0) | 10.0" in text
     assert "| 30.0 | 2.00 | 10.0 | middle |" in text
     assert "| linear | frozen | 30.0 |" in text
     assert table.describe([]) == "no result yet"
@@ -237,8 +237,8 @@ def test_w_has_no_queries_to_draw():
 def test_data_sets_of_several_sizes(tmp_path):
     folder = tmp_path / "data"
     data.write_data(folder, [5, 10])
-    small = json.loads((folder / "instruct-5.json").read_text())
-    large = json.loads((folder / "instruct-10.json").read_text())
+    small = json.loads((folder / "plain-5.json").read_text())
+    large = json.loads((folder / "plain-10.json").read_text())
     assert len(small) == 5 and len(large) == 10
     assert sum(isinstance(record["image"], list) for record in large) == 2
     assert len(json.loads((folder / "align-10.json").read_text())) == 10

@@ -11,6 +11,7 @@ from pathlib import Path
 from ...errors import UserError, run
 from ...files import shipped
 from ...flags import HelpFormatter, check_number
+from ...toyland.score import PLAIN
 from . import figures, table
 from .data import write_data
 from .rows import LANGUAGE_MODELS, RATES, ROWS, SAMPLES, Row
@@ -75,7 +76,7 @@ def report(run: Run, settings: Settings) -> dict:
     result = train_and_measure(run, settings)
     print(
         f"{run.row.name:20} {run.rate.name:7} {run.samples:6} samples, seed {run.seed}, language "
-        f"model {run.language_model:8} score {result['score']['overall']:.1%}, "
+        f"model {run.language_model:8} score {result['score'][PLAIN]['overall']:.1%}, "
         f"validation loss {result['validation_loss']:.4f}",
         flush=True,
     )

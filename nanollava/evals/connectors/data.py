@@ -1,4 +1,8 @@
-"""Training sets of several sizes, and questions about two images: "Which picture has the cat?"."""
+"""Training sets of several sizes, and questions about two images: "Which picture has the cat?".
+
+All are in plain language, which toy-vicuna knows. The trainings are short, and in the many forms in
+which people ask they would measure little besides how far the forms have been learned.
+"""
 
 import json
 import random
@@ -13,8 +17,10 @@ from ...streaming import answer
 from ...tokenizer import Tokenizer
 from ...toyland import data
 from ...toyland.draw import draw
+from ...toyland.plain import plain_instructions
 from ...toyland.scenes import KINDS, Scene, scenes
 from ...toyland.score import IMAGE_SIZE, normal
+from ...toyland.teacher import facts_from_captions
 
 VALIDATION_SCENES = 100
 TWO_IMAGES = 5  # one record about two images for so many records about one
@@ -55,10 +61,23 @@ def two_image_records(count: int, num_scenes: int, seed: int) -> list[dict]:
     return records
 
 
-def write_data(folder: Path, sizes: list[int], seed: int = 0) -> None:
-    """Writes images and, for every size, align-SIZE.json and instruct-SIZE.json into `folder`.
+def validation_records(seed: int) -> list[dict]:
+    """Instruction data about the validation scenes of the data set, in plain language."""
+    rng = random.Random(f"plain validation/{seed}")
+    records = []
+    for i, scene in enumerate(scenes("validation", VALIDATION_SCENES, seed)):
+        facts = facts_from_captions(scene, rng)
+        name = f"validation_{i:06d}"
+        records += data.instruction_records(
+            facts, name, f"images/{name}.jpg", rng, plain_instructions
+        )
+    return records
 
-    A smaller set is the beginning of a larger one.
+
+def write_data(folder: Path, sizes: list[int], seed: int = 0) -> None:
+    """Writes images and, for every size, align-SIZE.json and plain-SIZE.json into `folder`.
+
+    A smaller set is the beginning of a larger one. plain-validation.json is the same for all.
     """
     if not folder.exists():
         data.write(folder, train=max(sizes), validation=VALIDATION_SCENES, seed=seed)
@@ -68,11 +87,12 @@ def write_data(folder: Path, sizes: list[int], seed: int = 0) -> None:
             f"{folder}: has {len(align)} training scenes, --samples asks for {max(sizes)}; choose "
             "another --out"
         )
-    instruct = json.loads((folder / "instruct.json").read_text(encoding="utf-8"))
+    plain = json.loads((folder / "plain.json").read_text(encoding="utf-8"))
+    write_json(folder / "plain-validation.json", validation_records(seed))
     for size in sizes:
         about_two = two_image_records(size // TWO_IMAGES, size, seed)
         write_json(folder / f"align-{size}.json", align[:size])
-        write_json(folder / f"instruct-{size}.json", instruct[: size - len(about_two)] + about_two)
+        write_json(folder / f"plain-{size}.json", plain[: size - len(about_two)] + about_two)
 
 
 def two_image_score(

@@ -113,9 +113,9 @@ def qformer_stage(run: Run, settings: Settings) -> Path:
 def train_stage_2(run: Run, settings: Settings, align: Path, out: Path) -> None:
     """train_instruct.py, with the loss on validation data after the last step."""
     flags = [*common_flags(settings, run.seed), "--projector", str(align)]
-    flags += ["--data", str(settings.out / f"data/instruct-{run.samples}.json")]
+    flags += ["--data", str(settings.out / f"data/plain-{run.samples}.json")]
     flags += ["--max-steps", str(settings.steps), "--lr", str(run.rate.instruct)]
-    flags += ["--validation", str(settings.out / "data/validation.json")]
+    flags += ["--validation", str(settings.out / "data/plain-validation.json")]
     flags += ["--eval-steps", str(settings.steps)]
     if run.language_model == "frozen":
         flags += ["--freeze-llm"]

@@ -2,6 +2,7 @@
 
 from statistics import fmean
 
+from ...toyland.score import PLAIN
 from .rows import LANGUAGE_MODELS, ROWS
 from .runs import best_rate
 
@@ -50,13 +51,20 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(lines)
 
 
+def plain_score(result: dict) -> float:
+    """The share of exact answers to all short questions in plain language."""
+    return result["score"][PLAIN]["overall"]
+
+
 def main_table(results: list[dict], samples: int) -> str:
     """One line per connector: score with a trained and a frozen language model, and what it costs.
 
-    Costs are those with a trained language model, per sample of stage 2.
+    "score" is in plain language, as the training data are; "all forms" are the ways in which people
+    ask, and "natural" questions no template can produce. Costs are those with a trained language
+    model, per sample of stage 2.
     """
     header = ["connector", "image tokens", "parameters"]
-    header += ["score", "natural", "facts true / stated", "two images"]
+    header += ["score", "all forms", "natural", "facts true / stated", "two images"]
     header += ["frozen: score", "GFLOPs", "ms", "learning rate"]
     rows = []
     for row in ROWS:
@@ -65,7 +73,7 @@ def main_table(results: list[dict], samples: int) -> str:
         if not trained:
             continue
         first = trained[0]
-        details = [result["score"]["detail"]["trained"] for result in trained]
+        details = [result["score"]["detail"][PLAIN] for result in trained]
         precision = percent([detail["precision"] for detail in details])
         recall = percent([detail["recall"] for detail in details])
         rows.append(
@@ -73,11 +81,12 @@ def main_table(results: list[dict], samples: int) -> str:
                 row.name,
                 str(first["image_tokens"]),
                 f"{first['connector_parameters']:,}",
+                percent([plain_score(result) for result in trained]),
                 percent([result["score"]["overall"] for result in trained]),
                 percent([result["natural"]["overall"] for result in trained]),
                 f"{precision} / {recall}",
                 percent([result["two_images"] for result in trained]),
-                percent([result["score"]["overall"] for result in frozen]),
+                percent([plain_score(result) for result in frozen]),
                 f"{first['flops'] / 1e9:.2f}",
                 f"{1000 * fmean(result['seconds'] for result in trained):.1f}",
                 first["rate"],
@@ -87,20 +96,21 @@ def main_table(results: list[dict], samples: int) -> str:
 
 
 def type_table(results: list[dict], samples: int) -> str:
-    """One line per connector: exact answers by type of question, in percent."""
+    """One line per connector: exact answers in plain language by type of question, in percent."""
     types: list[str] = []
     rows = []
     for row in ROWS:
         trained = select(results, row.name, "trained", samples)
         if not trained:
             continue
-        types = types or list(trained[0]["score"]["types"])
+        if not types:
+            types = [name for name in trained[0]["score"][PLAIN] if name != "overall"]
         cells = [row.name]
         for type in types:
             shares = []
             for result in trained:
-                if type in result["score"]["types"]:
-                    shares.append(result["score"]["types"][type])
+                if type in result["score"][PLAIN]:
+                    shares.append(result["score"][PLAIN][type])
             cells.append(percent(shares))
         rows.append(cells)
     return markdown(["connector", *types], rows)
@@ -116,7 +126,7 @@ def samples_table(results: list[dict]) -> str:
             cells = []
             for size in sizes:
                 cell = select(results, row.name, language_model, size)
-                cells.append(percent([result["score"]["overall"] for result in cell]))
+                cells.append(percent([plain_score(result) for result in cell]))
             if any(cell != NOT_MEASURED for cell in cells):
                 rows.append([row.name, language_model, *cells])
     return markdown(header, rows)
