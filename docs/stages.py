@@ -1,6 +1,6 @@
 """Draws docs/stages.png: answers before stage 1, after it and after stage 2, and all loss curves.
 
-python docs/stages.py --align-run out/align --plain-run out/plain --instruct-run out/toy-llava
+python docs/stages.py --runs out/align out/plain out/forms out/toy-llava
 """
 
 import argparse
@@ -69,6 +69,7 @@ CURVES = (
     ("stage 1: only W learns", STAGE_COLORS[1]),
     ("stage 2 in plain language", STAGE_COLORS[2]),
     ("stage 2 in all wordings", STAGE_COLORS[2]),
+    ("continued, with drills", STAGE_COLORS[2]),
 )
 
 
@@ -200,7 +201,9 @@ def cell_height() -> int:
 def draw_curves(runs: list[Path]) -> Image.Image:
     """The loss of every training run, side by side."""
     size = (COLUMNS * CELL / 200, CURVES_HEIGHT / 200)  # inches, at 200 pixels each
-    figure, axes = pyplot.subplots(1, 3, figsize=size, dpi=200, layout="constrained", sharey=True)
+    figure, axes = pyplot.subplots(
+        1, len(CURVES), figsize=size, dpi=200, layout="constrained", sharey=True
+    )
     for ax, path, (title, color) in zip(axes, runs, CURVES, strict=True):
         draw_run(ax, path, color)
         ax.set_title(title, fontsize=9)
@@ -241,12 +244,16 @@ def main() -> None:
     add = parser.add_argument
     add("--projector", default="checkpoints/toy-projector", help="W after stage 1")
     add("--model", default="checkpoints/toy-llava", help="LLaVA after stage 2")
-    add("--align-run", type=Path, default="out/align", help="with metrics.jsonl of stage 1")
-    add("--plain-run", type=Path, default="out/plain", help="of stage 2 in plain language")
-    add("--instruct-run", type=Path, default="out/toy-llava", help="of stage 2 in all wordings")
+    add(
+        "--runs",
+        nargs=len(CURVES),
+        type=Path,
+        default=[Path("out") / name for name in ("align", "plain", "forms", "toy-llava")],
+        help="directories with metrics.jsonl, of stage 1 and of the three parts of stage 2",
+    )
     add("--out", type=Path, default=REPOSITORY / "docs/stages.png", help="PNG file to write")
     args = parser.parse_args()
-    curves = draw_curves([args.align_run, args.plain_run, args.instruct_run])
+    curves = draw_curves(args.runs)
     rows = ask_stages(load_stages(args.projector, args.model))
     sheet = draw_sheet(rows, curves)
     with replacing(args.out) as temporary:  # 128 colors are enough, and make a small file
