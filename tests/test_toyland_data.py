@@ -15,16 +15,16 @@ DIGESTS = {
     0: {
         "align.json": "5e766eb15c48fc7b",
         "plain.json": "2e761e21f9638b02",
-        "instruct.json": "862b3cad7148cf5f",
-        "validation.json": "4df2cd3ff7150d40",
-        "captions.jsonl": "47aef6d87ae6cab4",
+        "instruct.json": "fc5b0cdd083e861b",
+        "validation.json": "2bfe9d1a54f53075",
+        "captions.jsonl": "fa7a08b26a091e0d",
     },
     1: {
         "align.json": "cd47e9bfcefabf20",
         "plain.json": "07a887763c9a7778",
-        "instruct.json": "2ef31a83311ffd5b",
-        "validation.json": "1619f82a37d6f1eb",
-        "captions.jsonl": "99ba41cb31a32a14",
+        "instruct.json": "05f746d39a8e3f9a",
+        "validation.json": "e5cfde8777dbff75",
+        "captions.jsonl": "25e6d4844870d3c4",
     },
 }
 

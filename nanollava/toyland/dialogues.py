@@ -47,9 +47,9 @@ SPOT_WORDS |= frozenset("background back distance".split())
 # What a conversation asks several times in a row: what needs most practice, the hardest more often.
 # Questions of one type hardly answer each other.
 DRILLED = (
-    *("relation",) * 4,
-    *("what",) * 2,
-    "list",
+    *("relation",) * 2,
+    *("what",) * 4,
+    *("list",) * 3,
     "position",
     "distance",
     "false premise",
