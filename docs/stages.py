@@ -1,6 +1,6 @@
 """Draws docs/stages.png: answers before stage 1, after it and after stage 2, and all loss curves.
 
-python docs/stages.py --runs out/align out/plain out/forms out/toy-llava
+python docs/stages.py --runs out/align out/plain out/forms out/drills out/toy-llava
 """
 
 import argparse
@@ -69,7 +69,8 @@ CURVES = (
     ("stage 1: only W learns", STAGE_COLORS[1]),
     ("stage 2 in plain language", STAGE_COLORS[2]),
     ("stage 2 in all wordings", STAGE_COLORS[2]),
-    ("continued, with drills", STAGE_COLORS[2]),
+    ("with drills", STAGE_COLORS[2]),
+    ("more drills", STAGE_COLORS[2]),
 )
 
 
@@ -248,8 +249,8 @@ def main() -> None:
         "--runs",
         nargs=len(CURVES),
         type=Path,
-        default=[Path("out") / name for name in ("align", "plain", "forms", "toy-llava")],
-        help="directories with metrics.jsonl, of stage 1 and of the three parts of stage 2",
+        default=[Path("out") / name for name in ("align", "plain", "forms", "drills", "toy-llava")],
+        help="directories with metrics.jsonl, of stage 1 and of the parts of stage 2",
     )
     add("--out", type=Path, default=REPOSITORY / "docs/stages.png", help="PNG file to write")
     args = parser.parse_args()

@@ -58,12 +58,12 @@ def result(ours):
 def test_score_on_held_out_scenes(result):
     """A little below what is reported for 300 scenes: guards the weights and the code."""
     assert set(result["types"]) == set(TYPES)
-    assert result["overall"] >= 0.8, result
-    assert result["unseen_wordings"]["overall"] >= 0.72, result
-    assert result["unseen_combinations"]["overall"] >= 0.72, result
+    assert result["overall"] >= 0.93, result
+    assert result["unseen_wordings"]["overall"] >= 0.88, result
+    assert result["unseen_combinations"]["overall"] >= 0.83, result
     for split in WORDING_SPLITS:
-        assert result["detail"][split]["precision"] >= 0.93, result
-        assert result["detail"][split]["recall"] >= 0.88, result
+        assert result["detail"][split]["precision"] >= 0.95, result
+        assert result["detail"][split]["recall"] >= 0.95, result
         assert result["follow_ups"][split] >= 0.8, result
 
 
@@ -79,15 +79,10 @@ def test_score_in_plain_language(ours, result):
     assert combinations["overall"] >= 0.85, combinations
 
 
-# What the shipped model is meant to reach in all wordings, and does not (docs/toyland.md).
-@pytest.mark.xfail(strict=True, reason="the many forms are not learned well enough yet")
-@pytest.mark.parametrize(
-    ("part", "goal"),
-    [("types", 0.93), ("unseen_wordings", 0.88), ("unseen_combinations", 0.83)],
-)
-def test_goals_in_all_wordings(result, part, goal):
-    overall = result["overall"] if part == "types" else result[part]["overall"]
-    assert overall >= goal, result
+# What the shipped model is meant to reach, and does not (docs/toyland.md).
+@pytest.mark.xfail(strict=True, reason="answers that list several things are not learned yet")
+def test_no_type_of_question_is_weak(result):
+    assert min(result["types"].values()) >= 0.85, result
 
 
 def test_transformers_computes_the_same_logits(ours, theirs, inputs):
