@@ -10,6 +10,7 @@ from nanollava.toyland.questions import OUTSIDE_ANSWER, QA, kinds_in
 from nanollava.toyland.scenes import COLORS, scenes
 from nanollava.toyland.teacher import facts_from_captions, stated_facts
 
+CLOSER = ("relation", "Is the cat closer than the dog?", "yes")
 PRONOUN = re.compile(r"\b(it|its|they|them|their|that)\b")
 
 
@@ -54,6 +55,12 @@ def test_presence_and_number_are_not_known_before_they_are_asked(conversations):
     assert checked > 500
 
 
+@pytest.mark.parametrize(("type", "least"), [("list", 0.075), ("what", 0.13)])
+def test_hard_types_are_drilled(conversations, type, least):
+    types = [qa.type for turns in conversations for qa in turns]
+    assert types.count(type) / len(types) > least
+
+
 def test_yes_is_as_frequent_as_no(conversations):
     answers = [qa.answer for turns in conversations for qa in turns if qa.type == "presence"]
     share = answers.count("yes") / (answers.count("yes") + answers.count("no"))
@@ -73,6 +80,10 @@ def test_yes_is_as_frequent_as_no(conversations):
         (("list", "Animals?", "a red cat"), ("position", "Where is the cat?", "left"), True),
         (("count", "How many cats?", "one"), ("count", "How many cats?", "one"), True),
         (("count", "How many cats?", "one"), ("count", "How many dogs?", "one"), False),
+        (("relation", "Is the cat left of the dog?", "yes"), CLOSER, False),
+        (("relation", "Of the dog and the cat, which is nearer?", "the cat"), CLOSER, True),
+        (("outside", "Who are you?", OUTSIDE_ANSWER), ("outside", "Hi!", OUTSIDE_ANSWER), False),
+        (("outside", "Hi!", OUTSIDE_ANSWER), ("outside", "Hi!", OUTSIDE_ANSWER), True),
     ],
 )
 def test_what_an_earlier_turn_gives_away(earlier, later, expected):

@@ -17,7 +17,7 @@ from nanollava.toyland.grammar import (
     expand,
     split_of,
 )
-from nanollava.toyland.wordings import FOLLOW_UPS, SPOTS, STYLES, WORDINGS
+from nanollava.toyland.wordings import FOLLOW_UPS, NEIGHBOR_WORDS, SPOTS, STYLES, WORDINGS
 
 TABLES = {"wordings": WORDINGS, "follow-ups": FOLLOW_UPS, "styles": STYLES}
 # (table, wording) for every wording there is.
@@ -110,6 +110,12 @@ def test_wordings_are_well_formed(table, wording):
     for form in forms_of(TABLES[table][wording]):
         assert not set(form) & set("()|$"), form
         assert "  " not in form
+
+
+@pytest.mark.parametrize("where", NEIGHBOR_WORDS)
+def test_words_for_neighbors_are_well_formed(where):
+    for form in forms_of(NEIGHBOR_WORDS[where]):
+        assert not set(form) & set("()|$"), form
 
 
 @pytest.mark.parametrize("spot", SPOTS)

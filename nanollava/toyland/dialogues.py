@@ -44,20 +44,8 @@ SPOT_WORDS = frozenset("left right middle center centre near close front foregro
 SPOT_WORDS |= frozenset("background back distance".split())
 
 
-# What a conversation asks several times in a row: what needs most practice, the hardest more often.
-# Questions of one type hardly answer each other.
-DRILLED = (
-    *("relation",) * 2,
-    *("what",) * 4,
-    *("list",) * 3,
-    "position",
-    "distance",
-    "false premise",
-    "outside",
-)
-
-
 def is_about_side(qa: QA) -> bool:
+    """Whether a relation is one of left and right; the others are about the distance."""
     return not words_of(qa.question).isdisjoint(("left", "right"))
 
 
@@ -88,6 +76,17 @@ def gives_away(earlier: QA, qa: QA) -> bool:
     return True
 
 
+# The types that a conversation may ask several times in a row (a drill). Their questions hardly
+# answer each other. Those that need most practice stand here more than once.
+DRILLED = (
+    ("relation",) * 2
+    + ("what",) * 4
+    + ("list",) * 3
+    + ("position", "distance", "false premise", "outside")
+)
+DRILL_LENGTH = 6
+
+
 def question_types(facts: Scene, rng: random.Random, turns: int, inventory: float) -> list[str]:
     """The types of questions that a conversation tries to ask, in order.
 
@@ -100,7 +99,7 @@ def question_types(facts: Scene, rng: random.Random, turns: int, inventory: floa
         return rng.choice((mixed, ["count"] * turns))
     types = []
     if rng.random() < 0.5:
-        types = [rng.choice(DRILLED)] * 6
+        types = [rng.choice(DRILLED)] * DRILL_LENGTH
     elif rng.random() < 0.6:
         types = rng.sample(("presence", "count", "what"), 3)
     look_ups = ("color", "position", "distance")
