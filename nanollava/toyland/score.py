@@ -213,6 +213,14 @@ def score(
     }
 
 
+def plain_score(
+    model: LLaVA, tokenizer: Tokenizer, image_config: ImageConfig, count: int, seed: int = 0
+) -> dict[str, float]:
+    """Shares of exact answers in plain language on `count` test scenes, by type and "overall"."""
+    scorer = Scorer(model, tokenizer, image_config, random.Random(f"plain score/{seed}"))
+    return shares(scorer.short_questions(list(scenes("test", count, seed, unseen=False)), PLAIN))
+
+
 def table(result: dict) -> str:
     """The score as lines of text, in percent; nan where a type was never asked."""
     columns = (

@@ -11,38 +11,45 @@ from pathlib import Path
 from ...errors import UserError, run
 from ...files import shipped
 from ...flags import HelpFormatter, check_number
-from ...toyland.score import PLAIN
 from . import figures, table
 from .data import write_data
-from .rows import LANGUAGE_MODELS, RATES, ROWS, SAMPLES, Row
-from .runs import Run, Settings, all_results, best_rate, check_settings, train_and_measure
+from .rows import LANGUAGE_MODELS, RATES, ROWS, SAMPLES, Rate, Row
+from .runs import (
+    Run,
+    Settings,
+    all_results,
+    check_settings,
+    largest_models,
+    train,
+    train_and_measure,
+)
 
-MAX_STEPS = 1_000_000
+MAX_SCENES = 1_000_000
+MAX_BATCH = 4096
+MAX_SEEDS = 100
 
 
 def run_comparison(args: argparse.Namespace) -> None:
     """Runs what is missing, row by row, and prints the tables."""
-    for name in ("seeds", "samples"):
-        check_number(args, name, 10 if name == "samples" else 1, MAX_STEPS)
-    for name in ("align_steps", "steps", "qformer_steps", "batch"):
-        check_number(args, name, 1, MAX_STEPS)
-    check_number(args, "count", 3, MAX_STEPS, "scenes")
+    check_number(args, "seeds", 1, MAX_SEEDS)
+    check_number(args, "samples", 10, MAX_SCENES)
+    check_number(args, "batch", 1, MAX_BATCH)
+    check_number(args, "count", 3, MAX_SCENES, "scenes")
     out = Path(args.out)
     settings = Settings(
         out,
         str(shipped(args.vision)),
         str(shipped(args.llm)),
-        args.align_steps,
-        args.steps,
-        args.qformer_steps,
+        sorted(args.samples),
         args.batch,
         args.count,
+        args.dtype,
     )
     out.mkdir(parents=True, exist_ok=True)
     check_settings(settings)
     write_data(out / "data", args.samples)
     for row in chosen_rows(args.rows):
-        compare_row(row, settings, args.samples, args.seeds)
+        compare_row(row, settings, args.seeds)
     print(table.describe(all_results(out)))
 
 
@@ -57,30 +64,36 @@ def chosen_rows(names: list[str] | None) -> list[Row]:
     return [known[name] for name in names]
 
 
-def compare_row(row: Row, settings: Settings, sizes: list[int], seeds: int) -> None:
-    """Chooses the learning rate with seed 0 and the largest set, then runs everything at it."""
-    largest = max(sizes)
-    results = []
-    for rate in RATES:
-        results.append(report(Run(row, rate, largest, 0, "trained"), settings))
-    best = best_rate(results)
-    (rate,) = [rate for rate in RATES if rate.name == best]
+def compare_row(row: Row, settings: Settings, seeds: int) -> None:
+    """Chooses the learning rate, then trains and measures everything at it."""
+    rate = best_rate(row, settings)
     for seed in range(seeds):
-        for size in sizes:
+        for size in settings.samples:
             for language_model in LANGUAGE_MODELS:
-                report(Run(row, rate, size, seed, language_model), settings)
+                run = Run(row, rate, size, seed, language_model)
+                result = train_and_measure(run, settings)
+                print(f"{describe(run)}: score {result['plain']['overall']:.1%}", flush=True)
 
 
-def report(run: Run, settings: Settings) -> dict:
-    """The result of a run, and one line about it."""
-    result = train_and_measure(run, settings)
-    print(
-        f"{run.row.name:20} {run.rate.name:7} {run.samples:6} samples, seed {run.seed}, language "
-        f"model {run.language_model:8} score {result['score'][PLAIN]['overall']:.1%}, "
-        f"validation loss {result['validation_loss']:.4f}",
-        flush=True,
+def best_rate(row: Row, settings: Settings) -> Rate:
+    """The learning rate with the smallest validation loss.
+
+    Seed 0 and the middle one of the sizes decide: with the largest the three trainings would take
+    as long as the rest of the comparison."""
+    middle = settings.samples[len(settings.samples) // 2]
+    losses = {}
+    for rate in RATES:
+        run = Run(row, rate, middle, 0, "trained")
+        losses[rate] = train(run, settings)
+        print(f"{describe(run)}: validation loss {losses[rate]:.4f}", flush=True)
+    return min(losses, key=losses.get)
+
+
+def describe(run: Run) -> str:
+    return (
+        f"{run.row.name:18} {run.rate.name:6} {run.samples:6,} samples, seed {run.seed}, "
+        f"language model {run.language_model}"
     )
-    return result
 
 
 def print_table(args: argparse.Namespace) -> None:
@@ -94,12 +107,11 @@ def draw_figures(args: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     figures.draw_qformer_masks(folder / "qformer_masks.png")
     figures.draw_image_masks(folder / "image_masks.png")
-    for model in sorted(out.glob("*/*/trained/config.json")):
-        name = f"{model.parts[-4]}-{model.parts[-3]}.png"
-        if model.parts[-4].startswith("gated_xattn"):
-            figures.draw_gates(model.parent, folder / f"gates-{name}")
-        if model.parts[-4] not in ("linear", "mlp2x_gelu"):
-            figures.draw_queries(model.parent, folder / f"queries-{name}")
+    for row, model in largest_models(out).items():
+        if row.startswith("gated_xattn"):
+            figures.draw_gates(model, folder / f"gates-{row}.png")
+        if row not in ("linear", "mlp2x_gelu"):
+            figures.draw_queries(model, folder / f"queries-{row}.png")
     print(f"figures are in {folder}")
 
 
@@ -132,14 +144,23 @@ def add_run_flags(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--rows", nargs="+", metavar="NAME", help="only these rows of the table")
     add("--seeds", type=int, default=1, help="runs of each, with seeds 0, 1, 2 ...")
-    add("--samples", type=int, nargs="+", default=list(SAMPLES), help="sizes of the training sets")
-    add("--align-steps", type=int, default=75, help="optimizer steps of stage 1")
-    add("--steps", type=int, default=120, help="optimizer steps of stage 2")
-    add("--qformer-steps", type=int, default=150, help="optimizer steps of a Q-Former's own stage")
-    add("--batch", type=int, default=24, help="samples per step")
+    add(
+        "--samples",
+        type=int,
+        nargs="+",
+        default=list(SAMPLES),
+        help="sizes of the training sets; each stage passes over its set once",
+    )
+    add("--batch", type=int, default=16, help="samples per step")
     add("--count", type=int, default=60, help="test scenes")
     add("--vision", default="checkpoints/toy-clip", help="Hugging Face CLIP directory")
     add("--llm", default="checkpoints/toy-vicuna", help="Hugging Face Llama directory")
+    add(
+        "--dtype",
+        choices=("auto", "fp32", "bf16"),
+        default="auto",
+        help="dtype of the training; auto: bf16 on CUDA, else fp32",
+    )
 
 
 def main() -> None:

@@ -78,6 +78,7 @@ def write_data(folder: Path, sizes: list[int], seed: int = 0) -> None:
     """Writes images and, for every size, align-SIZE.json and plain-SIZE.json into `folder`.
 
     A smaller set is the beginning of a larger one. plain-validation.json is the same for all.
+    plain.json is shuffled first, because the records of one image follow each other.
     """
     if not folder.exists():
         data.write(folder, train=max(sizes), validation=VALIDATION_SCENES, seed=seed)
@@ -88,6 +89,7 @@ def write_data(folder: Path, sizes: list[int], seed: int = 0) -> None:
             "another --out"
         )
     plain = json.loads((folder / "plain.json").read_text(encoding="utf-8"))
+    random.Random(f"plain/{seed}").shuffle(plain)
     write_json(folder / "plain-validation.json", validation_records(seed))
     for size in sizes:
         about_two = two_image_records(size // TWO_IMAGES, size, seed)

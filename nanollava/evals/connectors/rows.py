@@ -51,4 +51,4 @@ RATES = (
     Rate("high", align=1.5e-2, instruct=4.5e-3),
 )
 LANGUAGE_MODELS = ("trained", "frozen")  # in stage 2
-SAMPLES = (500, 2000, 8000)  # of each stage
+SAMPLES = (500, 2000, 8000)  # of each stage, which passes over them once

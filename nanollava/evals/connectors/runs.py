@@ -4,7 +4,6 @@ A run is a directory. What is in it is not computed again, and the scripts thems
 their checkpoints, so the whole comparison can be stopped at any time.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -12,16 +11,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ...assistant import load
+from ...config import LlavaConfig
 from ...connectors.costs import connector_parameters
 from ...errors import UserError
 from ...files import REPOSITORY, read_json, read_json_lines, write_json
 from ...toyland import natural_score
-from ...toyland.score import score
+from ...toyland.score import plain_score, score
 from ...training import plan
 from .data import two_image_score
 from .rows import Rate, Row
 
-STAGE_2 = {plan.TOWER: False, plan.PROJECTOR: True, plan.LLM: True}
+STAGE_2 = {plan.TOWER: False, plan.PROJECTOR: True, plan.LLM: True}  # what it trains
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,10 @@ class Settings:
     out: Path
     vision: str
     llm: str
-    align_steps: int
-    steps: int
-    qformer_steps: int
+    samples: list[int]  # sizes of the training sets, the smallest first
     batch: int
     count: int  # test scenes
+    dtype: str
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,10 @@ class Run:
     def folder(self, out: Path) -> Path:
         """Where stage 1 is, which both language models share."""
         return out / self.row.name / f"{self.rate.name}-{self.samples}-{self.seed}"
+
+    def trained(self, out: Path) -> Path:
+        """The LLaVA that stage 2 writes."""
+        return self.folder(out) / self.language_model
 
     def result_file(self, out: Path) -> Path:
         return self.folder(out) / f"{self.language_model}.json"
@@ -79,23 +82,35 @@ def train_and_measure(run: Run, settings: Settings) -> dict:
     """The result of a run, from its file if there is one."""
     file = run.result_file(settings.out)
     if not file.is_file():
-        folder = run.folder(settings.out)
-        train_stage_1(run, settings, folder / "align")
-        trained = folder / run.language_model
-        train_stage_2(run, settings, folder / "align", trained)
-        write_json(file, measure(run, settings, trained))
+        train(run, settings)
+        write_json(file, measure(run, settings))
     return read_json(file)
+
+
+def train(run: Run, settings: Settings) -> float:
+    """Both stages. Returns the validation loss after the last step."""
+    align = run.folder(settings.out) / "align"
+    trained = run.trained(settings.out)
+    train_stage_1(run, settings, align)
+    train_stage_2(run, settings, align, trained)
+    return last_step(trained)["validation_loss"]
+
+
+def last_step(trained: Path) -> dict:
+    """What the training wrote about its last step."""
+    *_, (_, last) = read_json_lines(trained / "metrics.jsonl")
+    return last
 
 
 def train_stage_1(run: Run, settings: Settings, out: Path) -> None:
     """train_align.py, after train_qformer where the row begins with it."""
-    flags = [*common_flags(settings, run.seed), "--projector", run.row.projector, *run.row.flags]
+    flags = [*common_flags(run, settings), "--projector", run.row.projector, *run.row.flags]
     if run.row.image_tokens is not None:
         flags += ["--image-tokens", str(run.row.image_tokens)]
     if run.row.has_qformer_stage:
         flags += ["--qformer", str(qformer_stage(run, settings))]
     flags += ["--data", str(settings.out / f"data/align-{run.samples}.json")]
-    flags += ["--max-steps", str(settings.align_steps), "--lr", str(run.rate.align)]
+    flags += ["--lr", str(run.rate.align)]
     call([str(REPOSITORY / "train_align.py")], out, flags)
 
 
@@ -103,33 +118,43 @@ def qformer_stage(run: Run, settings: Settings) -> Path:
     """The Q-Former that stage 1 of BLIP-2 trains on the same images; rows share it."""
     name = f"tokens-{run.row.image_tokens}-{run.samples}-{run.seed}"
     out = settings.out / "qformer-stage-1" / name
-    flags = [*common_flags(settings, run.seed), "--image-tokens", str(run.row.image_tokens)]
+    flags = [*common_flags(run, settings), "--image-tokens", str(run.row.image_tokens)]
     flags += ["--data", str(settings.out / f"data/align-{run.samples}.json")]
-    flags += ["--max-steps", str(settings.qformer_steps)]
     call(["-m", "nanollava.train_qformer"], out, flags)
     return out
 
 
 def train_stage_2(run: Run, settings: Settings, align: Path, out: Path) -> None:
     """train_instruct.py, with the loss on validation data after the last step."""
-    flags = [*common_flags(settings, run.seed), "--projector", str(align)]
+    steps = steps_of(run, settings)
+    flags = [*common_flags(run, settings), "--projector", str(align)]
     flags += ["--data", str(settings.out / f"data/plain-{run.samples}.json")]
-    flags += ["--max-steps", str(settings.steps), "--lr", str(run.rate.instruct)]
+    flags += ["--lr", str(run.rate.instruct)]
     flags += ["--validation", str(settings.out / "data/plain-validation.json")]
-    flags += ["--eval-steps", str(settings.steps)]
+    flags += ["--eval-steps", str(steps)]
     if run.language_model == "frozen":
         flags += ["--freeze-llm"]
-    if run.row.projector == "gated_xattn":
-        every = max(1, settings.steps // 20)  # the gates are read from the checkpoints
+    if run.row.projector == "gated_xattn" and is_largest(run, settings):
+        every = max(1, steps // 20)  # the gates are read from the checkpoints
         flags += ["--save-steps", str(every), "--keep", "1000"]
     call([str(REPOSITORY / "train_instruct.py")], out, flags)
 
 
-def common_flags(settings: Settings, seed: int) -> list[str]:
+def common_flags(run: Run, settings: Settings) -> list[str]:
     return [
-        *("--vision", settings.vision, "--llm", settings.llm),
-        *("--batch", str(settings.batch), "--seed", str(seed), "--save-dtype", "fp32"),
+        *("--vision", settings.vision, "--llm", settings.llm, "--batch", str(settings.batch)),
+        *("--max-steps", str(steps_of(run, settings)), "--seed", str(run.seed)),
+        *("--dtype", settings.dtype, "--save-dtype", "fp32"),
     ]
+
+
+def steps_of(run: Run, settings: Settings) -> int:
+    """Optimizer steps of one pass over the training set; a last, smaller batch is left out."""
+    return max(1, run.samples // settings.batch)
+
+
+def is_largest(run: Run, settings: Settings) -> bool:
+    return run.samples == max(settings.samples)
 
 
 def call(program: list[str], out: Path, flags: list[str]) -> None:
@@ -146,36 +171,35 @@ def call(program: list[str], out: Path, flags: list[str]) -> None:
         raise UserError(f"{program[-1]} --out {out}: {lines[-1]}")
 
 
-def measure(run: Run, settings: Settings, trained: Path) -> dict:
-    """Everything that the table has about a run."""
-    model, tokenizer, image_config = parts(trained)
-    natural = natural_score.replies(model, tokenizer, image_config, max(1, settings.count // 5))
+def measure(run: Run, settings: Settings) -> dict:
+    """The score of a run; with the largest set and a trained language model, all that is measured.
+
+    `plain` is the score that all runs have, by type of question."""
+    trained = run.trained(settings.out)
+    assistant = load(trained, device="cpu", dtype="fp32")
+    parts = (assistant.model, assistant.tokenizer, assistant.image_config)
     result = {
         "row": run.row.name,
         "rate": run.rate.name,
         "samples": run.samples,
         "seed": run.seed,
         "language_model": run.language_model,
-        "score": score(model, tokenizer, image_config, settings.count),
-        "natural": natural_score.summarize(natural),
-        "two_images": two_image_score(model, tokenizer, image_config, settings.count),
-        "image_tokens": model.config.num_image_tokens,
-        **costs(model.config, trained, run, settings),
+        "plain": plain_score(*parts, settings.count),
+        "validation_loss": last_step(trained)["validation_loss"],
     }
+    if is_largest(run, settings) and run.language_model == "trained":
+        natural = natural_score.replies(*parts, max(1, settings.count // 5))
+        result["score"] = score(*parts, settings.count)
+        result["natural"] = natural_score.summarize(natural)
+        result["two_images"] = two_image_score(*parts, settings.count)
+        result["image_tokens"] = assistant.model.config.num_image_tokens
+        result |= costs(assistant.model.config, trained, settings)
     return result
 
 
-def parts(path: Path):
-    """Model, tokenizer and image processing of a trained LLaVA."""
-    assistant = load(path, device="cpu", dtype="fp32")
-    return assistant.model, assistant.tokenizer, assistant.image_config
-
-
-def costs(config, trained: Path, run: Run, settings: Settings) -> dict:
-    """Trained parameters, FLOPs and seconds per sample of stage 2, and its last losses."""
-    trainable = {**STAGE_2, plan.LLM: run.language_model == "trained"}
+def costs(config: LlavaConfig, trained: Path, settings: Settings) -> dict:
+    """Trained parameters, FLOPs and seconds per sample of stage 2."""
     steps = [entry for _, entry in read_json_lines(trained / "metrics.jsonl")]
-    last = steps[-1]
     samples = len(steps) * settings.batch
     tokens = round(sum(entry["tokens"] for entry in steps) / samples)
     labels = round(sum(entry["label_tokens"] for entry in steps) / samples)
@@ -184,23 +208,29 @@ def costs(config, trained: Path, run: Run, settings: Settings) -> dict:
         connector = connector_parameters(config).trained
     return {
         "connector_parameters": connector,
-        "trained_parameters": plan.trained_parameters(config, trainable),
-        "flops": sum(plan.flops(config, trainable, [tokens], 1, labels).values()),
-        "seconds": last["seconds"] / samples,
+        "trained_parameters": plan.trained_parameters(config, STAGE_2),
+        "flops": sum(plan.flops(config, STAGE_2, [tokens], 1, labels).values()),
+        "seconds": steps[-1]["seconds"] / samples,
         "tokens": tokens,
-        "validation_loss": last["validation_loss"],
     }
-
-
-def best_rate(results: list[dict]) -> str:
-    """The name of the rate with the smallest validation loss."""
-    return min(results, key=lambda result: result["validation_loss"])["rate"]
 
 
 def all_results(out: Path) -> list[dict]:
     """The results that are there so far."""
-    results = []
-    for file in sorted(out.glob("*/*/*.json")):
-        if file.stem in ("trained", "frozen"):
-            results.append(json.loads(file.read_text(encoding="utf-8")))
-    return results
+    return [read_json(file) for file in result_files(out)]
+
+
+def result_files(out: Path) -> list[Path]:
+    files = sorted(out.glob("*/*/trained.json"))
+    files += sorted(out.glob("*/*/frozen.json"))
+    return files
+
+
+def largest_models(out: Path) -> dict[str, Path]:
+    """By name of the row: the LLaVA that the largest set and seed 0 have trained."""
+    models = {}
+    for file in result_files(out):
+        result = read_json(file)
+        if "two_images" in result and result["seed"] == 0:
+            models[result["row"]] = file.parent / "trained"
+    return models

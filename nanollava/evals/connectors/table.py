@@ -4,25 +4,8 @@ from statistics import fmean
 
 from ...toyland.score import PLAIN
 from .rows import LANGUAGE_MODELS, ROWS
-from .runs import best_rate
 
 NOT_MEASURED = "-"
-
-
-def chosen(results: list[dict], largest: int) -> list[dict]:
-    """The results at each row's best learning rate, which the largest set with seed 0 decides."""
-    kept = []
-    for row in ROWS:
-        of_row = [result for result in results if result["row"] == row.name]
-        candidates = []
-        for result in of_row:
-            is_trained = result["language_model"] == "trained"
-            if is_trained and result["samples"] == largest and result["seed"] == 0:
-                candidates.append(result)
-        if candidates:
-            rate = best_rate(candidates)
-            kept += [result for result in of_row if result["rate"] == rate]
-    return kept
 
 
 def select(results: list[dict], row: str, language_model: str, samples: int) -> list[dict]:
@@ -51,9 +34,9 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(lines)
 
 
-def plain_score(result: dict) -> float:
+def overall(results: list[dict]) -> str:
     """The share of exact answers to all short questions in plain language."""
-    return result["score"][PLAIN]["overall"]
+    return percent([result["plain"]["overall"] for result in results])
 
 
 def main_table(results: list[dict], samples: int) -> str:
@@ -81,12 +64,12 @@ def main_table(results: list[dict], samples: int) -> str:
                 row.name,
                 str(first["image_tokens"]),
                 f"{first['connector_parameters']:,}",
-                percent([plain_score(result) for result in trained]),
+                overall(trained),
                 percent([result["score"]["overall"] for result in trained]),
                 percent([result["natural"]["overall"] for result in trained]),
                 f"{precision} / {recall}",
                 percent([result["two_images"] for result in trained]),
-                percent([plain_score(result) for result in frozen]),
+                overall(frozen),
                 f"{first['flops'] / 1e9:.2f}",
                 f"{1000 * fmean(result['seconds'] for result in trained):.1f}",
                 first["rate"],
@@ -104,13 +87,13 @@ def type_table(results: list[dict], samples: int) -> str:
         if not trained:
             continue
         if not types:
-            types = [name for name in trained[0]["score"][PLAIN] if name != "overall"]
+            types = [name for name in trained[0]["plain"] if name != "overall"]
         cells = [row.name]
         for type in types:
             shares = []
             for result in trained:
-                if type in result["score"][PLAIN]:
-                    shares.append(result["score"][PLAIN][type])
+                if type in result["plain"]:
+                    shares.append(result["plain"][type])
             cells.append(percent(shares))
         rows.append(cells)
     return markdown(["connector", *types], rows)
@@ -125,8 +108,7 @@ def samples_table(results: list[dict]) -> str:
         for language_model in LANGUAGE_MODELS:
             cells = []
             for size in sizes:
-                cell = select(results, row.name, language_model, size)
-                cells.append(percent([plain_score(result) for result in cell]))
+                cells.append(overall(select(results, row.name, language_model, size)))
             if any(cell != NOT_MEASURED for cell in cells):
                 rows.append([row.name, language_model, *cells])
     return markdown(header, rows)
@@ -137,8 +119,7 @@ def describe(results: list[dict]) -> str:
     if not results:
         return "no result yet"
     largest = max(result["samples"] for result in results)
-    kept = chosen(results, largest)
-    title = f"## {largest:,} samples per stage, score in percent"
-    parts = [title, main_table(kept, largest), "## By type of question", type_table(kept, largest)]
-    parts += ["## Against the number of samples", samples_table(kept)]
+    parts = [f"## {largest:,} samples per stage, score in percent", main_table(results, largest)]
+    parts += ["## By type of question", type_table(results, largest)]
+    parts += ["## Against the number of samples", samples_table(results)]
     return "\n\n".join(parts)
