@@ -6,6 +6,7 @@ torchrun --nproc_per_node 2 train_align.py             # the same with two proce
 
 from functools import partial
 
+from nanollava.config import LLM, PROJECTOR, TOWER
 from nanollava.data import collate
 from nanollava.errors import run
 from nanollava.toyland.data import ensure_data
@@ -15,12 +16,12 @@ from nanollava.training.build import build
 from nanollava.training.connector import trained_parts
 from nanollava.training.datasets import load_datasets
 from nanollava.training.evaluation import evaluate
-from nanollava.training.export import PROJECTOR, export_llava, export_w, frozen_state
+from nanollava.training.export import export_llava, export_w, frozen_state
 from nanollava.training.loop import train
 from nanollava.training.metrics import announce
 
 # Whether each part is trained, by the prefix of its parameter names.
-TRAINABLE = {"vision_tower.": False, "multi_modal_projector.": True, "language_model.": False}
+TRAINABLE = {TOWER: False, PROJECTOR: True, LLM: False}
 
 # Values for Toyland. The instruction stays before the caption, as in the paper. For real data see
 # --recipe.

@@ -7,6 +7,7 @@ torchrun --nproc_per_node 2 train_instruct.py          # the same with two proce
 
 from functools import partial
 
+from nanollava.config import LLM, PROJECTOR, TOWER
 from nanollava.data import collate
 from nanollava.errors import run
 from nanollava.toyland.data import ensure_data
@@ -21,7 +22,7 @@ from nanollava.training.loop import train
 from nanollava.training.metrics import announce
 
 # Whether each part is trained, by the prefix of its parameter names.
-TRAINABLE = {"vision_tower.": False, "multi_modal_projector.": True, "language_model.": True}
+TRAINABLE = {TOWER: False, PROJECTOR: True, LLM: True}
 
 # Values for Toyland. For real data see --recipe.
 DEFAULTS = {

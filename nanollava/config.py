@@ -16,6 +16,12 @@ PROJECTORS = ("linear", "mlp2x_gelu")  # paper, v1: one linear layer; v1.5: Line
 # What other models have in its place; a file each in nanollava/connectors.
 CONNECTORS = ("resampler", "gated_xattn", "qformer", "minigpt4", "abstractor", "qwen")
 SEES = ("last", "all")  # the images before it that a text token of gated_xattn attends to
+# How the parameter names of a LLaVA's three parts begin.
+TOWER = "vision_tower."
+PROJECTOR = "multi_modal_projector."
+LLM = "language_model."
+PARTS = (TOWER, PROJECTOR, LLM)
+QFORMER_HEAD_WIDTH = 64  # as BERT's
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,31 @@ def check_qwen(num_queries: int, text_config: LlamaConfig) -> None:
         raise ConfigError(f"qwen: the text's width {width} must be a multiple of 4 and of {heads}")
 
 
+def check_qformer_width(width: int) -> None:
+    """A ConfigError for a width that is no multiple of that of a head."""
+    if width % QFORMER_HEAD_WIDTH:
+        raise ConfigError(
+            f"hidden_size {width}: a Q-Former's is a multiple of {QFORMER_HEAD_WIDTH}, its heads'"
+        )
+
+
+def check_gated_xattn(layers_per_block: int, text_config: LlamaConfig) -> None:
+    """A ConfigError if no gated block would stand in the decoder."""
+    layers = text_config.num_hidden_layers
+    if layers_per_block > layers:
+        raise ConfigError(
+            f"layers_per_block {layers_per_block}: the language model has {layers} layers, so it "
+            "would get no gated block and see no image"
+        )
+
+
+def check_feature_layer(layer: int, vision_config: VisionConfig) -> None:
+    """A ConfigError for a hidden state that the tower does not have."""
+    states = vision_config.num_hidden_layers + 1
+    if not -states <= layer < states:
+        raise ConfigError(f"vision_feature_layer {layer}: the tower has {states} hidden states")
+
+
 @dataclass(frozen=True)
 class LlavaConfig:
     """LLaVA: vision tower g, projector W, language model, and how they are joined.
@@ -140,13 +171,11 @@ class LlavaConfig:
             raise ConfigError(f"{sizes}; expected the sizes of one of {', '.join(CONNECTORS)}")
         if self.projector == "qwen":
             check_qwen(self.connector.num_queries, self.text_config)
-        if self.projector in ("qformer", "minigpt4") and self.connector.hidden_size % 64:
-            width = self.connector.hidden_size
-            raise ConfigError(f"hidden_size {width}: a Q-Former's is a multiple of 64, its heads'")
-        states = self.vision_config.num_hidden_layers + 1
-        if not -states <= self.vision_feature_layer < states:
-            layer = self.vision_feature_layer
-            raise ConfigError(f"vision_feature_layer {layer}: the tower has {states} hidden states")
+        if self.projector in ("qformer", "minigpt4"):
+            check_qformer_width(self.connector.hidden_size)
+        if self.projector == "gated_xattn":
+            check_gated_xattn(self.connector.layers_per_block, self.text_config)
+        check_feature_layer(self.vision_feature_layer, self.vision_config)
         vocab_size = self.text_config.vocab_size
         if not 0 <= self.image_token_id < vocab_size:
             raise ConfigError(f"image_token_id {self.image_token_id}: vocabulary of {vocab_size}")

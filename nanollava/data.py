@@ -108,12 +108,15 @@ class InstructionData(torch.utils.data.Dataset):
         ids, labels = encode(turns, self.tokenizer, self.template, self.image_position)
         ids, labels = expand(ids, labels, self.image_token_id, self.num_image_tokens)
         if self.image_token_id in ids[self.max_length :]:
-            raise DataError(f"an image extends beyond --max-length {self.max_length}; raise it")
+            raise DataError(f"an image extends beyond {self.limit()}")
         ids = ids[: self.max_length]
         labels = labels[: self.max_length]
         if all(label == IGNORE_INDEX for label in labels[1:]):
-            raise DataError(f"no answer begins within --max-length {self.max_length}; raise it")
+            raise DataError(f"no answer begins within {self.limit()}")
         return ids, labels
+
+    def limit(self) -> str:
+        return f"--max-length {self.max_length}; raise it, up to the language model's positions"
 
     def groups(self) -> list[tuple[bool, int]]:
         """(has images, maximum length) of every record in use: batches are grouped by it."""

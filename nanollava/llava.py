@@ -129,8 +129,8 @@ class LLaVA(nn.Module):
         """
         embeds = self.embed(input_ids, pixel_values)
         if pixel_values is None:
-            # W takes part in text-only batches, too: all ranks must run the same backward pass, and
-            # with a frozen language model the loss would have no gradient at all.
+            # W takes part in text-only batches, too, with a gradient of zero: the loss depends on
+            # the same parameters in every batch.
             embeds = embeds + 0.0 * sum(p.sum() for p in self.multi_modal_projector.parameters())
         return self.labelled_loss(self.language_model.model(embeds), labels)
 

@@ -473,7 +473,7 @@ def check_decoder(backend: Backend, file: Path) -> None:
 def check_added_ids(values: dict, file: Path, backend: Backend) -> None:
     """A ConfigError if the library gives an added token another id than tokenizer.json.
 
-    It numbers them in order, so that it closes gaps between the ids without a word.
+    It numbers them in order, so that it silently closes gaps between the ids.
     """
     for token in values.get("added_tokens") or []:
         new_id = backend.token_to_id(token["content"])

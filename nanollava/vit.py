@@ -109,7 +109,7 @@ class CLIPVisionEmbeddings(nn.Module):
             raise ValueError(f"pixel_values {shape}: this tower takes (images, 3, {size}, {size})")
         patches = self.patch_embedding(pixel_values)  # (N, D, grid, grid)
         patches = patches.flatten(2).transpose(1, 2)  # (N, P, D)
-        class_token = self.class_embedding.to(patches.dtype)  # they differ under autocast
+        class_token = self.class_embedding.to(patches.dtype)  # autocast converts the patches only
         class_token = class_token.expand(len(patches), 1, -1)  # (N, 1, D)
         tokens = torch.cat([class_token, patches], dim=1)  # (N, 1 + P, D)
         return tokens + self.position_embedding.weight
@@ -126,7 +126,7 @@ class CLIPEncoder(nn.Module):
 class CLIPVisionTransformer(nn.Module):
     """The tower without CLIP's final projection.
 
-    LLaVA reads the patches (`features`), CLIP's contrastive loss the class token (`forward`).
+    LLaVA reads the patches (`features`). `forward` is CLIP's own output, of the class token.
     """
 
     def __init__(self, config: VisionConfig):

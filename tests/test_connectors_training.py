@@ -203,6 +203,9 @@ def refused(capsys, world: Path, script: str, *flags) -> str:
         (["--projector=resampler", "--image-tokens=600"], "an image takes 600 tokens"),
         (["--projector=resampler", "--max-length=4"], "an image takes 4 tokens"),
         (["--projector=qformer", "--connector-width=100"], "a multiple of 64"),
+        (["--projector=qwen", "--connector-layers=4"], "qwen has no such size"),
+        (["--projector=resampler", "--sees=all"], "--sees all: resampler has no such size"),
+        (["--projector=gated_xattn", "--layers-per-block=9"], "would get no gated block"),
         (["--projector=minigpt4"], "give the result of train_qformer with --qformer"),
         (["--projector=qwen", "--qformer=none"], "a Q-Former's weights are for a new qformer"),
         (["--projector=qformer", "--qformer=none"], "no qformer.safetensors in it"),
@@ -251,6 +254,10 @@ def test_captions_of_several_images(world, capsys):
         (["--recipe=v1"], "--recipe: not for train_qformer"),
         (["--projector=linear"], "this trains a new qformer"),
         (["--plan"], "--plan: not for train_qformer"),
+        (["--compile"], "--compile: not for train_qformer"),
+        (["--connector-width=100"], "a multiple of 64"),
+        (["--vision-layer=99"], "vision_feature_layer 99: the tower has"),
+        (["--max-length=2"], "--max-length 2: a caption has at least 3 tokens"),
     ],
 )
 def test_flags_of_the_other_scripts(world, capsys, flags, message):

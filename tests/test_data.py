@@ -205,9 +205,9 @@ BAD_RECORDS = {
     "{folder}/data.json: not a readable image (cannot identify image file '{folder}/data.json')": (
         GOOD | {"image": "data.json"}
     ),
-    "an image extends beyond --max-length 100; raise it": GOOD
+    "an image extends beyond --max-length 100; raise it, up to the language model's positions": GOOD
     | {"conversations": [human("Hi " * 99), ANSWER, human("<image>"), ANSWER]},
-    "no answer begins within --max-length 100; raise it": GOOD
+    "no answer begins within --max-length 100; raise it, up to the language model's positions": GOOD
     | {"conversations": [human("<image>" + "Hi " * 99), ANSWER]},
 }
 

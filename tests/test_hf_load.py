@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from nanollava import LLaVA
 from nanollava.config import LlamaConfig, VisionConfig
 from nanollava.errors import ConfigError, UserError
-from nanollava.hf.load import uninitialized
+from nanollava.hf.load import read_vision_config, uninitialized
 from nanollava.hf.names import CLIP_VISION, LLAMA, WeightsError
 from nanollava.llama import Llama
 from nanollava.vit import CLIPVisionTransformer
@@ -79,6 +79,12 @@ def set_tower_name(path, name) -> None:
 def test_heads_of_openais_towers_are_known(original, name):
     set_tower_name(original, name)
     assert LLaVA.from_pretrained(original).config.vision_config.num_attention_heads == 2
+
+
+def test_a_model_that_names_itself_as_its_tower(original):
+    set_tower_name(original, str(original))
+    with pytest.raises(UserError, match="is this directory itself"):
+        read_vision_config(original)
 
 
 @pytest.mark.parametrize("name", ["laion/CLIP-ViT-H-14", "my-tower", None, 5])

@@ -58,10 +58,12 @@ def test_a_new_run_drops_all_steps(path):
 
 def test_a_step_is_one_line_and_the_seconds_go_on(path, monkeypatch):
     monkeypatch.setattr(metrics, "matmul_rate", lambda device, dtype: 1e12)  # FLOP/s
-    monkeypatch.setattr(metrics.time, "perf_counter", iter([100.0, 102.0]).__next__)
+    monkeypatch.setattr(metrics.time, "perf_counter", iter([90.0, 100.0, 102.0]).__next__)
     config = TrainConfig(out=str(path.parent))
     with metrics.Metrics(config, CPU, first_step=2, steps=9) as log:
         counts = Counts(label_tokens=3, tokens=50, images=2, flops=1e12)
+        log.begin_step()  # 10 seconds of a checkpoint are not part of it
+        log.end_step()
         log.log(2, loss=0.5, lr=0.1, grad_norm=2.0, counts=counts, evaluation={"score": 0.25})
     entry = json.loads(path.read_text().splitlines()[-1])
     assert entry.pop("memory") > 1e6

@@ -1,10 +1,12 @@
 """The plan's figures, compared with real modules, measured bytes and counted operations."""
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
 import torch.distributed as dist
+from checkpoint_layouts import reference_model, write_original_and_clip
 from torch.utils.flop_counter import FlopCounterMode
 
 from nanollava.config import LlamaConfig, LlavaConfig, VisionConfig
@@ -164,3 +166,17 @@ def test_traffic():
     trained = n["language_model."] + n["multi_modal_projector."]
     per_round = (2 * trained + 2 * 32 * n["block"] + 4 * trained) / 2
     assert figures(2)["GB sent"] * 1e9 == pytest.approx(16 * per_round)
+
+
+def test_a_finished_original_without_a_layer_in_its_config(tmp_path):
+    """null is the default, as when the model is loaded."""
+    path, clip = write_original_and_clip(reference_model("gelu"), tmp_path)
+    values = json.loads((path / "config.json").read_text())
+    values |= {"mm_vision_tower": str(clip), "mm_vision_select_layer": None}
+    (path / "config.json").write_text(json.dumps(values))
+    config = plan.planned_model(TrainConfig(model=str(path)))
+    assert config.vision_feature_layer == -2
+
+
+def test_a_plan_for_no_step_reads_no_sample():
+    assert plan.planned_samples(TrainConfig(max_steps=0, samples=100)) == 0

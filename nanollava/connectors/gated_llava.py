@@ -141,7 +141,7 @@ class GatedLLaVA(LLaVA):
     def no_images(self, like: torch.Tensor) -> torch.Tensor:
         """Latents (B, 1, L, vision_width) that no position sees.
 
-        They depend on the resampler, because all ranks must run the same backward pass.
+        They depend on the resampler, with a gradient of zero, as W does in `LLaVA.loss`.
         """
         resampler = self.multi_modal_projector.resampler
         zero = 0.0 * sum(parameter.sum() for parameter in resampler.parameters())

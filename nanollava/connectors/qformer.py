@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..config import QFORMER_HEAD_WIDTH
 from ..projector import Connector
 
 NORM_EPS = 1e-12  # BERT's
 INIT_STD = 0.02  # BERT's
-HEAD_WIDTH = 64
 CROSS_ATTENTION_EVERY = 2  # layers
 
 
@@ -161,4 +161,4 @@ def initialize(module: nn.Module) -> None:
 
 def split_heads(x: torch.Tensor) -> torch.Tensor:
     """(N, T, heads * E) -> (N, heads, T, E)."""
-    return x.unflatten(-1, (-1, HEAD_WIDTH)).transpose(1, 2)
+    return x.unflatten(-1, (-1, QFORMER_HEAD_WIDTH)).transpose(1, 2)

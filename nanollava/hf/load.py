@@ -258,6 +258,11 @@ def read_vision_config(path: str | Path) -> VisionConfig:
     if "mm_vision_tower" in values:  # an original LLaVA holds the tower without a config
         named = values["mm_vision_tower"]
         if isinstance(named, str) and (Path(named) / "config.json").is_file():
+            if Path(named).resolve() == Path(path).resolve():
+                raise ConfigError(
+                    f"{file}: mm_vision_tower = {short(named)} is this directory itself; expected "
+                    "the directory of a CLIP"
+                )
             return read_vision_config(named)  # the tower before it was trained
         check_is_openai_tower(named, str(file))
         return vision_config_from_shapes(shapes(path), str(path))

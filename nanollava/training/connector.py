@@ -6,7 +6,16 @@ from pathlib import Path
 
 from torch import nn
 
-from ..config import CONNECTORS, PROJECTORS, ConnectorConfig, LlavaConfig, VisionConfig
+from ..config import (
+    CONNECTORS,
+    LLM,
+    PROJECTOR,
+    PROJECTORS,
+    QFORMER_HEAD_WIDTH,
+    ConnectorConfig,
+    LlavaConfig,
+    VisionConfig,
+)
 from ..errors import UserError
 from ..files import read_json, shipped
 from ..flags import flag_name
@@ -17,8 +26,6 @@ from ..hf.names import Layout, WeightsError
 from ..llava import LLaVA, new_or_saved_projector
 from .arguments import CONNECTOR_FLAGS, TrainConfig
 
-PROJECTOR = "multi_modal_projector."
-LLM = "language_model."
 QFORMER_FILE = "qformer.safetensors"  # what train_qformer writes, beside connector.json
 
 
@@ -38,10 +45,18 @@ PUBLISHED = {
     "abstractor": Published(patches_per_token=4, num_layers=6),  # 64 queries
     "qwen": Published(patches_per_token=4, num_layers=1),  # 256 queries for 1,024 patches
 }
+# The flags that give a connector's sizes.
+SIZES = {
+    "resampler": ("image_tokens", "connector_layers"),
+    "gated_xattn": ("image_tokens", "connector_layers", "layers_per_block", "sees"),
+    "qformer": ("image_tokens", "connector_layers", "connector_width"),
+    "minigpt4": ("image_tokens", "connector_layers", "connector_width"),
+    "abstractor": ("image_tokens", "connector_layers"),
+    "qwen": ("image_tokens",),
+}
 TOWER_LAYERS = 24
 TOWER_WIDTH = 1024
 QFORMER_WIDTH = 768
-HEAD_WIDTH = 64  # of a Q-Former
 
 # What a LLaVA's connector takes from a Q-Former that stage 1 trained, and what stays behind.
 QFORMER = Layout(
@@ -64,28 +79,32 @@ def planned_connector(
 ) -> tuple[str, ConnectorConfig | None]:
     """One of PROJECTORS or CONNECTORS, and its sizes: new ones, or those of --projector DIR."""
     check_qformer_flag(config)
-    kind = config.projector
-    if kind in PROJECTORS:
+    projector = config.projector  # a name, or a directory
+    if projector in PROJECTORS:
         check_has_no_sizes(config, vision)
-        return kind, None
-    if (shipped(kind) / QFORMER_FILE).is_file():
-        raise UserError(
-            f"--projector {kind}: a Q-Former that no language model has been joined to; give "
-            f"--projector qformer --qformer {kind}"
-        )
-    if kind not in CONNECTORS:
-        kind, sizes = new_or_saved_projector(shipped(kind))
-        check_saved_sizes(config, kind, sizes, vision)
-        return kind, sizes
-    if config.qformer is not None:
+        return projector, None
+    if projector in CONNECTORS and config.qformer is None:
+        return projector, new_sizes(config, projector, vision)
+    if projector in CONNECTORS:
+        kind = projector
         sizes = read_qformer_sizes(config.qformer)
-        check_saved_sizes(config, kind, sizes, vision)
-        return kind, sizes
-    return kind, new_sizes(config, kind, vision)
+    elif (shipped(projector) / QFORMER_FILE).is_file():
+        raise UserError(
+            f"--projector {projector}: a Q-Former that no language model has been joined to; give "
+            f"--projector qformer --qformer {projector}"
+        )
+    else:
+        kind, sizes = new_or_saved_projector(shipped(projector))
+    check_saved_sizes(config, kind, sizes, vision)
+    return kind, sizes
 
 
 def new_sizes(config: TrainConfig, kind: str, vision: VisionConfig) -> ConnectorConfig:
     """The sizes that flags give. The others are as published, in proportion to the tower."""
+    for name in CONNECTOR_FLAGS:
+        value = getattr(config, name)
+        if value is not None and name not in SIZES[kind]:
+            raise UserError(f"{flag_name(name)} {value}: {kind} has no such size; omit it")
     published = PUBLISHED[kind]
     tower_layers = vision.num_hidden_layers
     num_queries = max(1, vision.num_patches // published.patches_per_token)
@@ -100,8 +119,8 @@ def new_sizes(config: TrainConfig, kind: str, vision: VisionConfig) -> Connector
         num_layers = max(1, round(published.num_layers * tower_layers / TOWER_LAYERS))
     hidden_size = config.connector_width
     if hidden_size is None:
-        heads = round(QFORMER_WIDTH * vision.hidden_size / TOWER_WIDTH / HEAD_WIDTH)
-        hidden_size = max(1, heads) * HEAD_WIDTH
+        heads = round(QFORMER_WIDTH * vision.hidden_size / TOWER_WIDTH / QFORMER_HEAD_WIDTH)
+        hidden_size = max(1, heads) * QFORMER_HEAD_WIDTH
     return ConnectorConfig(
         num_queries,
         num_layers,
@@ -112,7 +131,7 @@ def new_sizes(config: TrainConfig, kind: str, vision: VisionConfig) -> Connector
 
 
 def check_qformer_flag(config: TrainConfig) -> None:
-    """A UserError if --qformer is missing where it is needed, or given where it has no sense."""
+    """A UserError if --qformer is missing where it is needed, or given where it makes no sense."""
     kind = config.projector
     if kind == "minigpt4" and config.qformer is None:
         raise UserError(
@@ -159,10 +178,10 @@ def check_saved_sizes(
         saved["sees"] = sizes.sees
     for name in CONNECTOR_FLAGS:
         value = getattr(config, name)
-        if value is not None and value != saved.get(name):
-            raise UserError(
-                f"{flag_name(name)} {value}: the {kind} in {source} has {saved.get(name)}; omit it"
-            )
+        if value is None or value == saved.get(name):
+            continue
+        has = saved.get(name, "no such size")
+        raise UserError(f"{flag_name(name)} {value}: the {kind} in {source} has {has}; omit it")
 
 
 def check_token_budget(config: TrainConfig, model_config: LlavaConfig) -> None:

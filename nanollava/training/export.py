@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from ..config import PROJECTOR
 from ..device import DTYPES
 from ..errors import UserError
 from ..export import save_llava
@@ -25,8 +26,6 @@ from ..tokenizer import Tokenizer
 from .arguments import TrainConfig
 from .distributed import full_state, matching_prefix, write_on_rank_0
 from .resume import list_checkpoints
-
-PROJECTOR = "multi_modal_projector."
 
 
 def export_w(config: TrainConfig, model: LLaVA, frozen: dict[str, torch.Tensor]) -> Path:
@@ -78,10 +77,9 @@ def export_llava(
 def frozen_state(
     model: LLaVA, trainable: dict[str, bool], prefix: str = ""
 ) -> dict[str, torch.Tensor]:
-    """The frozen weights as they are in the files, on rank 0. Call it before sharding.
+    """The frozen weights whose names begin with `prefix`, as they are in the files, on rank 0.
 
-    Those whose names begin with `prefix`.
-
+    Call it before sharding.
     Sharding casts frozen weights to the compute dtype; the result gets them as they were.
     """
     if dist.get_rank() != 0:

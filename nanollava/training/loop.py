@@ -1,8 +1,8 @@
 """The training loop of both stages.
 
-It knows neither LLaVA nor its files. It needs a model with `loss(**batch) -> (loss_sum,
-num_labels)` and a data set of dicts with `labels`. The loop counts labels beforehand, on all ranks;
-evaluation uses the model's `num_labels`.
+It is model-agnostic: it needs a model with `loss(**batch) -> (loss_sum, num_labels)` and a data set
+of dicts with `labels`. The loop counts labels beforehand, on all ranks; evaluation uses the model's
+`num_labels`.
 """
 
 import math
@@ -60,6 +60,7 @@ def train(
             check_finite(step, loss, grad_norm, config)
             optimizer.step()
             optimizer.zero_grad()
+            metrics.end_step()
 
             steps_done = step + 1
             stop_signal = None
@@ -70,6 +71,7 @@ def train(
             path = checkpoints.save_if_due(steps_done, steps, stop_signal, device)
             if stop_signal:
                 raise stopped(stop_signal, steps_done, steps, path)
+            metrics.begin_step()
 
 
 def evaluate_if_due(

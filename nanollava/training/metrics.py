@@ -45,7 +45,7 @@ class Metrics:
         self.peak = matmul_rate(device, pick_dtype(config.dtype, device))  # FLOP/s
         self.file = None
         self.board = None
-        self.seconds = 0.0  # training time, with that of the runs that this one resumes
+        self.seconds = 0.0  # of all steps, with those of the runs that this one resumes
         if self.is_writer:
             path = Path(config.out) / "metrics.jsonl"
             self.seconds = keep_lines_before(path, first_step)
@@ -60,7 +60,7 @@ class Metrics:
             bar_format=BAR_FORMAT,
             disable=not self.is_writer,
         )
-        self.last_step_end = time.perf_counter()
+        self.begin_step()
 
     def __enter__(self):
         return self
@@ -73,6 +73,14 @@ class Metrics:
             if self.board is not None:
                 self.board.close()
 
+    def begin_step(self) -> None:
+        self.step_start = time.perf_counter()
+
+    def end_step(self) -> None:
+        """Stops the clock: evaluation and checkpoints are not part of a step."""
+        self.step_seconds = time.perf_counter() - self.step_start
+        self.seconds += self.step_seconds
+
     def log(
         self,
         step: int,
@@ -83,15 +91,11 @@ class Metrics:
         evaluation: dict[str, float],
     ) -> None:
         """Report one step. `counts` and `loss` are of all ranks."""
-        now = time.perf_counter()
-        step_seconds = now - self.last_step_end
-        self.last_step_end = now
-        self.seconds += step_seconds
         if not self.is_writer:
             return
         # Model FLOPs utilization: the work that the step needs, per second and rank, as a fraction
         # of what one matrix product reaches on this device.
-        mfu = counts.flops / step_seconds / dist.get_world_size() / self.peak
+        mfu = counts.flops / self.step_seconds / dist.get_world_size() / self.peak
         memory = peak_memory(self.device)
         self.write(
             {
@@ -112,8 +116,8 @@ class Metrics:
             "loss": loss,
             "lr": lr,
             "mfu": mfu,
-            "tokens/s": counts.tokens / step_seconds,
-            "images/s": counts.images / step_seconds,
+            "tokens/s": counts.tokens / self.step_seconds,
+            "images/s": counts.images / self.step_seconds,
             "GB": memory / 1e9,
             **evaluation,
         }

@@ -8,23 +8,28 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-from ..config import ConnectorConfig, LlamaConfig, LlavaConfig, VisionConfig
+from ..config import (
+    LLM,
+    PARTS,
+    PROJECTOR,
+    TOWER,
+    ConnectorConfig,
+    LlamaConfig,
+    LlavaConfig,
+    VisionConfig,
+)
 from ..connectors.costs import Flops, connector_flops, connector_parameters
 from ..data import read_records
 from ..errors import UserError
 from ..files import read_json, shipped
-from ..hf.config import parse_llama_config, parse_llava_config, parse_vision_config
+from ..hf.config import parse_llava_config
 from ..hf.files import projector_files, projector_kind
-from ..hf.load import read_vision_config
+from ..hf.load import read_llama_config, read_vision_config
 from ..hf.original import original_tower
+from ..schema import optional
 from ..tokenizer import Tokenizer
 from .arguments import TrainConfig, micro_batch_size
 from .connector import planned_connector
-
-TOWER = "vision_tower."
-PROJECTOR = "multi_modal_projector."
-LLM = "language_model."
-PARTS = (TOWER, PROJECTOR, LLM)
 
 BF16 = 2  # bytes
 FP32 = 4  # bytes
@@ -360,8 +365,7 @@ def planned_model(config: TrainConfig) -> LlavaConfig:
     """The config of the LLaVA that a training script would build."""
     if config.model is not None:
         return finished_model(shipped(config.model))
-    values = read_json(shipped(config.vision) / "config.json")
-    vision = parse_vision_config(values.get("vision_config", values), config.vision)
+    vision = read_vision_config(shipped(config.vision))
     projector, connector = planned_connector(config, vision)
     llm = shipped(config.llm)
     return joined_model(vision, llm, projector, config.vision_layer, connector)
@@ -374,7 +378,9 @@ def finished_model(path: Path) -> LlavaConfig:
         return parse_llava_config(values, f"{path}/config.json")
     vision = read_vision_config(original_tower(path, values, vision=None))
     projector = projector_kind(projector_files(path))
-    return joined_model(vision, path, projector, values.get("mm_vision_select_layer", -2))
+    where = f"{path}/config.json"
+    layer = optional(values, "mm_vision_select_layer", int, where, default=-2)
+    return joined_model(vision, path, projector, layer)
 
 
 def joined_model(
@@ -385,9 +391,8 @@ def joined_model(
     connector: ConnectorConfig | None = None,
 ) -> LlavaConfig:
     """The config of the LLaVA that LLaVA.compose makes of a tower and a language model."""
-    text = parse_llama_config(read_json(llm / "config.json"), f"{llm}/config.json")
-    image_token_id = Tokenizer.from_pretrained(llm).image_token_id
-    if image_token_id is None or image_token_id == text.vocab_size:
+    text = read_llama_config(llm)
+    if Tokenizer.from_pretrained(llm).image_token_id == text.vocab_size:
         # LLaVA.compose adds an image token and pads the vocabulary to a multiple of 64.
         text = replace(text, vocab_size=(text.vocab_size // 64 + 1) * 64)
     return LlavaConfig(
@@ -402,7 +407,7 @@ def joined_model(
 
 def planned_samples(config: TrainConfig) -> int:
     """Samples that the whole training reads."""
-    if config.max_steps:
+    if config.max_steps is not None:
         return config.max_steps * config.batch
     samples = config.samples
     if samples is None:

@@ -5,12 +5,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..config import IGNORE_INDEX, ConnectorConfig
+from ..config import IGNORE_INDEX, ConnectorConfig, check_feature_layer, check_qformer_width
 from ..connectors.qformer_objectives import MAX_TEXT, QFormerPretraining
 from ..data import InstructionData, image_names
 from ..device import DTYPES
 from ..errors import UserError
 from ..files import shipped
+from ..flags import flag_name
 from ..hf.connector import write_connector
 from ..hf.files import save_projector
 from ..hf.load import read_vision_config
@@ -25,6 +26,7 @@ from .distributed import full_state
 from .export import check_is_finite, export_errors, write_result
 
 PRETRAINING = "pretraining."
+MIN_TEXT = 3  # <s>, one token of the caption, </s>
 
 
 class QFormerStage1(nn.Module):
@@ -86,7 +88,10 @@ def build_stage_1(config: TrainConfig) -> tuple[QFormerStage1, ConnectorConfig, 
     check_is_directory("--vision", config.vision)
     check_is_directory("--llm", config.llm)
     vision = shipped(config.vision)
-    sizes = new_sizes(config, "qformer", read_vision_config(vision))
+    vision_config = read_vision_config(vision)
+    check_feature_layer(config.vision_layer, vision_config)
+    sizes = new_sizes(config, "qformer", vision_config)
+    check_qformer_width(sizes.hidden_size)
     vision_tower = CLIPVisionTransformer.from_pretrained(vision)
     tokenizer = Tokenizer.from_pretrained(shipped(config.llm))
     pretraining = QFormerPretraining(
@@ -118,10 +123,18 @@ def load_captions(
 
 
 def check_flags(config: TrainConfig) -> None:
-    """A UserError for flags that belong to the other scripts."""
-    for flag in ("model", "recipe", "qformer"):
-        if getattr(config, flag) is not None:
-            raise UserError(f"--{flag}: not for train_qformer; omit it")
+    """A UserError for flags that belong to the other scripts, or have no effect here."""
+    for name in ("model", "recipe", "qformer"):
+        if getattr(config, name) is not None:
+            raise UserError(f"{flag_name(name)}: not for train_qformer; omit it")
+    for name in ("freeze_llm", "compile", "checkpoint_activations"):
+        if getattr(config, name):
+            raise UserError(f"{flag_name(name)}: not for train_qformer; omit it")
+    if min(config.max_length, MAX_TEXT) < MIN_TEXT:
+        raise UserError(
+            f"--max-length {config.max_length}: a caption has at least {MIN_TEXT} tokens, with its "
+            "begin and its end"
+        )
     if config.projector != "qformer":
         raise UserError(f"--projector {config.projector}: this trains a new qformer; omit it")
     if config.toyland_scenes or config.plan:

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ...assistant import load
+from ...config import QFORMER_HEAD_WIDTH
 from ...connectors import abstractor, qformer, qwen, resampler
 from ...connectors.gated_xattn import image_mask
 from ...connectors.qformer_objectives import captioning_mask, matching_mask
@@ -177,7 +178,7 @@ def heads_of(module: nn.Module) -> int:
     if isinstance(module, resampler.ResamplerAttention):
         return resampler.HEADS
     if isinstance(module, qformer.Attention):
-        return module.q_proj.out_features // qformer.HEAD_WIDTH
+        return module.q_proj.out_features // QFORMER_HEAD_WIDTH
     return module.heads
 
 
