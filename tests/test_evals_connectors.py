@@ -3,6 +3,7 @@
 import io
 import json
 import runpy
+import subprocess
 import sys
 from contextlib import redirect_stdout
 from dataclasses import replace
@@ -40,7 +41,7 @@ def run_in_this_process(command: list[str], **options) -> SimpleNamespace:
         finally:
             if dist.is_initialized():
                 dist.destroy_process_group()
-    return SimpleNamespace(returncode=0, stderr="")
+    return SimpleNamespace(returncode=0, stdout="", stderr="")
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def compared(tmp_path_factory):
     outputs = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", argv)
-        patch.setattr(runs.subprocess, "run", run_in_this_process)
+        patch.setattr(subprocess, "run", run_in_this_process)
         patch.setattr(runs.natural_score, "replies", lambda *parts: [])  # its answers are long
         patch.setattr(runs.natural_score, "summarize", lambda answered: {"overall": 0.25})
         for _ in range(2):
@@ -70,7 +71,7 @@ def compared(tmp_path_factory):
             with redirect_stdout(output):
                 program.main()
             outputs.append(output.getvalue())
-            patch.setattr(runs.subprocess, "run", None)  # the rerun must not train
+            patch.setattr(subprocess, "run", None)  # the rerun must not train
     return path / "out", outputs
 
 
@@ -135,7 +136,7 @@ def test_a_row_that_does_not_exist():
 
 def test_a_training_that_fails_is_one_line(tmp_path, monkeypatch):
     failed = SimpleNamespace(returncode=2, stderr="a warning\nerror: no such file\n")
-    monkeypatch.setattr(runs.subprocess, "run", lambda *command, **options: failed)
+    monkeypatch.setattr(subprocess, "run", lambda *command, **options: failed)
     with pytest.raises(UserError, match=r"^train_align.py --out .*: error: no such file$"):
         runs.call(["train_align.py"], tmp_path, [])
 

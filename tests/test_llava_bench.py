@@ -1,6 +1,7 @@
 """LLaVA-Bench: scores read from reviews, relative scores, judges, files that do not fit."""
 
 import json
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -118,6 +119,20 @@ def test_a_rerun_keeps_the_answers_and_repeats_only_the_reviews(toyland_run, cal
     call(llava_bench, "--count", 3, "--out", toyland_run)
     assert read_rows(toyland_run / "reviews.jsonl") == reviews
     assert (toyland_run / "answers.jsonl").read_bytes() == answers
+
+
+@pytest.mark.parametrize("change", [{"vision": "checkpoints/toy-clip"}, {"dtype": "bf16"}])
+def test_answers_of_another_tower_or_dtype_do_not_count(change):
+    args = Namespace(
+        model="checkpoints/toy-llava",
+        vision=None,
+        template="v0",
+        max_new_tokens=8,
+        dtype="fp32",
+    )
+    job = ask.make_job(args, "What?", None)
+    assert job == ask.make_job(args, "What?", None)
+    assert job != ask.make_job(Namespace(**{**vars(args), **change}), "What?", None)
 
 
 def test_the_shipped_model_is_found_from_any_directory(tmp_path, call, monkeypatch):

@@ -154,6 +154,11 @@ def by_output(commands: list[list[str]], script: str) -> dict[str, list[str]]:
     return {Path(flag(c, "--out")).name: c for c in commands if c[0] == script}
 
 
+def test_quick_decides_the_other_flags(commands, call):
+    with pytest.raises(UserError, match="--quick and --seeds: --quick decides it"):
+        call(tables, "--quick", "--seeds", 2)
+
+
 def test_cells_that_differ_only_in_stage_2_share_stage_1(commands, flags, call):
     call(tables, *flags)
     aligned = ("full", "last layer", "middle layer", "smaller language model", "MLP projector")

@@ -47,15 +47,23 @@ def check_arguments(args: argparse.Namespace) -> None:
 def make_job(args: argparse.Namespace, question: str, image: str | None) -> dict:
     """Describe one question for the answers file.
 
-    The job includes the modification times of the model's files: answers of an older model in the
-    same directory do not count as answers of this one.
+    The job includes all that an answer depends on, also the modification times of the model's
+    files: answers of an older model in the same directory do not count as answers of this one.
     """
-    modified = []
-    for path in sorted(shipped(args.model).glob("*")):
-        if path.is_file():
-            modified.append((path.name, path.stat().st_mtime))
-    model = [args.model, modified, args.template, args.max_new_tokens]
+    model = [args.model, modification_times(args.model)]
+    if args.vision is not None:
+        model += [args.vision, modification_times(args.vision)]
+    model += [args.template, args.max_new_tokens, args.dtype]
     return {"prompt": question, "image": image, "model": model}
+
+
+def modification_times(folder: str) -> list[tuple[str, float]]:
+    """Name and time of every file of a directory."""
+    times = []
+    for path in sorted(shipped(folder).glob("*")):
+        if path.is_file():
+            times.append((path.name, path.stat().st_mtime))
+    return times
 
 
 def ask_model(

@@ -6,13 +6,10 @@ python -m nanollava.evals.tables --quick
 
 import argparse
 import json
-import os
 import random
 import re
 import shutil
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
@@ -24,7 +21,7 @@ import torch
 from ..data import read_records
 from ..errors import UserError, run
 from ..files import REPOSITORY, parse_object, read_json, shipped, write_text
-from ..flags import HelpFormatter, check_number, check_texts
+from ..flags import HelpFormatter, check_number, check_texts, flag_name
 from ..llama import Llama
 from ..schema import require
 from ..tokenizer import Tokenizer
@@ -33,6 +30,7 @@ from ..toyland.pretrain import fit
 from ..toyland.scenes import scenes
 from ..toyland.vicuna import dialogues, save_vicuna, text_backward
 from .answers import Rejected, Reply, collect
+from .program import run_program
 
 BENCH_COLUMNS = ("conv", "detail", "complex", "all")
 COLUMNS = (*BENCH_COLUMNS, "exact")
@@ -173,14 +171,7 @@ TABLES = (MIXTURES, LAYERS, STAGE_1, ORDER, SIZES, PROJECTORS)
 
 def call(*command) -> str:
     """Run `python COMMAND` on one thread and return what it prints."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    paths = [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
-    env["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)  # from any directory
-    argv = [sys.executable, *map(str, command)]
-    finished = subprocess.run(argv, capture_output=True, text=True, env=env)
-    if finished.returncode != 0:
-        raise UserError(f"{' '.join(argv[1:])}: {finished.stderr.strip()[-500:]}")
-    return finished.stdout
+    return run_program(*command, OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
 
 
 def make_smaller_llm(path: Path, steps: int) -> None:
@@ -441,6 +432,17 @@ def markdown(table: Table, scores: dict[str, dict], seeds: int) -> list[str]:
 # The program
 
 
+QUICK = {
+    "seeds": 1,
+    "steps": [60, 150],
+    "heal": 150,
+    "pictures": 20,
+    "scenes": 50,
+    "out": "out/tables-quick",
+    "doc": "out/tables-quick/tables.md",
+}
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m nanollava.evals.tables",
@@ -475,13 +477,10 @@ def parse_arguments() -> argparse.Namespace:
     )
     args = parser.parse_args()
     if args.quick:
-        args.seeds = 1
-        args.steps = [60, 150]
-        args.heal = 150
-        args.pictures = 20
-        args.scenes = 50
-        args.out = "out/tables-quick"
-        args.doc = "out/tables-quick/tables.md"
+        for name, value in QUICK.items():
+            if getattr(args, name) != parser.get_default(name):
+                raise UserError(f"--quick and {flag_name(name)}: --quick decides it; omit one")
+            setattr(args, name, value)
     check_texts(args, "out", "data", "doc")
     for name in ("seeds", "steps", "batch", "heal", "pictures", "parallel"):
         check_number(args, name, 1, MAX_COUNT)

@@ -4,9 +4,6 @@ A run is a directory. What is in it is not computed again, and the scripts thems
 their checkpoints, so the whole comparison can be stopped at any time.
 """
 
-import os
-import subprocess
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,6 +15,7 @@ from ...files import REPOSITORY, read_json, read_json_lines, write_json
 from ...toyland import natural_score
 from ...toyland.score import plain_score, score
 from ...training import plan
+from ..program import run_program
 from .data import two_image_score
 from .rows import Rate, Row
 
@@ -158,17 +156,9 @@ def is_largest(run: Run, settings: Settings) -> bool:
 
 
 def call(program: list[str], out: Path, flags: list[str]) -> None:
-    """Runs a training program, unless its result is there. A failure is a UserError."""
-    if (out / "MADE_BY.txt").is_file():
-        return
-    command = [sys.executable, *program, "--out", str(out), *flags]
-    paths = [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
-    python_path = os.pathsep.join(path for path in paths if path)  # from any directory
-    env = {**os.environ, "PYTHONPATH": python_path}
-    done = subprocess.run(command, capture_output=True, text=True, env=env)
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise UserError(f"{program[-1]} --out {out}: {lines[-1]}")
+    """Runs a training program, unless its result is there."""
+    if not (out / "MADE_BY.txt").is_file():
+        run_program(*program, "--out", out, *flags)
 
 
 def measure(run: Run, settings: Settings) -> dict:
