@@ -76,6 +76,7 @@ def test_pretrain_makes_both_starting_points(tmp_path, monkeypatch):
         (["natural", "--count", 0], "--count 0: expected at least 1 scenes"),
         (["natural", "--model", "missing"], "missing"),
         (["pretrain", "--pictures", 10], "--pictures 10"),
+        (["pretrain", "--captions-only", "--pictures", 64], "--pictures 64: expected at least 90"),
         (["pretrain", "--out", ""], "--out ''"),
         (["pretrain", "--out", __file__], "test_toyland_main.py"),  # before hours of training
         (["picture", "--out", ""], "--out ''"),

@@ -1,5 +1,6 @@
 """Toyland's natural questions: well-formed English, and judges that tell right from wrong."""
 
+import math
 import random
 import re
 from dataclasses import replace
@@ -419,6 +420,14 @@ def test_questions_of_the_grammar_are_not_scored():
     answered = [natural_score.Reply(question, "blue") for question in (natural_one, trained_one)]
     assert natural_score.wrong_answers(answered).count("\n") == 0
     assert [natural_score.is_scored(reply.question) for reply in answered] == [True, False]
+
+
+def test_a_share_of_no_questions_is_nan():
+    judge = partial(judges.names, attribute="color", values=["red"])
+    question = natural.Question("color", "What hue?", judge, "Red.", CAT_AND_DOG)
+    summary = natural_score.summarize([natural_score.Reply(question, "red")])
+    assert math.isnan(summary["descriptions"]["true"])
+    assert math.isnan(natural_score.summarize([])["overall"])
 
 
 def test_color_words_are_those_of_the_scenes():

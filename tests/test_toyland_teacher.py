@@ -33,6 +33,24 @@ def test_other_captions_are_an_error():
         read(["A man rides a horse."], [("cat", (0.1, 0.1, 0.2, 0.2))])
 
 
+CAPTION = "A red cat in front on the left, in the park on a sunny day."
+CAT = ("cat", (0.1, 0.6, 0.2, 0.9))
+
+
+@pytest.mark.parametrize(
+    "boxes, message",
+    [
+        ([], "0 boxes; expected 1 to 4"),
+        ([CAT] * 5, "5 boxes; expected 1 to 4"),
+        ([("person", CAT[1])], "no caption states the color of the person"),
+    ],
+)
+def test_boxes_of_other_images_are_an_error(boxes, message):
+    assert read([CAPTION], [CAT]).things[0].color == "red"
+    with pytest.raises(UserError, match=message):
+        read([CAPTION], boxes)
+
+
 def test_detailed_description_states_every_fact():
     for scene in scenes("test", 500):
         assert stated_facts(detail(scene)) == expected_facts(scene)

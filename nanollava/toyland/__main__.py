@@ -3,6 +3,7 @@ and `natural` ask a LLaVA questions, `picture` draws."""
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from ..assistant import load
@@ -12,7 +13,7 @@ from ..files import check_writable
 from ..flags import MAX_SEED, HelpFormatter, check_number, check_texts
 from ..image import save_image
 from . import data, natural_score
-from .clip import MIN_IMAGES, pretrain_clip
+from .clip import MIN_IMAGES, MIN_IMAGES_CAPTIONS_ONLY, pretrain_clip
 from .draw import MIN_SIZE, draw
 from .scenes import SPLITS, scenes
 from .score import score, table
@@ -32,7 +33,8 @@ def run_data(args: argparse.Namespace) -> None:
 
 
 def run_pretrain(args: argparse.Namespace) -> None:
-    check_number(args, "pictures", MIN_IMAGES, MAX_SCENES)
+    smallest = MIN_IMAGES_CAPTIONS_ONLY if args.captions_only else MIN_IMAGES
+    check_number(args, "pictures", smallest, MAX_SCENES)
     check_number(args, "scale", above=0, maximum=1000)
     device = pick_device(args.device)
     dtype = pick_dtype(args.dtype, device)
@@ -75,7 +77,8 @@ def run_natural(args: argparse.Namespace) -> None:
     )
     summary = natural_score.summarize(answered)
     if args.wrong:
-        print(natural_score.wrong_answers(answered))
+        output = sys.stderr if args.json else sys.stdout  # --json prints one object and no more
+        print(natural_score.wrong_answers(answered), file=output)
     if args.json:
         print(json.dumps(summary))
     else:

@@ -329,7 +329,10 @@ class ClipPhase:
 
 
 LR = 1e-3
-MIN_IMAGES = 4 * len(SKIES)  # one group of the first phase for every place and weather
+# One group of four for every place and weather in the first phase, which has all images with
+# regions and 5 / 7 of them with captions only.
+MIN_IMAGES = 4 * len(SKIES)
+MIN_IMAGES_CAPTIONS_ONLY = MIN_IMAGES * 7 // 5 + 1
 SHIFT = 3  # pixels; images are moved by up to so many in each direction
 
 

@@ -7,6 +7,7 @@ turns may depend on them, but not scored.
 
 import random
 from dataclasses import dataclass
+from math import nan
 from statistics import fmean
 
 from ..errors import exit_with
@@ -60,7 +61,8 @@ def is_scored(question: Question) -> bool:
 
 def summarize(answered: list[Reply]) -> dict:
     """`overall` and `types`: shares of right answers; `questions`: how many were scored by type;
-    `descriptions`: the mean shares of `true` among stated and of `stated` among true facts."""
+    `descriptions`: the mean shares of `true` among stated and of `stated` among true facts. A share
+    of no questions is nan."""
     right: dict[str, list[bool]] = {type: [] for type in TYPES}
     true_shares = []
     stated_shares = []
@@ -77,17 +79,21 @@ def summarize(answered: list[Reply]) -> dict:
     for results in right.values():
         every_answer += results
     return {
-        "overall": fmean(every_answer),
+        "overall": mean(every_answer),
         "types": {type: fmean(results) for type, results in right.items() if results},
         "questions": {type: len(results) for type, results in right.items()},
-        "descriptions": {"true": fmean(true_shares), "stated": fmean(stated_shares)},
+        "descriptions": {"true": mean(true_shares), "stated": mean(stated_shares)},
     }
+
+
+def mean(values: list) -> float:
+    return fmean(values) if values else nan
 
 
 def table(summary: dict) -> str:
     lines = [f"{'type':14} {'right':>7} {'scored':>7}   natural questions, %"]
     for type in TYPES:
-        share = 100 * summary["types"].get(type, float("nan"))
+        share = 100 * summary["types"].get(type, nan)
         lines.append(f"{type:14} {share:7.1f} {summary['questions'][type]:7}")
     total = sum(summary["questions"].values())
     lines.append(f"{'overall':14} {100 * summary['overall']:7.1f} {total:7}")

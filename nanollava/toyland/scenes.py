@@ -128,9 +128,12 @@ def near_first(thing: Thing) -> tuple[int, int]:
     return DISTANCES.index(thing.distance), SIDES.index(thing.side)
 
 
+MAX_THINGS = 4  # in one image
+
+
 def random_scene(rng: random.Random) -> Scene:
     """Any scene, of any split."""
-    count = rng.choices((1, 2, 3, 4), weights=(2, 4, 5, 3))[0]
+    count = rng.choices(range(1, MAX_THINGS + 1), weights=(2, 4, 5, 3))[0]
     slots = rng.sample(SLOTS, count)
     kinds = rng.sample(KINDS, count)
     if count > 1 and rng.random() < 0.35:

@@ -19,7 +19,18 @@ from .captions import (
     name_and_spot,
     with_article,
 )
-from .scenes import COLORS, DISTANCES, KINDS, PLACES, SIDES, WEATHERS, Scene, Thing, near_first
+from .scenes import (
+    COLORS,
+    DISTANCES,
+    KINDS,
+    MAX_THINGS,
+    PLACES,
+    SIDES,
+    WEATHERS,
+    Scene,
+    Thing,
+    near_first,
+)
 
 # "on the left" -> "left", and so on: the inverse of WORDS.
 NAMES = {words: name for name, words in WORDS.items()}
@@ -43,6 +54,9 @@ COUNT_IN_TEXT = re.compile(rf"(?:there is|there are|with) {any_of(NUMBERS)} thin
 # Reading captions and boxes
 
 
+READS_ONLY = "Toyland's teacher reads only Toyland's captions"
+
+
 def places_in(text: str) -> list[str]:
     return [place for place in PLACES if WORDS[place] in text]
 
@@ -58,18 +72,17 @@ def weathers_in(text: str) -> list[str]:
 def read(texts: list[str], kinds_and_boxes: list[tuple[str, tuple]]) -> Scene:
     """The facts that captions and boxes state.
 
-    Place, weather and colors come from the captions; kinds, sides and distances from the boxes. A
-    thing whose color no caption states has the color None. Raises UserError for captions that name
-    no place or weather of Toyland.
+    Place, weather and colors come from the captions; kinds, sides and distances from the boxes.
+    Raises UserError for captions and boxes that are not Toyland's.
     """
     text = " ".join(texts).lower()
     places = places_in(text)
     weathers = weathers_in(text)
     if not places or not weathers:
-        raise UserError(
-            "these captions name no place or no weather of Toyland; "
-            "Toyland's teacher reads only Toyland's captions"
-        )
+        raise UserError(f"these captions name no place or no weather of Toyland; {READS_ONLY}")
+    if not 1 <= len(kinds_and_boxes) <= MAX_THINGS:
+        count = len(kinds_and_boxes)
+        raise UserError(f"{count} boxes; expected 1 to {MAX_THINGS}; {READS_ONLY}")
     colors = {}  # of the things that the captions name, by kind, side and distance
     for color, kind, distance_words, side_words in THING_IN_CAPTION.findall(text):
         colors[kind, NAMES[side_words], NAMES[distance_words]] = color
@@ -80,6 +93,8 @@ def read(texts: list[str], kinds_and_boxes: list[tuple[str, tuple]]) -> Scene:
         side = SIDES[min(2, int(center * 3))]
         distance = "near" if y2 > 0.75 else "far"
         color = colors.get((kind, side, distance))
+        if color is None:
+            raise UserError(f"no caption states the color of the {kind}; {READS_ONLY}")
         things.append(Thing(kind, color, side, distance, tuple(box)))
     return Scene(places[0], weathers[0], tuple(things))
 

@@ -201,7 +201,8 @@ class Phase:
     name: str
     make_rows: Callable[[Lessons], list[Row]]  # the rows of one step
     max_steps: int
-    stop_at: float | None  # the mean probability of right tokens that ends it early
+    stop_at: float | None = None  # the mean probability of right tokens that ends it early
+    uses_plurals: bool = False
 
 
 PHASES = (
@@ -214,7 +215,7 @@ PHASES = (
     # By name or by side, in all scenes.
     Phase("by name or side", Lessons.by_name_or_side, 1500, stop_at=0.98),
     # Everything: whole answers, all types of questions, conversations.
-    Phase("dialogues", Lessons.everything, 2400, stop_at=None),
+    Phase("dialogues", Lessons.everything, 2400, uses_plurals=True),
 )
 
 
@@ -320,7 +321,7 @@ def train_vicuna(
     threads = ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=[threads_each])
 
     for phase in PHASES:
-        if phase.name == "dialogues":
+        if phase.uses_plurals:
             copy_singulars_to_plurals(model, tokenizer)
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01, fused=True
@@ -331,7 +332,15 @@ def train_vicuna(
             return text_backward(model, rows, threads, dtype, device), {}
 
         steps = max(1, round(phase.max_steps * scale))
-        fit(f"vicuna, {phase.name}", model, optimizer, steps, backward, 50, phase.stop_at)
+        fit(
+            f"vicuna, {phase.name}",
+            model,
+            optimizer,
+            steps,
+            backward,
+            warmup=50,
+            stop_at=phase.stop_at,
+        )
     return model.cpu().eval(), tokenizer
 
 
