@@ -21,7 +21,8 @@ from nanollava.device import DTYPES
 from nanollava.errors import UserError, run
 from nanollava.files import check_not_input, replacing, shipped
 from nanollava.flags import check_texts
-from nanollava.image import open_image, save_image
+from nanollava.image import format_of_name, open_image, save_image
+from nanollava.sampling import SamplingConfig
 
 DEFAULT_PROMPT = "Describe the picture in detail."
 COMMANDS = """/image PATH   another image, in a new dialogue
@@ -105,8 +106,22 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         raise UserError("--chat: --json and --attention show one answer; leave one of them out")
     if arguments.attention is not None:
         check_not_input("--attention", arguments.attention, arguments.image)
+        format_of_name(arguments.attention)  # errors come before the model is loaded
     if arguments.int8 and arguments.int4:
         raise UserError("--int8 and --int4: choose one of them")
+    SamplingConfig(**sampling_options(arguments))
+
+
+def sampling_options(arguments: argparse.Namespace) -> dict:
+    """The flags that are fields of SamplingConfig."""
+    return {
+        "max_new_tokens": arguments.max_new_tokens,
+        "temperature": arguments.temperature,
+        "top_p": arguments.top_p,
+        "top_k": arguments.top_k,
+        "repetition_penalty": arguments.repetition_penalty,
+        "seed": arguments.seed,
+    }
 
 
 def printable(text: str) -> str:
@@ -145,23 +160,13 @@ class Dialogue:
 
     def ask(self, question: str) -> Reply:
         """Prints the answer as it comes, and adds question and answer to the history."""
-        arguments = self.arguments
-        reply = self.assistant.stream(
-            self.images,
-            question,
-            self.history,
-            max_new_tokens=arguments.max_new_tokens,
-            temperature=arguments.temperature,
-            top_p=arguments.top_p,
-            top_k=arguments.top_k,
-            repetition_penalty=arguments.repetition_penalty,
-            seed=arguments.seed,
-        )
+        options = sampling_options(self.arguments)
+        reply = self.assistant.stream(self.images, question, self.history, **options)
         try:
             for text in reply:
                 self.show(text)
         except KeyboardInterrupt:
-            if not arguments.chat:
+            if not self.arguments.chat:
                 raise
             self.show(reply.finish("interrupted"))
         self.show("\n")

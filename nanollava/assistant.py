@@ -42,9 +42,12 @@ def load(
     `device` "auto" picks the first available of cuda, mps and cpu. `dtype` None is float32 on a CPU
     and float16 elsewhere, with `quantize` ("int8", "int4") bfloat16. `template` is the prompt form
     the model was trained with. `vision` is CLIP's directory, for an original LLaVA that only names
-    its tower. `compile` makes the first answer slow and the later ones faster.
+    its tower. `compile` makes the first answer of `ask` and `stream` slow and the later ones
+    faster; `batch` is not compiled.
     """
     path = shipped(path)
+    if vision is not None:
+        vision = shipped(vision)
     device = pick_device(device)
     if dtype is None:
         dtype = default_dtype(device, quantize)
@@ -121,15 +124,15 @@ class Assistant:
         self, requests: list[tuple[Images, str]], batch_size: int = 16, **options
     ) -> list[str]:
         """The answers to many (images, question) pairs, computed `batch_size` at a time."""
-        asked = []
+        prompts = []
         for images, question in requests:
             opened = open_images(images)
-            asked.append((opened, dialogue_turns(len(opened), question, [])))
+            prompts.append((opened, dialogue_turns(len(opened), question, [])))
         return answer(
             self.model,
             self.tokenizer,
             self.image_config,
-            asked,
+            prompts,
             self.template,
             batch_size,
             **options,

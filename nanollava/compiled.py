@@ -11,20 +11,20 @@ from .padding import LeftPadding
 class StaticKVCache:
     """A view of a `KVCache` for one compiled step: attention always gets all of its capacity.
 
-    `place` (1,) is a tensor, so that the compiled code does not depend on its value.
+    `slot` (1,) is a tensor, so that the compiled code does not depend on its value.
     """
 
-    def __init__(self, keys: list[torch.Tensor], values: list[torch.Tensor], place: torch.Tensor):
+    def __init__(self, keys: list[torch.Tensor], values: list[torch.Tensor], slot: torch.Tensor):
         self.keys = keys
         self.values = values
-        self.place = place
+        self.slot = slot
         self.length = 0  # unknown to the compiled code; mask and position are given instead
 
     def append(
         self, layer: int, k: torch.Tensor, v: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        keys = self.keys[layer].index_copy_(2, self.place, k)
-        values = self.values[layer].index_copy_(2, self.place, v)
+        keys = self.keys[layer].index_copy_(2, self.slot, k)
+        values = self.values[layer].index_copy_(2, self.slot, v)
         return keys, values
 
     def advance(self, tokens: int) -> None:
@@ -52,13 +52,13 @@ def compile_step(model, **options) -> Callable:
         write_products_as_sums()
 
     @torch.compile(dynamic=False, fullgraph=True, options=options)
-    def decode(ids, keys, values, place, padding_count):
+    def decode(ids, keys, values, slot, padding_count):
         S = keys[0].shape[2]
         slots = torch.arange(S, device=ids.device)
-        mask = (slots <= place) & (slots >= padding_count[:, None])  # (B, S)
-        position = place - padding_count[:, None]  # (B, 1)
+        mask = (slots <= slot) & (slots >= padding_count[:, None])  # (B, S)
+        position = slot - padding_count[:, None]  # (B, 1)
         embeds = llama.model.embed_tokens(ids[:, None])
-        kv_cache = StaticKVCache(keys, values, place)
+        kv_cache = StaticKVCache(keys, values, slot)
         hidden_states = llama.model(embeds, position, mask[:, None, None], kv_cache)
         return llama.lm_head(hidden_states[:, -1])
 
@@ -68,9 +68,9 @@ def compile_step(model, **options) -> Callable:
         if is_cuda:  # CUDA graphs copy every input that may move
             for tensor in (*kv_cache.keys, *kv_cache.values):
                 torch._dynamo.mark_static_address(tensor)
-        place = ids.new_full((1,), kv_cache.length)
+        slot = ids.new_full((1,), kv_cache.length)
         padding_count = ids.new_zeros(len(ids)) if padding is None else padding.count
-        logits = decode(ids, kv_cache.keys, kv_cache.values, place, padding_count)
+        logits = decode(ids, kv_cache.keys, kv_cache.values, slot, padding_count)
         kv_cache.advance(1)
         return logits
 

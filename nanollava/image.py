@@ -82,11 +82,17 @@ def turn_upright(image: Image.Image) -> Image.Image:
     return image.transpose(TURNS[orientation])
 
 
-def save_image(image: Image.Image, path: str) -> None:
-    """Writes an image in the format of its file name, all of it or nothing."""
+def format_of_name(path: str) -> str:
+    """Pillow's name of the format that a file name's extension means, or an ImageError."""
     image_format = Image.registered_extensions().get(Path(path).suffix.lower())
     if image_format is None:
         raise ImageError(f"{path}: this image cannot be written (unknown file extension)")
+    return image_format
+
+
+def save_image(image: Image.Image, path: str) -> None:
+    """Writes an image in the format of its file name, all of it or nothing."""
+    image_format = format_of_name(path)
     try:
         with replacing(Path(path)) as temporary:
             image.save(temporary, format=image_format, quality=92)

@@ -16,7 +16,7 @@ from .conversation import CHAT_TEMPLATES, IGNORE_INDEX, IMAGE, IMAGE_INDEX, TEMP
 from .errors import UserError, run
 from .files import check_not_input, shipped
 from .flags import check_texts
-from .image import ImageConfig, fit, open_image, save_image
+from .image import ImageConfig, fit, format_of_name, open_image, save_image
 from .llama import apply_rotary_emb, causal_mask, rope_cos_sin
 from .llava import LLaVA
 from .tokenizer import Tokenizer
@@ -207,9 +207,13 @@ def clean(text: str) -> str:
 
 def show_attention(arguments: argparse.Namespace) -> None:
     """Answers a question and writes the image of where the model looked."""
+    if arguments.texts:
+        words = " ".join(arguments.texts)
+        raise UserError(f"{words}: the question is given with --prompt")
     if not arguments.image:
         raise UserError("no image: give one with --image PATH")
     check_not_input("--out", arguments.out, arguments.image)
+    format_of_name(arguments.out)  # an error before the model is loaded
     if arguments.template not in CHAT_TEMPLATES:
         expected = ", ".join(CHAT_TEMPLATES)
         raise UserError(f"--template {arguments.template}: shows no question; expected {expected}")
@@ -234,7 +238,14 @@ def main() -> None:
     question = "Describe the picture in detail."
     add("view", choices=("mask", "attention"))
     add("texts", nargs="*", metavar="TEXT", help="mask: question, answer, question, answer ...")
-    add("--image", nargs="+", default=[], metavar="PATH", help="attention: one or several images")
+    add(
+        "--image",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="PATH",
+        help="attention: one or several images",
+    )
     add("--prompt", default=question, help="attention: the question (default: %(default)s)")
     add("--out", default="attention.png", help="attention: file to write (default: %(default)s)")
     add("--model", default="checkpoints/toy-llava", help="LLaVA directory (default: %(default)s)")

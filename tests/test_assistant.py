@@ -174,3 +174,17 @@ def test_shipped_checkpoints_are_found_from_any_directory(tmp_path, monkeypatch)
     image = os.path.abspath("cat.jpg")
     monkeypatch.chdir(tmp_path)
     assert load(TOY, device="cpu").ask(image, "What color is the cat?") == "purple"
+
+
+def test_a_shipped_tower_is_found_from_any_directory(tmp_path, monkeypatch):
+    loaded_with = []
+
+    def load_llava(path, device, dtype, vision, quantize):
+        loaded_with.append(vision)
+        raise UserError("enough")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("nanollava.assistant.load_llava", load_llava)
+    with pytest.raises(UserError, match="enough"):
+        load("checkpoints/toy-llava", vision="checkpoints/toy-clip")
+    assert (loaded_with[0] / "config.json").is_file()

@@ -312,6 +312,13 @@ def test_bad_flags(flags, message, monkeypatch, capsys):
     )
 
 
+@pytest.mark.parametrize("flags", [["--temperature", "-1"], ["--attention", "look.none"]])
+def test_bad_flags_are_found_before_the_model_is_loaded(flags, monkeypatch):
+    names = script(monkeypatch, *flags)
+    with pytest.raises(UserError):
+        names["parse_arguments"]()
+
+
 def test_bad_flags_from_outside():
     refused(run("sample.py", "--image", "cat.jpg", "--device", "abacus"), "--device abacus")
     refused(run("sample.py", "--image", "cat.jpg", "--top-k", "many"), "invalid int value")

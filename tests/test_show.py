@@ -174,3 +174,9 @@ def test_commands(tmp_path):
 def test_flags_that_would_do_harm_or_nothing(call, flags, message):
     with pytest.raises(UserError, match=message):
         call(show, "attention", "--image", "cat.jpg", *flags)
+
+
+def test_a_question_without_its_flag_is_an_error(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["show", "attention", "What?", "--image", "cat.jpg"])
+    with pytest.raises(UserError, match="What.: the question is given with --prompt"):
+        show.main()
