@@ -1,4 +1,4 @@
-"""Load one sharded checkpoint with this package and with transformers, by turns.
+"""Load one sharded checkpoint with this package and with transformers, alternately.
 
 python -m benchmarks.loading --size 1        # gigabytes of fp16; also 4
 

@@ -1,6 +1,6 @@
 """Draws docs/stages.png: answers before stage 1, after it and after stage 2, and all loss curves.
 
-python docs/stages.py --runs out/align out/plain out/forms out/drills out/toy-llava
+python docs/stages.py --runs out/align-24k out/plain out/forms out/drills out/toy-llava
 """
 
 import argparse

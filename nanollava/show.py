@@ -95,7 +95,7 @@ def look(
 
     Shares of the image positions that sum to one, the mean over heads and `layers`. The default is
     the decoder's second quarter. In toy-llava's descriptions of validation scenes these layers
-    look most at the thing spoken of: for 20 of 42 color words the strongest patch lies in its box.
+    look most at the thing spoken of.
     """
     if not answer_ids:
         raise UserError("the answer is empty: there is no word to draw a panel for")
