@@ -67,7 +67,9 @@ def parse_arguments() -> argparse.Namespace:
     add("--max-new-tokens", type=int, default=256, help="longest answer (default: %(default)s)")
     add("--seed", type=int, default=0, help="seed of the sampling (default: %(default)s)")
     add(
-        "--device", default="auto", help="auto (the first available of cuda, mps, cpu), or one of them"
+        "--device",
+        default="auto",
+        help="auto (the first available of cuda, mps, cpu), or one of them",
     )
     add(
         "--dtype",

@@ -191,7 +191,8 @@ class LLaVA(nn.Module):
             connector=connector,
             **read_special_ids(llm),
         )
-        if kind == str(projector):
+        is_new = str(projector) in PROJECTORS + CONNECTORS
+        if is_new:
             W = build_connector(config)
             W.to(device, torch.float32 if dtype is None else dtype)
         else:

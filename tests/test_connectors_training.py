@@ -171,6 +171,16 @@ def test_the_q_formers_stage_resumes_bit_by_bit(world, captions):
         assert torch.equal(tensor, expected[name]), name
 
 
+def test_the_q_formers_stage_does_not_resume_with_another_micro_batch(world, captions, capsys):
+    """It compares the samples of a micro-batch, so the loss would be another one."""
+    out = world / "refused"
+    shutil.copytree(world / CAPTIONS / "checkpoints", out / "checkpoints")
+    flags = ["--data", world / "data/align.json", "--connector-width", 64, "--save-steps", 1]
+    error = refused(capsys, world, TRAIN_QFORMER, *flags, "--micro-batch", 1)
+    shutil.rmtree(out)
+    assert "samples compared" in error
+
+
 @pytest.mark.parametrize("kind", ["linear", "gated_xattn", "abstractor"])
 def test_the_plan_says_tokens_and_parameters(world, kind):
     flags = ["--data", world / "data/align.json", "--projector", kind, "--gpus", 1, "--plan"]

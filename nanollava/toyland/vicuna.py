@@ -28,7 +28,7 @@ from ..tokenizer import Tokenizer
 from .captions import WORDS, captions, plural
 from .dialogues import dialogue
 from .plain import plain_instructions, plain_questions
-from .pretrain import VOCAB_SIZE, fit, make_tokenizer, pad, save
+from .pretrain import SPECIAL_TOKENS, VOCAB_SIZE, fit, make_tokenizer, pad, save
 from .scenes import KINDS, Scene, scenes
 from .teacher import detail, facts_from_captions
 
@@ -94,13 +94,14 @@ def copies(rng: random.Random, count: int, vocab_size: int, length: int = 48) ->
     Odd rows repeat the tokens forwards, which makes attention heads that find a token and read
     what follows it. Even rows repeat them backwards: what stands before it ("red" before "cat").
     """
+    ordinary_tokens = range(len(SPECIAL_TOKENS), vocab_size)
     all_words = []
     for _ in range(count):
-        all_words.append(rng.sample(range(3, vocab_size), rng.randint(8, length)))
+        all_words.append(rng.sample(ordinary_tokens, rng.randint(8, length)))
     rows = []
     for i, words in enumerate(all_words):
         second = words if i % 2 == 1 else words[::-1]
-        ids = [1, *words, *second]
+        ids = [SPECIAL_TOKENS.index("<s>"), *words, *second]
         # The first token of the copy shows the direction; it cannot be predicted.
         ignored = 1 + len(words) + 1
         labels = [IGNORE_INDEX] * ignored + ids[ignored:]
@@ -351,7 +352,7 @@ def save_vicuna(model: Llama, tokenizer: Tokenizer, path: Path) -> None:
         **llama_config_json(model.config),
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": 0,
+        "pad_token_id": SPECIAL_TOKENS.index("<unk>"),
     }
     save(model, config, LLAMA_LAYOUT, tokenizer, path)
 

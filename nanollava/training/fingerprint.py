@@ -14,7 +14,7 @@ from ..files import check_regular_file, read_json, shipped
 from ..hf.connector import CONNECTOR_FILE
 from ..hf.files import projector_files, shards
 from ..hf.original import original_tower
-from .arguments import TrainConfig
+from .arguments import TrainConfig, micro_batch_size
 from .connector import QFORMER_FILE
 from .distributed import merge_over_ranks, sum_over_ranks
 
@@ -37,6 +37,8 @@ def fingerprint(config: TrainConfig, model: nn.Module, data, device: torch.devic
     values["dtype"] = str(pick_dtype(config.dtype, device))  # "auto" may differ elsewhere
     values["trained parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     values["samples"] = len(data)
+    if getattr(model, "compares_samples", False):
+        values["samples compared"] = micro_batch_size(config, dist.get_world_size())
     if isinstance(data, InstructionData):
         values["crc32 of data"] = data.crc32
         values["crc32 of records in use"] = zlib.crc32(repr(data.rows).encode())

@@ -32,6 +32,9 @@ MIN_TEXT = 3  # <s>, one token of the caption, </s>
 class QFormerStage1(nn.Module):
     """A frozen vision tower, and the Q-Former that learns to read it."""
 
+    # Two of the losses compare the samples of a micro-batch, so the result depends on its size.
+    compares_samples = True
+
     def __init__(
         self, vision_tower: CLIPVisionTransformer, pretraining: QFormerPretraining, layer: int
     ):
