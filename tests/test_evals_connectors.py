@@ -121,12 +121,13 @@ def test_figures_are_drawn_from_the_runs(compared, monkeypatch, tmp_path):
         sys, "argv", ["program", "figures", "--out", str(out), "--to", str(tmp_path)]
     )
     program.main()
-    names = {path.name.split("-")[0] for path in tmp_path.glob("*.png")}
+    names = {path.name.split("-")[0] for path in tmp_path.glob("*.*")}
     assert names == {"qformer_masks.png", "image_masks.png", "gates", "queries"}
-    run = next(out.glob("gated_xattn-16/*/trained"))
-    for curve in figures.gates_of(run).values():
-        assert [step for step, _ in curve] == [1, 2]
-        assert all(value != 0 for _, value in curve)
+    curves, last_of_stage_1 = figures.gates_of(runs.largest_models(out)["gated_xattn-16"].parent)
+    assert last_of_stage_1 == 2
+    for curve in curves.values():
+        assert [step for step, _ in curve] == [0, 1, 2, 3, 4]
+        assert [value != 0 for _, value in curve] == [False, True, True, True, True]
 
 
 def test_a_row_that_does_not_exist():

@@ -109,9 +109,9 @@ def draw_figures(args: argparse.Namespace) -> None:
     figures.draw_image_masks(folder / "image_masks.png")
     for row, model in largest_models(out).items():
         if row.startswith("gated_xattn"):
-            figures.draw_gates(model, folder / f"gates-{row}.png")
+            figures.draw_gates(model.parent, folder / f"gates-{row}.png")
         if row not in ("linear", "mlp2x_gelu"):
-            figures.draw_queries(model, folder / f"queries-{row}.png")
+            figures.draw_queries(model, folder / f"queries-{row}.jpg")
     print(f"figures are in {folder}")
 
 

@@ -23,7 +23,7 @@ CELL = 18  # px, of a mask
 SEEN = "#2a6fbb"
 HIDDEN = "#e8e8e8"
 INK = "#222222"
-PANEL = 168  # px, of an image
+PANEL = 140  # px, of an image
 GAP = 12  # px
 LINES = ("#2a6fbb", "#c2571a", "#3b8f3b", "#8a4fb0", "#b03a5b", "#5f6b7a")
 
@@ -90,44 +90,71 @@ def draw_image_masks(path: Path) -> None:
     save_image(side_by_side(panels), path)
 
 
-def gates_of(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """(step, tanh(gate)) of every gate, from the checkpoints of a training."""
+def gates_of(run: Path) -> tuple[dict[str, list[tuple[int, float]]], int]:
+    """Curves (step, tanh(gate)) of every gate through both stages, and the last step of stage 1.
+
+    They come from the checkpoints of a run; the steps of stage 2 follow those of stage 1. A gate is
+    closed at step 0."""
     curves: dict[str, list[tuple[int, float]]] = {}
-    for checkpoint in sorted((run / "checkpoints").glob("step-????????")):
-        step = int(checkpoint.name.removeprefix("step-"))
-        for name, tensor in load_file(checkpoint / "rank-00000.safetensors").items():
-            if name.startswith("model.") and name.endswith("_gate"):
-                short = name.removeprefix("model.multi_modal_projector.blocks.")
-                curves.setdefault(short, []).append((step, tensor.tanh().item()))
+    last_of_stage_1 = 0
+    for stage in ("align", "trained"):
+        for checkpoint in sorted((run / stage / "checkpoints").glob("step-????????")):
+            step = int(checkpoint.name.removeprefix("step-"))
+            if stage == "align":
+                last_of_stage_1 = step
+            else:
+                step += last_of_stage_1
+            for name, tensor in load_file(checkpoint / "rank-00000.safetensors").items():
+                if name.startswith("model.") and name.endswith("_gate"):
+                    short = name.removeprefix("model.multi_modal_projector.blocks.")
+                    curve = curves.setdefault(short, [(0, 0.0)])
+                    curve.append((step, tensor.tanh().item()))
     if not curves:
         raise UserError(f"{run}: no checkpoints with gates in it")
-    return curves
+    return curves, last_of_stage_1
 
 
 def draw_gates(run: Path, path: Path) -> None:
-    """The gates opening over the steps of a training."""
-    curves = gates_of(run)
-    width = 640
-    height = 320
+    """The gates opening over the steps of both stages: thick of attention, thin of feed-forward."""
+    curves, last_of_stage_1 = gates_of(run)
     points = [point for curve in curves.values() for point in curve]
     last_step = max(step for step, _ in points)
     largest = max(0.01, *(abs(value) for _, value in points))
-    sheet = Image.new("RGB", (width, height), "white")
+    left = 60  # px; the curves lie between left and right
+    right = 560
+    height = 320
+    middle = height / 2
+
+    def x_of(step: int) -> float:
+        return left + (right - left) * step / last_step
+
+    def y_of(value: float) -> float:
+        return middle - (middle - 2 * GAP) * value / largest
+
+    sheet = Image.new("RGB", (right + 160, height), "white")
     pen = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(12)
-    middle = height / 2
-    pen.line((GAP, middle, width - GAP, middle), fill=HIDDEN)
-    pen.text((GAP, 2), f"tanh(gate), from {-largest:.3f} to {largest:.3f}", INK, font)
-    pen.text((width - 110, height - 16), f"step {last_step}", INK, font)
-    for i, (name, curve) in enumerate(curves.items()):
-        color = LINES[i % len(LINES)]
-        line = [(GAP, middle)]  # closed at step 0
-        for step, value in curve:
-            x = GAP + (width - 2 * GAP) * step / last_step
-            y = middle - (middle - 2 * GAP) * value / largest
-            line.append((x, y))
-        pen.line(line, fill=color, width=2)
-        pen.text((GAP, 18 + 13 * i), name, color, font)
+    for value in (-largest, 0, largest):
+        pen.line((left, y_of(value), right, y_of(value)), fill=HIDDEN)
+        pen.text((left - 6, y_of(value)), f"{value:.2f}", INK, font, anchor="rm")
+    pen.line((x_of(last_of_stage_1), 0, x_of(last_of_stage_1), height), fill=HIDDEN, width=2)
+    pen.text((left, height - 4), "stage 1", INK, font, anchor="lb")
+    pen.text((x_of(last_of_stage_1) + 4, height - 4), "stage 2", INK, font, anchor="lb")
+    pen.text((right, height - 4), f"step {last_step}", INK, font, anchor="rb")
+    pen.text((left, 2), "tanh(gate)", INK, font)
+    for name, curve in curves.items():
+        block, kind = name.split(".")
+        color = LINES[int(block) % len(LINES)]
+        y = 20 + 34 * int(block)  # in the legend
+        width = 3
+        if kind == "feed_forward_gate":
+            y += 16
+            width = 1
+        line = [(x_of(step), y_of(value)) for step, value in curve]
+        pen.line(line, fill=color, width=width)
+        pen.line((right + 14, y, right + 40, y), fill=color, width=width)
+        label = kind.removesuffix("_gate").replace("_", "-")
+        pen.text((right + 46, y), f"{block}: {label}", INK, font, anchor="lm")
     save_image(sheet, path)
 
 
@@ -182,8 +209,8 @@ def heads_of(module: nn.Module) -> int:
     return module.heads
 
 
-def draw_queries(model_path: Path, path: Path, scene: int = 0, num_queries: int = 6) -> None:
-    """Where the first queries of a trained connector look in a Toyland scene."""
+def draw_queries(model_path: Path, path: Path, scene: int = 4, num_queries: int = 6) -> None:
+    """A Toyland scene, and where the first queries of a trained connector look in it."""
     assistant = load(model_path, device="cpu", dtype="fp32")
     facts = list(scenes("test", scene + 1, unseen=False))[-1]
     image = draw(facts, 200)
@@ -191,7 +218,7 @@ def draw_queries(model_path: Path, path: Path, scene: int = 0, num_queries: int 
     weights = query_attention(assistant.model, pixel_values)[:num_queries]
     grid = math.isqrt(weights.shape[1])
     square = fit(image, assistant.image_config.scaled(PANEL))
-    panels = []
+    panels = [square]
     for row in weights:
         light = (row / row.max()).sqrt().view(grid, grid) * 216 + 39
         shade = Image.fromarray(light.byte().numpy())

@@ -132,9 +132,6 @@ def train_stage_2(run: Run, settings: Settings, align: Path, out: Path) -> None:
     flags += ["--eval-steps", str(steps)]
     if run.language_model == "frozen":
         flags += ["--freeze-llm"]
-    if run.row.projector == "gated_xattn" and is_largest(run, settings):
-        every = max(1, steps // 20)  # the gates are read from the checkpoints
-        flags += ["--save-steps", str(every), "--keep", "1000"]
     call([str(REPOSITORY / "train_instruct.py")], out, flags)
 
 
@@ -143,7 +140,16 @@ def common_flags(run: Run, settings: Settings) -> list[str]:
         *("--vision", settings.vision, "--llm", settings.llm, "--batch", str(settings.batch)),
         *("--max-steps", str(steps_of(run, settings)), "--seed", str(run.seed)),
         *("--dtype", settings.dtype, "--save-dtype", "fp32"),
+        *checkpoint_flags(run, settings),
     ]
+
+
+def checkpoint_flags(run: Run, settings: Settings) -> list[str]:
+    """Checkpoints from which the gates are read: of each stage twenty."""
+    if run.row.projector != "gated_xattn" or not is_largest(run, settings):
+        return []
+    every = max(1, steps_of(run, settings) // 20)
+    return ["--save-steps", str(every), "--keep", "1000"]
 
 
 def steps_of(run: Run, settings: Settings) -> int:
