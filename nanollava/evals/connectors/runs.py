@@ -5,7 +5,9 @@ their checkpoints, so the whole comparison can be stopped at any time.
 """
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 from ...assistant import load
 from ...config import LlavaConfig
@@ -206,9 +208,15 @@ def costs(config: LlavaConfig, trained: Path, settings: Settings) -> dict:
         "connector_parameters": connector,
         "trained_parameters": plan.trained_parameters(config, STAGE_2),
         "flops": sum(plan.flops(config, STAGE_2, [tokens], 1, labels).values()),
-        "seconds": steps[-1]["seconds"] / samples,
+        "seconds": median_step(steps) / settings.batch,
         "tokens": tokens,
     }
+
+
+def median_step(steps: list[dict]) -> float:
+    """Seconds of a typical step, whatever else the machine did meanwhile."""
+    seconds_so_far = [0.0, *(step["seconds"] for step in steps)]
+    return median(later - earlier for earlier, later in pairwise(seconds_so_far))
 
 
 def all_results(out: Path) -> list[dict]:
