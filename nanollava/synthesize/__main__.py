@@ -23,7 +23,7 @@ from ..files import write_text
 from ..flags import HelpFormatter, check_number, check_texts
 from ..schema import LARGEST_INT
 from ..toyland.dialogues import instructions
-from ..toyland.teacher import read
+from ..toyland.teacher import check_colors, read
 from .prompts import DETAIL_QUESTIONS, KINDS, messages
 from .records import check_record, parse
 
@@ -90,6 +90,7 @@ def toyland_teacher(jobs: dict[str, dict]) -> Iterator[tuple[str, Reply]]:
     for name, job in jobs.items():
         try:
             facts = read(job["captions"], job["boxes"])
+            check_colors(facts)
         except UserError:
             problem = "Toyland's teacher reads only Toyland's captions; give --model"
             raise UserError(f"{name}: {problem}") from None

@@ -72,8 +72,9 @@ def weathers_in(text: str) -> list[str]:
 def read(texts: list[str], kinds_and_boxes: list[tuple[str, tuple]]) -> Scene:
     """The facts that captions and boxes state.
 
-    Place, weather and colors come from the captions; kinds, sides and distances from the boxes.
-    Raises UserError for captions and boxes that are not Toyland's.
+    Place, weather and colors come from the captions; kinds, sides and distances from the boxes. A
+    thing whose color no caption states has the color None (`check_colors`). Raises UserError for
+    captions that name no place or weather of Toyland, and for too many boxes.
     """
     text = " ".join(texts).lower()
     places = places_in(text)
@@ -93,10 +94,15 @@ def read(texts: list[str], kinds_and_boxes: list[tuple[str, tuple]]) -> Scene:
         side = SIDES[min(2, int(center * 3))]
         distance = "near" if y2 > 0.75 else "far"
         color = colors.get((kind, side, distance))
-        if color is None:
-            raise UserError(f"no caption states the color of the {kind}; {READS_ONLY}")
         things.append(Thing(kind, color, side, distance, tuple(box)))
     return Scene(places[0], weathers[0], tuple(things))
+
+
+def check_colors(facts: Scene) -> None:
+    """A UserError if the captions do not state the color of everything that has a box."""
+    for thing in facts.things:
+        if thing.color is None:
+            raise UserError(f"no caption states the color of the {thing.kind}; {READS_ONLY}")
 
 
 def facts_from_captions(scene: Scene, rng: random.Random) -> Scene:
