@@ -111,7 +111,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         format_of_name(arguments.attention)  # errors come before the model is loaded
     if arguments.int8 and arguments.int4:
         raise UserError("--int8 and --int4: choose one of them")
-    SamplingConfig(**sampling_options(arguments))
+    SamplingConfig(**sampling_options(arguments))  # it checks their ranges
 
 
 def sampling_options(arguments: argparse.Namespace) -> dict:

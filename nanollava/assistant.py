@@ -124,15 +124,15 @@ class Assistant:
         self, requests: list[tuple[Images, str]], batch_size: int = 16, **options
     ) -> list[str]:
         """The answers to many (images, question) pairs, computed `batch_size` at a time."""
-        prompts = []
+        dialogues = []
         for images, question in requests:
             opened = open_images(images)
-            prompts.append((opened, dialogue_turns(len(opened), question, [])))
+            dialogues.append((opened, dialogue_turns(len(opened), question, [])))
         return answer(
             self.model,
             self.tokenizer,
             self.image_config,
-            prompts,
+            dialogues,
             self.template,
             batch_size,
             **options,

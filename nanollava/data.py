@@ -116,6 +116,7 @@ class InstructionData(torch.utils.data.Dataset):
         return ids, labels
 
     def limit(self) -> str:
+        """The maximum length, with what to do about it, as an error says it."""
         return f"--max-length {self.max_length}; raise it, up to the language model's positions"
 
     def groups(self) -> list[tuple[bool, int]]:

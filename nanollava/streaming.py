@@ -109,7 +109,7 @@ def answer(
     model,
     tokenizer: Tokenizer,
     image_config: ImageConfig,
-    requests: list[tuple[list[Image.Image], list[dict]]],
+    dialogues: list[tuple[list[Image.Image], list[dict]]],
     template: str = "vicuna_v1",
     batch: int = 16,
     **options,
@@ -119,12 +119,12 @@ def answer(
     Turns have the data set's form and end with a question. Prompts of similar length share a
     batch. `options` as for `generate.stream`.
     """
-    prompts = [prompt(turns, model, tokenizer, template) for _, turns in requests]
-    by_length = sorted(range(len(requests)), key=lambda i: len(prompts[i]))
-    answers = [""] * len(requests)
-    for start in range(0, len(requests), batch):
+    prompts = [prompt(turns, model, tokenizer, template) for _, turns in dialogues]
+    by_length = sorted(range(len(dialogues)), key=lambda i: len(prompts[i]))
+    answers = [""] * len(dialogues)
+    for start in range(0, len(dialogues), batch):
         group = by_length[start : start + batch]
-        images = [image for i in group for image in requests[i][0]]
+        images = [image for i in group for image in dialogues[i][0]]
         pixel_values = image_tensor(images, image_config, model) if images else None
         streams = [TextStream(tokenizer, find_template(template).stop) for _ in group]
         answer_batch(model, [prompts[i] for i in group], pixel_values, streams, options)

@@ -85,7 +85,7 @@ def test_every_rate_is_tried_and_the_best_goes_on(compared, row):
     out, _ = compared
     losses = {}
     for rate in RATES:
-        last = runs.last_step(out / row / f"{rate.name}-10-0/trained")
+        *_, last = runs.logged_steps(out / row / f"{rate.name}-10-0/trained")
         losses[rate.name] = last["validation_loss"]
     rates = {result["rate"] for result in runs.all_results(out) if result["row"] == row}
     assert rates == {min(losses, key=losses.get)}
@@ -96,7 +96,7 @@ def test_one_pass_over_the_training_set(compared):
     for result in runs.all_results(out):
         folder = out / result["row"] / f"{result['rate']}-10-0"
         for stage in ("align", "trained", "frozen"):
-            assert runs.last_step(folder / stage)["step"] == 10 // 4 - 1
+            assert len(runs.logged_steps(folder / stage)) == 10 // 4
 
 
 def test_a_result_has_what_the_tables_need(compared):

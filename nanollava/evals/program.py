@@ -17,12 +17,12 @@ def run_program(*command, **environment: str) -> str:
     paths = [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
     python_path = os.pathsep.join(path for path in paths if path)
     env = {**os.environ, "PYTHONPATH": python_path, **environment}
-    command = [str(word) for word in command]
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=env)
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise UserError(f"{' '.join(command)}: {lines[-1]}")
-    return done.stdout
+    words = [str(word) for word in command]
+    finished = subprocess.run([sys.executable, *words], capture_output=True, text=True, env=env)
+    if finished.returncode != 0:
+        lines = finished.stderr.strip().splitlines() or [f"exit code {finished.returncode}"]
+        raise UserError(f"{' '.join(words)}: {lines[-1]}")
+    return finished.stdout
 
 
 if __name__ == "__main__":

@@ -93,13 +93,12 @@ def train(run: Run, settings: Settings) -> float:
     trained = run.trained(settings.out)
     train_stage_1(run, settings, align)
     train_stage_2(run, settings, align, trained)
-    return last_step(trained)["validation_loss"]
+    return logged_steps(trained)[-1]["validation_loss"]
 
 
-def last_step(trained: Path) -> dict:
-    """What the training wrote about its last step."""
-    *_, (_, last) = read_json_lines(trained / "metrics.jsonl")
-    return last
+def logged_steps(trained: Path) -> list[dict]:
+    """What a training wrote about each of its steps."""
+    return [entry for _, entry in read_json_lines(trained / "metrics.jsonl")]
 
 
 def train_stage_1(run: Run, settings: Settings, out: Path) -> None:
@@ -183,7 +182,7 @@ def measure(run: Run, settings: Settings) -> dict:
         "seed": run.seed,
         "language_model": run.language_model,
         "plain": plain_score(*parts, settings.count),
-        "validation_loss": last_step(trained)["validation_loss"],
+        "validation_loss": logged_steps(trained)[-1]["validation_loss"],
     }
     if is_largest(run, settings) and run.language_model == "trained":
         natural = natural_score.replies(*parts, max(1, settings.count // 5))
@@ -197,7 +196,7 @@ def measure(run: Run, settings: Settings) -> dict:
 
 def costs(config: LlavaConfig, trained: Path, settings: Settings) -> dict:
     """Trained parameters, FLOPs and seconds per sample of stage 2."""
-    steps = [entry for _, entry in read_json_lines(trained / "metrics.jsonl")]
+    steps = logged_steps(trained)
     samples = len(steps) * settings.batch
     tokens = round(sum(entry["tokens"] for entry in steps) / samples)
     labels = round(sum(entry["label_tokens"] for entry in steps) / samples)
