@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -154,9 +155,12 @@ def by_output(commands: list[list[str]], script: str) -> dict[str, list[str]]:
     return {Path(flag(c, "--out")).name: c for c in commands if c[0] == script}
 
 
-def test_quick_decides_the_other_flags(commands, call):
-    with pytest.raises(UserError, match="--quick and --seeds: --quick decides it"):
-        call(tables, "--quick", "--seeds", 2)
+def test_quick_changes_the_defaults_and_not_what_a_flag_says(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["tables", "--quick", "--seeds", "3"])
+    args = tables.parse_arguments()
+    assert args.seeds == 3
+    assert args.steps == [60, 150]
+    assert args.doc == "out/tables-quick/tables.md"
 
 
 def test_cells_that_differ_only_in_stage_2_share_stage_1(commands, flags, call):

@@ -21,7 +21,7 @@ import torch
 from ..data import read_records
 from ..errors import UserError, run
 from ..files import REPOSITORY, parse_object, read_json, shipped, write_text
-from ..flags import HelpFormatter, check_number, check_texts, flag_name
+from ..flags import HelpFormatter, check_number, check_texts
 from ..llama import Llama
 from ..schema import require
 from ..tokenizer import Tokenizer
@@ -432,6 +432,7 @@ def markdown(table: Table, scores: dict[str, dict], seeds: int) -> list[str]:
 # The program
 
 
+# What --quick changes, where no flag says otherwise.
 QUICK = {
     "seeds": 1,
     "steps": [60, 150],
@@ -477,10 +478,8 @@ def parse_arguments() -> argparse.Namespace:
     )
     args = parser.parse_args()
     if args.quick:
-        for name, value in QUICK.items():
-            if getattr(args, name) != parser.get_default(name):
-                raise UserError(f"--quick and {flag_name(name)}: --quick decides it; omit one")
-            setattr(args, name, value)
+        parser.set_defaults(**QUICK)
+        args = parser.parse_args()  # flags that are given still count
     check_texts(args, "out", "data", "doc")
     for name in ("seeds", "steps", "batch", "heal", "pictures", "parallel"):
         check_number(args, name, 1, MAX_COUNT)
