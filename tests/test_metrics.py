@@ -81,6 +81,15 @@ def test_a_step_is_one_line_and_the_seconds_go_on(path, monkeypatch):
     }
 
 
+def test_a_step_without_a_count_of_flops_has_no_mfu(tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics, "matmul_rate", lambda device, dtype: 1e12)  # FLOP/s
+    with metrics.Metrics(TrainConfig(out=str(tmp_path)), CPU, 0, 1) as log:
+        log.end_step()
+        counts = Counts(label_tokens=3, tokens=50, images=2, flops=0)
+        log.log(0, loss=0.5, lr=0.1, grad_norm=2.0, counts=counts, evaluation={})
+    assert "mfu" not in json.loads((tmp_path / "metrics.jsonl").read_text())
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is a device of Linux")
 def test_a_full_disk_is_a_warning(tmp_path, capsys):
     with metrics.Metrics(TrainConfig(out=str(tmp_path)), CPU, 0, 1) as log:

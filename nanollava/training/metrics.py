@@ -45,6 +45,7 @@ class Metrics:
         self.peak = matmul_rate(device, pick_dtype(config.dtype, device))  # FLOP/s
         self.file = None
         self.board = None
+        self.step_seconds = 0.0  # of the last step
         self.seconds = 0.0  # of all steps, with those of the runs that this one resumes
         if self.is_writer:
             path = Path(config.out) / "metrics.jsonl"
@@ -95,7 +96,10 @@ class Metrics:
             return
         # Model FLOPs utilization: the work that the step needs, per second and rank, as a fraction
         # of what one matrix product reaches on this device.
-        mfu = counts.flops / self.step_seconds / dist.get_world_size() / self.peak
+        utilization = {}
+        if counts.flops > 0:  # a Q-Former's stage 1 does not count them
+            mfu = counts.flops / self.step_seconds / dist.get_world_size() / self.peak
+            utilization["mfu"] = round(mfu, 4)
         memory = peak_memory(self.device)
         self.write(
             {
@@ -108,14 +112,14 @@ class Metrics:
                 "pictures": int(counts.images),
                 "memory": memory,
                 **evaluation,
-                "mfu": round(mfu, 4),
+                **utilization,
                 "seconds": round(self.seconds, 3),
             }
         )
         shown = {
             "loss": loss,
             "lr": lr,
-            "mfu": mfu,
+            **utilization,
             "tokens/s": counts.tokens / self.step_seconds,
             "images/s": counts.images / self.step_seconds,
             "GB": memory / 1e9,
