@@ -20,13 +20,17 @@ from .questions import (
     kinds_present,
     list_names,
     listed,
+    neighbors,
     no_such,
+    place_answer,
     position_answer,
     presence_answer,
     presence_question,
     questions,
     reasons,
     true_reasons,
+    weather_answer,
+    yes_no_answer,
 )
 from .scenes import COLORS, DISTANCES, SIDES, Scene, Thing
 from .teacher import detail, one_sentence
@@ -45,8 +49,8 @@ SPOT_WORDS |= frozenset("background back distance".split())
 
 
 def is_about_side(qa: QA) -> bool:
-    """Whether a relation is one of left and right; the others are about the distance."""
-    return not words_of(qa.question).isdisjoint(("left", "right"))
+    """Whether a relation is one of left and right; the others are about distance and color."""
+    return not words_of(qa.question, qa.answer).isdisjoint(("left", "right"))
 
 
 def gives_away(earlier: QA, qa: QA) -> bool:
@@ -61,7 +65,11 @@ def gives_away(earlier: QA, qa: QA) -> bool:
         # Which is further left does not tell which is closer.
         return earlier_kinds == kinds and is_about_side(earlier) == is_about_side(qa)
     if earlier.type == qa.type:
-        return earlier_kinds == kinds
+        # Who has counted the plants knows something about the number of flowers.
+        knows_part = qa.type in ("presence", "count") and not earlier_kinds.isdisjoint(kinds)
+        return earlier_kinds == kinds or knows_part
+    if {earlier.type, qa.type} in ({"reason", "weather"}, {"reason", "place"}):
+        return True  # "Yes, because it is raining."
     if not earlier_kinds & kinds:
         return False
     if qa.type == "color":
@@ -79,7 +87,7 @@ def gives_away(earlier: QA, qa: QA) -> bool:
 # The types that a conversation may ask several times in a row (a drill). Their questions hardly
 # answer each other. Those that need most practice stand here more than once.
 DRILLED = (
-    ("relation",) * 2
+    ("relation",) * 3
     + ("what",) * 4
     + ("list",) * 3
     + ("position", "distance", "false premise", "outside")
@@ -103,7 +111,8 @@ def question_types(facts: Scene, rng: random.Random, turns: int, inventory: floa
     elif rng.random() < 0.6:
         types = rng.sample(("presence", "count", "what"), 3)
     look_ups = ("color", "position", "distance")
-    others = ("relation", "weather", "place", "what", "false premise", "list", "outside")
+    others = ("relation", "weather", "place", "reason")
+    others += ("what", "false premise", "list", "outside")
     types += rng.sample((*look_ups, "relation", *rng.sample(others, 4)), 8)
     types += rng.sample(look_ups, 3)
     return types
@@ -172,6 +181,8 @@ class Talk:
         self.things: list[Thing] = []  # those that "it" or "they" mean
         self.asked = ""  # what the last turn asked about the topic
         self.known: set[str] = set()  # what has been asked about it
+        self.reasons: set[str] = set()  # the wordings of reasons that have been asked
+        self.scene_known: set[str] = set()  # whether weather and place have been asked
 
     def add(self, qa: QA, asked: str) -> None:
         self.qas.append(qa)
@@ -182,6 +193,20 @@ class Talk:
         self.topic = kind
         self.things = things
         self.known = set()
+
+    def about_nothing(self) -> None:
+        """The next turn has to name what it asks about."""
+        self.about("", [])
+        self.asked = ""
+
+    def about_answer(self, things: list[Thing]) -> None:
+        """The last answer listed these things: one of them is what "it" means from now on."""
+        if len(things) != 1:
+            self.about_nothing()
+            return
+        self.about(things[0].kind, things)
+        self.asked = "what"
+        self.known = {"color"}
 
     def some_kind(self) -> str:
         """A kind to talk about; a quarter of the time one that is not there."""
@@ -248,7 +273,10 @@ class Talk:
         """A question that needs reasoning, answered yes or no, and then why."""
         true = true_reasons(self.facts)
         true.pop("who needs an umbrella", None)
+        for wording in self.reasons:
+            true.pop(wording)
         wording = self.rng.choice(list(true))
+        self.reasons.add(wording)
         reason = true[wording]
         question = self.writer.fill(WORDINGS[wording], {})
         if self.rng.random() < 0.8:
@@ -257,8 +285,12 @@ class Talk:
             self.qas.append(self.follow_up("why", Answer(f"{reason.because}.")))
         else:
             self.qas.append(QA("reason", as_typed(question, self.rng), reason.answer))
+        self.about_nothing()
 
     def open(self) -> None:
+        if self.rng.random() < 0.15:
+            self.ask_reason()
+            return
         openings = (self.ask_presence, self.ask_attribute, self.ask_count, self.ask_what)
         self.rng.choice(openings)()
 
@@ -283,12 +315,60 @@ class Talk:
         self.add(self.follow_up(wording, self.answer_about(attribute)), attribute)
         return True
 
+    def ask_whether(self) -> bool:
+        """Whether the topic, one thing, has a color or is on a side."""
+        if len(self.things) != 1:
+            return False
+        thing = self.things[0]
+        attributes = [name for name in ("color", "position") if name not in self.known]
+        if not attributes:
+            return False
+        attribute = self.rng.choice(attributes)
+        self.known.add(attribute)
+        if attribute == "color":
+            guess = self.rng.choice((thing.color, self.rng.choice(COLORS)))
+            answer = yes_no_answer(guess == thing.color)
+            self.add(self.follow_up("is color", answer, color=guess), "whether")
+        else:
+            guess = self.rng.choice((thing.side, self.rng.choice(SIDES)))
+            answer = yes_no_answer(guess == thing.side)
+            spot = self.writer.spot(guess)
+            self.add(self.follow_up("is at spot", answer, spot=spot), "whether")
+        return True
+
     def ask_number(self) -> bool:
-        """How many there are of a kind that is there; the presence of it was asked."""
+        """How many there are of a kind that is there, or if several; its presence was asked."""
         if self.asked != "presence" or not self.things:
             return False
+        if self.rng.random() < 0.3:
+            self.add(self.follow_up("more", yes_no_answer(len(self.things) > 1)), "more")
+            return True
         answer = count_answer(self.things, self.topic, plural(self.topic))
         self.add(self.follow_up("count", answer), "count")
+        return True
+
+    def ask_neighbor(self) -> bool:
+        """What is behind the topic, and so on."""
+        if len(self.things) != 1:
+            return False
+        around = neighbors(self.things[0], self.facts)
+        where = self.rng.choice(list(around))
+        answer = listed(around[where], f"{where} it")
+        question = self.follow_up("neighbor", answer, where=self.writer.where(where))
+        self.add(question, "neighbor")
+        self.about_answer(around[where])
+        return True
+
+    def ask_scene(self) -> bool:
+        """Weather or place, each once."""
+        wordings = [name for name in ("weather", "place") if name not in self.scene_known]
+        if not wordings:
+            return False
+        wording = self.rng.choice(wordings)
+        self.scene_known.add(wording)
+        answers = {"weather": weather_answer(self.facts), "place": place_answer(self.facts)}
+        self.qas.append(self.follow_up(wording, answers[wording]))
+        self.about_nothing()
         return True
 
     def ask_the_same(self) -> bool:
@@ -296,7 +376,9 @@ class Talk:
         asked = self.asked
         kind = self.some_kind()
         things = self.facts.of_kind(kind)
-        if (asked in ATTRIBUTES and len(things) > 1) or asked == "what":
+        if asked not in (*ATTRIBUTES, "presence", "count"):
+            return False
+        if asked in ATTRIBUTES and len(things) > 1:
             return False
         spoken = self.writer.kind(kind)
         slots = {
@@ -327,17 +409,14 @@ class Talk:
             names = list_names(others)
             answer = Answer(names, f"There is {names}.")
         self.qas.append(self.follow_up("else", answer))
-        if len(others) == 1:
-            self.about(others[0].kind, others)
-            self.asked = "what"
-            self.known = {"color"}
-        elif others:
-            self.about("", [])
+        if others:
+            self.about_answer(others)
         return True
 
     def go_on(self) -> bool:
         """One more turn; False if no turn fits."""
         ways = [self.ask_about_it, self.ask_about_it, self.ask_the_same, self.ask_number]
+        ways += [self.ask_whether, self.ask_neighbor, self.ask_scene]
         if self.rng.random() < 0.3:
             ways.insert(0, self.ask_what_else)
         else:
@@ -351,10 +430,7 @@ def follow_ups(
 ) -> list[QA]:
     """A dialogue of at most `turns` turns in which later ones refer to earlier ones."""
     talk = Talk(facts, Writer(rng, split))
-    if rng.random() < 0.15:
-        talk.ask_reason()
-    else:
-        talk.open()
+    talk.open()
     while len(talk.qas) < turns:
         if talk.topic == "" or not talk.go_on():
             talk.open()
@@ -381,9 +457,14 @@ def instructions(
     ValueError for another type.
     """
     if response_type == "conversation":
-        if rng.random() < 0.3:
-            return follow_ups(facts, rng, turns=6)
-        return conversation(facts, rng, inventory=inventory)
+        if rng.random() < 0.4:
+            qas = follow_ups(facts, rng, turns=6)
+        else:
+            qas = conversation(facts, rng, inventory=inventory)
+        # A description tells the answers of all questions, so none follows it.
+        if rng.random() < 0.2:
+            qas.append(description(facts, rng))
+        return qas
     if response_type == "detail":
         return [description(facts, rng)]
     if response_type == "complex":

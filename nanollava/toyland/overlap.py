@@ -6,24 +6,23 @@ from functools import lru_cache
 from itertools import product
 
 from ..errors import exit_with
-from .captions import plural
+from .captions import NUMBERS, plural
 from .grammar import BRITISH, CONTRACTIONS, OPENINGS, all_forms
-from .questions import KIND_OF_WORD
+from .questions import KIND_OF_WORD, member_of
 from .scenes import COLORS, SIDES
 from .wordings import FOLLOW_UPS, GROUPS, NEIGHBOR_WORDS, NOT_IN_TOYLAND, SPOTS, WORDINGS
 
 # An example of what fills a slot of a template.
 EXAMPLES = {
-    "name": "the cat",
     "other": "the dog",
     "names": "the cats",
     "kind": "cat",
     "a_kind": "a cat",
+    "other_kind": "a dog",
     "color": "red",
     "other_color": "blue",
     "way": "left",
     "country": "France",
-    "number": "two",
     "other_number": "three",
 }
 # Slots whose fillings `pattern` tells apart, with all their fillings.
@@ -32,8 +31,11 @@ CHOICES = {
     "where": [
         form for words in NEIGHBOR_WORDS.values() for part in words for form in all_forms(part)
     ],
+    "name": ["the cat", *(f"the {member_of(group)}" for group in GROUPS)],
     "group": list(GROUPS),
-    "member": [group.removesuffix("s") for group in GROUPS],
+    "member": [member_of(group) for group in GROUPS],
+    "most": ["leftmost", "rightmost"],
+    "number": list(NUMBERS[1:]),
     "kinds": ["cats", "things", "objects", "red things", *GROUPS],
 }
 OTHER_VALUES = {"toy", *NOT_IN_TOYLAND, *(plural(kind) for kind in NOT_IN_TOYLAND)}

@@ -41,6 +41,7 @@ OUTSIDE_ANSWER = "I only know what Toyland's pictures show: things, colors, plac
 
 ONE_WORD = 0.05  # share of questions that ask for one word
 ONE_SENTENCE = 0.07  # share of questions that ask for a sentence
+GROUP_NAME = 0.3  # how often the only animal is also asked about as "the animal"
 
 
 @dataclass(frozen=True)
@@ -115,11 +116,16 @@ def at_spot(facts: Scene, spot: str) -> list[Thing]:
 def unique_names(facts: Scene, thing: Thing, writer: Writer, hidden: str = "") -> list[str]:
     """The names that fit this thing only: "the cat", "the red cat", "the cat on the left".
 
-    `hidden` is the fact that a name must not tell: "color" or "side"."""
+    The only thing of its group is sometimes called by that, "the animal". `hidden` is the fact that
+    a name must not tell: "color" or "side"."""
     same_kind = facts.of_kind(thing.kind)
     kind = writer.kind(thing.kind)
     if len(same_kind) == 1:
-        return [f"the {kind}"]
+        names = [f"the {kind}"]
+        group = group_of(thing.kind)
+        if group and len(of_group(facts, group)) == 1 and writer.rng.random() < GROUP_NAME:
+            names.append(f"the {member_of(group)}")
+        return names
     names = []
     same_color = [other for other in same_kind if other.color == thing.color]
     if len(same_color) == 1 and hidden != "color":
@@ -128,6 +134,23 @@ def unique_names(facts: Scene, thing: Thing, writer: Writer, hidden: str = "") -
     if len(same_side) == 1 and hidden != "side":
         names.append(f"the {kind} {writer.spot(thing.side)}")
     return names
+
+
+def group_of(kind: str) -> str | None:
+    """ "animals" for a cat, None for a kind in no group."""
+    for group, kinds in GROUPS.items():
+        if kind in kinds:
+            return group
+    return None
+
+
+def of_group(facts: Scene, group: str) -> list[Thing]:
+    return [thing for thing in facts.things if thing.kind in GROUPS[group]]
+
+
+def member_of(group: str) -> str:
+    """One of a group: "animal"."""
+    return group.removesuffix("s")
 
 
 def kinds_present(facts: Scene) -> list[str]:
@@ -278,6 +301,77 @@ def spot_questions(facts: Scene, writer: Writer) -> list[QA]:
     return qas
 
 
+def group_at_spot_questions(facts: Scene, writer: Writer) -> list[QA]:
+    """Which animal, vehicle or plant is at a spot: of every group there is, and of another one."""
+    qas = []
+    for group in GROUPS:
+        spots = (*SIDES, *DISTANCES)
+        things = of_group(facts, group)
+        if things and writer.rng.random() < 0.8:
+            thing = writer.rng.choice(things)
+            spots = (thing.side, thing.distance)
+        spot = writer.rng.choice(spots)
+        there = [thing for thing in at_spot(facts, spot) if thing in things]
+        member = member_of(group)
+        if there:
+            answer = listed(there, WORDS[spot])
+        else:
+            sentence = f"There is no {member} {WORDS[spot]}."
+            answer = Answer(sentence, sentence)
+        words = {"group": group, "member": member, "spot": writer.spot(spot)}
+        qas.append(writer.qa("what", "group at spot", answer, **words))
+    return qas
+
+
+def either_questions(facts: Scene, writer: Writer) -> list[QA]:
+    """Which of two kinds is there: in the whole image, and at a spot where only one thing is."""
+    qas = []
+    for kind in kinds_present(facts):
+        qas.append(either_question("kind or kind", kind, facts, writer))
+    for spot in (*SIDES, *DISTANCES):
+        things = at_spot(facts, spot)
+        if len(things) == 1:
+            words = {"spot": writer.spot(spot)}
+            qas.append(either_question("kind at spot", things[0].kind, facts, writer, **words))
+    return qas
+
+
+def either_question(wording: str, kind: str, facts: Scene, writer: Writer, **words: str) -> QA:
+    """A choice between a kind that is there and one that is not, in either order."""
+    a_kind = with_article(kind)
+    pair = [with_article(writer.kind(kind))]
+    pair.append(with_article(writer.kind(writer.rng.choice(kinds_absent(facts)))))
+    writer.rng.shuffle(pair)
+    slots = {"a_kind": pair[0], "other_kind": pair[1], **words}
+    return writer.qa("what", wording, Answer(a_kind, f"It is {a_kind}.", kind), **slots)
+
+
+def extreme_questions(facts: Scene, writer: Writer) -> list[QA]:
+    """What is closest, farthest, leftmost and rightmost, where that is one thing of several."""
+    if len(facts.things) == 1:
+        return []
+    by_distance = sorted(facts.things, key=lambda thing: DISTANCES.index(thing.distance))
+    by_side = sorted(facts.things, key=lambda thing: SIDES.index(thing.side))
+    qas = []
+    if by_distance[0].distance != by_distance[1].distance:
+        answer = extreme_answer(by_distance[0], "closest")
+        qas.append(writer.qa("what", "closest", answer))
+    if by_distance[-1].distance != by_distance[-2].distance:
+        answer = extreme_answer(by_distance[-1], "farthest away")
+        qas.append(writer.qa("what", "farthest", answer))
+    for way, things in (("left", by_side), ("right", by_side[::-1])):
+        if things[0].side != things[1].side:
+            answer = extreme_answer(things[0], f"furthest to the {way}")
+            words = {"way": way, "most": f"{way}most"}
+            qas.append(writer.qa("what", "furthest to side", answer, **words))
+    return qas
+
+
+def extreme_answer(thing: Thing, what: str) -> Answer:
+    name = thing_name(thing)
+    return Answer(name, f"{capitalized(name)} is {what}.", thing.kind)
+
+
 def color_of_what_questions(facts: Scene, writer: Writer) -> list[QA]:
     """What has a color, and whether anything has it: of all colors there are, and of another."""
     present = each_once([thing.color for thing in facts.things])
@@ -331,21 +425,25 @@ def neighbor_questions(facts: Scene, writer: Writer) -> list[QA]:
                 answer = listed(things, f"{where} {name}")
                 words = {"where": writer.where(where), "name": name}
                 qas.append(writer.qa("what", "neighbor", answer, **words))
+                answer = yes_no_answer(len(things) > 0)
+                qas.append(writer.qa("presence", "anything neighbor", answer, **words))
     return qas
 
 
 def list_questions(facts: Scene, writer: Writer) -> list[QA]:
-    """All things, and all of a group such as animals."""
+    """All things, all of a group such as animals, and all colors."""
     answer = listed(list(facts.things), WORDS[facts.place])
     qas = [writer.qa("list", "list", Answer(answer.short, answer.sentence))]
-    for group, kinds in GROUPS.items():
-        things = [thing for thing in facts.things if thing.kind in kinds]
+    colors = listing(each_once([thing.color for thing in facts.things]))
+    qas.append(writer.qa("list", "colors", Answer(colors, f"The colors are {colors}.")))
+    for group in GROUPS:
+        things = of_group(facts, group)
         if things:
             names = list_names(things)
             answer = Answer(names, f"There is {names}.")
         else:
             answer = no_such_group(group)
-        words = {"group": group, "member": group.removesuffix("s")}
+        words = {"group": group, "member": member_of(group)}
         qas.append(writer.qa("list", "list of group", answer, **words))
         is_there = yes_no_answer(len(things) > 0)
         qas.append(writer.qa("presence", "presence of group", is_there, **words))
@@ -375,9 +473,42 @@ def count_questions(facts: Scene, writer: Writer) -> list[QA]:
     answer = count_answer(things, f"{color} thing", f"{color} things")
     qas.append(writer.qa("count", "count", answer, kinds=f"{color} things"))
     group = writer.rng.choice(list(GROUPS))
-    things = [thing for thing in facts.things if thing.kind in GROUPS[group]]
-    answer = count_answer(things, group.removesuffix("s"), group)
+    answer = count_answer(of_group(facts, group), member_of(group), group)
     qas.append(writer.qa("count", "count", answer, kinds=group))
+    return qas
+
+
+def count_at_spot_questions(facts: Scene, writer: Writer) -> list[QA]:
+    """How many things, and how many of one kind, are at a spot."""
+    rng = writer.rng
+    qas = []
+    for spot in rng.sample((*SIDES, *DISTANCES), 2):
+        things = at_spot(facts, spot)
+        words = {"kinds": rng.choice(("things", "objects")), "spot": writer.spot(spot)}
+        answer = count_answer(things, "thing", "things")
+        qas.append(writer.qa("count", "count at spot", Answer(answer.short), **words))
+        kind = rng.choice(kinds_present(facts))
+        of_kind = [thing for thing in things if thing.kind == kind]
+        words = {"kinds": plural(writer.kind(kind)), "spot": writer.spot(spot)}
+        answer = count_answer(of_kind, kind, plural(kind))
+        qas.append(writer.qa("count", "count at spot", Answer(answer.short), **words))
+    return qas
+
+
+def number_questions(facts: Scene, writer: Writer) -> list[QA]:
+    """Whether there are two, three or four of a kind that is there, or more than one."""
+    rng = writer.rng
+    qas = []
+    for kind in kinds_present(facts):
+        count = len(facts.of_kind(kind))
+        guess = rng.choice((2, 3, 4))
+        if count > 1 and rng.random() < 0.5:
+            guess = count
+        spoken = writer.kind(kind)
+        words = {"kind": spoken, "kinds": plural(spoken), "number": NUMBERS[guess]}
+        qas.append(writer.qa("presence", "is number", yes_no_answer(guess == count), **words))
+        qas.append(writer.qa("presence", "is more than one", yes_no_answer(count > 1), **words))
+        qas.append(writer.qa("presence", "is only one", yes_no_answer(count == 1), **words))
     return qas
 
 
@@ -422,9 +553,10 @@ def presence_questions(facts: Scene, writer: Writer) -> list[QA]:
 
 
 def relation_questions(facts: Scene, writer: Writer) -> list[QA]:
-    """Two things compared: which is further left or right, and which is closer."""
+    """Two things compared: by side, by distance, by where one is seen from the other, by color."""
     qas = []
     for first, second in permutations(facts.things, 2):
+        qas += color_comparisons(first, second, facts, writer)
         # A name that tells the side would answer the question.
         first_names = unique_names(facts, first, writer, hidden="side")
         second_names = unique_names(facts, second, writer, hidden="side")
@@ -435,7 +567,53 @@ def relation_questions(facts: Scene, writer: Writer) -> list[QA]:
             qas += side_questions(first, second, names, writer)
         if first.distance != second.distance:
             qas += distance_questions(first, names, writer)
+        qas += place_comparisons(first, second, facts, names, writer)
     return qas
+
+
+def color_comparisons(first: Thing, second: Thing, facts: Scene, writer: Writer) -> list[QA]:
+    """Whether two things have the same color, and which of them has a color."""
+    first_names = unique_names(facts, first, writer, hidden="color")
+    second_names = unique_names(facts, second, writer, hidden="color")
+    if not first_names or not second_names:
+        return []
+    names = {"name": first_names[0], "other": second_names[0]}
+    is_same = first.color == second.color
+    qas = [writer.qa("relation", "same color", yes_no_answer(is_same), **names)]
+    if not is_same:
+        thing, name = writer.rng.choice(((first, names["name"]), (second, names["other"])))
+        answer = Answer(name, f"{capitalized(name)} is {thing.color}.")
+        qas.append(writer.qa("relation", "which is color", answer, color=thing.color, **names))
+    return qas
+
+
+def where_from(first: Thing, second: Thing) -> str:
+    """Where the first thing is, seen from the second: by the side, or else by the distance."""
+    steps = SIDES.index(first.side) - SIDES.index(second.side)
+    if steps < 0:
+        return "to the left of"
+    if steps > 0:
+        return "to the right of"
+    return "in front of" if first.distance == "near" else "behind"
+
+
+def place_comparisons(
+    first: Thing, second: Thing, facts: Scene, names: dict[str, str], writer: Writer
+) -> list[QA]:
+    """Where the first thing is, seen from the second, and whether it is next to it or behind it."""
+    where = f"{where_from(first, second)} {names['other']}"
+    answer = Answer(where, f"{capitalized(names['name'])} is {where}.")
+    qas = [writer.qa("relation", "relative position", answer, **names)]
+    around = neighbors(second, facts)
+    true = [where for where in NEXT_TO_OR_BEHIND if first in around.get(where, [])]
+    for where in (*true, writer.rng.choice(NEXT_TO_OR_BEHIND)):
+        answer = yes_no_answer(where in true)
+        words = {"where": writer.where(where), **names}
+        qas.append(writer.qa("relation", "is neighbor", answer, **words))
+    return qas
+
+
+NEXT_TO_OR_BEHIND = ("next to", "behind", "in front of")  # beside the sides, which have questions
 
 
 def side_questions(first: Thing, second: Thing, names: dict[str, str], writer: Writer) -> list[QA]:
@@ -469,14 +647,18 @@ def distance_questions(first: Thing, names: dict[str, str], writer: Writer) -> l
 # Questions about the whole image
 
 
+def weather_answer(facts: Scene) -> Answer:
+    weather = facts.weather
+    if weather == "night":
+        return Answer("a clear night", "It is a clear night.", "night")
+    return Answer(weather, f"It is {weather}.", weather)
+
+
 def weather_questions(facts: Scene, writer: Writer) -> list[QA]:
     weather = facts.weather
-    answer = Answer(weather, f"It is {weather}.", weather)
-    if weather == "night":
-        answer = Answer("a clear night", "It is a clear night.", "night")
     qas = []
     for _ in range(4):
-        qas.append(writer.qa("weather", "weather", answer))
+        qas.append(writer.qa("weather", "weather", weather_answer(facts)))
     for wording, true_weather in (
         ("is sunny", "sunny"),
         ("is rainy", "rainy"),
@@ -491,12 +673,15 @@ def weather_questions(facts: Scene, writer: Writer) -> list[QA]:
     return qas
 
 
-def place_questions(facts: Scene, writer: Writer) -> list[QA]:
+def place_answer(facts: Scene) -> Answer:
     where = WORDS[facts.place]
-    answer = Answer(where, f"The picture was taken {where}.", facts.place)
+    return Answer(where, f"The picture was taken {where}.", facts.place)
+
+
+def place_questions(facts: Scene, writer: Writer) -> list[QA]:
     qas = []
     for _ in range(4):
-        qas.append(writer.qa("place", "place", answer))
+        qas.append(writer.qa("place", "place", place_answer(facts)))
     for wording, true_place in (
         ("is park", "park"),
         ("is beach", "beach"),
@@ -545,7 +730,8 @@ def reasons(facts: Scene, writer: Writer) -> list[QA]:
 def missing_names(facts: Scene, writer: Writer) -> list[tuple[str, str]]:
     """Things that are not there: (what is not there, its name in a question).
 
-    A kind that is absent, one that Toyland does not have, and a kind in another color.
+    A kind that is absent, one that Toyland does not have, a kind in another color, and an animal,
+    a vehicle or a plant where there is none.
     """
     rng = writer.rng
     names = []
@@ -557,6 +743,10 @@ def missing_names(facts: Scene, writer: Writer) -> list[tuple[str, str]]:
     colors = [other.color for other in facts.of_kind(thing.kind)]
     color = rng.choice([other for other in COLORS if other not in colors])
     names.append((f"{color} {thing.kind}", f"the {color} {thing.kind}"))
+    groups = [group for group in GROUPS if not of_group(facts, group)]
+    if groups:
+        member = member_of(rng.choice(groups))
+        names.append((member, f"the {member}"))
     return names
 
 
@@ -623,10 +813,15 @@ def questions(facts: Scene, rng: random.Random, split: str = "trained") -> dict[
     for kind in kinds_present(facts):
         qas += questions_about_several(kind, facts, writer)
     qas += spot_questions(facts, writer)
+    qas += group_at_spot_questions(facts, writer)
+    qas += either_questions(facts, writer)
+    qas += extreme_questions(facts, writer)
     qas += color_of_what_questions(facts, writer)
     qas += neighbor_questions(facts, writer)
     qas += list_questions(facts, writer)
     qas += count_questions(facts, writer)
+    qas += count_at_spot_questions(facts, writer)
+    qas += number_questions(facts, writer)
     qas += presence_questions(facts, writer)
     qas += relation_questions(facts, writer)
     qas += weather_questions(facts, writer)
@@ -651,6 +846,10 @@ for _kind in KINDS:
 
 
 def kinds_in(qa: QA) -> set[str]:
-    """The kinds of things that question and answer mention."""
-    words = re.findall(r"\w+", f"{qa.question} {qa.answer}".lower())
-    return {KIND_OF_WORD[word] for word in words if word in KIND_OF_WORD}
+    """The kinds of things that question and answer mention; a group mentions all its kinds."""
+    words = set(re.findall(r"\w+", f"{qa.question} {qa.answer}".lower()))
+    kinds = {KIND_OF_WORD[word] for word in words if word in KIND_OF_WORD}
+    for group in GROUPS:
+        if not words.isdisjoint((group, member_of(group))):
+            kinds.update(GROUPS[group])
+    return kinds
