@@ -34,7 +34,7 @@ from nanollava.toyland.clip import (
 from nanollava.toyland.dialogues import dialogue
 from nanollava.toyland.plain import plain_questions
 from nanollava.toyland.pretrain import pad
-from nanollava.toyland.questions import QA
+from nanollava.toyland.qa import QA
 from nanollava.toyland.readout import linear_readout
 from nanollava.toyland.scenes import FACTS, SKIES, Scene, Thing, scenes
 from nanollava.toyland.score import shares

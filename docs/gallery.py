@@ -17,7 +17,8 @@ from nanollava.files import REPOSITORY
 from nanollava.image import ImageConfig
 from nanollava.tokenizer import Tokenizer
 from nanollava.toyland.draw import draw
-from nanollava.toyland.questions import QA, questions
+from nanollava.toyland.qa import QA
+from nanollava.toyland.questions import questions
 from nanollava.toyland.scenes import Scene, scenes
 from nanollava.toyland.score import ask, normal
 from nanollava.toyland.teacher import facts_from_captions

@@ -15,16 +15,16 @@ DIGESTS = {
     0: {
         "align.json": "5e766eb15c48fc7b",
         "plain.json": "2e761e21f9638b02",
-        "instruct.json": "fc5b0cdd083e861b",
-        "validation.json": "2bfe9d1a54f53075",
-        "captions.jsonl": "fa7a08b26a091e0d",
+        "instruct.json": "7029a5e97988cc1e",
+        "validation.json": "ef044aceef821e43",
+        "captions.jsonl": "1162b12849fa9cdb",
     },
     1: {
         "align.json": "cd47e9bfcefabf20",
         "plain.json": "07a887763c9a7778",
-        "instruct.json": "05f746d39a8e3f9a",
-        "validation.json": "e5cfde8777dbff75",
-        "captions.jsonl": "25e6d4844870d3c4",
+        "instruct.json": "77f327c90c472800",
+        "validation.json": "648300883758d663",
+        "captions.jsonl": "49cfc4ae7ded5390",
     },
 }
 

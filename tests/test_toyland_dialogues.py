@@ -6,10 +6,12 @@ import re
 import pytest
 
 from nanollava.toyland.dialogues import description, dialogue, follow_ups, gives_away, instructions
-from nanollava.toyland.questions import OUTSIDE_ANSWER, QA, kinds_in
+from nanollava.toyland.qa import QA, kinds_in, neighbors
+from nanollava.toyland.questions import OUTSIDE_ANSWER
 from nanollava.toyland.scenes import COLORS, scenes
 from nanollava.toyland.teacher import facts_from_captions, stated_facts
 
+RAINY = ("weather", "How is the weather?", "rainy")
 CLOSER = ("relation", "Is the cat closer than the dog?", "yes")
 PRONOUN = re.compile(r"\b(it|its|they|them|their|that)\b")
 
@@ -84,6 +86,8 @@ def test_yes_is_as_frequent_as_no(conversations):
         (("relation", "Of the dog and the cat, which is nearer?", "the cat"), CLOSER, True),
         (("outside", "Who are you?", OUTSIDE_ANSWER), ("outside", "Hi!", OUTSIDE_ANSWER), False),
         (("outside", "Hi!", OUTSIDE_ANSWER), ("outside", "Hi!", OUTSIDE_ANSWER), True),
+        (("count", "How many plants?", "two"), ("count", "How many trees?", "one"), True),
+        (("reason", "Umbrella?", "yes, because it is raining."), RAINY, True),
     ],
 )
 def test_what_an_earlier_turn_gives_away(earlier, later, expected):
@@ -122,6 +126,71 @@ def test_the_color_of_it_is_the_color_of_the_thing_named_last(talks):
             if not things and "colo" in qa.question.lower():
                 assert qa.answer.startswith(f"There is no {kind}"), turns
     assert checked > 50
+
+
+def topic_of(scene, turns: list[QA], i: int):
+    """The one thing that "it" means in turn i, if the turn before it names its kind."""
+    kind = last_named_kind(turns[i - 1 : i])
+    things = scene.of_kind(kind) if kind else []
+    return things[0] if len(things) == 1 else None
+
+
+def test_yes_or_no_about_it_is_true(talks):
+    checked = 0
+    for scene, turns in talks:
+        for i, qa in enumerate(turns[1:], start=1):
+            thing = topic_of(scene, turns, i)
+            words = set(re.findall(r"\w+", qa.question.lower()))
+            colors = words & set(COLORS)
+            if qa.type == "follow-up" and thing is not None and colors and "it" in words:
+                assert qa.answer == ("yes" if thing.color in colors else "no"), turns
+                checked += 1
+    assert checked > 20
+
+
+def test_what_is_around_it_is_true(talks):
+    checked = 0
+    for scene, turns in talks:
+        for i, qa in enumerate(turns[1:], start=1):
+            thing = topic_of(scene, turns, i)
+            where = re.search(r"\b(behind|in front of|next to) it\b", qa.question.lower())
+            if qa.type == "follow-up" and thing is not None and where:
+                things = neighbors(thing, scene).get(where[1], [])
+                assert ("nothing" in qa.answer) == (not things), turns
+                assert all(other.kind in qa.answer for other in things), turns
+                checked += 1
+    assert checked > 20
+
+
+@pytest.mark.parametrize("word", ["weather", "place"])
+def test_weather_and_place_in_later_turns_are_true(talks, word):
+    checked = 0
+    for scene, turns in talks:
+        for qa in turns:
+            fact = getattr(scene, word)
+            if qa.type == "follow-up" and word in qa.question.lower():
+                assert fact in qa.answer, turns
+                checked += 1
+    assert checked > 20
+
+
+def test_a_description_may_end_a_conversation(pool):
+    """It would tell the answers to all questions after it."""
+    rng = random.Random(2)
+    samples = [instructions(scene, rng, "conversation") for scene in pool]
+    positions = [
+        len(turns) - i
+        for turns in samples
+        for i, qa in enumerate(turns)
+        if qa.type == "detail" and i > 0
+    ]
+    assert set(positions) == {1}
+    assert 0.15 < len(positions) / len(samples) < 0.25
+
+
+def test_reasons_come_in_later_turns_too(talks):
+    later = [qa for _, turns in talks for qa in turns[1:] if qa.type == "reason"]
+    assert len(later) > 50
 
 
 def test_why_asks_for_a_reason_that_was_not_given(talks):

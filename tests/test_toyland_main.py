@@ -46,7 +46,7 @@ def test_score_finds_the_shipped_model_from_any_directory(tmp_path):
     assert finished.returncode == 0, finished.stderr
     result = json.loads(finished.stdout)
     assert 0 <= result["overall"] <= 1
-    assert set(result["detail"]) == {"plain", "trained", "unseen"}
+    assert set(result["detail"]) == {"plain", "trained", "unseen", "second turn"}
 
 
 def test_pretrain_makes_both_starting_points(tmp_path, monkeypatch):

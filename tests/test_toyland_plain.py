@@ -13,7 +13,7 @@ from nanollava.toyland.plain import (
     plain_reasons,
     unique_name,
 )
-from nanollava.toyland.questions import QA
+from nanollava.toyland.qa import QA
 from nanollava.toyland.scenes import KINDS, Scene, Thing, scenes
 from nanollava.toyland.teacher import facts_from_captions
 

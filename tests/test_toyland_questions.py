@@ -4,24 +4,21 @@ import random
 import re
 
 import pytest
+from toyland_oracle import (
+    NUMBERS,
+    SIDES,
+    at_named_spot,
+    matching,
+    named_colors,
+    named_kinds,
+    things_named,
+)
 
 from nanollava.toyland.captions import plural, with_article
-from nanollava.toyland.questions import (
-    OUTSIDE_ANSWER,
-    QA,
-    TYPES,
-    Writer,
-    kinds_in,
-    neighbors,
-    questions,
-    reasons,
-)
+from nanollava.toyland.qa import Writer
+from nanollava.toyland.questions import OUTSIDE_ANSWER, TYPES, questions, reasons
 from nanollava.toyland.scenes import COLORS, KINDS, Scene, scenes
-from nanollava.toyland.wordings import GROUPS, NOT_IN_TOYLAND, OTHER_NAMES
-
-NUMBERS = ["none", "one", "two", "three", "four"]
-SIDES = {"left": "left", "middle": "middle", "center": "middle", "centre": "middle"}
-SIDES["right"] = "right"
+from nanollava.toyland.wordings import GROUPS, NOT_IN_TOYLAND
 
 
 @pytest.fixture(scope="module")
@@ -40,61 +37,6 @@ def all_questions(pool):
                 if not re.search("word|sentence", qa.question.lower()):
                     by_type[type].append((scene, qa))
     return by_type
-
-
-def named_kinds(text: str) -> list[str]:
-    """The kinds that a question names, in order; an oracle of its own."""
-    found = []
-    for kind in KINDS:
-        for word in (kind, *OTHER_NAMES.get(kind, ())):
-            match = re.search(rf"\b({word}|{plural(word)})\b", text.lower())
-            if match:
-                found.append((match.start(), kind))
-    return [kind for _, kind in sorted(found)]
-
-
-def things_named(scene: Scene, text: str) -> list:
-    """The things of the kind that a question names first, or of the group: "the animal"."""
-    kinds = named_kinds(text)[:1]
-    if not kinds:
-        (kinds,) = [GROUPS[group] for group in GROUPS if group.removesuffix("s") in text.lower()]
-    return [thing for thing in scene.things if thing.kind in kinds]
-
-
-# The words for spots, the longer ones first: "on the left" has no "on the left side".
-SPOT_PATTERNS = {
-    "left": r"\bleft\b",
-    "middle": r"\b(middle|center|centre)\b",
-    "right": r"\bright\b",
-    "near": r"\b(front|foreground|near|close) ?",
-    "far": r"\b(far away|background|back|distance)\b",
-}
-
-
-def at_named_spot(things: list, text: str) -> list:
-    """Those of the things that are at the spot which a question names, if it names one."""
-    for spot, words in SPOT_PATTERNS.items():
-        if re.search(words, text.lower()):
-            things = [thing for thing in things if spot in (thing.side, thing.distance)]
-    return things
-
-
-def named_colors(text: str) -> list[str]:
-    return re.findall("|".join(COLORS), text.lower())
-
-
-def matching(scene: Scene, text: str) -> list:
-    """The things of a scene that a question names by kind, color and side."""
-    things = list(scene.things)
-    kinds = named_kinds(text)
-    if kinds:
-        things = [thing for thing in things if thing.kind == kinds[0]]
-    for group, kinds in GROUPS.items():
-        if group in text.lower():
-            things = [thing for thing in things if thing.kind in kinds]
-    for color in named_colors(text):
-        things = [thing for thing in things if thing.color == color]
-    return things
 
 
 def test_counts_are_true(all_questions):
@@ -198,11 +140,10 @@ def test_the_one_of_two_kinds_that_is_there_is_named(all_questions):
 
 def extreme(scene: Scene, text: str):
     """The thing that a question with a superlative asks about."""
-    sides = ["left", "middle", "right"]
     if re.search("left(most)?", text):
-        return min(scene.things, key=lambda thing: sides.index(thing.side))
+        return min(scene.things, key=lambda thing: SIDES.index(thing.side))
     if re.search("right(most)?", text):
-        return max(scene.things, key=lambda thing: sides.index(thing.side))
+        return max(scene.things, key=lambda thing: SIDES.index(thing.side))
     if re.search("closest|nearest", text):
         return next(thing for thing in scene.things if thing.distance == "near")
     return next(thing for thing in scene.things if thing.distance == "far")
@@ -238,70 +179,6 @@ def test_a_group_at_a_spot_is_named(all_questions):
     assert checked > 400
 
 
-def compared_things(scene: Scene, text: str) -> list | None:
-    """The two things that a comparison names, in order; None if a name is more than a kind."""
-    kinds = named_kinds(text)
-    things = [scene.of_kind(kind) for kind in kinds]
-    if len(kinds) != 2 or any(len(of_kind) != 1 for of_kind in things):
-        return None
-    return [of_kind[0] for of_kind in things]
-
-
-def test_comparisons_of_colors_are_true(all_questions):
-    checked = {"same": 0, "which": 0}
-    for scene, qa in all_questions["relation"]:
-        text = qa.question.lower()
-        things = compared_things(scene, text)
-        if things is None:
-            continue
-        colors = [thing.color for thing in things]
-        asked = [word for word in re.findall(r"\w+", text) if word in COLORS]
-        if re.search("colou?r", text) and not asked:
-            assert qa.answer == ("yes" if colors[0] == colors[1] else "no"), qa
-            checked["same"] += 1
-        elif asked:
-            thing = things[colors.index(asked[0])]
-            assert named_kinds(qa.answer) == [thing.kind], qa
-            checked["which"] += 1
-    assert min(checked.values()) > 300
-
-
-def stands(first, where: str, second) -> bool:
-    """Whether the first of two things is "behind" the second, and so on."""
-    sides = ["left", "middle", "right"]
-    steps = sides.index(first.side) - sides.index(second.side)
-    if where == "next to":
-        return abs(steps) == 1 and first.distance == second.distance
-    nearer, farther = (first, second) if where == "in front of" else (second, first)
-    return steps == 0 and nearer.distance == "near" and farther.distance == "far"
-
-
-def test_where_a_thing_is_seen_from_another_is_true(all_questions):
-    checked = {"open": 0, "yes or no": 0}
-    for scene, qa in all_questions["relation"]:
-        text = qa.question.lower()
-        things = compared_things(scene, text)
-        where = re.search(r"\b(behind|in front of|next to|beside)\b", text)
-        if things is None:
-            continue
-        if where and qa.answer in ("yes", "no"):
-            is_true = stands(things[0], where[0].replace("beside", "next to"), things[1])
-            assert qa.answer == ("yes" if is_true else "no"), qa
-            checked["yes or no"] += 1
-        elif qa.answer.startswith(("to the", "behind", "in front")):
-            left = qa.answer.startswith("to the left")
-            right = qa.answer.startswith("to the right")
-            named = scene.of_kind(named_kinds(qa.answer)[0])[0]
-            first = next(thing for thing in things if thing is not named)
-            sides = ["left", "middle", "right"]
-            steps = sides.index(first.side) - sides.index(named.side)
-            assert (steps < 0, steps > 0) == (left, right), qa
-            if steps == 0:
-                assert stands(first, re.match("behind|in front of", qa.answer)[0], named), qa
-            checked["open"] += 1
-    assert min(checked.values()) > 300
-
-
 def test_lists_name_everything(all_questions):
     for scene, qa in all_questions["list"]:
         question = qa.question.lower()
@@ -325,21 +202,6 @@ def test_a_false_premise_is_denied_and_names_what_is_not_there(all_questions):
 
 def test_questions_outside_toyland_get_one_honest_sentence(all_questions):
     assert {qa.answer for _, qa in all_questions["outside"]} == {OUTSIDE_ANSWER}
-
-
-def test_neighbors_of_a_thing_in_front():
-    scene = next(
-        scene
-        for scene in scenes("train", 500)
-        if [(t.side, t.distance) for t in scene.things]
-        == [("left", "near"), ("middle", "near"), ("left", "far")]
-    )
-    left, middle, behind = scene.things
-    found = neighbors(left, scene)
-    assert found["behind"] == [behind]
-    assert found["next to"] == [middle]
-    assert found["to the right of"] == [middle]
-    assert found["to the left of"] == []
 
 
 def test_every_type_has_hundreds_of_wordings(all_questions):
@@ -375,11 +237,6 @@ def test_the_answer_has_the_form_that_is_asked_for(pool):
                 sentences.add(qa.answer)
     assert word_answers and word_answers <= set(COLORS)
     assert sentences and all(text[0].isupper() and text.endswith(".") for text in sentences)
-
-
-def test_other_names_and_plurals_belong_to_their_kind():
-    assert kinds_in(QA("count", "How many bikes and puppies?", "one")) == {"bicycle", "dog"}
-    assert kinds_in(QA("count", "How many people?", "one")) == {"person"}
 
 
 def test_the_special_reason_comes_before_the_general_one():

@@ -7,7 +7,7 @@ from ..errors import UserError
 from ..evals.answers import Rejected
 from ..schema import require
 from ..toyland.data import record
-from ..toyland.questions import QA
+from ..toyland.qa import QA
 
 # Answers must read as if the teacher saw the image, and contain no markup of their own.
 UNUSABLE = {

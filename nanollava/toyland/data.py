@@ -15,7 +15,7 @@ from .captions import boxes, captions
 from .dialogues import dialogue, instructions
 from .draw import draw
 from .plain import plain_instructions
-from .questions import QA
+from .qa import QA
 from .scenes import Scene, scenes
 from .teacher import read
 

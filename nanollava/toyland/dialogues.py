@@ -7,7 +7,7 @@ from functools import partial
 
 from .captions import WORDS, plural, with_article
 from .grammar import as_typed
-from .questions import (
+from .qa import (
     QA,
     Answer,
     Writer,
@@ -25,13 +25,10 @@ from .questions import (
     place_answer,
     position_answer,
     presence_answer,
-    presence_question,
-    questions,
-    reasons,
-    true_reasons,
     weather_answer,
     yes_no_answer,
 )
+from .questions import presence_question, questions, reasons, true_reasons
 from .scenes import COLORS, DISTANCES, SIDES, Scene, Thing
 from .teacher import detail, one_sentence
 from .wordings import FOLLOW_UPS, WORDINGS

@@ -43,5 +43,4 @@ def what_to_ask() -> str:
 Photographs do not work: they need real weights (docs/weights.md).
 Ask, in these words or in your own:
 {examples}
-Then go on, for example with "And the house?", "Where is it?" or "Why?".
-Ask for a description first: after other questions this model gives none (/reset starts over)."""
+Then go on, for example with "And the house?", "Where is it?" or "Why?"; /reset starts over."""

@@ -8,7 +8,7 @@ from itertools import product
 from ..errors import exit_with
 from .captions import NUMBERS, plural
 from .grammar import BRITISH, CONTRACTIONS, OPENINGS, all_forms
-from .questions import KIND_OF_WORD, member_of
+from .qa import KIND_OF_WORD, member_of
 from .scenes import COLORS, SIDES
 from .wordings import FOLLOW_UPS, GROUPS, NEIGHBOR_WORDS, NOT_IN_TOYLAND, SPOTS, WORDINGS
 

@@ -10,7 +10,8 @@ from itertools import permutations
 
 from .captions import NUMBERS, WORDS, plural, with_article
 from .dialogues import choose_turns
-from .questions import QA, TYPES, kinds_absent, kinds_in, kinds_present, true_reasons, yes_or_no
+from .qa import QA, kinds_absent, kinds_in, kinds_present, yes_or_no
+from .questions import TYPES, true_reasons
 from .scenes import COLORS, SIDES, Scene, Thing
 from .teacher import detail
 

@@ -1,26 +1,38 @@
 """Short questions about a scene, each with its one right answer."""
 
 import random
-import re
-from dataclasses import dataclass
-from itertools import permutations
 
 from .captions import NUMBERS, WORDS, listing, plural, with_article
 from .captions import name as thing_name
-from .grammar import as_sentence, as_typed, capitalized, choose_form, expand
-from .scenes import COLORS, DISTANCES, KINDS, SIDES, Scene, Thing
-from .wordings import (
-    COUNTRIES,
-    GROUPS,
-    NEIGHBOR_WORDS,
-    NOT_IN_TOYLAND,
-    OTHER_NAMES,
-    REASONS,
-    SPOTS,
-    STYLES,
-    WORDINGS,
-    Reason,
+from .comparisons import relation_questions
+from .grammar import capitalized
+from .qa import (
+    QA,
+    Answer,
+    Writer,
+    at_spot,
+    color_answer,
+    count_answer,
+    distance_answer,
+    each_once,
+    kinds_absent,
+    kinds_present,
+    list_names,
+    listed,
+    member_of,
+    neighbors,
+    no_such,
+    no_such_group,
+    of_group,
+    place_answer,
+    position_answer,
+    presence_answer,
+    unique_names,
+    weather_answer,
+    yes_no_answer,
 )
+from .scenes import COLORS, DISTANCES, SIDES, Scene, Thing
+from .wordings import COUNTRIES, GROUPS, NEIGHBOR_WORDS, NOT_IN_TOYLAND, REASONS, Reason
 
 TYPES = (
     "color",
@@ -38,204 +50,6 @@ TYPES = (
     "outside",
 )
 OUTSIDE_ANSWER = "I only know what Toyland's pictures show: things, colors, places and weather."
-
-ONE_WORD = 0.05  # share of questions that ask for one word
-ONE_SENTENCE = 0.07  # share of questions that ask for a sentence
-GROUP_NAME = 0.3  # how often the only animal is also asked about as "the animal"
-
-
-@dataclass(frozen=True)
-class QA:
-    """A question with its answer."""
-
-    type: str  # one of TYPES, "detail" or "follow-up"
-    question: str
-    answer: str
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A short answer, and the same as a sentence and in one word, where that makes sense."""
-
-    short: str
-    sentence: str = ""
-    word: str = ""
-
-
-class Writer:
-    """Words questions at random; `split` is the split of the wordings (`grammar.split_of`)."""
-
-    def __init__(self, rng: random.Random, split: str = "trained"):
-        self.rng = rng
-        self.split = split
-
-    def fill(self, templates: tuple[str, ...], words: dict[str, str]) -> str:
-        form = choose_form(templates, self.rng, self.split)
-        return as_sentence(form.format(**words))
-
-    def qa(self, type: str, wording: str, answer: Answer, **words: str) -> QA:
-        """A question in one of the forms of a wording, some with a request for the answer's form.
-
-        `words` fill the form's slots."""
-        return self.with_style(type, self.fill(WORDINGS[wording], words), answer)
-
-    def with_style(self, type: str, question: str, answer: Answer) -> QA:
-        chance = self.rng.random()
-        text = answer.short
-        if answer.word and chance < ONE_WORD:
-            question += " " + self.fill(STYLES["word"], {})
-            text = answer.word
-        elif answer.sentence and ONE_WORD <= chance < ONE_WORD + ONE_SENTENCE:
-            question += " " + self.fill(STYLES["sentence"], {})
-            text = answer.sentence
-        return QA(type, as_typed(question, self.rng), text)
-
-    def kind(self, kind: str) -> str:
-        """A kind's name, sometimes another one ("bike")."""
-        if kind in OTHER_NAMES and self.rng.random() < 0.2:
-            return self.rng.choice(OTHER_NAMES[kind])
-        return kind
-
-    def spot(self, spot: str) -> str:
-        """A side or a distance in words."""
-        return expand(self.rng.choice(SPOTS[spot]), self.rng)
-
-    def where(self, where: str) -> str:
-        """Where a thing stands, seen from another one, in words."""
-        return expand(self.rng.choice(NEIGHBOR_WORDS[where]), self.rng)
-
-
-# Names and lists
-
-
-def at_spot(facts: Scene, spot: str) -> list[Thing]:
-    """The things on a side or at a distance."""
-    return [thing for thing in facts.things if spot in (thing.side, thing.distance)]
-
-
-def unique_names(facts: Scene, thing: Thing, writer: Writer, hidden: str = "") -> list[str]:
-    """The names that fit this thing only: "the cat", "the red cat", "the cat on the left".
-
-    The only thing of its group is sometimes called by that, "the animal". `hidden` is the fact that
-    a name must not tell: "color" or "side"."""
-    same_kind = facts.of_kind(thing.kind)
-    kind = writer.kind(thing.kind)
-    if len(same_kind) == 1:
-        names = [f"the {kind}"]
-        group = group_of(thing.kind)
-        if group and len(of_group(facts, group)) == 1 and writer.rng.random() < GROUP_NAME:
-            names.append(f"the {member_of(group)}")
-        return names
-    names = []
-    same_color = [other for other in same_kind if other.color == thing.color]
-    if len(same_color) == 1 and hidden != "color":
-        names.append(f"the {thing.color} {kind}")
-    same_side = [other for other in same_kind if other.side == thing.side]
-    if len(same_side) == 1 and hidden != "side":
-        names.append(f"the {kind} {writer.spot(thing.side)}")
-    return names
-
-
-def group_of(kind: str) -> str | None:
-    """ "animals" for a cat, None for a kind in no group."""
-    for group, kinds in GROUPS.items():
-        if kind in kinds:
-            return group
-    return None
-
-
-def of_group(facts: Scene, group: str) -> list[Thing]:
-    return [thing for thing in facts.things if thing.kind in GROUPS[group]]
-
-
-def member_of(group: str) -> str:
-    """One of a group: "animal"."""
-    return group.removesuffix("s")
-
-
-def kinds_present(facts: Scene) -> list[str]:
-    return list(dict.fromkeys(thing.kind for thing in facts.things))
-
-
-def kinds_absent(facts: Scene) -> list[str]:
-    present = kinds_present(facts)
-    return [kind for kind in KINDS if kind not in present]
-
-
-def list_names(things: list[Thing]) -> str:
-    return listing([thing_name(thing) for thing in things])
-
-
-def each_once(words: list[str]) -> list[str]:
-    return list(dict.fromkeys(words))
-
-
-def yes_or_no(is_true: bool) -> str:
-    return "yes" if is_true else "no"
-
-
-def listed(things: list[Thing], where: str) -> Answer:
-    """What there is at a spot, behind a thing, or in the whole image."""
-    if not things:
-        return Answer("nothing", f"There is nothing {where}.", "nothing")
-    word = things[0].kind if len(things) == 1 else ""
-    names = list_names(things)
-    return Answer(names, f"There is {names} {where}.", word)
-
-
-def no_such(what: str) -> Answer:
-    """The answer to a question about something that is not there; `what` as in "dog"."""
-    sentence = f"There is no {what}."
-    return Answer(sentence, sentence, sentence)
-
-
-# The facts of the things of one kind
-
-
-def attribute_answer(kind: str, things: list[Thing], words: list[str], one_word: str) -> Answer:
-    """Where, how far or of what color the things are; `one_word` is used if there is one thing."""
-    said = listing(each_once(words))
-    if len(things) == 1:
-        return Answer(said, f"The {kind} is {said}.", one_word)
-    return Answer(said, f"The {plural(kind)} are {said}.")
-
-
-def color_answer(kind: str, things: list[Thing]) -> Answer:
-    colors = [thing.color for thing in things]
-    return attribute_answer(kind, things, colors, things[0].color)
-
-
-def position_answer(kind: str, things: list[Thing]) -> Answer:
-    sides = [WORDS[thing.side] for thing in things]
-    return attribute_answer(kind, things, sides, things[0].side)
-
-
-def distance_answer(kind: str, things: list[Thing]) -> Answer:
-    distances = [WORDS[thing.distance] for thing in things]
-    return attribute_answer(kind, things, distances, things[0].distance)
-
-
-def count_answer(things: list[Thing], one: str, many: str) -> Answer:
-    number = NUMBERS[len(things)]
-    if not things:
-        return Answer(number, f"There are no {many}.", number)
-    if len(things) == 1:
-        return Answer(number, f"There is one {one}.", number)
-    return Answer(number, f"There are {number} {many}.", number)
-
-
-def presence_answer(is_there: bool, what: str) -> Answer:
-    """`what` with its article, as in "a red cat"."""
-    if is_there:
-        return Answer("yes", f"Yes, there is {what}.", "yes")
-    without_article = what.split(" ", 1)[1]
-    return Answer("no", f"No, there is no {without_article}.", "no")
-
-
-def yes_no_answer(is_true: bool) -> Answer:
-    word = yes_or_no(is_true)
-    return Answer(word, word=word)
-
 
 # Questions about one thing
 
@@ -391,32 +205,6 @@ def color_of_what_questions(facts: Scene, writer: Writer) -> list[QA]:
     return qas
 
 
-def neighbors(thing: Thing, facts: Scene) -> dict[str, list[Thing]]:
-    """What stands where, seen from a thing: "behind" it and so on."""
-    side = SIDES.index(thing.side)
-    found: dict[str, list[Thing]] = {
-        "to the left of": [],
-        "to the right of": [],
-        "next to": [],
-    }
-    if thing.distance == "near":
-        found["behind"] = []
-    else:
-        found["in front of"] = []
-    for other in facts.things:
-        steps = SIDES.index(other.side) - side
-        if steps < 0:
-            found["to the left of"].append(other)
-        if steps > 0:
-            found["to the right of"].append(other)
-        if abs(steps) == 1 and other.distance == thing.distance:
-            found["next to"].append(other)
-        if steps == 0 and other.distance != thing.distance:
-            where = "behind" if thing.distance == "near" else "in front of"
-            found[where].append(other)
-    return found
-
-
 def neighbor_questions(facts: Scene, writer: Writer) -> list[QA]:
     qas = []
     for thing in facts.things:
@@ -448,11 +236,6 @@ def list_questions(facts: Scene, writer: Writer) -> list[QA]:
         is_there = yes_no_answer(len(things) > 0)
         qas.append(writer.qa("presence", "presence of group", is_there, **words))
     return qas
-
-
-def no_such_group(group: str) -> Answer:
-    sentence = f"There are no {group}."
-    return Answer(sentence, sentence)
 
 
 # Questions about numbers and presence
@@ -549,109 +332,7 @@ def presence_questions(facts: Scene, writer: Writer) -> list[QA]:
     return qas
 
 
-# Questions about two things
-
-
-def relation_questions(facts: Scene, writer: Writer) -> list[QA]:
-    """Two things compared: by side, by distance, by where one is seen from the other, by color."""
-    qas = []
-    for first, second in permutations(facts.things, 2):
-        qas += color_comparisons(first, second, facts, writer)
-        # A name that tells the side would answer the question.
-        first_names = unique_names(facts, first, writer, hidden="side")
-        second_names = unique_names(facts, second, writer, hidden="side")
-        if not first_names or not second_names:
-            continue
-        names = {"name": first_names[0], "other": second_names[0]}
-        if first.side != second.side:
-            qas += side_questions(first, second, names, writer)
-        if first.distance != second.distance:
-            qas += distance_questions(first, names, writer)
-        qas += place_comparisons(first, second, facts, names, writer)
-    return qas
-
-
-def color_comparisons(first: Thing, second: Thing, facts: Scene, writer: Writer) -> list[QA]:
-    """Whether two things have the same color, and which of them has a color."""
-    first_names = unique_names(facts, first, writer, hidden="color")
-    second_names = unique_names(facts, second, writer, hidden="color")
-    if not first_names or not second_names:
-        return []
-    names = {"name": first_names[0], "other": second_names[0]}
-    is_same = first.color == second.color
-    qas = [writer.qa("relation", "same color", yes_no_answer(is_same), **names)]
-    if not is_same:
-        thing, name = writer.rng.choice(((first, names["name"]), (second, names["other"])))
-        answer = Answer(name, f"{capitalized(name)} is {thing.color}.")
-        qas.append(writer.qa("relation", "which is color", answer, color=thing.color, **names))
-    return qas
-
-
-def where_from(first: Thing, second: Thing) -> str:
-    """Where the first thing is, seen from the second: by the side, or else by the distance."""
-    steps = SIDES.index(first.side) - SIDES.index(second.side)
-    if steps < 0:
-        return "to the left of"
-    if steps > 0:
-        return "to the right of"
-    return "in front of" if first.distance == "near" else "behind"
-
-
-def place_comparisons(
-    first: Thing, second: Thing, facts: Scene, names: dict[str, str], writer: Writer
-) -> list[QA]:
-    """Where the first thing is, seen from the second, and whether it is next to it or behind it."""
-    where = f"{where_from(first, second)} {names['other']}"
-    answer = Answer(where, f"{capitalized(names['name'])} is {where}.")
-    qas = [writer.qa("relation", "relative position", answer, **names)]
-    around = neighbors(second, facts)
-    true = [where for where in NEXT_TO_OR_BEHIND if first in around.get(where, [])]
-    for where in (*true, writer.rng.choice(NEXT_TO_OR_BEHIND)):
-        answer = yes_no_answer(where in true)
-        words = {"where": writer.where(where), **names}
-        qas.append(writer.qa("relation", "is neighbor", answer, **words))
-    return qas
-
-
-NEXT_TO_OR_BEHIND = ("next to", "behind", "in front of")  # beside the sides, which have questions
-
-
-def side_questions(first: Thing, second: Thing, names: dict[str, str], writer: Writer) -> list[QA]:
-    way = writer.rng.choice(("left", "right"))
-    is_left_of = SIDES.index(first.side) < SIDES.index(second.side)
-    is_true = is_left_of == (way == "left")
-    further = names["name"] if is_true else names["other"]
-    verb = "is" if is_true else "is not"
-    sentence = f"{capitalized(names['name'])} {verb} to the {way} of {names['other']}."
-    answer = Answer(yes_or_no(is_true), sentence, yes_or_no(is_true))
-    return [
-        writer.qa("relation", "side of other", answer, way=way, **names),
-        writer.qa("relation", "further to side", Answer(further), way=way, **names),
-    ]
-
-
-def distance_questions(first: Thing, names: dict[str, str], writer: Writer) -> list[QA]:
-    is_closer = first.distance == "near"
-    closer = names["name"] if is_closer else names["other"]
-    farther = names["other"] if is_closer else names["name"]
-    closer_answer = Answer(closer, f"{capitalized(closer)} is closer.")
-    farther_answer = Answer(farther, f"{capitalized(farther)} is farther away.")
-    return [
-        writer.qa("relation", "closer", closer_answer, **names),
-        writer.qa("relation", "farther", farther_answer, **names),
-        writer.qa("relation", "is closer", yes_no_answer(is_closer), **names),
-        writer.qa("relation", "is farther", yes_no_answer(not is_closer), **names),
-    ]
-
-
 # Questions about the whole image
-
-
-def weather_answer(facts: Scene) -> Answer:
-    weather = facts.weather
-    if weather == "night":
-        return Answer("a clear night", "It is a clear night.", "night")
-    return Answer(weather, f"It is {weather}.", weather)
 
 
 def weather_questions(facts: Scene, writer: Writer) -> list[QA]:
@@ -671,11 +352,6 @@ def weather_questions(facts: Scene, writer: Writer) -> list[QA]:
     time = "night" if weather == "night" else "day"
     qas.append(writer.qa("weather", "day or night", Answer(time, f"It is {time}.", time)))
     return qas
-
-
-def place_answer(facts: Scene) -> Answer:
-    where = WORDS[facts.place]
-    return Answer(where, f"The picture was taken {where}.", facts.place)
 
 
 def place_questions(facts: Scene, writer: Writer) -> list[QA]:
@@ -834,22 +510,3 @@ def questions(facts: Scene, rng: random.Random, split: str = "trained") -> dict[
     for qa in qas:
         by_type[qa.type].append(qa)
     return by_type
-
-
-# What a question is about
-
-KIND_OF_WORD = {}  # every word for a kind, singular or plural
-for _kind in KINDS:
-    for _word in (_kind, *OTHER_NAMES.get(_kind, ())):
-        KIND_OF_WORD[_word] = _kind
-        KIND_OF_WORD[plural(_word)] = _kind
-
-
-def kinds_in(qa: QA) -> set[str]:
-    """The kinds of things that question and answer mention; a group mentions all its kinds."""
-    words = set(re.findall(r"\w+", f"{qa.question} {qa.answer}".lower()))
-    kinds = {KIND_OF_WORD[word] for word in words if word in KIND_OF_WORD}
-    for group in GROUPS:
-        if not words.isdisjoint((group, member_of(group))):
-            kinds.update(GROUPS[group])
-    return kinds

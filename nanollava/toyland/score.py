@@ -23,13 +23,15 @@ from .dialogues import description, follow_ups
 from .draw import draw
 from .grammar import WORDING_SPLITS
 from .plain import plain_instructions, plain_questions
-from .questions import QA, TYPES, questions
+from .qa import QA
+from .questions import TYPES, questions
 from .scenes import Scene, scenes
 from .teacher import facts_from_captions, stated_facts
 
 IMAGE_SIZE = 200  # pixels, as in the data set
 BATCH = 64  # questions that are drawn and answered together
 PLAIN = "plain"  # the few forms of plain.py, beside the splits of all wordings
+SECOND_TURN = "second turn"  # descriptions that are asked for after a question
 ABOUT_A_THING = ("color", "position", "distance")  # types of questions about things that are there
 
 
@@ -129,10 +131,13 @@ class Scorer:
                 self.denials.append(text.startswith(("There is no ", "There are no ")))
         return right
 
-    def descriptions(self, pool: list[Scene], split: str) -> dict[str, float]:
+    def descriptions(
+        self, pool: list[Scene], split: str, first_type: str | None = None
+    ) -> dict[str, float]:
         """`precision`: the share of the stated facts that are true; `recall`: the true ones stated.
 
-        Both count the facts of all descriptions together."""
+        Both count the facts of all descriptions together. With `first_type` each description is
+        asked for as the second turn, after a question of this type."""
         references = []
         dialogues = []
         for scene in pool:
@@ -141,10 +146,14 @@ class Scorer:
                 (qa,) = plain_instructions(facts, self.rng, "detail")
             else:
                 qa = description(facts, self.rng, split)
-            dialogues.append((scene, [qa.question]))
+            texts = [qa.question]
+            if first_type is not None:
+                first = self.rng.choice(questions(facts, self.rng, split)[first_type])
+                texts.insert(0, first.question)
+            dialogues.append((scene, texts))
             references.append(qa.answer)
         answers = self.ask(dialogues, max_new_tokens=128)
-        stated = facts_of_texts([text for (text,) in answers])
+        stated = facts_of_texts([texts[-1] for texts in answers])
         true = facts_of_texts(references)
         correct = len(stated & true)
         return {
@@ -187,7 +196,8 @@ def score(
     `unseen_wordings` and on `unseen_combinations`, each with "overall". `denials` is the share of
     answers that deny a thing that is there. `detail` has `precision` and `recall` of the facts in
     descriptions, and `follow_ups` the share of right later turns, each by split of the wordings, on
-    a third of the scenes. `questions` is how many were asked.
+    a third of the scenes; "second turn" in `detail` are descriptions after a question about a
+    color. `questions` is how many were asked.
     """
     scorer = Scorer(model, tokenizer, image_config, random.Random(f"score/{seed}"))
     pool = list(scenes("test", count, seed, unseen=False))
@@ -200,6 +210,7 @@ def score(
     later_turns = {split: scorer.follow_ups(part, split) for split in WORDING_SPLITS}
     plain = shares(scorer.short_questions(pool, PLAIN))
     details[PLAIN] = scorer.descriptions(part, PLAIN)
+    details[SECOND_TURN] = scorer.descriptions(part, "trained", first_type="color")
     return {
         "overall": types.pop("overall"),
         "types": types,
@@ -239,11 +250,12 @@ def table(result: dict) -> str:
     trained = 100 * result["follow_ups"]["trained"]
     unseen = 100 * result["follow_ups"]["unseen"]
     lines.append(f"{'follow-ups':18} {'':9} {trained:9.1f} {unseen:9.1f}")
-    for split in (PLAIN, *WORDING_SPLITS):
-        precision = result["detail"][split]["precision"]
-        recall = result["detail"][split]["recall"]
+    for name in (PLAIN, *WORDING_SPLITS, SECOND_TURN):
+        precision = result["detail"][name]["precision"]
+        recall = result["detail"][name]["recall"]
+        where = "as a second turn" if name == SECOND_TURN else f"{name} wordings"
         lines.append(
-            f"descriptions, {split} wordings: {precision:.1%} of the stated facts are true, "
+            f"descriptions, {where}: {precision:.1%} of the stated facts are true, "
             f"{recall:.1%} of the true facts are stated"
         )
     lines.append(f"things that are there and are denied: {result['denials']:.1%}")
