@@ -1,4 +1,4 @@
-"""Parameters and FLOPs of connectors, compared with a real module and with counts by hand."""
+"""What connectors cost, compared with real modules and with counts by hand."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nanollava.config import CONNECTORS, ConnectorConfig, LlamaConfig, LlavaConfig, VisionConfig
 from nanollava.connectors.build import build_connector
-from nanollava.connectors.costs import connector_flops, connector_parameters
+from nanollava.connectors.costs import connector_activations, connector_flops, connector_parameters
 
 VISION = VisionConfig(32, 8, 48, 96, 4, 4)  # 16 patches
 TEXT = LlamaConfig(96, 64, 112, 2, 4, 2, max_position_embeddings=128)
@@ -52,6 +52,45 @@ def test_gated_blocks_cost_per_position_of_text():
     feed_forward = 2 * 2 * 64 * 256
     per_position = 2 * (q_and_out + attention + feed_forward)  # two blocks
     assert ten.forward - one.forward == 9 * per_position
+
+
+def kept_on_a_cpu(module, *inputs) -> int:
+    """Bytes of what a real pass in bf16 saves, told apart by address."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+    saved = {}
+
+    def save(tensor):
+        address = tensor.untyped_storage().data_ptr()
+        if address not in weights:
+            saved[address] = tensor
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor)
+    with hooks, sdpa_kernel(SDPBackend.MATH):
+        module(*inputs)
+    return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
+
+
+@pytest.mark.parametrize("kind", CONNECTORS)
+def test_activations_are_those_that_a_real_pass_keeps(kind):
+    connector = build_connector(config(kind)).bfloat16()
+    for name, parameter in connector.named_parameters():
+        parameter.requires_grad_(not name.startswith(connector.frozen_prefixes))
+    Z_v = torch.randn(1, 16, 48, dtype=torch.bfloat16)
+    expected = kept_on_a_cpu(connector, Z_v)
+    for block in connector.decoder_blocks().values():
+        x = torch.randn(1, 10, 64, dtype=torch.bfloat16, requires_grad=True)
+        latents = torch.randn(1, 4, 48, dtype=torch.bfloat16, requires_grad=True)
+        mask = torch.ones(1, 10, 4, dtype=torch.bool)
+        expected += kept_on_a_cpu(block, x, latents, mask)
+    assert connector_activations(config(kind), tokens=10) == pytest.approx(expected, rel=0.02)
+
+
+def test_gated_blocks_keep_more_for_more_text():
+    few = connector_activations(config("gated_xattn"), tokens=10)
+    many = connector_activations(config("gated_xattn"), tokens=100)
+    assert many > 2 * few
+    assert connector_activations(config("qwen"), 10) == connector_activations(config("qwen"), 100)
 
 
 def test_minigpt4_trains_and_computes_less_than_the_q_former():

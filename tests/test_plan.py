@@ -9,7 +9,8 @@ import torch.distributed as dist
 from checkpoint_layouts import reference_model, write_original_and_clip
 from torch.utils.flop_counter import FlopCounterMode
 
-from nanollava.config import LlamaConfig, LlavaConfig, VisionConfig
+from nanollava.config import ConnectorConfig, LlamaConfig, LlavaConfig, VisionConfig
+from nanollava.connectors.costs import connector_activations
 from nanollava.llama import LlamaBlock, rope_cos_sin
 from nanollava.llava import LLaVA
 from nanollava.training import distributed, plan
@@ -73,6 +74,18 @@ def test_activations_are_those_that_autograd_saves(trainable):
     assert measured == pytest.approx(kept / TEXT.num_hidden_layers, rel=0.06)
     block_inputs = TEXT.num_hidden_layers * y.nbytes
     assert checkpointed == pytest.approx(kept / TEXT.num_hidden_layers + block_inputs)
+
+
+@both_stages
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_connectors_activations_are_planned_for_each_sample(trainable, checkpointing):
+    sizes = ConnectorConfig(num_queries=4, num_layers=2, hidden_size=64)
+    config = replace(CONFIG, projector="resampler", connector=sizes)
+    plans = []
+    for each in (config, CONFIG):
+        plans.append(plan.memory(each, trainable, 1, 8, 20, 3, checkpointing))
+    difference = plans[0]["activations"] - plans[1]["activations"]
+    assert difference == 8 * connector_activations(config, 20)
 
 
 def local_bytes(tensors) -> int:

@@ -1,4 +1,4 @@
-"""What a connector costs: parameters, and FLOPs of matrix products.
+"""What a connector costs: parameters, FLOPs of matrix products, and memory for activations.
 
 Counted by building and running it on torch's meta device, which knows shapes and has no memory.
 """
@@ -83,6 +83,47 @@ def unit_flops(config: LlavaConfig) -> tuple[Flops, Flops]:
             of_token = of_token.plus(two.plus(one.times(-1)))
             of_image = of_image.plus(one.times(2)).plus(two.times(-1))
     return of_image, of_token
+
+
+@lru_cache
+def connector_activations(config: LlavaConfig, tokens: int) -> int:
+    """Bytes that the connector keeps for the backward pass of one sample, in bf16.
+
+    A sample is one image, and for the gated blocks `tokens` positions of text. Weights of attention
+    count in full, as without fused kernels.
+    """
+    connector = meta_connector(config).bfloat16()
+    vision = config.vision_config
+    Z_v = torch.empty(
+        1, vision.num_patches, vision.hidden_size, device="meta", dtype=torch.bfloat16
+    )
+    total = saved_bytes(connector, Z_v)
+    blocks = connector.decoder_blocks().values()
+    if blocks:
+        latents = torch.empty_like(connector(Z_v), requires_grad=True)
+        x, _, mask = block_inputs(config, latents, tokens)
+        for block in blocks:
+            total += saved_bytes(block, x.bfloat16(), latents, mask)
+    return total
+
+
+def saved_bytes(module: nn.Module, *inputs: torch.Tensor) -> int:
+    """Bytes of all tensors that autograd keeps in one pass through a module, without its weights.
+
+    Tensors that share a storage count once."""
+    weights = [parameter.untyped_storage() for parameter in module.parameters()]
+    is_weight = {id(storage) for storage in weights}
+    storages = {}  # by id; they stay referenced, so no id is used again
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if id(storage) not in is_weight:
+            storages[id(storage)] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        module(*inputs)
+    return sum(storage.nbytes() for storage in storages.values())
 
 
 def block_inputs(config: LlavaConfig, latents: torch.Tensor, T: int) -> tuple:

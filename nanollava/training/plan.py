@@ -18,7 +18,7 @@ from ..config import (
     LlavaConfig,
     VisionConfig,
 )
-from ..connectors.costs import Flops, connector_flops, connector_parameters
+from ..connectors.costs import Flops, connector_activations, connector_flops, connector_parameters
 from ..data import read_records
 from ..errors import UserError
 from ..files import read_json, shipped
@@ -252,12 +252,16 @@ def memory(
 
     # Bytes per logit: 2 in bf16, 4 as float32, 4 for the log-softmax that the backward pass needs.
     logits = (2 + 4 + 4) * micro * label_tokens * config.text_config.vocab_size
+    # W keeps little. Other connectors keep theirs with checkpointing, too, which is of the decoder.
+    connector = 0
+    if config.connector is not None:
+        connector = micro * connector_activations(config, tokens)
     return {
         "weights": weights,
         "gradients": gradients,
         "optimizer": optimizer,
         "gathered": gathered,
-        "activations": checkpointed if checkpointing else kept,
+        "activations": connector + (checkpointed if checkpointing else kept),
         "logits": logits,
     }
 
