@@ -166,6 +166,10 @@ ATTRIBUTES: dict[str, Callable[[str, list[Thing]], Answer]] = {
 }
 
 
+# Umbrella, sunglasses, snowman and sea can be asked about in every scene.
+REASONS_OF_EVERY_SCENE = 4
+
+
 class Talk:
     """A dialogue about one kind of things after another, which `topic` names."""
 
@@ -285,7 +289,7 @@ class Talk:
         self.about_nothing()
 
     def open(self) -> None:
-        if self.rng.random() < 0.15:
+        if self.rng.random() < 0.15 and len(self.reasons) < REASONS_OF_EVERY_SCENE:
             self.ask_reason()
             return
         openings = (self.ask_presence, self.ask_attribute, self.ask_count, self.ask_what)
