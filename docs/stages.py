@@ -1,6 +1,9 @@
-"""Draws docs/stages.png: answers before stage 1, after it and after stage 2, and all loss curves.
+"""Draws docs/stages.png: answers before stage 1, after it and after stage 2, and loss curves.
 
-python docs/stages.py --runs out/align-24k out/plain out/forms out/drills out/toy-llava
+python docs/stages.py --runs out/align out/instruct out/toy-llava
+
+The answers are the shipped model's. The first two curves are those of the training scripts without
+flags, the third is the last part of the shipped model's training (docs/toyland.md).
 """
 
 import argparse
@@ -66,11 +69,9 @@ STAGE_COLORS = ("#6a6a6a", "#b35900", "#0a58a8")  # as in STAGES; LEGEND's last 
 
 # Title and color of every training run's loss curve.
 CURVES = (
-    ("stage 1: only W learns", STAGE_COLORS[1]),
-    ("stage 2 in plain language", STAGE_COLORS[2]),
-    ("stage 2 in all wordings", STAGE_COLORS[2]),
-    ("with drills", STAGE_COLORS[2]),
-    ("more drills", STAGE_COLORS[2]),
+    ("stage 1: python train_align.py", STAGE_COLORS[1]),
+    ("stage 2: python train_instruct.py", STAGE_COLORS[2]),
+    ("the shipped model: last part of its stage 2", STAGE_COLORS[2]),
 )
 
 
@@ -249,8 +250,8 @@ def main() -> None:
         "--runs",
         nargs=len(CURVES),
         type=Path,
-        default=[Path("out") / name for name in ("align", "plain", "forms", "drills", "toy-llava")],
-        help="directories with metrics.jsonl, of stage 1 and of the parts of stage 2",
+        default=[Path("out") / name for name in ("align", "instruct", "toy-llava")],
+        help="directories with metrics.jsonl, as in CURVES",
     )
     add("--out", type=Path, default=REPOSITORY / "docs/stages.png", help="PNG file to write")
     args = parser.parse_args()
