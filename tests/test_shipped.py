@@ -83,9 +83,7 @@ def test_score_in_plain_language(ours, result):
 
 
 # What the shipped model is meant to reach, and does not (docs/toyland.md).
-@pytest.mark.xfail(
-    strict=True, reason="relations and answers that list several things are not learned yet"
-)
+@pytest.mark.xfail(strict=True, reason="relations and lists are not learned yet")
 def test_no_type_of_question_is_weak(result):
     assert min(result["types"].values()) >= 0.85, result
 
