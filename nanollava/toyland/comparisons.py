@@ -59,8 +59,8 @@ def place_comparisons(
     first: Thing, second: Thing, facts: Scene, names: dict[str, str], writer: Writer
 ) -> list[QA]:
     """Where the first thing is, seen from the second, and whether it is next to it or behind it."""
-    where = f"{where_from(first, second)} {names['other']}"
-    answer = Answer(where, f"{capitalized(names['name'])} is {where}.")
+    phrase = f"{where_from(first, second)} {names['other']}"
+    answer = Answer(phrase, f"{capitalized(names['name'])} is {phrase}.")
     qas = [writer.qa("relation", "relative position", answer, **names)]
     around = neighbors(second, facts)
     true = [where for where in NEXT_TO_OR_BEHIND if first in around.get(where, [])]

@@ -213,6 +213,10 @@ def presence_answer(is_there: bool, what: str) -> Answer:
     return Answer("no", f"No, there is no {without_article}.", "no")
 
 
+def yes_or_no(is_true: bool) -> str:
+    return "yes" if is_true else "no"
+
+
 def yes_no_answer(is_true: bool) -> Answer:
     word = yes_or_no(is_true)
     return Answer(word, word=word)
@@ -248,10 +252,6 @@ def no_such(what: str) -> Answer:
 def no_such_group(group: str) -> Answer:
     sentence = f"There are no {group}."
     return Answer(sentence, sentence)
-
-
-def yes_or_no(is_true: bool) -> str:
-    return "yes" if is_true else "no"
 
 
 # What a question is about
