@@ -116,7 +116,7 @@ def spot_questions(facts: Scene, writer: Writer) -> list[QA]:
 
 
 def group_at_spot_questions(facts: Scene, writer: Writer) -> list[QA]:
-    """Which animal, vehicle or plant is at a spot: of every group there is, and of another one."""
+    """Which animal, vehicle or plant is at a spot; mostly at one where there is one."""
     qas = []
     for group in GROUPS:
         spots = (*SIDES, *DISTANCES)
@@ -153,11 +153,14 @@ def either_questions(facts: Scene, writer: Writer) -> list[QA]:
 def either_question(wording: str, kind: str, facts: Scene, writer: Writer, **words: str) -> QA:
     """A choice between a kind that is there and one that is not, in either order."""
     a_kind = with_article(kind)
-    pair = [with_article(writer.kind(kind))]
-    pair.append(with_article(writer.kind(writer.rng.choice(kinds_absent(facts)))))
+    answer = Answer(a_kind, f"It is {a_kind}.", kind)
+    spoken = with_article(writer.kind(kind))
+    absent = writer.rng.choice(kinds_absent(facts))
+    spoken_absent = with_article(writer.kind(absent))
+    pair = [spoken, spoken_absent]
     writer.rng.shuffle(pair)
-    slots = {"a_kind": pair[0], "other_kind": pair[1], **words}
-    return writer.qa("what", wording, Answer(a_kind, f"It is {a_kind}.", kind), **slots)
+    first, second = pair
+    return writer.qa("what", wording, answer, a_kind=first, other_kind=second, **words)
 
 
 def extreme_questions(facts: Scene, writer: Writer) -> list[QA]:
