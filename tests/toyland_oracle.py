@@ -29,7 +29,7 @@ def things_named(scene: Scene, text: str) -> list[Thing]:
     return [thing for thing in scene.things if thing.kind in kinds]
 
 
-# The words for spots, the longer ones first: "on the left" has no "on the left side".
+# The words by which questions name a spot.
 SPOT_PATTERNS = {
     "left": r"\bleft\b",
     "middle": r"\b(middle|center|centre)\b",
