@@ -58,7 +58,8 @@ def where_from(first: Thing, second: Thing) -> str:
 def place_comparisons(
     first: Thing, second: Thing, facts: Scene, names: dict[str, str], writer: Writer
 ) -> list[QA]:
-    """Where the first thing is, seen from the second, and whether it is next to it or behind it."""
+    """Where the first thing is, seen from the second, and whether it is next to, behind or in front
+    of it."""
     phrase = f"{where_from(first, second)} {names['other']}"
     answer = Answer(phrase, f"{capitalized(names['name'])} is {phrase}.")
     qas = [writer.qa("relation", "relative position", answer, **names)]

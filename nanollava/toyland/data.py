@@ -111,7 +111,7 @@ def write_files(folder: Path, train: int, validation: int, seed: int, size: int)
 
 
 def ensure_data(path: str, made_here: str) -> None:
-    """Writes Toyland's data set if `path` is its default file `made_here` and is missing.
+    """Writes Toyland's data set if `path` is its default file `made_here`, and its folder missing.
 
     Rank 0 writes, the other ranks wait."""
     if path != made_here:

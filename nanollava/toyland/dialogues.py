@@ -40,13 +40,14 @@ def words_of(*texts: str) -> set[str]:
     return set(re.findall(r"\w+", " ".join(texts).lower()))
 
 
-# Words of `wordings.SPOTS` that only spots have.
+# The words that tell a spot. Some mean other things, too ("Am I right that ..."), which costs no
+# more than a question that is not asked.
 SPOT_WORDS = frozenset("left right middle center centre near close front foreground far".split())
 SPOT_WORDS |= frozenset("background back distance".split())
 
 
 def is_about_side(qa: QA) -> bool:
-    """Whether a relation is one of left and right; the others are about distance and color."""
+    """Whether a relation names left or right; nearly all others are about distance and color."""
     return not words_of(qa.question, qa.answer).isdisjoint(("left", "right"))
 
 
@@ -56,6 +57,7 @@ def gives_away(earlier: QA, qa: QA) -> bool:
     A question of the same type about the same kinds counts as asked already."""
     earlier_kinds = kinds_in(earlier)
     kinds = kinds_in(qa)
+    # Of the same type: it would be the same question again.
     if earlier.type == qa.type == "outside":
         return earlier.question == qa.question
     if earlier.type == qa.type == "relation":
@@ -65,6 +67,7 @@ def gives_away(earlier: QA, qa: QA) -> bool:
         # Who has counted the plants knows something about the number of flowers.
         knows_part = qa.type in ("presence", "count") and not earlier_kinds.isdisjoint(kinds)
         return earlier_kinds == kinds or knows_part
+    # Of another type: only what both speak of can be told.
     if {earlier.type, qa.type} in ({"reason", "weather"}, {"reason", "place"}):
         return True  # "Yes, because it is raining."
     if not earlier_kinds & kinds:
@@ -74,7 +77,8 @@ def gives_away(earlier: QA, qa: QA) -> bool:
         colors = words_of(qa.answer) & set(COLORS)
         return not colors.isdisjoint(words_of(earlier.question, earlier.answer))
     if qa.type in ("position", "distance"):
-        # "Is the cat on the left?" tells or nearly tells the side.
+        # "Is the cat on the left?" tells or nearly tells the side. So does what is there, and where
+        # a thing is seen from another one. Lists are left out, to be safe.
         names_spot = not SPOT_WORDS.isdisjoint(words_of(earlier.question))
         return names_spot or earlier.type in ("what", "relation", "list")
     # Any mention tells that the kind is there.
@@ -180,8 +184,8 @@ class Talk:
         self.qas: list[QA] = []
         self.topic = ""  # the kind that "it" means
         self.things: list[Thing] = []  # those that "it" or "they" mean
-        self.asked = ""  # what the last turn asked about the topic
-        self.known: set[str] = set()  # what has been asked about it
+        self.known: set[str] = set()  # what has been asked about them
+        self.asked = ""  # what the last turn asked; "And the dog?" asks it again, of another topic
         self.reasons: set[str] = set()  # the wordings of reasons that have been asked
         self.scene_known: set[str] = set()  # whether weather and place have been asked
 
@@ -201,7 +205,7 @@ class Talk:
         self.asked = ""
 
     def about_answer(self, things: list[Thing]) -> None:
-        """The last answer listed these things: one of them is what "it" means from now on."""
+        """The last answer listed these things; if that was one thing, "it" means it from now on."""
         if len(things) != 1:
             self.about_nothing()
             return
@@ -271,7 +275,7 @@ class Talk:
         self.known |= {"color", "position" if spot in SIDES else "distance"}
 
     def ask_reason(self) -> None:
-        """A question that needs reasoning, answered yes or no, and then why."""
+        """A question that needs reasoning: answered yes or no and then why, or both at once."""
         true = true_reasons(self.facts)
         true.pop("who needs an umbrella", None)
         for wording in self.reasons:
@@ -338,7 +342,7 @@ class Talk:
         return True
 
     def ask_number(self) -> bool:
-        """How many there are of a kind that is there, or if several; its presence was asked."""
+        """After "Is there a cat?": how many there are, or whether there are several."""
         if self.asked != "presence" or not self.things:
             return False
         if self.rng.random() < 0.3:
@@ -375,6 +379,7 @@ class Talk:
     def ask_the_same(self) -> bool:
         """The last question about another kind: "And the dog?" """
         asked = self.asked
+        # Drawn before the checks; after them, all later draws and so the data would be others.
         kind = self.some_kind()
         things = self.facts.of_kind(kind)
         if asked not in (*ATTRIBUTES, "presence", "count"):
@@ -429,7 +434,7 @@ class Talk:
 def follow_ups(
     facts: Scene, rng: random.Random, turns: int = 3, split: str = "trained"
 ) -> list[QA]:
-    """A dialogue of at most `turns` turns in which later ones refer to earlier ones."""
+    """A dialogue of `turns` turns in which later ones refer to earlier ones."""
     talk = Talk(facts, Writer(rng, split))
     talk.open()
     while len(talk.qas) < turns:
@@ -454,8 +459,8 @@ def instructions(
 ) -> list[QA]:
     """One sample of instruction data, of the type "conversation", "detail" or "complex".
 
-    `inventory` is the share of conversations that only ask what is there and how many. Raises
-    ValueError for another type.
+    `inventory` is the share that only asks what is there and how many, of the conversations whose
+    turns do not refer back. Raises ValueError for another type.
     """
     if response_type == "conversation":
         if rng.random() < 0.4:

@@ -110,10 +110,11 @@ def replace_words(text: str, replacements: dict[str, str]) -> str:
 
 
 def as_typed(text: str, rng: random.Random) -> str:
-    """The question as somebody might type it: contractions, British words, "please", no capitals.
+    """The question as somebody might type it.
 
-    More than half of all questions stay as they are. Very short ones ("Hello!", "Why?") get neither
-    an opening nor a "please"."""
+    With contractions, British words, "please" and an opening; without capitals and the final mark.
+    At least half of all questions stay as they are. Very short ones ("Hello!", "Why?") get neither
+    an opening nor "please"."""
     if rng.random() < 0.5:
         return text
     if rng.random() < 0.4:

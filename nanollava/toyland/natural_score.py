@@ -55,7 +55,7 @@ def replies(
 
 
 def is_scored(question: Question) -> bool:
-    """Whether the model cannot have been trained on these words. Other types measure openings."""
+    """Whether the model cannot have been trained on these words. Openings are asked, not scored."""
     return question.type != OPENING and not in_grammar(question.text)
 
 

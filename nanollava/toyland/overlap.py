@@ -10,9 +10,18 @@ from .captions import NUMBERS, plural
 from .grammar import BRITISH, CONTRACTIONS, OPENINGS, all_forms
 from .qa import KIND_OF_WORD, member_of
 from .scenes import COLORS, SIDES
-from .wordings import FOLLOW_UPS, GROUPS, NEIGHBOR_WORDS, NOT_IN_TOYLAND, SPOTS, WORDINGS
+from .wordings import (
+    COUNTRIES,
+    FOLLOW_UPS,
+    GROUPS,
+    NEIGHBOR_WORDS,
+    NOT_IN_TOYLAND,
+    SPOTS,
+    STYLES,
+    WORDINGS,
+)
 
-# An example of what fills a slot of a template.
+# `pattern` writes "_" for what fills these slots, so one example stands for all.
 EXAMPLES = {
     "other": "the dog",
     "names": "the cats",
@@ -21,11 +30,9 @@ EXAMPLES = {
     "other_kind": "a dog",
     "color": "red",
     "other_color": "blue",
-    "way": "left",
-    "country": "France",
-    "other_number": "three",
 }
-# Slots whose fillings `pattern` tells apart, with all their fillings.
+# `pattern` keeps the words of these, so each filling is tried. A name that says where the thing
+# stands, "the cat on the left", is left to `without_spot`.
 CHOICES = {
     "spot": [form for spot in SPOTS.values() for part in spot for form in all_forms(part)],
     "where": [
@@ -34,13 +41,23 @@ CHOICES = {
     "name": ["the cat", *(f"the {member_of(group)}" for group in GROUPS)],
     "group": list(GROUPS),
     "member": [member_of(group) for group in GROUPS],
+    "way": ["left", "right"],
     "most": ["leftmost", "rightmost"],
     "number": list(NUMBERS[1:]),
+    "other_number": list(NUMBERS[1:]),
+    "country": list(COUNTRIES),
     "kinds": ["cats", "things", "objects", "red things", *GROUPS],
 }
 OTHER_VALUES = {"toy", *NOT_IN_TOYLAND, *(plural(kind) for kind in NOT_IN_TOYLAND)}
 VALUES = {*KIND_OF_WORD, *COLORS, *SIDES, *OTHER_VALUES}  # exchangeable words
+VALUES |= {f"{word}s" for word in VALUES}  # "the person's color" without its apostrophe
 ARTICLES = {"a", "an", "the"}
+
+
+def without_opening(text: str) -> str:
+    for opening in OPENINGS:
+        text = text.removeprefix(opening.lower())
+    return text
 
 
 def pattern(text: str) -> str:
@@ -48,15 +65,16 @@ def pattern(text: str) -> str:
 
     "what colour is the red cat, please" and "What color is the dog?" have the same pattern.
     """
-    text = text.lower()
-    for opening in OPENINGS:
-        text = text.removeprefix(opening.lower())
-    for long, short in CONTRACTIONS.items():
-        text = text.replace(short.lower(), long.lower())
+    # The steps of `as_typed` are undone from the last to the first.
+    text = text.lower().replace("'", "")
+    while (shorter := without_opening(text)) != text:  # a form may begin with one of its own
+        text = shorter
     for american, british in BRITISH.items():
         text = text.replace(british.lower(), american.lower())
+    for long, short in CONTRACTIONS.items():
+        text = text.replace(short.lower().replace("'", ""), long.lower())
     kept = []
-    for word in re.findall(r"[a-z']+", text):
+    for word in re.findall(r"[a-z]+", text):
         if word in ARTICLES or word == "please":
             continue
         if word not in VALUES:
@@ -85,9 +103,43 @@ def grammar_patterns() -> frozenset[str]:
     return frozenset(patterns)
 
 
+@lru_cache(maxsize=1)
+def request_patterns() -> tuple[str, ...]:
+    """The patterns of the requests that may follow a question: "Answer in one word." """
+    templates = (*STYLES["word"], *STYLES["sentence"], *FOLLOW_UPS["yes or no"])
+    patterns = {pattern(form) for template in templates for form in all_forms(template)}
+    return tuple(sorted(patterns, key=len, reverse=True))
+
+
+@lru_cache(maxsize=1)
+def spot_patterns() -> tuple[str, ...]:
+    """The patterns of all spots, the longest first: "on _ side of this picture"."""
+    patterns = {pattern(spot) for spot in CHOICES["spot"]}
+    return tuple(sorted(patterns, key=len, reverse=True))
+
+
+def without_request(words: str) -> str:
+    """A pattern without the request for one word, for a sentence, or for yes or no, at its end."""
+    for request in request_patterns():
+        if words.endswith(f" {request}"):
+            return words.removesuffix(f" {request}")
+    return words
+
+
+def without_spot(words: str) -> str:
+    """A pattern in which "the cat on the left" is as short as "the cat"."""
+    for spot in spot_patterns():
+        words = re.sub(rf"_ {spot}\b", "_", words)
+    return re.sub("_( _)+", "_", words)
+
+
 def in_grammar(question: str) -> bool:
     """Whether the grammar can produce a question in these words, about whatever things."""
-    return pattern(question) in grammar_patterns()
+    words = pattern(question)
+    for form in (words, without_request(words)):
+        if form in grammar_patterns() or without_spot(form) in grammar_patterns():
+            return True
+    return False
 
 
 if __name__ == "__main__":

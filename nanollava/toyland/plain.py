@@ -15,8 +15,8 @@ from .questions import TYPES, true_reasons
 from .scenes import COLORS, SIDES, Scene, Thing
 from .teacher import detail
 
-# Words in braces are filled in: `kind` is "cat", `kinds` "cats", `name` "the red cat", `side`
-# "on the left".
+# Words in braces are filled in: `kind` is "cat", `a_kind` "a cat", `kinds` "cats", `name` "the red
+# cat", `other` the name of a second thing, `side` "on the left", `way` "left".
 FORMS: dict[str, tuple[str, ...]] = {
     # One thing and its color; the second when the kind occurs more than once.
     "color": (
@@ -215,7 +215,7 @@ def presence_questions(
 
 
 def relation_questions(facts: Scene, rng: random.Random) -> list[QA]:
-    """Two things compared: which is further left or right, and which is closer."""
+    """Two things compared: whether one is left or right of the other, and which is closer."""
     named = []
     for thing in facts.things:
         name = unique_name(facts, thing)
@@ -240,7 +240,7 @@ def plain_reasons(facts: Scene, rng: random.Random) -> list[QA]:
     qas = []
     for wording, reason in true_reasons(facts).items():
         if wording == "umbrella" and facts.weather == "rainy":
-            continue  # then "who needs an umbrella" asks the same
+            continue  # then "who needs an umbrella" asks the same, if somebody is there
         qas.append(make_question("reason", reason.answer, rng, wording))
     return qas
 
@@ -273,7 +273,7 @@ def gives_away(earlier: QA, qa: QA) -> bool:
     """Whether an earlier turn states part of the answer: that a kind is there, its color or spot.
 
     A question of the same type about the same kinds counts as asked already. Plain questions need
-    less than `dialogues.gives_away`: only "what" and "relation" speak of spots."""
+    less than `dialogues.gives_away`: hardly any but "what" and "relation" speak of spots."""
     earlier_kinds = kinds_in(earlier)
     kinds = kinds_in(qa)
     if earlier.type == qa.type:

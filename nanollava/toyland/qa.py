@@ -54,15 +54,16 @@ class Writer:
         return self.with_style(type, self.fill(WORDINGS[wording], words), answer)
 
     def with_style(self, type: str, question: str, answer: Answer) -> QA:
+        """Sometimes asks for one word or for a sentence as well, and answers in that form."""
         chance = self.rng.random()
-        text = answer.short
+        answer_text = answer.short
         if answer.word and chance < ONE_WORD:
             question += " " + self.fill(STYLES["word"], {})
-            text = answer.word
+            answer_text = answer.word
         elif answer.sentence and ONE_WORD <= chance < ONE_WORD + ONE_SENTENCE:
             question += " " + self.fill(STYLES["sentence"], {})
-            text = answer.sentence
-        return QA(type, as_typed(question, self.rng), text)
+            answer_text = answer.sentence
+        return QA(type, as_typed(question, self.rng), answer_text)
 
     def kind(self, kind: str) -> str:
         """A kind's name, sometimes another one ("bike")."""
@@ -209,7 +210,7 @@ def presence_answer(is_there: bool, what: str) -> Answer:
     """`what` with its article, as in "a red cat"."""
     if is_there:
         return Answer("yes", f"Yes, there is {what}.", "yes")
-    without_article = what.split(" ", 1)[1]
+    _, without_article = what.split(" ", 1)
     return Answer("no", f"No, there is no {without_article}.", "no")
 
 

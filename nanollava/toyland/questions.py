@@ -282,7 +282,7 @@ def count_at_spot_questions(facts: Scene, writer: Writer) -> list[QA]:
 
 
 def number_questions(facts: Scene, writer: Writer) -> list[QA]:
-    """Whether there are two, three or four of a kind that is there, or more than one."""
+    """Whether there are two, three or four of a kind that is there, more than one, or only one."""
     rng = writer.rng
     qas = []
     for kind in kinds_present(facts):
@@ -409,8 +409,8 @@ def reasons(facts: Scene, writer: Writer) -> list[QA]:
 def missing_names(facts: Scene, writer: Writer) -> list[tuple[str, str]]:
     """Things that are not there: (what is not there, its name in a question).
 
-    A kind that is absent, one that Toyland does not have, a kind in another color, and an animal,
-    a vehicle or a plant where there is none.
+    Three absent kinds, one that Toyland does not have, a kind in another color, and an animal, a
+    vehicle or a plant where there is none.
     """
     rng = writer.rng
     names = []
@@ -435,10 +435,10 @@ def false_premises(facts: Scene, writer: Writer) -> list[QA]:
     qas = []
     for what, name in missing_names(facts, writer):
         answer = no_such(what)
-        has_color = " " in what
+        names_color = " " in what  # "red cat": its color is no question
         wordings = ["position", "distance", "neighbor", "is at spot"]
-        if not has_color:
-            wordings += ["color", "color", "is color", "color or color"]
+        if not names_color:
+            wordings += ["color", "color", "is color", "color or color"]  # twice: asked more often
         wording = rng.choice(wordings)
         first, second = rng.sample(COLORS, 2)
         slots = {

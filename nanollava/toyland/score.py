@@ -111,13 +111,14 @@ class Scorer:
         self.tokenizer = tokenizer
         self.image_config = image_config
         self.rng = rng
-        self.counts: list[int] = []  # how many questions each dialogue asked
-        self.denials: list[bool] = []  # whether a thing that is there was denied
+        self.num_questions = 0  # that have been asked
+        # For every question in `short_questions` about a thing that is there: was it denied?
+        self.denials: list[bool] = []
 
     def ask(
         self, dialogues: list[tuple[Scene, list[str]]], max_new_tokens: int = 48
     ) -> list[list[str]]:
-        self.counts += [len(texts) for _, texts in dialogues]
+        self.num_questions += sum(len(texts) for _, texts in dialogues)
         return ask(self.model, self.tokenizer, self.image_config, dialogues, max_new_tokens)
 
     def short_questions(self, pool: list[Scene], split: str) -> dict[str, list[bool]]:
@@ -220,7 +221,7 @@ def score(
         "denials": fmean(scorer.denials),
         "detail": details,
         "follow_ups": later_turns,
-        "questions": sum(scorer.counts),
+        "questions": scorer.num_questions,
     }
 
 
