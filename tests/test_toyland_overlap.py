@@ -24,6 +24,20 @@ def test_questions_of_the_grammar_are_found():
 @pytest.mark.parametrize(
     "question",
     [
+        "what is the persons color",
+        "What colour's the cat?",
+        "What color is the cat on the left side of the photo? Answer in one word.",
+        "Is the cat on the left in the background?",
+        "What is the capital of China?",
+    ],
+)
+def test_what_may_be_around_a_form_does_not_hide_it(question):
+    assert in_grammar(question)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
         "What hue has the fur of that cat?",
         "Which animal hides at the very left?",
         "Would you kindly sketch the scene in words?",

@@ -32,7 +32,7 @@ EXAMPLES = {
     "other_color": "blue",
 }
 # `pattern` keeps the words of these, so each filling is tried. A name that says where the thing
-# stands, "the cat on the left", is left to `without_spot`.
+# stands, "the cat on the left", is left to `without_spots`.
 CHOICES = {
     "spot": [form for spot in SPOTS.values() for part in spot for form in all_forms(part)],
     "where": [
@@ -112,10 +112,11 @@ def request_patterns() -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=1)
-def spot_patterns() -> tuple[str, ...]:
-    """The patterns of all spots, the longest first: "on _ side of this picture"."""
+def name_with_spot() -> re.Pattern:
+    """Finds names such as "_ on _ side of this picture"."""
     patterns = {pattern(spot) for spot in CHOICES["spot"]}
-    return tuple(sorted(patterns, key=len, reverse=True))
+    longest_first = sorted(patterns, key=len, reverse=True)
+    return re.compile(rf"_ ({'|'.join(longest_first)})\b")
 
 
 def without_request(words: str) -> str:
@@ -126,20 +127,20 @@ def without_request(words: str) -> str:
     return words
 
 
-def without_spot(words: str) -> str:
-    """A pattern in which "the cat on the left" is as short as "the cat"."""
-    for spot in spot_patterns():
-        words = re.sub(rf"_ {spot}\b", "_", words)
+def without_spots(words: str, count: int = 0) -> str:
+    """A pattern in which "the cat on the left" is as short as "the cat".
+
+    The first `count` names are shortened, or all."""
+    words = name_with_spot().sub("_", words, count)
     return re.sub("_( _)+", "_", words)
 
 
 def in_grammar(question: str) -> bool:
     """Whether the grammar can produce a question in these words, about whatever things."""
     words = pattern(question)
-    for form in (words, without_request(words)):
-        if form in grammar_patterns() or without_spot(form) in grammar_patterns():
-            return True
-    return False
+    forms = {words, without_request(words)}
+    forms |= {without_spots(form) for form in forms} | {without_spots(form, 1) for form in forms}
+    return not forms.isdisjoint(grammar_patterns())
 
 
 if __name__ == "__main__":
