@@ -40,8 +40,8 @@ def words_of(*texts: str) -> set[str]:
     return set(re.findall(r"\w+", " ".join(texts).lower()))
 
 
-# The words that tell a spot. Some mean other things, too ("Am I right that ..."), which costs no
-# more than a question that is not asked.
+# The words that tell a spot. Some have other meanings, too ("Am I right that ..."); then a question
+# is left out that could have been asked.
 SPOT_WORDS = frozenset("left right middle center centre near close front foreground far".split())
 SPOT_WORDS |= frozenset("background back distance".split())
 
@@ -379,7 +379,7 @@ class Talk:
     def ask_the_same(self) -> bool:
         """The last question about another kind: "And the dog?" """
         asked = self.asked
-        # Drawn before the checks; after them, all later draws and so the data would be others.
+        # Drawn before the checks: to draw it after them would change all later draws, so the data.
         kind = self.some_kind()
         things = self.facts.of_kind(kind)
         if asked not in (*ATTRIBUTES, "presence", "count"):

@@ -55,6 +55,7 @@ ARTICLES = {"a", "an", "the"}
 
 
 def without_opening(text: str) -> str:
+    """A question in lower case without the words that `as_typed` puts before it: "so ", "ok, "."""
     for opening in OPENINGS:
         text = text.removeprefix(opening.lower())
     return text
@@ -130,7 +131,7 @@ def without_request(words: str) -> str:
 def without_spots(words: str, count: int = 0) -> str:
     """A pattern in which "the cat on the left" is as short as "the cat".
 
-    The first `count` names are shortened, or all."""
+    The first `count` names are shortened; 0 means all, as in `re.sub`."""
     words = name_with_spot().sub("_", words, count)
     return re.sub("_( _)+", "_", words)
 

@@ -435,7 +435,7 @@ def false_premises(facts: Scene, writer: Writer) -> list[QA]:
     qas = []
     for what, name in missing_names(facts, writer):
         answer = no_such(what)
-        names_color = " " in what  # "red cat": its color is no question
+        names_color = " " in what  # "red cat" tells its color, so that is not asked
         wordings = ["position", "distance", "neighbor", "is at spot"]
         if not names_color:
             wordings += ["color", "color", "is color", "color or color"]  # twice: asked more often
