@@ -160,7 +160,7 @@ def find_template(name: str) -> Template:
     return TEMPLATES[name]
 
 
-def check(turns: list[dict]) -> list[tuple[str, str]]:
+def checked_turns(turns: list[dict]) -> list[tuple[str, str]]:
     """The turns as pairs (role, text), where role is "human" or "gpt".
 
     Turns alternate and begin with the human; no answer is empty or contains an image. Anything
@@ -289,7 +289,7 @@ def encode(
     spans: list[Span] = []  # the text since the last image or special token
     after_special = False  # is this text preceded by a special token, other than the first <s>?
 
-    placed_turns = place_image(check(turns), image_position)
+    placed_turns = place_image(checked_turns(turns), image_position)
     for piece in pieces(placed_turns, template):
         if isinstance(piece, Span):
             spans.append(piece)

@@ -15,7 +15,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from .archives import ImageFiles
-from .conversation import IGNORE_INDEX, check, check_caption, encode, expand
+from .conversation import IGNORE_INDEX, check_caption, checked_turns, encode, expand
 from .errors import ConfigError, UserError
 from .files import read_bytes
 from .image import ImageConfig, preprocess
@@ -157,7 +157,7 @@ class InstructionData(torch.utils.data.Dataset):
         if not isinstance(record, dict):
             return f"expected an object, got {type(record).__name__}"
         try:
-            turns = check(record.get("conversations"))
+            turns = checked_turns(record.get("conversations"))
             check_caption(turns, self.template)
             names = image_names(record)
             last_role, _ = turns[-1]

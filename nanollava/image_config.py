@@ -5,7 +5,7 @@ from pathlib import Path
 
 from .errors import UserError
 from .files import read_json, write_json
-from .schema import check, optional, short
+from .schema import check_value, optional, short
 
 # Mean and standard deviation of the colors red, green and blue in CLIP's training data, in 0..1.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -213,7 +213,7 @@ def parse_image_config(values: dict, mode: str, where: str) -> ImageConfig:
     rescale_factor = 1.0
     if values.get("do_rescale", True):
         rescale_factor = values.get("rescale_factor", 1 / 255)
-        check(rescale_factor, float, f"{where}: rescale_factor")
+        check_value(rescale_factor, float, f"{where}: rescale_factor")
     mean = color_of(values, "image_mean", MEAN, where)
     std = color_of(values, "image_std", STD, where)
     if not values.get("do_normalize", True):
@@ -262,7 +262,7 @@ def parse_sides(values: dict, key: str, default: dict, where: str) -> dict:
             "{shortest_edge} or {height, width}"
         )
     for side in sides.values():
-        check(side, int, f"{where}: {key}", 1, MAX_CONFIG_SIDE)
+        check_value(side, int, f"{where}: {key}", 1, MAX_CONFIG_SIDE)
     return sides
 
 
@@ -299,4 +299,4 @@ def check_values(values: dict, where: str) -> None:
 def color_of(values: dict, key: str, default: tuple, where: str) -> tuple:
     """A list of three numbers; `ImageConfig` checks what is in it."""
     color = values.get(key, list(default))
-    return tuple(check(color, list[float], f"{where}: {key}"))
+    return tuple(check_value(color, list[float], f"{where}: {key}"))

@@ -43,7 +43,7 @@ def require(
     """
     if key not in values:
         raise ConfigError(f"{where}: no {key!r}; expected {describe(type)}")
-    return check(values[key], type, f"{where}: {key}", minimum, maximum, choices)
+    return check_value(values[key], type, f"{where}: {key}", minimum, maximum, choices)
 
 
 def optional(
@@ -59,10 +59,10 @@ def optional(
     """Like `require`, but a key that is missing or null has the value `default`."""
     if values.get(key) is None:
         return default
-    return check(values[key], type, f"{where}: {key}", minimum, maximum, choices)
+    return check_value(values[key], type, f"{where}: {key}", minimum, maximum, choices)
 
 
-def check(
+def check_value(
     value: Any,
     type: Any,
     where: str,
@@ -72,10 +72,10 @@ def check(
 ) -> Any:
     """Return `value` if it is of `type` and in its range. `where` names file and key."""
     if get_origin(type) is list:
-        check(value, list, where)
+        check_value(value, list, where)
         (item_type,) = get_args(type)
         for i, item in enumerate(value):
-            check(item, item_type, f"{where}[{i}]", minimum, maximum, choices)
+            check_value(item, item_type, f"{where}[{i}]", minimum, maximum, choices)
         return value
     if not has_type(value, type):
         raise ConfigError(f"{where} = {short(value)}; expected {describe(type)}")

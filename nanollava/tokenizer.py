@@ -19,7 +19,7 @@ from tokenizers import Tokenizer as Backend
 from .config import SPECIAL_IDS, LlavaConfig
 from .errors import ConfigError
 from .files import read_json, write_json, write_text
-from .schema import check, optional, short
+from .schema import check_value, optional, short
 from .sentencepiece import UNKNOWN_TEXT, bpe_merges, read_pieces
 from .special_tokens import (
     IMAGE,
@@ -453,7 +453,7 @@ def check_vocabulary(values: dict, file: Path) -> None:
     if not isinstance(vocab, dict):  # of another kind of model, or broken: the library tells
         return
     for text, token_id in vocab.items():
-        check(token_id, int, f"{file}: id of {short(text)}", minimum=0, maximum=MAX_TOKEN_ID)
+        check_value(token_id, int, f"{file}: id of {short(text)}", minimum=0, maximum=MAX_TOKEN_ID)
     if len(set(vocab.values())) < len(vocab):
         raise ConfigError(f"{file}: two tokens of the vocabulary have the same id")
 

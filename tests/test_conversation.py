@@ -13,7 +13,7 @@ from nanollava.conversation import (
     VICUNA_SYSTEM,
     ConversationError,
     Span,
-    check,
+    checked_turns,
     encode,
     expand,
     pieces,
@@ -49,13 +49,15 @@ def tokenizer():
 
 def written(template: str, turns=TURNS) -> str:
     """The text of a conversation, with images and special tokens."""
-    return "".join(p.text if isinstance(p, Span) else p for p in pieces(check(turns), template))
+    return "".join(
+        p.text if isinstance(p, Span) else p for p in pieces(checked_turns(turns), template)
+    )
 
 
 def trained_text(template: str, turns=TURNS) -> str:
     """The part of it that is trained."""
     text = ""
-    for piece in pieces(check(turns), template):
+    for piece in pieces(checked_turns(turns), template):
         if piece == "</s>":
             text += piece
         elif isinstance(piece, Span) and piece.trained:
@@ -363,4 +365,4 @@ def test_ids_of_plain_equal_sentencepiece(oracle, small_tokenizer):
 )
 def test_malformed_turns_are_an_error(turns, message):
     with pytest.raises(ConversationError, match=message):
-        check(turns)
+        checked_turns(turns)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from nanollava.errors import ConfigError
-from nanollava.schema import check, optional, require, short
+from nanollava.schema import check_value, optional, require, short
 
 
 @pytest.mark.parametrize(
@@ -83,13 +83,13 @@ def test_an_optional_value_is_checked_where_it_is_given():
 def test_a_value_out_of_range_is_refused(value, message):
     type = list[int] if isinstance(value, list) else int
     with pytest.raises(ConfigError, match=message):
-        check(value, type, "file: key", minimum=0, maximum=10)
+        check_value(value, type, "file: key", minimum=0, maximum=10)
 
 
 def test_a_value_that_is_not_a_choice_is_refused():
-    assert check("a", str, "file: key", choices=("a", "b")) == "a"
+    assert check_value("a", str, "file: key", choices=("a", "b")) == "a"
     with pytest.raises(ConfigError, match="key = 'c'; expected one of 'a', 'b'"):
-        check("c", str, "file: key", choices=("a", "b"))
+        check_value("c", str, "file: key", choices=("a", "b"))
 
 
 def test_a_shown_value_is_one_short_line():

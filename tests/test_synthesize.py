@@ -10,7 +10,7 @@ import pytest
 from fake_endpoint import endpoint_flags
 from jsonl import read_rows, write_rows
 
-from nanollava.conversation import check
+from nanollava.conversation import checked_turns
 from nanollava.data import read_records
 from nanollava.errors import UserError
 from nanollava.evals.answers import Rejected
@@ -84,7 +84,7 @@ def test_a_conversation_of_two_turns():
 def test_the_example_in_a_prompt_obeys_the_rules(kind):
     example = messages(kind, "A dog.")[2]
     assert example["role"] == "assistant"
-    check(parse({**DETAIL_JOB, "kind": kind}, example["content"])["conversations"])
+    checked_turns(parse({**DETAIL_JOB, "kind": kind}, example["content"])["conversations"])
 
 
 # The program
@@ -126,7 +126,7 @@ def test_the_records_can_be_trained_on(tmp_path, server, call):
     call(synthesize, *flags(images, tmp_path, "detail"), *endpoint_flags(server()))
     (record,) = read_records(tmp_path / "instruct.json")[0]
     assert record["image"] == DOGS["image"]
-    check(record["conversations"])
+    checked_turns(record["conversations"])
 
 
 def test_a_rejected_answer_is_asked_for_again(tmp_path, server, call):

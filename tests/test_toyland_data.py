@@ -6,7 +6,7 @@ import json
 import pytest
 from PIL import Image
 
-from nanollava.conversation import check
+from nanollava.conversation import checked_turns
 from nanollava.errors import UserError
 from nanollava.toyland import data
 
@@ -48,7 +48,7 @@ def test_every_record_is_valid_and_has_its_image(written):
     _, out = written
     for name in ("align", "plain", "instruct", "validation"):
         for record in json.loads((out / f"{name}.json").read_text()):
-            check(record["conversations"])
+            checked_turns(record["conversations"])
             assert (out / record["image"]).is_file()
 
 

@@ -8,7 +8,7 @@ from nanollava.conversation import (
     IMAGE_INDEX,
     TEMPLATES,
     Span,
-    check,
+    checked_turns,
     encode,
     pieces,
     place_image,
@@ -37,7 +37,7 @@ def conversations(case: Case) -> None:
     case.note = f"{template}, legacy {tokenizer.legacy}"
     case.content = json.dumps(turns).encode()
     ids, labels = encode(turns, tokenizer, template)
-    parts = list(pieces(place_image(check(turns), "front"), template))
+    parts = list(pieces(place_image(checked_turns(turns), "front"), template))
     check_ids(ids, parts, tokenizer)
     expect(len(labels) == len(ids), "not one label for every id")
     for token_id, label in zip(ids, labels, strict=True):

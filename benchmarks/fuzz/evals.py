@@ -5,8 +5,7 @@ import math
 
 from benchmarks.fuzz.case import Case, expect
 from benchmarks.fuzz.mutate import changed_bytes, changed_json
-from nanollava.conversation import IMAGE
-from nanollava.conversation import check as check_turns
+from nanollava.conversation import IMAGE, checked_turns
 from nanollava.evals import llava_bench, scienceqa
 from nanollava.evals.answers import Rejected, Reply, collect, fingerprint
 from nanollava.evals.context import read_contexts
@@ -233,7 +232,7 @@ def texts(case: Case) -> None:
         record = synthesize_records.parse(job, text)
     except Rejected:
         return
-    check_turns(record["conversations"])
+    checked_turns(record["conversations"])
 
 
 TARGETS = {

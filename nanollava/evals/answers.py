@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ..errors import ConfigError, UserError
 from ..files import naming, parse_object, read_json_lines
-from ..schema import check, has_type, optional, require, short
+from ..schema import check_value, has_type, optional, require, short
 
 
 class Rejected(Exception):
@@ -167,7 +167,7 @@ def read_tokens(row: dict, where: str) -> tuple[int, int]:
     for i, count in enumerate(tokens):
         if count is None:
             count = 0
-        counts.append(check(count, int, f"{where}: tokens[{i}]", minimum=0))
+        counts.append(check_value(count, int, f"{where}: tokens[{i}]", minimum=0))
     return counts[0], counts[1]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..files import read_json, read_json_lines
-from ..schema import check, optional, require, short
+from ..schema import check_value, optional, require, short
 
 Box = tuple[str, list[float]]  # category, [x1, y1, x2, y2] in fractions of width and height
 
@@ -76,8 +76,8 @@ def check_box(box, where: str) -> None:
     """Raise a UserError unless this is a category with four corners in fractions."""
     if not isinstance(box, list | tuple) or len(box) != 2:
         raise UserError(f"{where} = {short(box)}; expected a category and its corners")
-    check(box[0], str, f"{where}: category")
-    corners = check(box[1], list[float], where)
+    check_value(box[0], str, f"{where}: category")
+    corners = check_value(box[1], list[float], where)
     problem = f"{where} = {short(corners)}; expected 0 <= x1 <= x2 <= 1 and the same for y"
     if len(corners) != 4:
         raise UserError(problem)

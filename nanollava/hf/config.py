@@ -182,8 +182,8 @@ def parse_mistral(values: dict, where: str) -> dict:
     positions = values["max_position_embeddings"]
     if window is None or positions is None:
         return values
-    schema.check(window, int, f"{where}: sliding_window", minimum=1)
-    schema.check(positions, int, f"{where}: max_position_embeddings", minimum=1)
+    schema.check_value(window, int, f"{where}: sliding_window", minimum=1)
+    schema.check_value(positions, int, f"{where}: max_position_embeddings", minimum=1)
     if window < positions:  # else every position is in the window
         raise ConfigError(
             f"{where}: sliding_window = {window} (Mistral's default, if it is not written) is not "
@@ -272,7 +272,7 @@ def tied_embeddings(top_level: bool, text_values: dict, where: str) -> bool:
     The text part says it, or the top level where that is silent. False on the top level, its
     default, says nothing.
     """
-    schema.check(top_level, bool, f"{where}: tie_word_embeddings")
+    schema.check_value(top_level, bool, f"{where}: tie_word_embeddings")
     tied = text_values.get("tie_word_embeddings", top_level)
     if top_level and tied is False:
         raise ConfigError(
@@ -291,7 +291,7 @@ def parse_special_ids(values: dict, where: str) -> dict[str, int | None]:
         if token_id == -1:  # how old Llamas say that there is no padding token
             token_id = None
         if token_id is not None:
-            schema.check(token_id, int, f"{where}: {key}", minimum=0)
+            schema.check_value(token_id, int, f"{where}: {key}", minimum=0)
         ids[key] = token_id
     return ids
 
@@ -352,12 +352,12 @@ def check_field(field: Field, value, where: str) -> None:
     if field_type not in schema.NAMES:  # a config that has been checked
         return
     if field_type not in (int, float) or field.name.endswith(("_id", "_layer")):
-        schema.check(value, field_type, name)  # ids and indices are no sizes
+        schema.check_value(value, field_type, name)  # ids and indices are no sizes
         return
-    schema.check(value, field_type, name, maximum=MAX_VALUES.get(field.name, MAX_SIZE))
+    schema.check_value(value, field_type, name, maximum=MAX_VALUES.get(field.name, MAX_SIZE))
     if value <= 0:
         raise ConfigError(f"{name} = {value!r}; expected more than 0")
-    schema.check(value, field_type, name, minimum=MIN_VALUES.get(field.name))
+    schema.check_value(value, field_type, name, minimum=MIN_VALUES.get(field.name))
 
 
 def vision_config_json(config: VisionConfig) -> dict:

@@ -2,7 +2,7 @@
 
 import re
 
-from ..conversation import ConversationError, check
+from ..conversation import ConversationError, checked_turns
 from ..errors import UserError
 from ..evals.answers import Rejected
 from ..schema import require
@@ -45,7 +45,7 @@ def parse(job: dict, text: str) -> dict:
         qas.append(QA(job["kind"], turns[i], turns[i + 1]))
     result = record(job["id"], job["image"], qas)
     try:
-        check(result["conversations"])
+        checked_turns(result["conversations"])
     except ConversationError as error:
         raise Rejected(str(error)) from None
     return result
@@ -59,7 +59,7 @@ def check_record(job: dict, row: dict, where: str) -> None:
         require(turn, "from", str, f"{where}: conversations")
         require(turn, "value", str, f"{where}: conversations")
     try:
-        check(row["conversations"])
+        checked_turns(row["conversations"])
     except ConversationError as error:
         raise UserError(f"{where}: {error}") from None
 

@@ -127,7 +127,7 @@ def color_question(scene: Scene, rng: random.Random) -> Question | None:
     if form < 0.8:
         asked = asked_value(COLORS, thing.color, rng)
         text = fill(rng, wordings.COLOR_CHECK, color=asked, **words)
-        return check(scene, "color", thing, "color", asked, text)
+        return yes_no_question(scene, "color", thing, "color", asked, text)
     options = [thing.color, other_value(COLORS, thing.color, rng)]
     rng.shuffle(options)
     first, second = options
@@ -160,7 +160,9 @@ def about(scene: Scene, type: str, thing: Thing, attribute: str, text: str) -> Q
     return Question(type, text, judge, expected, scene)
 
 
-def check(scene: Scene, type: str, thing: Thing, attribute: str, asked: str, text: str) -> Question:
+def yes_no_question(
+    scene: Scene, type: str, thing: Thing, attribute: str, asked: str, text: str
+) -> Question:
     """A yes/no question about one attribute of a thing."""
     value = getattr(thing, attribute)
     judge = partial(judges.checks, attribute=attribute, asked=asked, value=value)
@@ -180,7 +182,7 @@ def position_question(scene: Scene, rng: random.Random) -> Question | None:
         asked = asked_value(SIDES, thing.side, rng)
         on_side = rng.choice(wordings.ON_SIDE[asked])
         text = fill(rng, wordings.POSITION_CHECK, on_side=on_side, **words)
-        return check(scene, "position", thing, "side", asked, text)
+        return yes_no_question(scene, "position", thing, "side", asked, text)
     options = [thing.side, other_value(SIDES, thing.side, rng)]
     rng.shuffle(options)
     first, second = options
@@ -205,9 +207,9 @@ def distance_question(scene: Scene, rng: random.Random) -> Question | None:
         return about(scene, "distance", thing, "distance", fill(rng, wordings.DISTANCE, **words))
     if form < 0.85:
         text = fill(rng, wordings.NEAR_CHECK, **words)
-        return check(scene, "distance", thing, "distance", "near", text)
+        return yes_no_question(scene, "distance", thing, "distance", "near", text)
     text = fill(rng, wordings.FAR_CHECK, **words)
-    return check(scene, "distance", thing, "distance", "far", text)
+    return yes_no_question(scene, "distance", thing, "distance", "far", text)
 
 
 # --- what there is, and how many ---
