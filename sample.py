@@ -92,7 +92,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
-    """Raises a UserError for flags without sense, or that do not go together."""
+    """Raises a UserError for invalid flags or combinations of flags."""
     if arguments.words:
         words = " ".join(arguments.words)
         raise UserError(f"{words}: an image is given with --image, a question with --prompt")
@@ -181,7 +181,12 @@ class Dialogue:
             print(text, end="", flush=True)
 
     def save(self, path: str) -> None:
-        """Writes the dialogue in the form that the training scripts read."""
+        """Writes the dialogue in the form that the training scripts read.
+
+        Paths of images are written as they were given.
+        """
+        if not self.history:
+            raise UserError("/save: there is nothing to save yet; ask a question first")
         check_not_input("/save", path, self.paths)
         image = self.paths[0] if len(self.paths) == 1 else self.paths
         *earlier, (question, answer) = self.history
@@ -227,7 +232,7 @@ def handle_line(dialogue: Dialogue, line: str) -> None:
     path = path.strip()
     if command == "/image" and path:
         dialogue.open([path])
-    elif command == "/save" and path and dialogue.history:
+    elif command == "/save" and path:
         dialogue.save(path)
     elif line == "/reset":
         dialogue.history = []

@@ -47,8 +47,7 @@ def main() -> None:
     output.lock(config.out)
     ensure_data(config.data, made_here=DEFAULTS["data"])
 
-    # Build: CLIP, the language model and a new W, or a finished LLaVA with --model. The seed makes
-    # a new W the same on every rank.
+    # Build: CLIP, the language model and a new W, or a finished LLaVA with --model.
     model, tokenizer, image_config = build(config)
 
     # Data: every record is checked now, not in the middle of the training.
@@ -57,11 +56,11 @@ def main() -> None:
     collator = Collator(collate, flops=partial(plan.flops, model.config, trainable))
 
     # Freeze by the table, then shard. The result gets what is frozen as it is in the files.
-    trained_rows = distributed.freeze(model, trainable)
-    written = PROJECTOR if config.model is None else ""  # "": everything
-    frozen = frozen_state(model, trainable, written)
+    parameter_report = distributed.freeze(model, trainable)
+    exported = PROJECTOR if config.model is None else ""  # prefix of names; "": all weights
+    frozen = frozen_state(model, trainable, exported)
     distributed.shard(model, model.blocks(), model.vision_tower, device, config)
-    announce(config, trained_rows, len(data), "stage 1: align")
+    announce(config, parameter_report, len(data), "stage 1: align")
 
     # Train.
     measure = partial(
@@ -72,7 +71,8 @@ def main() -> None:
     # Save W alone: nothing else has changed. With --model, save the complete LLaVA with its new W.
     if config.model is None:
         file = export_w(config, model, frozen)
-        result = f"W is in {file}; next: python train_instruct.py --projector {config.out}"
+        parts = f"--vision {config.vision} --llm {config.llm} --projector {config.out}"
+        result = f"W is in {file}; next: python train_instruct.py {parts}"
     else:
         export_llava(config, model, trainable, frozen, tokenizer, image_config)
         result = f"LLaVA is in {config.out}; next: python train_instruct.py --model {config.out}"

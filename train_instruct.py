@@ -56,10 +56,10 @@ def main() -> None:
     collator = Collator(collate, flops=partial(plan.flops, model.config, trainable))
 
     # Freeze by the table, then shard. The result gets what is frozen as it is in the files.
-    trained_rows = distributed.freeze(model, trainable)
+    parameter_report = distributed.freeze(model, trainable)
     frozen = frozen_state(model, trainable)
     distributed.shard(model, model.blocks(), model.vision_tower, device, config)
-    announce(config, trained_rows, len(data), "stage 2: instruct")
+    announce(config, parameter_report, len(data), "stage 2: instruct")
 
     # Train.
     measure = partial(
@@ -67,11 +67,10 @@ def main() -> None:
     )
     train(model, data, collator, config, device, measure)
 
-    # Save a complete LLaVA: W and the language model as trained, and the tower.
+    # Save a complete LLaVA: what was trained, and the frozen parts as they were.
     export_llava(config, model, trainable, frozen, tokenizer, image_config)
-    distributed.print_on_rank_0(
-        f"LLaVA is in {config.out}; next: python sample.py --model {config.out} --image cat.jpg"
-    )
+    ask = f"python sample.py --model {config.out} --template {config.template} --image cat.jpg"
+    distributed.print_on_rank_0(f"LLaVA is in {config.out}; next: {ask}")
     distributed.finish()
 
 

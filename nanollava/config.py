@@ -78,6 +78,11 @@ class LlamaConfig:
         if self.num_key_value_heads is None:
             object.__setattr__(self, "num_key_value_heads", self.num_attention_heads)
         if self.head_dim is None:
+            if self.hidden_size % self.num_attention_heads:
+                raise ConfigError(
+                    f"hidden_size {self.hidden_size} must be a multiple of num_attention_heads "
+                    f"{self.num_attention_heads}, unless head_dim is given"
+                )
             object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
         if self.num_attention_heads % self.num_key_value_heads:
             raise ConfigError(
@@ -107,8 +112,8 @@ class ConnectorConfig:
 
 
 def check_qwen(num_queries: int, text_config: LlamaConfig) -> None:
-    """A ConfigError for queries that form no square grid, or a width that its heads and its
-    positions, pairs of sines and cosines for row and column, cannot share."""
+    """A ConfigError unless the queries form a square grid, and the text's width is a multiple of 4
+    (sine and cosine of row and of column) and of the number of heads."""
     if math.isqrt(num_queries) ** 2 != num_queries:
         squares = "expected a square number, such as 16, 25 or 64"
         raise ConfigError(f"num_queries {num_queries}: qwen has a square grid of them; {squares}")
@@ -140,7 +145,10 @@ def check_feature_layer(layer: int, vision_config: VisionConfig) -> None:
     """A ConfigError for a hidden state that the tower does not have."""
     states = vision_config.num_hidden_layers + 1
     if not -states <= layer < states:
-        raise ConfigError(f"vision_feature_layer {layer}: the tower has {states} hidden states")
+        raise ConfigError(
+            f"vision_feature_layer {layer}: the tower has {states} hidden states; expected "
+            f"{-states} to {states - 1}"
+        )
 
 
 @dataclass(frozen=True)
@@ -178,7 +186,10 @@ class LlavaConfig:
         check_feature_layer(self.vision_feature_layer, self.vision_config)
         vocab_size = self.text_config.vocab_size
         if not 0 <= self.image_token_id < vocab_size:
-            raise ConfigError(f"image_token_id {self.image_token_id}: vocabulary of {vocab_size}")
+            raise ConfigError(
+                f"image_token_id {self.image_token_id}: expected 0 to {vocab_size - 1}, an id of "
+                "the vocabulary"
+            )
 
     @property
     def num_image_tokens(self) -> int:

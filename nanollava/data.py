@@ -102,7 +102,7 @@ class InstructionData(torch.utils.data.Dataset):
     def tokens(self, record: dict) -> tuple[list[int], list[int]]:
         """Ids and labels of a record, at most `max_length` of them.
 
-        The end is cut off, but never an image, and never all labels.
+        The end is cut off. Cutting into an image, or losing all labels, is a DataError.
         """
         turns = record["conversations"]
         ids, labels = encode(turns, self.tokenizer, self.template, self.image_position)
@@ -116,8 +116,11 @@ class InstructionData(torch.utils.data.Dataset):
         return ids, labels
 
     def limit(self) -> str:
-        """The maximum length, with what to do about it, as an error says it."""
-        return f"--max-length {self.max_length}; raise it, up to the language model's positions"
+        """The end of an error message: the maximum length, and what to do about it."""
+        return (
+            f"{self.max_length} tokens; raise --max-length, up to the language model's positions, "
+            "or shorten the record"
+        )
 
     def groups(self) -> list[tuple[bool, int]]:
         """(has images, maximum length) of every record in use: batches are grouped by it."""
@@ -170,7 +173,8 @@ class InstructionData(torch.utils.data.Dataset):
                     self.images.open(name)
                 else:
                     self.images.find(name)
-        except (UserError, UnicodeError, OSError) as error:  # text that is not Unicode; a long name
+        # UnicodeError: half of a surrogate pair. OSError: a file name that is too long.
+        except (UserError, UnicodeError, OSError) as error:
             return str(error)
         return None
 
@@ -196,8 +200,10 @@ class InstructionData(torch.utils.data.Dataset):
             lines = lines[:SHOWN_ERRORS]
             more = f"; the first {SHOWN_ERRORS} are above, all are in {report}"
         if not skip_bad or len(errors) == len(self):
-            if len(errors) > 1:
-                lines.append(f"{self.path}: {counts} are bad; --skip-bad leaves them out{more}")
+            advice = "--skip-bad leaves them out"
+            if len(errors) == len(self):
+                advice = "no record is left to train on"
+            lines.append(f"{self.path}: {counts} cannot be used; {advice}{more}")
             raise DataError("\n".join(lines))
         self.rows = [row for index, row in enumerate(self.rows) if index not in errors]
         return "\n".join([*lines, f"left out {counts}{more}"])

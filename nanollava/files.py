@@ -6,7 +6,6 @@ import secrets
 import shlex
 import shutil
 import stat
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -189,9 +188,9 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
 
 
-def made_by(path: Path) -> None:
+def made_by(path: Path, command: str) -> None:
     """Write into a folder of weights the command that made them, ready to be pasted."""
-    text = f"{command_line(sys.argv)}\n(torch {torch.__version__}; seed 0 unless given)\n"
+    text = f"{command}\n(torch {torch.__version__}; seed 0 unless given)\n"
     write_text(path / "MADE_BY.txt", text)
 
 

@@ -53,9 +53,9 @@ def main() -> None:
     collator = Collator(collate)
 
     # Freeze by the table, then shard.
-    trained_rows = distributed.freeze(model, TRAINABLE)
+    parameter_report = distributed.freeze(model, TRAINABLE)
     distributed.shard(model, [], model.vision_tower, device, config)
-    announce(config, trained_rows, len(data), "Q-Former, stage 1")
+    announce(config, parameter_report, len(data), "Q-Former, stage 1")
 
     # Train: contrast, matching and captioning. Negatives come from the micro-batch of a rank.
     measure = partial(

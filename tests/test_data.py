@@ -205,10 +205,11 @@ BAD_RECORDS = {
     "{folder}/data.json: not a readable image (cannot identify image file '{folder}/data.json')": (
         GOOD | {"image": "data.json"}
     ),
-    "an image extends beyond --max-length 100; raise it, up to the language model's positions": GOOD
+    "an image extends beyond 100 tokens; raise --max-length, up to the language model's positions, "
+    "or shorten the record": GOOD
     | {"conversations": [human("Hi " * 99), ANSWER, human("<image>"), ANSWER]},
-    "no answer begins within --max-length 100; raise it, up to the language model's positions": GOOD
-    | {"conversations": [human("<image>" + "Hi " * 99), ANSWER]},
+    "no answer begins within 100 tokens; raise --max-length, up to the language model's positions, "
+    "or shorten the record": GOOD | {"conversations": [human("<image>" + "Hi " * 99), ANSWER]},
 }
 
 
@@ -220,7 +221,8 @@ def test_a_bad_record_is_named_with_file_index_and_reason(make, message, tmp_pat
     assert errors == {1: reason}
     with pytest.raises(DataError) as error:
         data.leave_out(errors, skip_bad=False)
-    assert str(error.value) == f"{data.path}, record 1: {reason}"
+    advice = f"{data.path}: 1 of 2 records cannot be used; --skip-bad leaves them out"
+    assert str(error.value) == f"{data.path}, record 1: {reason}\n{advice}"
 
 
 def test_all_bad_records_are_described(make):
@@ -236,9 +238,17 @@ def test_the_error_shows_the_first_bad_records_and_where_all_are(make):
     *lines, counts = str(error.value).splitlines()
     assert lines == data.describe(errors_of(data))[:10]
     assert counts == (
-        f"{data.path}: 30 of 31 records are bad; --skip-bad leaves them out; "
+        f"{data.path}: 30 of 31 records cannot be used; --skip-bad leaves them out; "
         "the first 10 are above, all are in out/bad_records.txt"
     )
+
+
+def test_skip_bad_does_not_help_where_all_records_are_bad(make):
+    data = make([3, 3])
+    with pytest.raises(
+        DataError, match="2 of 2 records cannot be used; no record is left to train"
+    ):
+        data.leave_out(errors_of(data), skip_bad=True)
 
 
 def test_skip_bad_leaves_the_bad_records_out(make):
@@ -270,4 +280,4 @@ def test_a_record_with_too_many_images_is_refused_before_they_are_opened(make, m
     turns = [human(1000 * "<image>"), gpt("a cat")]
     data = make([{"image": 1000 * ["a.png"], "conversations": turns}], max_length=100)
     monkeypatch.setattr(data.images, "open", None)  # not to be called
-    assert "an image extends beyond --max-length 100" in data.check([0], open_images=True)[0]
+    assert "an image extends beyond 100 tokens" in data.check([0], open_images=True)[0]

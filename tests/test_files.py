@@ -5,7 +5,6 @@ import json
 import os
 import shlex
 import stat
-import sys
 from pathlib import Path
 
 import pytest
@@ -156,10 +155,9 @@ def test_permissions_follow_the_umask(tmp_path):
     assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o640
 
 
-def test_made_by_records_a_command_that_can_be_pasted(tmp_path, monkeypatch):
+def test_made_by_records_a_command_that_can_be_pasted(tmp_path):
     arguments = ["--out", "a folder", "--prompt", "what's this?", "--data", "$HOME"]
-    monkeypatch.setattr(sys, "argv", ["/somewhere/train_align.py", *arguments])
-    made_by(tmp_path)
+    made_by(tmp_path, command_line(["/somewhere/train_align.py", *arguments]))
     first_line = (tmp_path / "MADE_BY.txt").read_text().splitlines()[0]
     assert shlex.split(first_line) == ["python", "train_align.py", *arguments]
 

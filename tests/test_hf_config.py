@@ -495,3 +495,8 @@ def test_a_clip_is_no_llava():
     clip = {"model_type": "clip", "vision_config": {}, "text_config": {}}
     with pytest.raises(ConfigError, match="a CLIP alone .* expected a complete LLaVA"):
         parse_llava_config(clip)
+
+
+def test_a_width_that_the_heads_cannot_share_is_refused():
+    with pytest.raises(ConfigError, match="hidden_size 66 must be a multiple of .* 4, unless"):
+        LlamaConfig(hidden_size=66, num_attention_heads=4)

@@ -74,7 +74,7 @@ def test_a_step_is_one_line_and_the_seconds_go_on(path, monkeypatch):
         "grad_norm": 2.0,
         "tokens": 50,
         "label_tokens": 3,
-        "pictures": 2,
+        "images": 2,
         "score": 0.25,
         "mfu": 0.5,  # 1e12 FLOPs in 2 seconds, of 1e12 a second
         "seconds": 5.0,

@@ -64,8 +64,9 @@ def test_chat_commands(tmp_path, monkeypatch, capsys):
     """One dialogue with every command; errors are printed, and the dialogue continues."""
     picture, saved = tmp_path / "cat.jpg", tmp_path / "talk.json"
     ImageOps.mirror(Image.open("cat.jpg")).save(picture)
-    lines = ["What color is the cat?", "/image none.jpg", f"/save {saved}", "Where is the cat?"]
+    lines = [f"/save {saved}", "What color is the cat?", "/image none.jpg", f"/save {saved}"]
     lines += [
+        "Where is the cat?",
         f"/image {picture}",
         "Where is the cat?",
         "/save /none/x.json",
@@ -92,7 +93,8 @@ def test_chat_commands(tmp_path, monkeypatch, capsys):
     answers = [line for line in out.splitlines() if not line.startswith(("/", "Ctrl-C"))]
     assert answers == [FACTS["color"], FACTS["position"], "on the right", "no", "on the right"]
     assert (
-        err.count("error: ") == 3
+        err.count("error: ") == 4
+        and "/save: there is nothing to save yet; ask a question first" in err
         and f"{picture}: no such image" in err
         and "/save /none/x.json: cannot" in err
     )

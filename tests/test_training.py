@@ -233,7 +233,7 @@ def test_toyland_is_scored_without_a_validation_pass_before_it(instruct):
 
 def test_metrics_count_tokens_images_and_work(instruct):
     for entry in instruct["bf16"]:
-        assert entry["pictures"] == 8
+        assert entry["images"] == 8
         assert 0 < entry["label_tokens"] < entry["tokens"]
         assert entry["mfu"] > 0
 

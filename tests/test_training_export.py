@@ -98,5 +98,20 @@ def test_the_command_of_several_processes_starts_torchrun(monkeypatch):
     monkeypatch.setattr("sys.argv", ["train_align.py", "--data", "my data.json"])
     monkeypatch.setattr(export.dist, "is_torchelastic_launched", lambda: True)
     monkeypatch.setattr(export.dist, "get_world_size", lambda: 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     command = export.same_command()
     assert command == "torchrun --nproc_per_node 2 train_align.py --data 'my data.json'"
+
+
+def test_the_command_of_several_nodes_must_be_given_on_each(monkeypatch):
+    monkeypatch.setattr(export.dist, "is_torchelastic_launched", lambda: True)
+    monkeypatch.setattr(export.dist, "get_world_size", lambda: 16)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert export.same_command() == "the same torchrun command on every node"
+
+
+def test_a_failed_export_without_a_checkpoint_says_that_it_trains_again(tmp_path):
+    config = TrainConfig(out=str(tmp_path))
+    expected = pytest.raises(UserError, match="no checkpoint, so this trains again: python")
+    with expected, export.export_errors(config):
+        raise OSError("disk full")

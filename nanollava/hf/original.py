@@ -20,7 +20,10 @@ def original_tower(path: str | Path, values: dict, vision: str | Path | None) ->
     if vision is None and holds_tower(path):
         return path
     missing = f"its vision tower {str(tower)!r} is not a directory here"
-    remedy = f"give CLIP's directory with --vision, or: python -m nanollava.convert {path} CLIP OUT"
+    remedy = (
+        f"convert it first: python -m nanollava.convert {path} CLIP OUT (sample.py also takes "
+        "CLIP's directory with --vision)"
+    )
     raise WeightsError(f"{path}: {missing}; {remedy}")
 
 

@@ -7,6 +7,7 @@ second loss compares the things in an image with phrases about them ("a red thin
 
 import math
 import random
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
@@ -20,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..config import VisionConfig
 from ..errors import exit_with
-from ..files import made_by, read_json
+from ..files import command_line, made_by, read_json
 from ..hf.config import vision_config_json
 from ..hf.load import load
 from ..hf.names import Layout
@@ -578,7 +579,7 @@ def pretrain_clip(
     for phase in recipe(scale, images, seed):
         train_clip(model, tokenizer, phase, dtype, device)
     save_clip(model, tokenizer, out)
-    made_by(out)
+    made_by(out, command_line(sys.argv))
 
 
 if __name__ == "__main__":

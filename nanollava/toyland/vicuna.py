@@ -8,6 +8,7 @@ long. So they come one after another, in plain language; see PHASES.
 
 import math
 import random
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from torch import nn
 from ..config import LlamaConfig
 from ..conversation import IGNORE_INDEX, encode
 from ..errors import exit_with
-from ..files import made_by
+from ..files import command_line, made_by
 from ..hf.config import llama_config_json
 from ..hf.names import LLAMA as LLAMA_LAYOUT
 from ..llama import Llama
@@ -363,7 +364,7 @@ def pretrain_vicuna(
     """Makes toy-vicuna and writes it, with the command that made it, to `out`."""
     model, tokenizer = train_vicuna(scale, BATCH, seed, dtype, device)
     save_vicuna(model, tokenizer, out)
-    made_by(out)
+    made_by(out, command_line(sys.argv))
 
 
 if __name__ == "__main__":

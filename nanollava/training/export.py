@@ -1,9 +1,10 @@
 """What a training leaves: W alone or a complete LLaVA, in the directory --out.
 
-The state is on disk as a checkpoint before, so a failed export costs nothing: the same command
-resumes after the last step and exports again.
+Unless checkpoints are off (--save-steps 0 --save-minutes 0), the last step was saved before. If the
+export fails, the same command resumes after that step and exports again.
 """
 
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -40,9 +41,9 @@ def export_w(config: TrainConfig, model: LLaVA, frozen: dict[str, torch.Tensor])
         state = full_state(model, dtype, PROJECTOR)
         for parameter, tensor in frozen.items():
             state[parameter] = tensor.to(dtype)
-        check_is_finite(state)
 
         def write(folder: Path) -> None:
+            check_is_finite(state)
             if model.config.connector is not None:
                 write_connector(folder, model.config.projector, model.config.connector)
             save_projector(state, folder / name)
@@ -66,9 +67,9 @@ def export_llava(
         state = full_state(model, dtype, *trained)
         for name, tensor in frozen.items():
             state[name] = tensor.to(dtype)
-        check_is_finite(state)
 
         def write(folder: Path) -> None:
+            check_is_finite(state)
             save_llava(folder, model, tokenizer, image_config, config.template, state)
 
         write_result(Path(config.out), write)
@@ -79,8 +80,7 @@ def frozen_state(
 ) -> dict[str, torch.Tensor]:
     """The frozen weights whose names begin with `prefix`, as they are in the files, on rank 0.
 
-    Call it before sharding.
-    Sharding casts frozen weights to the compute dtype; the result gets them as they were.
+    Call it before sharding, which casts frozen weights to the compute dtype.
     """
     if dist.get_rank() != 0:
         return {}
@@ -108,12 +108,15 @@ def export_errors(config: TrainConfig) -> Iterator[None]:
         yield
     except Exception as error:
         checkpoints = list_checkpoints(Path(config.out) / "checkpoints")
-        state = "no checkpoint could be written before"
+        remedy = "there is no checkpoint, so this trains again"
         if checkpoints:
-            state = f"the state of the training is in {checkpoints[0]}"
+            remedy = (
+                f"the state of the training is in {checkpoints[0]}; once the cause is fixed, this "
+                "exports it"
+            )
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(
-            f"the result was not written ({reason}); {state}; this exports it: {same_command()}"
+            f"the result was not written ({reason}); {remedy}: {same_command()}"
         ) from error
 
 
@@ -121,8 +124,10 @@ def same_command() -> str:
     """The command of this training, to be pasted."""
     if not dist.is_torchelastic_launched():
         return command_line(sys.argv)
-    launcher = ["torchrun", "--nproc_per_node", str(dist.get_world_size())]
-    return shlex.join([*launcher, *sys.argv])
+    ranks_here = int(os.environ["LOCAL_WORLD_SIZE"])  # torchrun sets it
+    if ranks_here < dist.get_world_size():
+        return "the same torchrun command on every node"
+    return shlex.join(["torchrun", "--nproc_per_node", str(ranks_here), *sys.argv])
 
 
 def write_result(out: Path, write: Callable[[Path], None]) -> None:
@@ -131,6 +136,6 @@ def write_result(out: Path, write: Callable[[Path], None]) -> None:
     def on_rank_0() -> None:
         out.mkdir(parents=True, exist_ok=True)
         write(out)
-        made_by(out)
+        made_by(out, same_command())
 
     write_on_rank_0(on_rank_0)

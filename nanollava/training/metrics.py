@@ -27,13 +27,13 @@ if sys.platform != "win32":
     import resource  # a module of Unix
 
 
-def announce(config: TrainConfig, trained_rows: list[str], samples: int, title: str) -> None:
+def announce(config: TrainConfig, parameter_report: list[str], samples: int, title: str) -> None:
     """Print all settings and what is trained."""
     settings = asdict(config) | {"samples": samples, "ranks": dist.get_world_size()}
     words = " ".join(f"{name}={value}" for name, value in settings.items())
     print_on_rank_0(title)
     print_on_rank_0(textwrap.fill(words, 100, break_long_words=False, break_on_hyphens=False))
-    print_on_rank_0("\n".join(trained_rows))
+    print_on_rank_0("\n".join(parameter_report))
 
 
 class Metrics:
@@ -109,7 +109,7 @@ class Metrics:
                 "grad_norm": grad_norm,
                 "tokens": int(counts.tokens),
                 "label_tokens": int(counts.label_tokens),
-                "pictures": int(counts.images),
+                "images": int(counts.images),
                 "memory": memory,
                 **evaluation,
                 **utilization,

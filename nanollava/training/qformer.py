@@ -150,9 +150,9 @@ def export_qformer(config: TrainConfig, model: QFormerStage1, sizes: ConnectorCo
         state = {}
         for name, tensor in full_state(model, DTYPES[config.save_dtype], PRETRAINING).items():
             state[name.removeprefix(PRETRAINING)] = tensor.contiguous()
-        check_is_finite(state)
 
         def write(folder: Path) -> None:
+            check_is_finite(state)
             write_connector(folder, "qformer", sizes)
             save_projector(state, folder / QFORMER_FILE)
 
