@@ -22,7 +22,7 @@ from .generate import decode_step, stream
 from .image import ImageConfig, open_image
 from .llava import LLaVA
 from .loading import load_llava
-from .streaming import TextStream, answer, image_tensor, prompt
+from .streaming import TextStream, answer_dialogues, encode_prompt, image_tensor
 from .tokenizer import Tokenizer
 
 Images = str | Path | Image.Image | list | tuple | None
@@ -114,7 +114,7 @@ class Assistant:
         """As `ask`, but returns the answer piece by piece: iterate over the reply."""
         images = open_images(images)
         turns = dialogue_turns(len(images), question, history or [])
-        prompt_ids = prompt(turns, self.model, self.tokenizer, self.template)
+        prompt_ids = encode_prompt(turns, self.model, self.tokenizer, self.template)
         pixel_values = None
         if images:
             pixel_values = image_tensor(images, self.image_config, self.model)
@@ -128,7 +128,7 @@ class Assistant:
         for images, question in requests:
             opened = open_images(images)
             dialogues.append((opened, dialogue_turns(len(opened), question, [])))
-        return answer(
+        return answer_dialogues(
             self.model,
             self.tokenizer,
             self.image_config,
@@ -155,7 +155,7 @@ class Reply:
         self.options = options
         stop = find_template(assistant.template).stop
         self.text_stream = TextStream(assistant.tokenizer, stop)
-        self.seconds = {"prefill": 0.0, "decode": 0.0}  # images belong to the prefill
+        self.seconds = {"prefill": 0.0, "decode": 0.0}  # prefill: the vision tower, too
 
     @property
     def text(self) -> str:
@@ -169,7 +169,9 @@ class Reply:
 
     @property
     def end(self) -> str | None:
-        """Why the answer ended: "end token", "stop string", "length"; None while it has not."""
+        """Why the answer ended: "end token", "stop string", "length", or what `finish` was given.
+
+        None while it has not ended."""
         return self.text_stream.end
 
     def __iter__(self) -> Iterator[str]:
@@ -207,7 +209,10 @@ class Reply:
             last_prompt.ids.append(token)
             yield token
             if last_prompt.reply is not self:
-                raise RuntimeError("another question began before this answer ended")
+                raise RuntimeError(
+                    "another question began before this answer ended; finish one answer before the "
+                    "next question, or load a second assistant"
+                )
 
 
 class CachedPrompt:
@@ -223,7 +228,9 @@ class CachedPrompt:
         self.reply: Reply | None = None  # the answer that is being generated on this cache
 
     def start(self, ids: list[int], pixel_values: torch.Tensor | None) -> torch.Tensor | None:
-        """Keeps the part of the cache that a new prompt shares; returns the images behind it."""
+        """Keeps the part of the cache that a new prompt shares.
+
+        Returns the images whose tokens are not cached."""
         length = 0
         if same_images(pixel_values, self.pixel_values):
             length = self.shared_prefix(ids)

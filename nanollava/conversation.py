@@ -20,9 +20,9 @@ from .tokenizer import Tokenizer
 
 IMAGE_INDEX = -200  # one image in the token ids, until `expand` makes room for its patches
 
-# Where an image stands in its turn: moved to the front, as LLaVA's release does since v1 before it
-# trains, or as the record has it, as the paper's first release did. About half of the records of
-# LLaVA-Instruct write the image behind the question.
+# Where an image stands in its turn. "front": it is moved to the front, as LLaVA's release does
+# since v1. "as_written": it stays where the record has it, as in the paper's release. In about half
+# of the records of LLaVA-Instruct the image is behind the question.
 IMAGE_POSITIONS = ("front", "as_written")
 
 # Who speaks, in the words of LLaVA's data files and in those of chat APIs.
@@ -189,10 +189,8 @@ def checked_turns(turns: list[dict]) -> list[tuple[str, str]]:
 
 
 def check_caption(turns: list[tuple[str, str]], template: str) -> None:
-    """A ConversationError unless a template that shows no question gets an image and its caption.
-
-    Otherwise it would leave out questions without which the answers make no sense.
-    """
+    """A ConversationError if the template omits questions and the turns are not an image with its
+    caption: without their questions, other answers make no sense."""
     if find_template(template).shows_question:
         return
     if len(turns) > 2:
@@ -283,7 +281,7 @@ def encode(
     are not the ids of the whole. Counting the tokens of question and answer separately, as the
     original code does, can shift the mask.
     """
-    special_ids = {IMAGE: IMAGE_INDEX, BOS: tokenizer.bos_token_id, EOS: tokenizer.eos_token_id}
+    id_of_piece = {IMAGE: IMAGE_INDEX, BOS: tokenizer.bos_token_id, EOS: tokenizer.eos_token_id}
     ids = [tokenizer.bos_token_id]
     labels = [IGNORE_INDEX]
     spans: list[Span] = []  # the text since the last image or special token
@@ -295,10 +293,11 @@ def encode(
             spans.append(piece)
             continue
         text_ids, text_labels = encode_spans(spans, tokenizer, after_special)
-        token_id = special_ids[piece]
+        token_id = id_of_piece[piece]
         ids += [*text_ids, token_id]
         labels += [*text_labels, token_id if piece == EOS else IGNORE_INDEX]
         spans = []
+        # Text behind an image is encoded like the start of a text, as the original code does.
         after_special = piece != IMAGE
 
     text_ids, text_labels = encode_spans(spans, tokenizer, after_special)

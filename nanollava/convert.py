@@ -20,7 +20,7 @@ from .errors import ConfigError, UserError, run
 from .export import save_llava
 from .files import new_directory, read_json
 from .hf.files import PROJECTOR_FILES, projector_files, shapes, shards
-from .hf.names import CLIP_VISION, LLAMA, LLAVA, PROJECTOR, Layout
+from .hf.names import CLIP_VISION, LLAMA, LLAVA, PROJECTOR_LAYOUT, Layout
 from .llava import layout
 from .loading import Loaded, join_parts, load_llava
 from .schema import require
@@ -28,10 +28,14 @@ from .schema import require
 # What a source can be, and the layouts in which its tensors are named.
 LAYOUTS = {
     "llava-hf": (LLAVA,),
-    "original": (LLAMA, PROJECTOR, CLIP_VISION),  # an original LLaVA, often without its tower
+    "original": (
+        LLAMA,
+        PROJECTOR_LAYOUT,
+        CLIP_VISION,
+    ),  # an original LLaVA, often without its tower
     "clip": (CLIP_VISION,),
     "llama": (LLAMA,),
-    "projector": (PROJECTOR,),
+    "projector": (PROJECTOR_LAYOUT,),
 }
 # The same by `model_type` of config.json.
 KINDS = {
@@ -153,7 +157,7 @@ def report_source(kind: str, sources: dict[str, Path]) -> None:
     names = list(shapes(files))
     layouts = LAYOUTS[kind]
     if kind == "original" and "clip" in sources:
-        layouts = (LLAMA, PROJECTOR)  # the tower comes from CLIP
+        layouts = (LLAMA, PROJECTOR_LAYOUT)  # the tower comes from CLIP
     dropped = [name for name in names if is_dropped(name, layouts)]
     num_read = len(names) - len(dropped)
     print(f"read {path} ({kind}): {num_read} tensors; {len(dropped)} dropped by name {dropped[:3]}")

@@ -30,16 +30,16 @@ def prefill(
         input_ids = padding.shift(input_ids)
         position = padding.position(0, T)
         mask = padding.prompt_mask(T)
-    hidden_states = model.hidden_states(input_ids, pixel_values, position, mask, kv_cache)
+    hidden_states = model.last_hidden_state(input_ids, pixel_values, position, mask, kv_cache)
     return model.language_model.lm_head(hidden_states[:, -1])
 
 
 @contextmanager
 def one_token_kernels(dtype: torch.dtype) -> Iterator[None]:
-    """For a step of one token, whose products are matrix times vector.
+    """Turns oneDNN off for steps of one token in half precision.
 
-    On a CPU, oneDNN computes these at half the speed of torch's own kernel in half precision
-    (docs/performance.md). It is made for many tokens, as in the prefill.
+    Such a step multiplies matrices with vectors, and on a CPU oneDNN does that at half the speed of
+    torch's own kernel (docs/performance.md). The prefill, with its many tokens, keeps oneDNN.
     """
     enabled = torch.backends.mkldnn.enabled
     torch.backends.mkldnn.enabled = enabled and dtype == torch.float32
@@ -80,8 +80,8 @@ def stream(
     `input_ids` (B, T) are right-padded to `lengths` (B,). A row ends with the end token and yields
     -1 from there on. Rows do not see each other, but their draws share one random stream. A
     `kv_cache` that already holds the first positions of the prompt saves computing them;
-    `pixel_values` are then the images behind them. `step` may be a compiled one. `sampling` are
-    fields of `SamplingConfig`.
+    `pixel_values` are then only the images behind them. `step` may be a compiled one. `sampling`
+    are fields of `SamplingConfig`.
     """
     settings = SamplingConfig(**sampling)
     config = model.config
@@ -116,7 +116,10 @@ def needed_positions(model, prompt_length: int, max_new_tokens: int) -> int:
     needed = prompt_length + max_new_tokens
     if needed > room:
         sizes = f"{prompt_length} prompt tokens + {max_new_tokens} new ones"
-        raise UserError(f"{sizes}: the model has room for {room}")
+        raise UserError(
+            f"{sizes}: the model has room for {room}; lower --max-new-tokens, or start a new "
+            "dialogue"
+        )
     return needed
 
 

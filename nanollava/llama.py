@@ -59,8 +59,9 @@ def apply_rotary_emb(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> t
 class KVCache:
     """Keys and values of the positions computed so far, one pair of tensors per layer.
 
-    Only this class changes them: every layer appends its keys and values behind the `length` filled
-    positions, then `advance` adds the new positions to `length`. `truncate` forgets the last ones.
+    Only this class and its compiled view (`compiled.StaticKVCache`) write to them. Every layer
+    appends its keys and values behind the `length` filled positions, then `advance` adds the new
+    positions to `length`. `truncate` forgets the last ones.
     """
 
     def __init__(self, config: LlamaConfig, batch: int, like: torch.Tensor):
@@ -124,7 +125,16 @@ class LlamaAttention(nn.Module):
         self.v_proj = nn.Linear(D, K * E, bias=False)
         self.o_proj = nn.Linear(H * E, D, bias=False)
 
-    def forward(self, x, cos, sin, mask=None, kv_cache: KVCache | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        x: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        kv_cache: KVCache | None = None,
+    ) -> torch.Tensor:
+        """x (B, T, D) to (B, T, D). `cos` and `sin` are (1 or B, 1, T, E), `mask` is (T, S) or
+        (B, 1, T, S), True where a token may look."""
         q = self.split_heads(self.q_proj(x))  # (B, H, T, E)
         k = self.split_heads(self.k_proj(x))  # (B, K, T, E)
         v = self.split_heads(self.v_proj(x))
@@ -133,6 +143,8 @@ class LlamaAttention(nn.Module):
         if kv_cache is not None:
             k, v = kv_cache.append(self.layer, k, v)  # (B, K, S, E)
         # softmax(q k^T / sqrt(E)) v. A single token sees every cached position: nothing to mask.
+        # Several tokens behind a cache need the mask that LlamaModel passes; `is_causal` is right
+        # for T = S only.
         causal = mask is None and x.shape[1] > 1
         grouped = q.shape[1] != k.shape[1]
         y = F.scaled_dot_product_attention(
@@ -169,7 +181,15 @@ class LlamaBlock(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = LlamaMLP(config.hidden_size, config.intermediate_size)
 
-    def forward(self, x, cos, sin, mask=None, kv_cache: KVCache | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        x: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        kv_cache: KVCache | None = None,
+    ) -> torch.Tensor:
+        """Shapes as in `LlamaAttention.forward`."""
         x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask, kv_cache)
         return x + self.mlp(self.post_attention_layernorm(x))
 

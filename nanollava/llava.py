@@ -19,7 +19,7 @@ from .hf import files as hf_files
 from .hf.config import is_ours, llava_config_json, parse_llava_config
 from .hf.connector import check_connector, connector_of
 from .hf.load import build, load, read_special_ids, uninitialized
-from .hf.names import LLAVA, NANOLLAVA, PROJECTOR, Layout, WeightsError
+from .hf.names import LLAVA, NANOLLAVA, PROJECTOR_LAYOUT, Layout, WeightsError
 from .hf.original import check_tower, original_tower
 from .llama import KVCache, Llama
 from .projector import Connector
@@ -47,7 +47,7 @@ class LLaVA(nn.Module):
         self.add_blocks(connector.decoder_blocks())
 
     def add_blocks(self, blocks: dict[int, nn.Module]) -> None:
-        """Puts the connector's blocks before the decoder layers of these numbers: here, none."""
+        """For GatedLLaVA, which runs blocks before decoder layers. A plain LLaVA has none."""
         if blocks:
             kind = self.config.projector
             raise ConfigError(f"{kind}: made by GatedLLaVA; nanollava.load opens every LLaVA")
@@ -91,7 +91,7 @@ class LLaVA(nn.Module):
         H_v = self.encode_images(pixel_values.to(embeds.dtype))
         return embeds.masked_scatter(is_image.unsqueeze(-1), H_v.to(embeds.dtype))
 
-    def hidden_states(
+    def last_hidden_state(
         self,
         input_ids: torch.Tensor,
         pixel_values: torch.Tensor | None = None,
@@ -113,7 +113,7 @@ class LLaVA(nn.Module):
 
         Right padding needs no mask: attention is causal, so no token sees the padding behind it.
         """
-        return self.language_model.lm_head(self.hidden_states(input_ids, pixel_values))
+        return self.language_model.lm_head(self.last_hidden_state(input_ids, pixel_values))
 
     def loss(
         self,
@@ -129,8 +129,8 @@ class LLaVA(nn.Module):
         """
         embeds = self.embed(input_ids, pixel_values)
         if pixel_values is None:
-            # W takes part in text-only batches, too, with a gradient of zero: the loss depends on
-            # the same parameters in every batch.
+            # W takes part in text-only batches, too, with a gradient of zero: FSDP reduces the same
+            # gradients on all ranks, and in stage 1 nothing else needs a backward pass.
             embeds = embeds + 0.0 * sum(p.sum() for p in self.multi_modal_projector.parameters())
         return self.labelled_loss(self.language_model.model(embeds), labels)
 
@@ -324,5 +324,5 @@ def load_projector(
         W = build_connector(config)
     if config.connector is not None:
         check_connector(files, W, config.projector)
-    load(W, files, PROJECTOR, device, dtype)
+    load(W, files, PROJECTOR_LAYOUT, device, dtype)
     return W

@@ -1,8 +1,8 @@
 """Prompts of unequal length in one batch.
 
-Inside a batch all prompts are aligned at their end, so that the next token of every row has the
-same place in the KV cache. The padding before shorter prompts is masked, and positions count from
-the start of each prompt.
+Inside a batch all prompts are aligned at their end, so that the next token of every row goes into
+the same slot of the KV cache. The padding before shorter prompts is masked, and positions count
+from the start of each prompt.
 """
 
 import torch
@@ -11,7 +11,7 @@ from .llama import causal_mask
 
 
 class LeftPadding:
-    """`count` (B,) padding positions before each prompt of a batch of T."""
+    """`count` (B,) is the number of padding positions before each prompt."""
 
     def __init__(self, count: torch.Tensor):
         self.count = count
@@ -39,12 +39,12 @@ class LeftPadding:
         return input_ids.gather(1, source)
 
     def position(self, start: int, T: int) -> torch.Tensor:
-        """RoPE positions (B, T) of T tokens from place `start`, counted from each prompt's start.
+        """RoPE positions (B, T) of T tokens from slot `start`, counted from each prompt's start.
 
         Padding has no position; it gets 0.
         """
-        place = torch.arange(start, start + T, device=self.count.device)
-        return (place - self.count[:, None]).clamp(min=0)
+        slot = torch.arange(start, start + T, device=self.count.device)
+        return (slot - self.count[:, None]).clamp(min=0)
 
     def prompt_mask(self, T: int) -> torch.Tensor:
         """(B, 1, T, T), True where a token may look: at itself and at prompt tokens before it."""

@@ -1,6 +1,6 @@
 """The projector W: image features into word embedding space, H_v = W Z_v (paper, equation 1).
 
-Also what W has in common with the connectors of other models, which are in `connectors/`.
+Also `Connector`, the interface that W shares with the connectors of other models (`connectors/`).
 """
 
 import torch
@@ -34,7 +34,7 @@ class Connector(nn.Module):
 
 
 class Projector(Connector):
-    """ "linear": one linear layer with bias, the W of the paper. "mlp2x_gelu": v1.5's Linear, GELU,
+    """W. The kind "linear" is the paper's linear layer with bias, "mlp2x_gelu" v1.5's Linear, GELU,
     Linear."""
 
     def __init__(self, vision_width: int, text_width: int, kind: str = "linear"):

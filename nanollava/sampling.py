@@ -42,7 +42,7 @@ class SamplingConfig:
 
 
 class RepetitionPenalty:
-    """Makes tokens that have occurred in a row less likely (Keskar et al. 2019, section 4.1)."""
+    """Makes tokens that a row already contains less likely (Keskar et al. 2019, section 4.1)."""
 
     def __init__(self, penalty: float, vocab_size: int):
         self.penalty = penalty
@@ -83,12 +83,13 @@ def sample(
     """
     if temperature == 0:
         return logits.argmax(-1)
-    logits, ids = (logits.float() / temperature).sort(-1, descending=True)
+    logits, ids = (logits.float() / temperature).sort(-1, descending=True)  # (B, vocab)
     if top_k > 0:
         logits = logits[:, :top_k]
     probabilities = torch.softmax(logits, dim=-1)
     # A token stays if those before it have not reached top_p: the first always does.
     sum_before = probabilities.cumsum(-1) - probabilities
-    probabilities[sum_before >= max(top_p, 1e-9)] = 0
+    smallest = 1e-9  # less would be 0 in float32, and no token would stay
+    probabilities[sum_before >= max(top_p, smallest)] = 0
     choice = torch.multinomial(probabilities, 1, generator=generator)  # (B, 1)
     return ids.gather(-1, choice).squeeze(-1)

@@ -26,7 +26,7 @@ class TextStream:
     ids: list[int] = field(default_factory=list)
     text: str = ""  # final: nothing that comes can change it
     held_back: str = ""
-    end: str | None = None  # "end token", "stop string" or "length", once the answer has ended
+    end: str | None = None  # why the answer ended, as in Reply.end
     # A token's text can depend on the one before it, so the last few are decoded together:
     # ids[window:known] have been decoded before, ids[known:] have not.
     window: int = 0
@@ -90,7 +90,7 @@ def possible_stop(text: str, stops: tuple[str, ...]) -> int:
     return earliest
 
 
-def prompt(turns: list[dict], model, tokenizer: Tokenizer, template: str) -> list[int]:
+def encode_prompt(turns: list[dict], model, tokenizer: Tokenizer, template: str) -> list[int]:
     """The ids that ask for the next answer, every image expanded to its positions."""
     ids, labels = encode(turns, tokenizer, template)
     config = model.config
@@ -105,7 +105,7 @@ def image_tensor(images: list[Image.Image], image_config: ImageConfig, model) ->
     return pixel_values.to(weight.device, weight.dtype)
 
 
-def answer(
+def answer_dialogues(
     model,
     tokenizer: Tokenizer,
     image_config: ImageConfig,
@@ -119,7 +119,7 @@ def answer(
     Turns have the data set's form and end with a question. Prompts of similar length share a
     batch. `options` as for `generate.stream`.
     """
-    prompts = [prompt(turns, model, tokenizer, template) for _, turns in dialogues]
+    prompts = [encode_prompt(turns, model, tokenizer, template) for _, turns in dialogues]
     by_length = sorted(range(len(dialogues)), key=lambda i: len(prompts[i]))
     answers = [""] * len(dialogues)
     for start in range(0, len(dialogues), batch):

@@ -53,7 +53,7 @@ METASPACE_PREFIX = {
     "first": PrefixSpace(at_start=True, after_special=False, doubles=False),
     "never": PrefixSpace(at_start=False, after_special=False, doubles=False),
 }
-# A normalizer "Prepend" has this place in older files.
+# Older files have a normalizer "Prepend" instead.
 PREPEND_PREFIX = PrefixSpace(at_start=True, after_special=True, doubles=True)
 NO_PREFIX = METASPACE_PREFIX["never"]
 
@@ -66,7 +66,7 @@ class AddedTokenInText(NamedTuple):
     id: int
     start: int
     end: int
-    is_piece: bool  # a piece of sentencepiece's vocabulary: the text goes on behind it
+    is_piece: bool  # of sentencepiece's vocabulary: text behind it gets no prefix space
 
 
 class Splitter:
@@ -99,7 +99,7 @@ class Splitter:
 
 
 class Tokenizer:
-    """Encodes and decodes plain text. Who needs <s> and </s> adds their ids.
+    """Encodes and decodes plain text. Callers add the ids of <s> and </s>.
 
     `legacy` is transformers' name for its first LLaMA tokenizers, which put a space before every
     stretch of text that follows a special token. Later ones put it only at the beginning of the
@@ -168,7 +168,7 @@ class Tokenizer:
             try:
                 tokenizer = cls(Backend.from_file(str(file)), names)
             except BaseException as error:
-                if not is_library_error(error):
+                if not is_broken_file_error(error):
                     raise
                 raise ConfigError(f"{file}: not a tokenizer ({error})") from None
             check_added_ids(values, file, tokenizer.backend)
@@ -320,6 +320,7 @@ class Tokenizer:
         prefix = self.prefix(text, 0, after_special)
         for token in self.splitter.tokens_in(text):
             stretch = text[end : token.start]
+            # Before a piece, even an empty stretch gives the prefix space, as in sentencepiece.
             if stretch or token.is_piece:
                 stretch_ids, stretch_starts = self.encode_stretch(prefix, stretch, end)
                 ids += stretch_ids
@@ -440,9 +441,9 @@ def add_token(backend: Backend, token: AddedToken) -> int:
     return backend.token_to_id(token.content)
 
 
-def is_library_error(error: BaseException) -> bool:
-    """Does this come from the library? For broken files it raises bare Exceptions, and panics of
-    its Rust code, which are no Exceptions."""
+def is_broken_file_error(error: BaseException) -> bool:
+    """Can reading a broken file raise this? Any Exception can come, and a panic of the library's
+    Rust code, which is a BaseException. Ctrl-C is neither."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 

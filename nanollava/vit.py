@@ -28,9 +28,9 @@ def activation(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 class CLIPAttention(nn.Module):
-    """Multi-head self-attention: every patch attends to every other.
+    """Multi-head self-attention: every token, a patch or the class token, attends to all tokens.
 
-    `is_causal` is for CLIP's text tower.
+    With `is_causal` (CLIP's text tower) it attends only to itself and to those before it.
     """
 
     def __init__(self, width: int, heads: int, is_causal: bool = False):

@@ -99,7 +99,7 @@ def test_what_each_word_sees_shown_by_gradients(sees):
     # Self-attention would carry what earlier words have seen: its output is switched off.
     model.language_model.model.layers[0].self_attn.o_proj.weight.data.zero_()
     pixels = images(2).requires_grad_()
-    hidden_states = model.hidden_states(IDS, pixels)
+    hidden_states = model.last_hidden_state(IDS, pixels)
     seen = []
     for t in range(IDS.shape[1]):
         (gradient,) = torch.autograd.grad(hidden_states[0, t].sum(), pixels, retain_graph=True)
@@ -112,12 +112,12 @@ def test_what_each_word_sees_shown_by_gradients(sees):
 def test_cached_decoding_equals_recomputation(sees):
     model = gated_model(sees=sees)
     pixels = images(2)
-    expected = model.hidden_states(IDS, pixels)
+    expected = model.last_hidden_state(IDS, pixels)
     kv_cache = model.new_cache(1)
     kv_cache.reserve(8)
-    first = model.hidden_states(IDS[:, :4], pixels[:1], kv_cache=kv_cache)
+    first = model.last_hidden_state(IDS[:, :4], pixels[:1], kv_cache=kv_cache)
     # A second image behind what the cache holds, then words one by one.
-    second = model.hidden_states(IDS[:, 4:6], pixels[1:], kv_cache=kv_cache)
+    second = model.last_hidden_state(IDS[:, 4:6], pixels[1:], kv_cache=kv_cache)
     words = []
     for t in (6, 7):
         embeds = model.language_model.model.embed_tokens(IDS[:, t : t + 1])
@@ -129,12 +129,12 @@ def test_cached_decoding_equals_recomputation(sees):
 def test_a_truncated_cache_forgets_its_last_image():
     model = gated_model(sees="all")
     pixels = images(3)
-    expected = model.hidden_states(IDS, pixels[[0, 2]])
+    expected = model.last_hidden_state(IDS, pixels[[0, 2]])
     kv_cache = model.new_cache(1)
     kv_cache.reserve(8)
-    model.hidden_states(IDS, pixels[:2], kv_cache=kv_cache)
+    model.last_hidden_state(IDS, pixels[:2], kv_cache=kv_cache)
     kv_cache.truncate(4)
-    states = model.hidden_states(IDS[:, 4:], pixels[2:], kv_cache=kv_cache)
+    states = model.last_hidden_state(IDS[:, 4:], pixels[2:], kv_cache=kv_cache)
     torch.testing.assert_close(states, expected[:, 4:], rtol=0, atol=1e-5)
 
 

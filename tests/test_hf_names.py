@@ -5,7 +5,7 @@ import pytest
 from nanollava import LLaVA
 from nanollava.config import LlamaConfig, LlavaConfig, VisionConfig
 from nanollava.hf.load import uninitialized
-from nanollava.hf.names import CLIP_VISION, LLAMA, LLAVA, PROJECTOR, WeightsError
+from nanollava.hf.names import CLIP_VISION, LLAMA, LLAVA, PROJECTOR_LAYOUT, WeightsError
 from nanollava.llama import Llama
 from nanollava.projector import Projector
 from nanollava.vit import CLIPVisionTransformer
@@ -28,10 +28,10 @@ TEXT = LlamaConfig(96, 64, 112, num_hidden_layers=2, num_attention_heads=4)
         (CLIP_VISION, "pre_layrnorm.bias", "pre_layrnorm.bias"),
         (CLIP_VISION, "model.vision_tower.vision_tower.vision_model.encoder.x", "encoder.x"),
         (LLAMA, "model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.up_proj.weight"),
-        (PROJECTOR, "multi_modal_projector.linear_1.bias", "linear_1.bias"),
-        (PROJECTOR, "model.mm_projector.weight", "linear_1.weight"),
-        (PROJECTOR, "mm_projector.0.weight", "linear_1.weight"),
-        (PROJECTOR, "model.mm_projector.2.weight", "linear_2.weight"),
+        (PROJECTOR_LAYOUT, "multi_modal_projector.linear_1.bias", "linear_1.bias"),
+        (PROJECTOR_LAYOUT, "model.mm_projector.weight", "linear_1.weight"),
+        (PROJECTOR_LAYOUT, "mm_projector.0.weight", "linear_1.weight"),
+        (PROJECTOR_LAYOUT, "model.mm_projector.2.weight", "linear_2.weight"),
     ],
 )
 def test_names_in_files_become_ours(layout, name, expected):
@@ -47,15 +47,15 @@ def test_names_in_files_become_ours(layout, name, expected):
         (CLIP_VISION, "model.mm_projector.weight"),
         (LLAMA, "model.mm_projector.weight"),
         (LLAMA, "model.vision_tower.vision_tower.vision_model.encoder.x"),
-        (PROJECTOR, "lm_head.weight"),
-        (PROJECTOR, "model.layers.0.x"),
+        (PROJECTOR_LAYOUT, "lm_head.weight"),
+        (PROJECTOR_LAYOUT, "model.layers.0.x"),
     ],
 )
 def test_other_parts_of_a_checkpoint_are_dropped(layout, name):
     assert layout.to_ours(name) is None
 
 
-@pytest.mark.parametrize("layout", [LLAVA, CLIP_VISION, LLAMA, PROJECTOR])
+@pytest.mark.parametrize("layout", [LLAVA, CLIP_VISION, LLAMA, PROJECTOR_LAYOUT])
 @pytest.mark.parametrize(
     "name", ["model.layers.0.self_attn.rotary_emb.inv_freq", "embeddings.position_ids"]
 )
@@ -63,7 +63,7 @@ def test_tables_of_old_files_are_dropped(layout, name):
     assert layout.to_ours(name) is None
 
 
-@pytest.mark.parametrize("layout", [LLAVA, CLIP_VISION, LLAMA, PROJECTOR])
+@pytest.mark.parametrize("layout", [LLAVA, CLIP_VISION, LLAMA, PROJECTOR_LAYOUT])
 def test_an_unknown_name_is_an_error(layout):
     with pytest.raises(WeightsError, match=f"'stranger' has no place in the {layout.name} layout"):
         layout.to_ours("stranger")
@@ -80,7 +80,7 @@ def test_an_unknown_parameter_is_an_error():
         (LLAVA, lambda: LLaVA(LlavaConfig(VISION, TEXT, "mlp2x_gelu", image_token_id=95))),
         (CLIP_VISION, lambda: CLIPVisionTransformer(VISION)),
         (LLAMA, lambda: Llama(TEXT)),
-        (PROJECTOR, lambda: Projector(48, 64, "mlp2x_gelu")),
+        (PROJECTOR_LAYOUT, lambda: Projector(48, 64, "mlp2x_gelu")),
     ],
     ids=["LLaVA", "CLIP", "Llama", "projector"],
 )

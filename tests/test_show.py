@@ -13,7 +13,7 @@ from nanollava.conversation import IMAGE, encode
 from nanollava.errors import UserError
 from nanollava.generate import generate
 from nanollava.image import ImageConfig, open_image, preprocess
-from nanollava.streaming import prompt
+from nanollava.streaming import encode_prompt
 from nanollava.tokenizer import Tokenizer
 from nanollava.toyland.draw import draw
 from nanollava.toyland.scenes import scenes
@@ -30,7 +30,7 @@ def toy():
 def asked(toy, picture, question, layers=None, new=40):
     """A question about one picture: prompt ids, new ids, where the model looked (ids, P)."""
     model, tokenizer, config = toy
-    ids = prompt(
+    ids = encode_prompt(
         [{"from": "human", "value": f"{IMAGE}\n{question}"}], model, tokenizer, "vicuna_v1"
     )
     pixels = preprocess(picture, config)[None]
@@ -122,7 +122,9 @@ def test_what_was_drawn_by_chance_is_drawn(toy):
     """At a high temperature ids come that are no word: vocabulary padding, the image token."""
     model, tokenizer, config = toy
     picture, new = open_image("cat.jpg"), [767, model.config.image_token_id, 766]
-    ids = prompt([{"from": "human", "value": f"{IMAGE}\nWhat?"}], model, tokenizer, "vicuna_v1")
+    ids = encode_prompt(
+        [{"from": "human", "value": f"{IMAGE}\nWhat?"}], model, tokenizer, "vicuna_v1"
+    )
     maps = show.look(model, ids, new, preprocess(picture, config)[None])
     assert maps.sum(1).sub(1).abs().max() < 1e-5
     show.draw([picture], config, new, tokenizer, maps)

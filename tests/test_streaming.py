@@ -5,7 +5,7 @@ import pytest
 from nanollava import load
 from nanollava.conversation import IMAGE
 from nanollava.image import open_image
-from nanollava.streaming import TextStream, answer, prompt
+from nanollava.streaming import TextStream, answer_dialogues, encode_prompt
 from nanollava.tokenizer import Tokenizer
 
 TOY = "checkpoints/toy-llava"
@@ -97,13 +97,13 @@ def test_answers_in_batches_equal_single_answers(toy):
     asked.append(([cat, cat], [{"from": "human", "value": two}]))
     options = dict(max_new_tokens=24)
     parts = (toy.model, toy.tokenizer, toy.image_config)
-    found = answer(*parts, asked, batch=4, **options)
+    found = answer_dialogues(*parts, asked, batch=4, **options)
     assert found[:3] == ["purple", "on the left", "no"]
-    assert found == answer(*parts, asked, batch=1, **options)
+    assert found == answer_dialogues(*parts, asked, batch=1, **options)
 
 
 def test_no_questions_have_no_answers(toy):
-    assert answer(toy.model, toy.tokenizer, toy.image_config, []) == []
+    assert answer_dialogues(toy.model, toy.tokenizer, toy.image_config, []) == []
 
 
 def test_a_stop_string_ends_an_answer_of_the_v0_template(toy, monkeypatch):
@@ -114,12 +114,12 @@ def test_a_stop_string_ends_an_answer_of_the_v0_template(toy, monkeypatch):
     monkeypatch.setattr("nanollava.streaming.stream", lambda *args, **options: iter(steps))
     turns = [{"from": "human", "value": "What?"}]
     asked = [([], turns), ([], turns)]
-    found = answer(toy.model, toy.tokenizer, toy.image_config, asked, template="v0")
+    found = answer_dialogues(toy.model, toy.tokenizer, toy.image_config, asked, template="v0")
     assert found == ["a cat", "one"]
 
 
 def test_prompt_expands_every_image(toy):
     turns = [{"from": "human", "value": f"{IMAGE}\n{IMAGE}\nWhat?"}]
-    ids = prompt(turns, toy.model, toy.tokenizer, "vicuna_v1")
+    ids = encode_prompt(turns, toy.model, toy.tokenizer, "vicuna_v1")
     patches = toy.model.config.vision_config.num_patches
     assert ids.count(toy.model.config.image_token_id) == 2 * patches

@@ -116,7 +116,7 @@ class GatedLLaVA(LLaVA):
             raise ValueError(f"{num_positions} image tokens in input_ids, but {num_images} images")
         return self.language_model.model.embed_tokens(input_ids)
 
-    def hidden_states(
+    def last_hidden_state(
         self,
         input_ids: torch.Tensor,
         pixel_values: torch.Tensor | None = None,
@@ -155,4 +155,4 @@ class GatedLLaVA(LLaVA):
         pixel_values: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """As `LLaVA.loss`: the summed cross-entropy of the labelled tokens, and their number."""
-        return self.labelled_loss(self.hidden_states(input_ids, pixel_values), labels)
+        return self.labelled_loss(self.last_hidden_state(input_ids, pixel_values), labels)

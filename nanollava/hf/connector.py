@@ -11,7 +11,7 @@ from ..config import ConnectorConfig
 from ..files import read_json, write_json
 from .config import connector_json, parse_connector
 from .files import projector_files, projector_kind, shapes
-from .names import PROJECTOR, WeightsError
+from .names import PROJECTOR_LAYOUT, WeightsError
 
 CONNECTOR_FILE = "connector.json"
 
@@ -39,7 +39,7 @@ def check_connector(files: list[Path], connector: nn.Module, projector: str) -> 
     expected = {name: tuple(p.shape) for name, p in connector.named_parameters()}
     found = {}
     for name, shape in shapes(files).items():
-        ours = PROJECTOR.to_ours(name)
+        ours = PROJECTOR_LAYOUT.to_ours(name)
         if ours is not None:
             found[ours] = shape
     for name, shape in expected.items():

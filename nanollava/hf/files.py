@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from ..errors import UserError
 from ..files import PARTIAL_PATTERN, flush_to_disk, json_text, read_json, replacing
 from ..schema import short
-from .names import LLAVA, PROJECTOR, Layout, WeightsError
+from .names import LLAVA, PROJECTOR_LAYOUT, Layout, WeightsError
 
 SHARD_BYTES = 4 * 2**30
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")  # the first is the one we write
@@ -173,7 +173,7 @@ def projector_files(path: str | Path) -> list[Path]:
 
 def projector_kind(files: list[Path]) -> str:
     """Which projector the files hold, "linear" or "mlp2x_gelu", by the names of its tensors."""
-    our_names = [PROJECTOR.to_ours_in(files[0], name) for name in shapes(files)]
+    our_names = [PROJECTOR_LAYOUT.to_ours_in(files[0], name) for name in shapes(files)]
     if "linear_2.weight" in our_names:
         return "mlp2x_gelu"
     if "linear_1.weight" in our_names:

@@ -132,7 +132,7 @@ LLAMA = Layout(
 )
 
 # W alone: the result of stage 1, or the projector of an original LLaVA.
-PROJECTOR = Layout(
+PROJECTOR_LAYOUT = Layout(
     "projector",
     prefixes=(
         # Ours; stage 1 writes this.

@@ -17,7 +17,7 @@ from ..assistant import dialogue_turns
 from ..errors import exit_with
 from ..image import ImageConfig
 from ..llava import LLaVA
-from ..streaming import answer
+from ..streaming import answer_dialogues
 from ..tokenizer import Tokenizer
 from .dialogues import description, follow_ups
 from .draw import draw
@@ -78,7 +78,7 @@ def ask(
                 scene, texts = dialogues[i]
                 turns = dialogue_turns(1, texts[turn], histories[i])
                 prompts.append(([image_of(scene)], turns))
-            answers = answer(
+            answers = answer_dialogues(
                 model, tokenizer, image_config, prompts, batch=BATCH, max_new_tokens=max_new_tokens
             )
             for i, text in zip(batch, answers, strict=True):

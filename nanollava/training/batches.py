@@ -1,7 +1,8 @@
 """Which samples make up a step, and which of them each rank reads.
 
-The order depends on the seed, the number of samples and the global batch, never on the number of
-ranks or the micro-batch: more GPUs train the same model.
+The order depends on the seed, the number of samples, the global batch and, with --group, on the
+samples' modality and length. It never depends on the number of ranks or the micro-batch: more GPUs
+train the same model.
 """
 
 import math
@@ -21,7 +22,7 @@ from .signals import ignore_stop_signals
 
 
 class Counts(NamedTuple):
-    """What a batch holds. Sums over micro-batches and ranks are exact: float64."""
+    """What a batch holds. In float64, so that sums of tokens over ranks are exact."""
 
     label_tokens: float  # tokens that are predicted and trained
     tokens: float  # all tokens, without padding
@@ -140,7 +141,7 @@ class KeyedSamples(Dataset):
 class Collator:
     """Joins samples to a MicroBatch. A class, so that worker processes can receive it.
 
-    `flops(lengths, images, label_tokens)` is the work of forward and backward, for MFU.
+    `flops(lengths, images, label_tokens)` gives the FLOPs of each part (`plan.flops`), for MFU.
     """
 
     collate: Callable[[list[dict]], dict]
@@ -156,7 +157,7 @@ class Collator:
         for sample in samples:  # the first token is never predicted
             label_tokens += int((sample["labels"][1:] != IGNORE_INDEX).sum())
         if label_tokens == 0:
-            return Counts(0, 0, 0, 0.0)  # the repeated sample of a rank without one
+            return Counts(0, 0, 0, 0.0)  # a repeated sample: see `rank_share`
         flops = 0.0
         if self.flops is not None:
             flops = sum(self.flops(lengths, images, label_tokens).values())
@@ -169,7 +170,8 @@ def load_steps(
     """This rank's micro-batches, one list per global batch, read ahead by `workers` processes."""
     rank = dist.get_rank()
     world_size = dist.get_world_size()
-    # The order of a long run would fill the memory, so both users of it take it step by step.
+    # The loader and the loop below both take these shares one by one, so no list of the whole run's
+    # order is kept.
     shares, shares_to_read = tee(rank_share(batch, micro, rank, world_size) for batch in batches)
     loader = DataLoader(
         KeyedSamples(data),

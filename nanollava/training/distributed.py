@@ -25,7 +25,7 @@ def start(device_name: str) -> torch.device:
     Returns the device of this rank.
     """
     if device_name == "auto" and not torch.cuda.is_available():
-        device_name = "cpu"  # not mps
+        device_name = "cpu"  # never mps, on which FSDP2 does not run
     device = pick_device(device_name)
     if device.type == "mps":
         raise UserError("--device mps: sharded training runs on cuda or cpu")
@@ -57,7 +57,7 @@ def wait_for_gloo_threads() -> None:
     """Give gloo's threads time to release the tensors of the last collectives.
 
     A collective is complete before the thread that ran it has released its tensors, and for that
-    the thread needs Python's lock. If it asks for the lock while the interpreter is shutting down,
+    the thread needs the GIL. If it asks for it while the interpreter is shutting down,
     Python (before 3.14) ends the thread in a place where C++ can only abort the process: exit code
     -6 after all work is done. torch offers no call that waits for these threads, and FSDP keeps
     them alive to the end.
@@ -83,6 +83,7 @@ def freeze(model: nn.Module, trainable: dict[str, bool]) -> list[str]:
 
 
 def matching_prefix(name: str, trainable: dict[str, bool]) -> str:
+    """The first key of `trainable` that `name` begins with, so longer prefixes come first in it."""
     for prefix in trainable:
         if name.startswith(prefix):
             return prefix

@@ -39,7 +39,7 @@ def train(
     first_step = checkpoints.resume()
     batches = training_steps(data, collator, config, first_step)
     with StopSignals() as signals, Metrics(config, device, first_step, steps) as metrics:
-        for step in range(first_step, steps):
+        for step in range(first_step, steps):  # from 0, as in metrics.jsonl
             lr = config.lr * cosine(step, steps, config.warmup)
             set_learning_rate(optimizer, lr)
 

@@ -97,41 +97,41 @@ class Checkpoints:
         return None
 
     def save_if_due(
-        self, step: int, steps: int, stop_signal: int | None, device: torch.device
+        self, steps_done: int, steps: int, stop_signal: int | None, device: torch.device
     ) -> Path | None:
-        """Save after `step` of `steps` steps if it is time, or if a signal stops the run.
+        """Save after `steps_done` of `steps` steps if it is time, or if a signal stops the run.
 
         If that fails, for example because the disk is full, the run continues with a warning. Only
         a run that is being stopped raises the CheckpointError: its work would be lost.
         """
-        by_steps = is_due(step, self.config.save_steps)
+        by_steps = is_due(steps_done, self.config.save_steps)
         by_time = self.minutes_are_over(device)
-        at_end = self.in_use and step == steps
+        at_end = self.in_use and steps_done == steps
         if not (by_steps or by_time or at_end or stop_signal):
             return None
         self.in_use = True
         self.last_save = time.perf_counter()
         try:
-            return self.save(step)
+            return self.save(steps_done)
         except CheckpointError as error:
             if stop_signal:
                 raise
             print_on_rank_0(f"warning: {error}")
             return None
 
-    def save(self, step: int) -> Path:
-        """Write the state after `step` steps and remove all but the newest checkpoints.
+    def save(self, steps_done: int) -> Path:
+        """Write the state after `steps_done` steps and remove all but the newest checkpoints.
 
         If writing fails, the previous checkpoints are untouched.
         """
-        final = self.folder / f"step-{step:08d}"
+        final = self.folder / f"step-{steps_done:08d}"
         temporary = final.with_suffix(".partial")
         try:
             write_on_rank_0(lambda: make_room(temporary, self.model))
             state = training_state(self.model, self.optimizer)
             on_all_ranks(lambda: write_state(state, temporary))
             record = {
-                "step": step,
+                "step": steps_done,
                 "fingerprint": self.fingerprint,
                 "files": checksums(temporary),
             }

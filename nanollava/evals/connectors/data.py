@@ -13,7 +13,7 @@ from ...errors import UserError
 from ...files import write_json
 from ...image import ImageConfig
 from ...llava import LLaVA
-from ...streaming import answer
+from ...streaming import answer_dialogues
 from ...tokenizer import Tokenizer
 from ...toyland import data
 from ...toyland.draw import draw
@@ -113,7 +113,7 @@ def two_image_score(
         images = [draw(first, IMAGE_SIZE), draw(second, IMAGE_SIZE)]
         prompts.append((images, [{"from": "human", "value": QUESTION.format(kind=kind)}]))
         expected.append(ANSWERS[place])
-    answers = answer(model, tokenizer, image_config, prompts, max_new_tokens=8)
+    answers = answer_dialogues(model, tokenizer, image_config, prompts, max_new_tokens=8)
     num_right = 0
     for text, right in zip(answers, expected, strict=True):
         if normal(text) == right:
