@@ -94,6 +94,19 @@ def test_weights_that_are_infinite_in_the_saved_dtype_are_no_result():
         export.check_is_finite({"x": state["x"].half()})
 
 
+def test_an_infinite_result_is_refused_where_all_ranks_hear_of_it(tmp_path, monkeypatch):
+    """Only rank 0 has the gathered weights, so the check belongs to what rank 0 writes."""
+    checked = []
+    model, _, _ = load_llava(shipped("checkpoints/toy-llava"))
+    monkeypatch.setattr(export, "full_state", lambda *_: {"x": torch.tensor([torch.inf])})
+    monkeypatch.setattr(export, "write_result", lambda out, write: checked.append(write))
+    export.export_w(TrainConfig(out=str(tmp_path)), model, frozen={})
+    (write,) = checked
+    with pytest.raises(UserError, match="x is NaN or infinite"):
+        write(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_command_of_several_processes_starts_torchrun(monkeypatch):
     monkeypatch.setattr("sys.argv", ["train_align.py", "--data", "my data.json"])
     monkeypatch.setattr(export.dist, "is_torchelastic_launched", lambda: True)
