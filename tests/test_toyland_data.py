@@ -15,16 +15,16 @@ DIGESTS = {
     0: {
         "align.json": "5e766eb15c48fc7b",
         "plain.json": "2e761e21f9638b02",
-        "instruct.json": "7029a5e97988cc1e",
-        "validation.json": "ef044aceef821e43",
-        "captions.jsonl": "1162b12849fa9cdb",
+        "instruct.json": "6b04f8b59326beb0",
+        "validation.json": "ecda222bb918c9dc",
+        "captions.jsonl": "2dbfb633e8e31e8b",
     },
     1: {
         "align.json": "cd47e9bfcefabf20",
         "plain.json": "07a887763c9a7778",
-        "instruct.json": "77f327c90c472800",
-        "validation.json": "648300883758d663",
-        "captions.jsonl": "49cfc4ae7ded5390",
+        "instruct.json": "ecc9aabd3d9dfc56",
+        "validation.json": "324d5f0b3903b7b4",
+        "captions.jsonl": "28f1b284f6c4e76d",
     },
 }
 

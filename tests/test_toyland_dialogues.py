@@ -168,7 +168,7 @@ def test_weather_and_place_in_later_turns_are_true(talks, word):
     for scene, turns in talks:
         for qa in turns:
             fact = getattr(scene, word)
-            if qa.type == "follow-up" and word in qa.question.lower():
+            if qa.type == "follow-up" and re.search(rf"\b{word}\b", qa.question.lower()):
                 assert fact in qa.answer, turns
                 checked += 1
     assert checked > 20

@@ -48,7 +48,7 @@ def at_named_spot(things: list[Thing], text: str) -> list[Thing]:
 
 
 def named_colors(text: str) -> list[str]:
-    return re.findall("|".join(COLORS), text.lower())
+    return re.findall(rf"\b({'|'.join(COLORS)})\b", text.lower())
 
 
 def matching(scene: Scene, text: str) -> list[Thing]:

@@ -88,7 +88,7 @@ def gives_away(earlier: QA, qa: QA) -> bool:
 # The types that a conversation may ask several times in a row (a drill). Their questions hardly
 # answer each other. Those that need most practice stand here more than once.
 DRILLED = (
-    ("relation",) * 3
+    ("relation",) * 5
     + ("what",) * 4
     + ("list",) * 3
     + ("position", "distance", "false premise", "outside")

@@ -99,8 +99,26 @@ CONTRACTIONS = {
     "color is the ": "color's the ",
 }
 BRITISH = {"color": "colour", "Color": "Colour", "gray": "grey", "center": "centre"}
-OPENINGS = ("Hey, ", "OK, ", "So ", "And ", "Look at the picture. ", "Please answer: ")
+OPENINGS = (
+    "Hey, ",
+    "Hi, ",
+    "Hi! ",
+    "Hello. ",
+    "OK, ",
+    "Well, ",
+    "Hmm, ",
+    "So ",
+    "And ",
+    "Now ",
+    "Look at the picture. ",
+    "Look at this image. ",
+    "Please answer: ",
+    "Question: ",
+    "Quick question: ",
+    "One more question: ",
+)
 PLEASE = (", please", " please")
+THANKS = (" Thanks!", " Thank you.", " Thanks.")
 
 
 def replace_words(text: str, replacements: dict[str, str]) -> str:
@@ -112,9 +130,9 @@ def replace_words(text: str, replacements: dict[str, str]) -> str:
 def as_typed(text: str, rng: random.Random) -> str:
     """The question as somebody might type it.
 
-    With contractions, British words, "please" and an opening; without capitals and the final mark.
-    At least half of all questions stay as they are. Very short ones ("Hello!", "Why?") get neither
-    an opening nor "please"."""
+    With contractions, British words, "please", thanks and an opening; without capitals, apostrophes
+    and the final mark. At least half of all questions stay as they are. Very short ones ("Hello!",
+    "Why?") get neither an opening nor "please" nor thanks."""
     if rng.random() < 0.5:
         return text
     if rng.random() < 0.4:
@@ -124,14 +142,18 @@ def as_typed(text: str, rng: random.Random) -> str:
     is_long = len(text.split()) > 3
     if rng.random() < 0.1 and is_long and "please" not in text.lower():
         text = text[:-1] + rng.choice(PLEASE) + text[-1]
-    if rng.random() < 0.1 and is_long:
+    if rng.random() < 0.08 and is_long:
+        text += rng.choice(THANKS)
+    if rng.random() < 0.2 and is_long:
         opening = rng.choice(OPENINGS)
-        ends_sentence = opening.endswith((". ", ": "))
+        ends_sentence = opening.endswith((". ", "! ", ": "))
         if not ends_sentence and not text.startswith(("I ", "I'")):
             text = text[0].lower() + text[1:]
         text = opening + text
     if rng.random() < 0.5:
         text = text.lower()
+        if rng.random() < 0.3:
+            text = text.replace("'", "")
     if rng.random() < 0.4:
         text = text.rstrip(".?!")
     return text

@@ -7,7 +7,7 @@ from itertools import product
 
 from ..errors import exit_with
 from .captions import NUMBERS, plural
-from .grammar import BRITISH, CONTRACTIONS, OPENINGS, all_forms
+from .grammar import BRITISH, CONTRACTIONS, OPENINGS, THANKS, all_forms
 from .qa import KIND_OF_WORD, member_of
 from .scenes import COLORS, SIDES
 from .wordings import (
@@ -70,6 +70,9 @@ def pattern(text: str) -> str:
     text = text.lower().replace("'", "")
     while (shorter := without_opening(text)) != text:  # a form may begin with one of its own
         text = shorter
+    text = text.rstrip(".?!")
+    for thanks in THANKS:
+        text = text.removesuffix(thanks.lower().rstrip(".?!"))
     for american, british in BRITISH.items():
         text = text.replace(british.lower(), american.lower())
     for long, short in CONTRACTIONS.items():

@@ -291,7 +291,12 @@ def number_questions(facts: Scene, writer: Writer) -> list[QA]:
         if count > 1 and rng.random() < 0.5:
             guess = count
         spoken = writer.kind(kind)
-        words = {"kind": spoken, "kinds": plural(spoken), "number": NUMBERS[guess]}
+        words = {
+            "kind": spoken,
+            "a_kind": with_article(spoken),
+            "kinds": plural(spoken),
+            "number": NUMBERS[guess],
+        }
         qas.append(writer.qa("presence", "is number", yes_no_answer(guess == count), **words))
         qas.append(writer.qa("presence", "is more than one", yes_no_answer(count > 1), **words))
         qas.append(writer.qa("presence", "is only one", yes_no_answer(count == 1), **words))

@@ -5,11 +5,13 @@
 
 from dataclasses import dataclass
 
+from .more_wordings import MORE_FOLLOW_UPS, MORE_WORDINGS
+
 # Every kind of question in its wordings; one form is picked at random. Words in braces are filled
 # in: `name` is "the red cat", `names` "the cats", `a_kind` "a cat", `kinds` "cats", `color` "red",
 # `spot` "on the left" or "in front", `where` "behind", `other` the name of a second thing, `group`
 # "animals" and `member` "animal", `most` "leftmost", `number` "two".
-WORDINGS: dict[str, tuple[str, ...]] = {
+BASIC_WORDINGS: dict[str, tuple[str, ...]] = {
     "color": (
         "$Which color is {name}$here?",
         "$Which color does {name} have$here?",
@@ -866,7 +868,7 @@ WORDINGS: dict[str, tuple[str, ...]] = {
 }
 
 # Later turns, which refer to what the turns before them were about.
-FOLLOW_UPS: dict[str, tuple[str, ...]] = {
+BASIC_FOLLOW_UPS: dict[str, tuple[str, ...]] = {
     "color": (
         "(And|So|) (what|which) color is it?",
         "(And|) what color?",
@@ -1041,6 +1043,17 @@ FOLLOW_UPS: dict[str, tuple[str, ...]] = {
         "(Answer|Reply|Answer with|Reply with) (just|only|) yes or no.",
     ),
 }
+
+
+def joined(
+    basic: dict[str, tuple[str, ...]], more: dict[str, tuple[str, ...]]
+) -> dict[str, tuple[str, ...]]:
+    """The templates of both tables. Every question of the second must be one of the first."""
+    return {wording: (*templates, *more.get(wording, ())) for wording, templates in basic.items()}
+
+
+WORDINGS = joined(BASIC_WORDINGS, MORE_WORDINGS)
+FOLLOW_UPS = joined(BASIC_FOLLOW_UPS, MORE_FOLLOW_UPS)
 
 # Requests for the form of an answer, which follow a question.
 STYLES: dict[str, tuple[str, ...]] = {
