@@ -15,16 +15,16 @@ DIGESTS = {
     0: {
         "align.json": "5e766eb15c48fc7b",
         "plain.json": "2e761e21f9638b02",
-        "instruct.json": "6b04f8b59326beb0",
-        "validation.json": "ecda222bb918c9dc",
-        "captions.jsonl": "2dbfb633e8e31e8b",
+        "instruct.json": "9298d8de87903a14",
+        "validation.json": "15774aa1d0db34e1",
+        "captions.jsonl": "e0b5889c964183c7",
     },
     1: {
         "align.json": "cd47e9bfcefabf20",
         "plain.json": "07a887763c9a7778",
-        "instruct.json": "ecc9aabd3d9dfc56",
-        "validation.json": "324d5f0b3903b7b4",
-        "captions.jsonl": "28f1b284f6c4e76d",
+        "instruct.json": "d164870894c10cf1",
+        "validation.json": "82d9e33e7624d305",
+        "captions.jsonl": "70f568959a72cc8a",
     },
 }
 

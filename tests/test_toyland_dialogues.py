@@ -57,7 +57,7 @@ def test_presence_and_number_are_not_known_before_they_are_asked(conversations):
     assert checked > 500
 
 
-@pytest.mark.parametrize(("type", "least"), [("list", 0.075), ("what", 0.13)])
+@pytest.mark.parametrize(("type", "least"), [("relation", 0.1), ("list", 0.065), ("what", 0.13)])
 def test_hard_types_are_drilled(conversations, type, least):
     types = [qa.type for turns in conversations for qa in turns]
     assert types.count(type) / len(types) > least
@@ -67,6 +67,12 @@ def test_yes_is_as_frequent_as_no(conversations):
     answers = [qa.answer for turns in conversations for qa in turns if qa.type == "presence"]
     share = answers.count("yes") / (answers.count("yes") + answers.count("no"))
     assert 0.4 < share < 0.6
+
+
+@pytest.mark.parametrize("answer", ["yes", "no"])
+def test_many_comparisons_are_answered_with(conversations, answer):
+    answers = [qa.answer for turns in conversations for qa in turns if qa.type == "relation"]
+    assert answers.count(answer) / len(answers) > 0.2
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def gives_away(earlier: QA, qa: QA) -> bool:
 # The types that a conversation may ask several times in a row (a drill). Their questions hardly
 # answer each other. Those that need most practice stand here more than once.
 DRILLED = (
-    ("relation",) * 5
+    ("relation",) * 10
     + ("what",) * 4
     + ("list",) * 3
     + ("position", "distance", "false premise", "outside")
@@ -106,12 +106,13 @@ def question_types(facts: Scene, rng: random.Random, turns: int, inventory: floa
         kinds = kinds_present(facts)
         mixed = rng.sample(("presence", "count") * 4, min(8, 2 * len(kinds)))
         return rng.choice((mixed, ["count"] * turns))
-    types = []
-    if rng.random() < 0.5:
-        types = [rng.choice(DRILLED)] * DRILL_LENGTH
-    elif rng.random() < 0.6:
-        types = rng.sample(("presence", "count", "what"), 3)
     look_ups = ("color", "position", "distance")
+    if rng.random() < 0.6:
+        drill = [rng.choice(DRILLED)] * DRILL_LENGTH
+        return drill + rng.sample((*look_ups, "weather", "place", "outside"), 3)
+    types = []
+    if rng.random() < 0.6:
+        types = rng.sample(("presence", "count", "what"), 3)
     others = ("relation", "weather", "place", "reason")
     others += ("what", "false premise", "list", "outside")
     types += rng.sample((*look_ups, "relation", *rng.sample(others, 4)), 8)
@@ -119,11 +120,21 @@ def question_types(facts: Scene, rng: random.Random, turns: int, inventory: floa
     return types
 
 
+def balanced_answer(qa: QA) -> str:
+    """The answer, as `pick_by_answer` balances it.
+
+    Two things can be compared in many ways, and most answers name a thing. These count as one
+    answer; else "yes" and "no" would hardly be heard."""
+    if qa.type == "relation" and qa.answer not in ("yes", "no"):
+        return "a thing or a place"
+    return qa.answer
+
+
 def pick_by_answer(qas: list[QA], rng: random.Random) -> QA:
     """First the answer, then the question: so "two" is as frequent as "none"."""
-    answers = sorted({qa.answer for qa in qas})
+    answers = sorted({balanced_answer(qa) for qa in qas})
     answer = rng.choice(answers)
-    return rng.choice([qa for qa in qas if qa.answer == answer])
+    return rng.choice([qa for qa in qas if balanced_answer(qa) == answer])
 
 
 def choose_turns(

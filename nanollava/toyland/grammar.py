@@ -46,7 +46,7 @@ def capitalized(text: str) -> str:
 def as_sentence(text: str) -> str:
     """With a capital letter, and a question mark where `$tell` made a question of it."""
     text = capitalized(text)
-    if text.startswith(("Can ", "Could ", "Do ")) and text.endswith("."):
+    if text.startswith(("Can ", "Could ", "Do you ")) and text.endswith("."):
         return text[:-1] + "?"
     return text
 

@@ -1796,7 +1796,6 @@ MORE_WORDINGS: dict[str, tuple[str, ...]] = {
         "Looks like it's outdoors, but where?",
         "We're outside somewhere, but what kind of place is it?",
         "Is this at the seaside, in the park, on the street or in the snow?",
-        "Describe the place in one word.",
         "One word for the location?",
         "What is the scenery in this photo?",
         "What venue is this?",
