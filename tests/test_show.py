@@ -56,8 +56,6 @@ def test_weights_are_those_of_attention(toy):
     torch.testing.assert_close(maps, expected / expected.sum(1, keepdim=True), atol=1e-5, rtol=1e-4)
 
 
-# The older toy-llava looked things up by the word that is answered; this one does so elsewhere.
-@pytest.mark.xfail(strict=True, reason="the short answers of the shipped weights look elsewhere")
 def test_points_at_the_thing_asked_for(toy):
     """Color questions, test scenes: the strongest patch lies in the box of the object."""
     hits = []
