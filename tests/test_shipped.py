@@ -56,7 +56,7 @@ def result(ours):
 
 
 def test_score_on_held_out_scenes(result):
-    """A little below the figures of docs/toyland.md (300 scenes): guards the weights and the code."""
+    """Guards weights and code: a little below the figures of docs/toyland.md (300 scenes)."""
     assert set(result["types"]) == set(TYPES)
     assert result["overall"] >= 0.9, result
     assert result["unseen_wordings"]["overall"] >= 0.83, result
