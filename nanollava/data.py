@@ -199,10 +199,15 @@ class InstructionData(torch.utils.data.Dataset):
         if len(lines) > SHOWN_ERRORS:
             lines = lines[:SHOWN_ERRORS]
             more = f"; the first {SHOWN_ERRORS} are above, all are in {report}"
-        if not skip_bad or len(errors) == len(self):
-            advice = "--skip-bad leaves them out"
-            if len(errors) == len(self):
-                advice = "no record is left to train on"
+        none_left = len(errors) == len(self)
+        if not skip_bad or none_left:
+            advice = (
+                "no record is left to train on"
+                if none_left
+                else "--skip-bad leaves bad records out"
+            )
+            if len(errors) == 1:
+                raise DataError(f"{lines[0]}; {advice}")
             lines.append(f"{self.path}: {counts} cannot be used; {advice}{more}")
             raise DataError("\n".join(lines))
         self.rows = [row for index, row in enumerate(self.rows) if index not in errors]

@@ -172,7 +172,7 @@ def test_right_answers_about_two_images_score_1(monkeypatch):
         asked.extend(prompts)
         return ["The first picture."] * len(prompts)
 
-    monkeypatch.setattr(data, "answer", always_the_first)
+    monkeypatch.setattr(data, "answer_dialogues", always_the_first)
     share = data.two_image_score(None, None, None, count=12)
     assert 0.2 < share < 0.8  # right where the first image shows it
     assert all(len(images) == 2 for images, _ in asked)

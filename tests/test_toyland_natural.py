@@ -345,7 +345,7 @@ def prompts(monkeypatch):
         asked.extend([list(turns) for _, turns in pairs])
         return [f"answer {len(turns)}" for _, turns in pairs]
 
-    monkeypatch.setattr(score, "answer", answer)
+    monkeypatch.setattr(score, "answer_dialogues", answer)
     return asked
 
 
@@ -368,7 +368,7 @@ def test_an_empty_answer_does_not_end_a_dialogue(monkeypatch):
                 longest.append([turn["value"] for turn in turns])
         return ["" for _ in pairs]
 
-    monkeypatch.setattr(score, "answer", answer)
+    monkeypatch.setattr(score, "answer_dialogues", answer)
     answered = natural_score.replies(None, None, None, count=3)
     assert {reply.text for reply in answered} == {""}
     assert longest and all(values[1] == values[3] == "..." for values in longest)
