@@ -282,7 +282,8 @@ def test_an_original_llava_is_loaded_in_another_dtype(original_and_clip):
 def test_an_original_llava_without_its_tower_is_an_error(original_and_clip):
     original, _ = original_and_clip
     with pytest.raises(
-        WeightsError, match=r"vision tower 'openai/clip' is not a directory here; convert it first: .* --vision"
+        WeightsError,
+        match=r"vision tower 'openai/clip' is not a directory here; convert it .* --vision",
     ):
         LLaVA.from_pretrained(original)
 
