@@ -60,15 +60,22 @@ def test_score_on_held_out_scenes(result):
     assert set(result["types"]) == set(TYPES)
     assert result["overall"] >= 0.9, result
     assert result["unseen_wordings"]["overall"] >= 0.83, result
-    assert result["unseen_combinations"]["overall"] >= 0.82, result
+    assert result["unseen_combinations"]["overall"] >= 0.83, result
     # A form of asking that was never trained on is now and then taken for a short question.
-    least_recall = {"trained": 0.95, "unseen": 0.88, SECOND_TURN: 0.95}
+    least_recall = {"trained": 0.95, "unseen": 0.9, SECOND_TURN: 0.95}
     for name, recall in least_recall.items():
         assert result["detail"][name]["precision"] >= 0.95, result
         assert result["detail"][name]["recall"] >= recall, result
-    # Forty scenes have only 26 follow-ups in each split.
-    for split in WORDING_SPLITS:
-        assert result["follow_ups"][split] >= 0.75, result
+
+
+@pytest.mark.parametrize("split", WORDING_SPLITS)
+def test_follow_ups_on_held_out_scenes(ours, split):
+    """On more scenes than the score above, of which a third has follow-ups: too few to tell."""
+    tokenizer = Tokenizer.from_pretrained(TOY_LLAVA)
+    image_config = ImageConfig.from_pretrained(TOY_LLAVA)
+    scorer = Scorer(ours, tokenizer, image_config, random.Random(5))
+    pool = list(scenes("test", 150, seed=5, unseen=False))
+    assert scorer.follow_ups(pool, split) >= 0.85
 
 
 def test_score_in_plain_language(ours, result):
@@ -87,6 +94,16 @@ def test_score_in_plain_language(ours, result):
 @pytest.mark.xfail(strict=True, reason="relations and lists are not learned yet")
 def test_no_type_of_question_is_weak(result):
     assert min(result["types"].values()) >= 0.85, result
+
+
+@pytest.mark.xfail(strict=True, reason="the many ways to ask need more steps")
+def test_trained_wordings_are_understood(result):
+    assert result["overall"] >= 0.93, result
+
+
+@pytest.mark.xfail(strict=True, reason="the many ways to ask need more steps")
+def test_unseen_wordings_are_understood(result):
+    assert result["unseen_wordings"]["overall"] >= 0.88, result
 
 
 def test_transformers_computes_the_same_logits(ours, theirs, inputs):
