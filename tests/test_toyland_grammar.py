@@ -18,7 +18,16 @@ from nanollava.toyland.grammar import (
     expand,
     split_of,
 )
-from nanollava.toyland.wordings import FOLLOW_UPS, NEIGHBOR_WORDS, SPOTS, STYLES, WORDINGS
+from nanollava.toyland.more_wordings import MORE_FOLLOW_UPS, MORE_WORDINGS
+from nanollava.toyland.wordings import (
+    BASIC_FOLLOW_UPS,
+    BASIC_WORDINGS,
+    FOLLOW_UPS,
+    NEIGHBOR_WORDS,
+    SPOTS,
+    STYLES,
+    WORDINGS,
+)
 
 TABLES = {"wordings": WORDINGS, "follow-ups": FOLLOW_UPS, "styles": STYLES}
 # (table, wording) for every wording there is.
@@ -230,3 +239,11 @@ def test_some_questions_have_no_capital_and_no_final_mark():
     assert "where is the cat?" in texts
     assert "Where is the cat" in texts
     assert "where is the cat" in texts
+
+
+@pytest.mark.parametrize(
+    "basic, more", [(BASIC_WORDINGS, MORE_WORDINGS), (BASIC_FOLLOW_UPS, MORE_FOLLOW_UPS)]
+)
+def test_no_template_is_left_out(basic, more):
+    """`joined` adds templates to questions that exist; those of others would be lost."""
+    assert set(more) <= set(basic)
