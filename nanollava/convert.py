@@ -28,11 +28,8 @@ from .schema import require
 # What a source can be, and the layouts in which its tensors are named.
 LAYOUTS = {
     "llava-hf": (LLAVA,),
-    "original": (
-        LLAMA,
-        PROJECTOR_LAYOUT,
-        CLIP_VISION,
-    ),  # an original LLaVA, often without its tower
+    # An original LLaVA, often without its tower.
+    "original": (LLAMA, PROJECTOR_LAYOUT, CLIP_VISION),
     "clip": (CLIP_VISION,),
     "llama": (LLAMA,),
     "projector": (PROJECTOR_LAYOUT,),

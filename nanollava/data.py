@@ -201,11 +201,9 @@ class InstructionData(torch.utils.data.Dataset):
             more = f"; the first {SHOWN_ERRORS} are above, all are in {report}"
         none_left = len(errors) == len(self)
         if not skip_bad or none_left:
-            advice = (
-                "no record is left to train on"
-                if none_left
-                else "--skip-bad leaves bad records out"
-            )
+            advice = "--skip-bad leaves bad records out"
+            if none_left:
+                advice = "no record is left to train on"
             if len(errors) == 1:
                 raise DataError(f"{lines[0]}; {advice}")
             lines.append(f"{self.path}: {counts} cannot be used; {advice}{more}")
