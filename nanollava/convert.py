@@ -19,8 +19,8 @@ from .device import DTYPES
 from .errors import ConfigError, UserError, run
 from .export import save_llava
 from .files import new_directory, read_json
-from .hf.files import PROJECTOR_FILES, projector_files, shapes, shards
-from .hf.names import CLIP_VISION, LLAMA, LLAVA, PROJECTOR_LAYOUT, Layout
+from .hf.files import is_projector_directory, projector_files, shapes, shards
+from .hf.names import CLIP_VISION, LLAMA, LLAVA, PROJECTOR_LAYOUT, Layout, is_original
 from .llava import layout
 from .loading import Loaded, join_parts, load_llava
 from .schema import require
@@ -124,12 +124,11 @@ def kind_of(path: Path) -> str:
     if not path.is_dir():
         advice = "models are local directories: download them first (docs/weights.md)"
         raise ConfigError(f"{path}: no such directory or file; {advice}")
-    for name in PROJECTOR_FILES:
-        if (path / name).is_file():
-            return "projector"
+    if is_projector_directory(path):
+        return "projector"
     file = path / "config.json"
     values = read_json(file)
-    if "mm_vision_tower" in values:
+    if is_original(values):
         return "original"
     return KINDS[require(values, "model_type", str, str(file), choices=KINDS)]
 
@@ -162,7 +161,7 @@ def report_source(kind: str, sources: dict[str, Path]) -> None:
 
 def is_dropped(name: str, layouts: tuple[Layout, ...]) -> bool:
     """Does no layout read this tensor?"""
-    return all(layout.to_ours(name) is None for layout in layouts)
+    return all(names.to_ours(name) is None for names in layouts)
 
 
 if __name__ == "__main__":

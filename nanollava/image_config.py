@@ -5,6 +5,7 @@ from pathlib import Path
 
 from .errors import UserError
 from .files import read_json, write_json
+from .hf.names import is_original
 from .schema import check_value, optional, short
 
 # Mean and standard deviation of the colors red, green and blue in CLIP's training data, in 0..1.
@@ -149,7 +150,7 @@ def read_values(path: Path, size: int | None, vision: str | Path | None) -> dict
     values = read_processor(path)
     if size is not None and config_file.is_file():
         config = read_json(config_file)
-        if "mm_vision_tower" in config:
+        if is_original(config):
             return values_of_original(values, config, size, vision)
     if values is None:
         raise UserError(

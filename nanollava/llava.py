@@ -19,7 +19,7 @@ from .hf import files as hf_files
 from .hf.config import is_ours, llava_config_json, parse_llava_config
 from .hf.connector import check_connector, connector_of
 from .hf.load import build, load, read_special_ids, uninitialized
-from .hf.names import LLAVA, NANOLLAVA, PROJECTOR_LAYOUT, Layout, WeightsError
+from .hf.names import LLAVA, NANOLLAVA, PROJECTOR_LAYOUT, Layout, WeightsError, is_original
 from .hf.original import check_tower, original_tower
 from .llama import KVCache, Llama
 from .projector import Connector
@@ -220,7 +220,7 @@ class LLaVA(nn.Module):
         first id that its tokenizer leaves free; the default is the first one behind its embedding.
         """
         values = read_json(Path(path) / "config.json")
-        if "mm_vision_tower" in values:
+        if is_original(values):
             tower = original_tower(path, values, vision)
             where = f"{path}/config.json"
             layer = schema.optional(values, "mm_vision_select_layer", int, where, default=-2)

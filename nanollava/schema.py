@@ -1,7 +1,7 @@
 """Checks of values that were read from JSON: type, range, finiteness.
 
-Nothing that a file holds is used before one of these functions has returned it. Every failure is a
-ConfigError of one line that names the file, the key, the value and what was expected.
+Most values from a file are used only after one of these functions has returned them. Every failure
+is a ConfigError of one line that names the file, the key, the value and what was expected.
 """
 
 import reprlib

@@ -208,8 +208,12 @@ def write_original_and_clip(model, folder: Path) -> list[Path]:
     for name, tensor in parts.tower.items():
         clip_tensors[f"vision_model.{name}"] = tensor
     clip_values = {"model_type": "clip", "vision_config": json_of(VISION_CONFIG)}
+    values = original_values(model)
+    original = write_checkpoint(folder / "original", tensors, values, "pytorch_model.bin")
+    # The published LLaVA v1.5 has a copy of its W beside the shards.
+    torch.save(original_projector(model, parts), original / "mm_projector.bin")
     return [
-        write_checkpoint(folder / "original", tensors, original_values(model), "pytorch_model.bin"),
+        original,
         write_checkpoint(folder / "clip", clip_tensors, clip_values, "pytorch_model.bin"),
     ]
 

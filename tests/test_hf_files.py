@@ -338,6 +338,25 @@ def test_a_missing_shard_is_an_error(tmp_path):
         shards(tmp_path)
 
 
+def test_a_save_that_fails_leaves_the_shards_of_an_unfinished_download(tmp_path, monkeypatch):
+    save(tensors_of(5), tmp_path, LLAMA, shard_bytes=800)
+    (tmp_path / "model-00002-of-00003.safetensors").unlink()
+    before = file_names(tmp_path)
+    num_written = 0
+
+    def write(named_tensors, path) -> None:
+        nonlocal num_written
+        num_written += 1
+        if num_written == 2:
+            raise OSError("no space left")
+        save_file(named_tensors, path)
+
+    monkeypatch.setattr(hf_files, "write_safetensors", write)
+    with pytest.raises(OSError, match="no space left"):
+        save(tensors_of(5), tmp_path, LLAMA, shard_bytes=800)
+    assert file_names(tmp_path) == before
+
+
 @pytest.mark.parametrize("index", [{}, {"weight_map": {}}, {"weight_map": ["model.0"]}])
 def test_an_index_without_a_weight_map_is_an_error(tmp_path, index):
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -394,6 +413,23 @@ def test_the_projector_of_stage_1_is_found_in_its_directory(tmp_path):
 def test_the_projector_of_an_original_llava_is_in_its_shards(tmp_path):
     save(tensors_of(5), tmp_path, LLAMA, shard_bytes=800)
     assert projector_files(tmp_path) == shards(tmp_path)
+
+
+def test_a_copy_of_the_projector_beside_a_model_is_not_read(tmp_path):
+    """The published LLaVA v1.5 has one."""
+    save(tensors_of(5), tmp_path, LLAMA, shard_bytes=800)
+    save_projector(LINEAR, tmp_path / "mm_projector.safetensors")
+    assert projector_files(tmp_path) == shards(tmp_path)
+
+
+def test_a_tensor_of_an_unknown_dtype_is_an_error(tmp_path):
+    header = {"model.0": {"dtype": "F6_E2M3", "shape": [4], "data_offsets": [0, 3]}}
+    text = json.dumps(header).encode()
+    content = len(text).to_bytes(8, "little") + text + bytes(3)
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(WeightsError, match="model.safetensors"):
+        for tensor in tensors(tmp_path / "model.safetensors"):
+            tensor.read()
 
 
 @pytest.mark.parametrize("state, kind", [(LINEAR, "linear"), (MLP, "mlp2x_gelu")])

@@ -1,4 +1,4 @@
-"""Strict loading: what fits is loaded bit by bit, what does not fit is an error that names it.
+"""Strict loading: what fits is loaded bit for bit, what does not fit is an error that names it.
 
 Also what loading must reach at the published widths: transformers' hidden states.
 """
@@ -83,7 +83,25 @@ def test_heads_of_openais_towers_are_known(original, name):
 
 def test_a_model_that_names_itself_as_its_tower(original):
     set_tower_name(original, str(original))
-    with pytest.raises(UserError, match="is this directory itself"):
+    with pytest.raises(UserError, match="is a LLaVA; expected the directory of a CLIP"):
+        read_vision_config(original)
+
+
+def test_two_models_that_name_each_other_as_their_tower(original, tmp_path):
+    other = shutil.copytree(original, tmp_path / "other")
+    set_tower_name(original, str(other))
+    set_tower_name(other, str(original))
+    with pytest.raises(UserError, match="is a LLaVA; expected the directory of a CLIP"):
+        read_vision_config(original)
+
+
+def test_a_tower_of_size_0_is_an_error(original):
+    set_tower_name(original, "openai/clip-vit-large-patch14")
+    name = "model.vision_tower.vision_tower.vision_model.embeddings.patch_embedding.weight"
+    index = json.loads((original / "pytorch_model.bin.index.json").read_text())
+    file = original / index["weight_map"][name]
+    torch.save(torch.load(file) | {name: torch.zeros(128, 3, 0, 0)}, file)
+    with pytest.raises(WeightsError, match="a size of the vision tower in it is 0"):
         read_vision_config(original)
 
 

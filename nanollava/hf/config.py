@@ -19,6 +19,7 @@ from ..config import (
     VisionConfig,
 )
 from ..errors import ConfigError
+from .names import is_original
 
 # Keys that change nothing here: transformers writes them into every config.json. Keys that begin
 # with "_" are its own notes, such as `_attn_implementation_autoset`, and belong to them.
@@ -161,7 +162,7 @@ def parse_llama_config(values: dict, where: str = "text config") -> LlamaConfig:
         values = parse_mistral(values, where)
     values = TEXT_DEFAULTS | without_nulls(values)
     supported = SUPPORTED_TEXT_VALUES
-    if "mm_vision_tower" in values:
+    if is_original(values):
         supported = SUPPORTED_TEXT_VALUES | SUPPORTED_ORIGINAL_LLAVA_VALUES
         for key in ORIGINAL_LLAVA_KEYS:
             values.pop(key, None)

@@ -39,7 +39,7 @@ def check_connector(files: list[Path], connector: nn.Module, projector: str) -> 
     expected = {name: tuple(p.shape) for name, p in connector.named_parameters()}
     found = {}
     for name, shape in shapes(files).items():
-        ours = PROJECTOR_LAYOUT.to_ours(name)
+        ours = PROJECTOR_LAYOUT.to_ours_in(files[0], name)
         if ours is not None:
             found[ours] = shape
     for name, shape in expected.items():

@@ -7,6 +7,7 @@ import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,9 +108,17 @@ def safetensors_tensors(shard: Path, device) -> Iterator[StoredTensor]:
             check_names(shard)
             for name in file.keys():
                 shape = tuple(file.get_slice(name).get_shape())
-                yield StoredTensor(name, shape, lambda name=name: file.get_tensor(name))
+                yield StoredTensor(name, shape, partial(read_tensor, file, name, shard))
     except SafetensorError as error:
         raise WeightsError(f"{shard}: not a readable safetensors file ({error})") from None
+
+
+def read_tensor(file: safe_open, name: str, shard: Path) -> torch.Tensor:
+    """A tensor of an open safetensors file, or a WeightsError."""
+    try:
+        return file.get_tensor(name)
+    except SafetensorError as error:  # for example a dtype that torch does not have
+        raise WeightsError(f"{shard}: tensor {name!r} cannot be read ({error})") from None
 
 
 def check_names(shard: Path) -> None:
@@ -162,12 +171,27 @@ def is_dense(value) -> bool:
     return value.untyped_storage().nbytes() >= value.numel() * value.itemsize
 
 
+def has_model(path: Path) -> bool:
+    """Whether a directory holds the weights of a whole model, or an index that names them."""
+    for single_file in SINGLE_FILES:
+        if (path / single_file).is_file() or (path / f"{single_file}.index.json").is_file():
+            return True
+    return False
+
+
+def is_projector_directory(path: Path) -> bool:
+    """Whether a directory holds W alone. Beside a whole model, W is a copy that nobody reads."""
+    has_projector = any((path / name).is_file() for name in PROJECTOR_FILES)
+    return has_projector and not has_model(path)
+
+
 def projector_files(path: str | Path) -> list[Path]:
     """The files that hold W: a file, a stage 1 directory's, or the shards of an original LLaVA."""
-    for name in PROJECTOR_FILES:
-        file = Path(path) / name
-        if file.is_file():
-            return [file]
+    path = Path(path)
+    if is_projector_directory(path):
+        for name in PROJECTOR_FILES:
+            if (path / name).is_file():
+                return [path / name]
     return shards(path)
 
 
@@ -274,11 +298,17 @@ def total_bytes(named_tensors: dict[str, torch.Tensor]) -> int:
 
 
 def files_in_use(path: Path) -> set[str]:
-    """The names of the weights that readers of a directory find; empty if there is no model."""
+    """The names of the weights that readers of a directory find; empty if there is no model.
+
+    If the index cannot be read or names a missing shard, as after an interrupted download, all
+    shards count as in use: a new model replaces them, but a failed save must not remove them.
+    """
     try:
         return {file.name for file in shards(path)}
     except UserError:
-        return set()
+        if not (path / INDEX_FILE).is_file():
+            return set()
+        return {file.name for pattern in SHARD_PATTERNS for file in path.glob(pattern)}
 
 
 def remove_unfinished(path: Path) -> None:
@@ -327,12 +357,16 @@ def write_shards(groups: list[dict[str, torch.Tensor]], path: Path, index: Path)
     total_size = 0
     for i, shard in enumerate(groups, start=1):
         name = f"{prefix}-{i:05d}-of-{len(groups):05d}.safetensors"
-        write_safetensors(shard, path / name)
         weight_map |= dict.fromkeys(shard, name)
         total_size += total_bytes(shard)
+        try:
+            write_safetensors(shard, path / name)
+        except BaseException:
+            for written in set(weight_map.values()):
+                (path / written).unlink(missing_ok=True)
+            raise
     content = {"metadata": {"total_size": total_size}, "weight_map": weight_map}
     index.write_text(json_text(content), encoding="utf-8")
-    flush_to_disk(index)
 
 
 def unused_prefix(path: Path) -> str:

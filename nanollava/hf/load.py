@@ -16,7 +16,7 @@ from ..quantize import QuantizedLinear
 from ..schema import optional, short
 from .config import parse_llama_config, parse_special_ids, parse_vision_config
 from .files import shapes, shards, tensors
-from .names import CLIP_VISION, LLAVA, Layout, WeightsError
+from .names import CLIP_VISION, LLAVA, Layout, WeightsError, is_original
 
 # A vision tower inside an original LLaVA has no config, and no tensor's shape tells its heads and
 # its activation. They are known of OpenAI's towers, by their names: quick-GELU, and heads of 64.
@@ -199,13 +199,14 @@ def second_linear_shapes(expected: dict[str, tuple], layout: Layout) -> dict[str
 
     The llava-hf layout always has two layers; without a nonlinearity they are one linear map.
     """
-    bias = expected.get("multi_modal_projector.linear_1.bias")
+    bias_shape = expected.get("multi_modal_projector.linear_1.bias")
     has_second = "multi_modal_projector.linear_2.bias" in expected
-    if layout is not LLAVA or bias is None or has_second:
+    if layout is not LLAVA or bias_shape is None or has_second:
         return {}
+    (width,) = bias_shape
     return {
-        "multi_modal_projector.linear_2.weight": bias + bias,
-        "multi_modal_projector.linear_2.bias": bias,
+        "multi_modal_projector.linear_2.weight": (width, width),
+        "multi_modal_projector.linear_2.bias": (width,),
     }
 
 
@@ -255,19 +256,26 @@ def read_vision_config(path: str | Path) -> VisionConfig:
     """The config of the vision tower in a CLIP directory or in an original LLaVA."""
     file = Path(path) / "config.json"
     values = read_json(file)
-    if "mm_vision_tower" in values:  # an original LLaVA holds the tower without a config
+    if is_original(values):  # it holds the tower without a config
         named = values["mm_vision_tower"]
         if isinstance(named, str) and (Path(named) / "config.json").is_file():
-            if Path(named).resolve() == Path(path).resolve():
+            named_file = Path(named) / "config.json"  # of the tower before it was trained
+            named_values = read_json(named_file)
+            if is_original(named_values):
                 raise ConfigError(
-                    f"{file}: mm_vision_tower = {short(named)} is this directory itself; expected "
-                    "the directory of a CLIP"
+                    f"{file}: mm_vision_tower = {short(named)} is a LLaVA; expected the directory "
+                    "of a CLIP"
                 )
-            return read_vision_config(named)  # the tower before it was trained
+            return clip_vision_config(named_values, str(named_file))
         check_is_openai_tower(named, str(file))
         return vision_config_from_shapes(shapes(path), str(path))
-    vision_values = optional(values, "vision_config", dict, str(file), default=values)
-    return parse_vision_config(vision_values, str(file))
+    return clip_vision_config(values, str(file))
+
+
+def clip_vision_config(values: dict, where: str) -> VisionConfig:
+    """The config of a tower: of a whole CLIP, or of the tower alone."""
+    vision_values = optional(values, "vision_config", dict, where, default=values)
+    return parse_vision_config(vision_values, where)
 
 
 def check_is_openai_tower(name, where: str) -> None:
@@ -296,6 +304,8 @@ def vision_config_from_shapes(file_shapes: dict[str, tuple[int, ...]], where: st
         hidden, _ = tower["encoder.layers.0.mlp.fc1.weight"]
     except (KeyError, ValueError):  # ValueError: not as many sizes
         raise WeightsError(f"{where}: the vision tower in it is not whole") from None
+    if min(width, patch_size, positions - 1, hidden) < 1:
+        raise WeightsError(f"{where}: a size of the vision tower in it is 0")
     if width % OPENAI_HEAD_WIDTH:
         raise WeightsError(
             f"{where}: its vision tower has width {width}; expected heads of {OPENAI_HEAD_WIDTH}"

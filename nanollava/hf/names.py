@@ -18,10 +18,17 @@ from ..errors import UserError
 
 # Tables that old versions of transformers saved; they are computed here.
 BUFFERS = (".rotary_emb.inv_freq", ".position_ids")
+# The language model of an original LLaVA.
+ORIGINAL_LLM = ("model.embed_tokens.*", "model.layers.*", "model.norm.*", "lm_head.*")
 
 
 class WeightsError(UserError):
     """A checkpoint that is missing, broken, or does not fit the model."""
+
+
+def is_original(values: dict) -> bool:
+    """Whether a config.json is that of an original LLaVA, the paper's release."""
+    return "mm_vision_tower" in values
 
 
 @dataclass(frozen=True)
@@ -108,11 +115,8 @@ CLIP_VISION = Layout(
         "visual_projection.weight",
         "text_projection.weight",
         "logit_scale",
-        # The language model and the projector of an original LLaVA.
-        "model.embed_tokens.*",
-        "model.layers.*",
-        "model.norm.*",
-        "lm_head.*",
+        # The rest of an original LLaVA.
+        *ORIGINAL_LLM,
         "model.mm_projector.*",
     ),
 )
@@ -148,10 +152,7 @@ PROJECTOR_LAYOUT = Layout(
     ),
     drop=(
         # The rest of an original LLaVA.
-        "model.embed_tokens.*",
-        "model.layers.*",
-        "model.norm.*",
-        "lm_head.*",
+        *ORIGINAL_LLM,
         "model.vision_tower.*",
     ),
 )

@@ -5,7 +5,7 @@ from pathlib import Path
 from .. import schema
 from ..files import read_json
 from .files import shapes
-from .names import WeightsError
+from .names import WeightsError, is_original
 
 
 def original_tower(path: str | Path, values: dict, vision: str | Path | None) -> str | Path:
@@ -41,7 +41,7 @@ def check_tower(vision: str | Path, llm: str | Path) -> None:
 
 def tuned_tower_key(values: dict) -> str | None:
     """The key with which the config of an original LLaVA says that its tower was trained."""
-    if "mm_vision_tower" not in values:
+    if not is_original(values):
         return None
     if values.get("unfreeze_mm_vision_tower") is True:
         return "unfreeze_mm_vision_tower"

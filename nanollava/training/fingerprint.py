@@ -13,6 +13,7 @@ from ..device import pick_dtype
 from ..files import check_regular_file, read_json, shipped
 from ..hf.connector import CONNECTOR_FILE
 from ..hf.files import projector_files, shards
+from ..hf.names import is_original
 from ..hf.original import original_tower
 from .arguments import TrainConfig, micro_batch_size
 from .connector import QFORMER_FILE
@@ -72,7 +73,7 @@ def model_files(config: TrainConfig) -> list[Path]:
         path = shipped(config.model)
         values = read_json(path / "config.json")
         files = directory_files(path)
-        if "mm_vision_tower" in values:  # an original LLaVA, with its tower perhaps elsewhere
+        if is_original(values):  # its tower may be elsewhere
             files += directory_files(Path(original_tower(path, values, vision=None)))
         return files
     files = directory_files(shipped(config.vision)) + directory_files(shipped(config.llm))
