@@ -70,6 +70,23 @@ def test_a_half_written_last_line_is_dropped(tmp_path):
     assert path.read_bytes() == b"".join(lines)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"id": 1, "text": "A"}, {"id": 2, "text": "B"}]',  # a list, without its last line's end
+        '{"id": 1, "text": "A"}\r{"id": 2, "text": "B"}\r',
+        '{"id": 1, "text": "A"},',
+        "{'id': 1, 'text': 'A'}",
+    ],
+)
+def test_what_no_run_has_begun_to_write_stays_and_is_named(tmp_path, text):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(text.encode())
+    with pytest.raises(UserError, match=f"{path}, line 1"):
+        collect(path, "id", JOBS, fail)
+    assert path.read_bytes() == text.encode()
+
+
 def test_a_last_line_without_its_end_is_kept(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"id": 1, "text": "A"}\n{"id": 2, "text": "B"}')

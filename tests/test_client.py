@@ -139,6 +139,12 @@ def test_a_key_in_a_reply_is_not_kept(raw_server, key, shown):
     assert send(server.url, key=key).decode() == (shown or body)
 
 
+def test_a_short_word_in_place_of_a_key_is_not_masked_in_errors(raw_server):
+    body = b'{"error": {"message": "max_tokens exceeded"}}'
+    with pytest.raises(RequestFailed, match="max_tokens exceeded"):
+        send(raw_server(http_reply(404, body)).url, key="x")
+
+
 def test_retry_after_is_part_of_the_failure(raw_server):
     server = raw_server(http_reply(429, b"slow down", Retry_After="7"))
     assert str(failure(server.url)) == "HTTP 429 (Retry-After: 7): slow down"

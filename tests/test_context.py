@@ -89,6 +89,7 @@ def test_coco_files_in_the_wrong_order_are_refused(tmp_path):
         ({"captions": None, "caption": 5}, "caption = 5; expected a text"),
         ({"captions": ["half a character: \ud83d"]}, r"captions\[0\] = .*; expected a text"),
         ({"image": None}, "image = None; expected a text"),
+        ({"image": "10\u202fAM.png"}, "image = .*; expected a printable name"),
     ],
 )
 def test_bad_rows_are_refused(tmp_path, change, message):

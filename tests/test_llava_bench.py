@@ -11,7 +11,7 @@ from PIL import Image
 
 from nanollava.errors import UserError
 from nanollava.evals import ask, llava_bench
-from nanollava.evals.answers import Reply
+from nanollava.evals.answers import Refused, Reply
 from nanollava.evals.llava_bench import claims, exact_judge, parse_scores, relative_scores
 
 
@@ -133,6 +133,36 @@ def test_answers_of_another_tower_or_dtype_do_not_count(change):
     job = ask.make_job(args, "What?", None)
     assert job == ask.make_job(args, "What?", None)
     assert job != ask.make_job(Namespace(**{**vars(args), **change}), "What?", None)
+
+
+def test_a_question_that_is_too_long_does_not_stop_the_others():
+    args = Namespace(
+        model="checkpoints/toy-llava",
+        vision=None,
+        template="vicuna_v1",
+        max_new_tokens=8,
+        dtype="fp32",
+        device="cpu",
+    )
+    jobs = {}
+    for name, question in (("long", 2000 * "why "), ("short", "Is it raining?")):
+        jobs[name] = {"prompt": question, "image": None}
+    replies = dict(ask.ask_model(args, None, jobs))
+    assert "the model has room for" in str(replies["long"])
+    assert isinstance(replies["long"], Refused)
+    assert isinstance(replies["short"], Reply)
+
+
+def test_a_question_without_an_answer_is_not_reviewed(tmp_path, server, call, files, monkeypatch):
+    def refuse(args, open_image, jobs):
+        for name in jobs:
+            yield name, Refused("too long")
+
+    monkeypatch.setattr(ask, "ask_model", refuse)
+    with pytest.raises(UserError, match="no usable review"):
+        call(
+            llava_bench, *files, "--judge", "teacher", *endpoint_flags(server()), "--out", tmp_path
+        )
 
 
 def test_the_shipped_model_is_found_from_any_directory(tmp_path, call, monkeypatch):

@@ -10,7 +10,7 @@ from PIL import Image
 from nanollava.data import read_records
 from nanollava.errors import UserError
 from nanollava.evals import ask, scienceqa
-from nanollava.evals.answers import Reply
+from nanollava.evals.answers import Refused, Reply
 from nanollava.evals.scienceqa import parse_answer
 
 
@@ -195,6 +195,30 @@ def test_refused_questions_are_not_in_the_accuracies(data, server, call, monkeyp
     average = {name: row["Average"] for name, row in score.items()}
     # Right without question 2: GPT-4 3, 4, 5; the judge 1, 4, 5; the complement 1, 3, 4, 5.
     assert average == {"LLaVA": 60, "teacher": 75, "judge": 75, "complement": 100}
+
+
+@pytest.mark.parametrize("name", ["judge", "complement", "LLaVA"])
+def test_a_judge_with_the_name_of_another_row_is_refused(data, call, name):
+    with pytest.raises(UserError, match=f"--judge {name}: score.json has another row of this name"):
+        call(scienceqa, *flags(data), "--judge", name)
+
+
+def test_a_question_that_llava_did_not_answer_is_not_judged(data, server, call, monkeypatch):
+    """It is too long for the model, for example."""
+
+    def llava_answer(args, open_image, jobs):
+        for name in jobs:
+            reply = Refused("too long") if name == "1" else Reply("The answer is B.")
+            yield name, reply
+
+    monkeypatch.setattr(ask, "ask_model", llava_answer)
+    endpoint = server(answer=lambda prompt: "I cannot tell.")
+    command = [*flags(data), "--judge", "teacher", *endpoint_flags(endpoint), "--threads", 1]
+    with pytest.raises(UserError, match="answers are missing"):
+        call(scienceqa, *command)
+    score = json.loads((data / "out" / "score.json").read_text())
+    missing = {name: row.get("missing", 0) for name, row in score.items()}
+    assert missing == {"LLaVA": 1, "teacher": 0, "judge": 1, "complement": 1}
 
 
 def test_the_toy_model_answers(data, call):

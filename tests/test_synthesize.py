@@ -57,6 +57,8 @@ DETAIL_JOB = {"id": "1", "image": "1.jpg", "kind": "detail", "question": "Descri
         ("conversation", "Question: Who?\n===\nAnswer: It cannot be determined.", "is uncertain"),
         ("conversation", "Question: Who might it be?\n===\nAnswer: A dog.", "is uncertain"),
         ("detail", "I see <image> here.", "contains reserved markup"),
+        ("detail", "Question: What?\nAnswer: A cat.", "contains reserved markup"),
+        ("complex", "Question: A?\n===\nAnswer: A.\nQuestion: B?", "contains reserved markup"),
         ("detail", "As an AI I cannot see it.", "speaks as a language model"),
         ("complex", "===", "got none"),
     ],
@@ -246,7 +248,7 @@ def test_toylands_teacher(tmp_path, call):
 
 def test_toylands_teacher_refuses_other_captions(tmp_path, call):
     images = write_rows(tmp_path / "images.jsonl", DOGS)
-    with pytest.raises(UserError, match="only Toyland's captions; give --model"):
+    with pytest.raises(UserError, match="Toyland's captions; give --model for other captions"):
         call(synthesize, "--pictures", images, "--out", tmp_path)
 
 

@@ -3,6 +3,8 @@
 import json
 import re
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from jsonl import read_rows
 
 from nanollava.errors import UserError
 from nanollava.evals import tables
+from nanollava.evals.answers import Reply
 from nanollava.files import REPOSITORY, shipped
 from nanollava.llama import Llama
 
@@ -178,7 +181,9 @@ def test_flags_of_stage_1(commands, flags, tmp_path, call):
     assert {flag(command, "--max-steps") for command in commands.values()} == {"7"}
     assert flag(commands["MLP projector-0"], "--projector") == "mlp2x_gelu"
     assert flag(commands["last layer-0"], "--vision-layer") == "-1"
-    assert flag(commands["smaller language model-1"], "--llm") == str(tmp_path / "out" / "small")
+    assert flag(commands["smaller language model-1"], "--llm") == str(
+        tmp_path / "out" / "small-400"
+    )
 
 
 @pytest.mark.parametrize(
@@ -192,7 +197,7 @@ def test_flags_of_stage_1(commands, flags, tmp_path, call):
         ("last layer-0", "--vision-layer", "-1"),
         ("middle layer-0", "--vision-layer", "-4"),
         ("MLP projector-0", "--projector", "{out}/align/MLP projector-0"),
-        ("smaller language model-0", "--llm", "{out}/small"),
+        ("smaller language model-0", "--llm", "{out}/small-400"),
     ],
 )
 def test_flags_of_stage_2(commands, flags, tmp_path, call, cell, name, value):
@@ -227,6 +232,39 @@ def test_results_of_other_settings_are_refused(commands, flags, call):
     call(tables, *flags)
     with pytest.raises(UserError, match="was asked in another way"):
         call(tables, *flags, "--steps", 7, 10)
+
+
+def test_what_runs_while_another_cell_fails_is_kept():
+    """Waiting cells are cancelled, except one that a free thread may already have taken."""
+    slow_has_begun = threading.Event()
+
+    def function(job: dict) -> Reply:
+        if job["name"] == "fails":
+            slow_has_begun.wait(10)
+            raise UserError("out of memory")
+        slow_has_begun.set()
+        time.sleep(0.2)
+        return Reply("{}")
+
+    jobs = {name: {"name": name} for name in ("fails", "slow", "later", "last")}
+    finished = []
+    with pytest.raises(UserError, match="out of memory"):
+        for name, _ in tables.in_processes(function, 2, jobs):
+            finished.append(name)
+    assert "slow" in finished and "last" not in finished
+
+
+def test_a_cell_without_scores_is_an_error(commands, flags, call, monkeypatch):
+    monkeypatch.setattr(tables, "instruct", lambda settings, job: Reply("broken"))
+    with pytest.raises(UserError, match="cells have no scores; run it again"):
+        call(tables, *flags)
+
+
+@pytest.mark.parametrize("name", [{}, {"id": 7}, {"id": "000000033471"}])
+def test_data_of_another_kind_are_an_error(tmp_path, name):
+    (tmp_path / "instruct.json").write_text(json.dumps([{**name, "conversations": []}]))
+    with pytest.raises(UserError, match="instruct.json, record 0: "):
+        mixture(tmp_path, "full")
 
 
 def test_a_script_that_is_not_there(commands, flags, tmp_path, monkeypatch, call):

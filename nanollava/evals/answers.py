@@ -75,7 +75,8 @@ def collect(
     with open_to_append(path) as answers_file, open_to_append(rejects_path) as rejects_file:
         rows, reasons = read_answers(path, key, jobs, parse, check_row)
         rejects = read_rejects(rejects_path)
-        final = set(reasons)  # the names that are not asked again
+        # The names that are not asked again. Rows made elsewhere are not ours to replace.
+        final = set(reasons)
         for attempt in range(max(1, tries)):
             missing = {n: job for n, job in jobs.items() if n not in rows and n not in final}
             if not missing:
@@ -179,7 +180,7 @@ def read_rows(path: str | Path, key: str) -> dict[str, dict]:
         if has_type(name, int):
             name = str(name)
         if not has_type(name, str) or not name.isprintable():  # it stands in lines of text
-            problem = f"expected a JSON object with {key!r}, a text or a whole number"
+            problem = f"expected a JSON object with {key!r}, a printable text or a whole number"
             raise UserError(f"{where}: {problem}; {key} = {short(name)}")
         if name in rows:
             raise UserError(f"{where}: a second row with {key} {name}")
@@ -214,15 +215,19 @@ def open_locked(path: Path) -> BinaryIO:
 
 
 def drop_unfinished_line(file: BinaryIO) -> None:
-    """Cut off the end of a JSONL file that is no whole line."""
+    """Cut off an incomplete last line, which a killed run has left.
+
+    Anything else at the end stays: somebody wrote it, and reading it gives an error that names it.
+    """
     file.seek(0)
     content = file.read()
-    end = content.rfind(b"\n") + 1
-    if is_object(content[end:]):
+    start = content.rfind(b"\n") + 1
+    last_line = content[start:]
+    if is_object(last_line):
         file.write(b"\n")  # a whole line; some programs write the last one without its end
         file.flush()
-    else:
-        file.truncate(end)
+    elif is_unfinished_object(last_line):
+        file.truncate(start)
 
 
 def is_object(line: bytes) -> bool:
@@ -234,8 +239,25 @@ def is_object(line: bytes) -> bool:
     return True
 
 
+def is_unfinished_object(line: bytes) -> bool:
+    """Whether a line is the beginning of a JSON object, without its end."""
+    text = line.decode(errors="ignore")
+    if not text.startswith("{"):
+        return False
+    try:
+        json.JSONDecoder().raw_decode(text)
+    except json.JSONDecodeError as error:  # at its end, or in a text that has no end
+        return error.pos >= len(text) or error.msg.startswith("Unterminated string")
+    except RecursionError:
+        return False
+    return False
+
+
 def lock(file: BinaryIO) -> None:
-    """Raise OSError if another process has the file open here. Windows has no such lock."""
+    """Raise OSError if another process has the file open here. Windows has no flock.
+
+    Not lockf, which training/output.py takes: that lock ends as soon as this process closes the
+    file once, and `read_answers` does."""
     with suppress(ImportError):
         import fcntl
 

@@ -5,13 +5,15 @@ from collections.abc import Callable, Iterator
 
 from PIL import Image
 
-from ..assistant import load
+from ..assistant import Assistant, dialogue_turns, load
 from ..conversation import CHAT_TEMPLATES
 from ..device import DTYPES
 from ..errors import UserError
 from ..files import shipped
 from ..flags import check_number, check_texts
-from .answers import Reply
+from ..generate import needed_positions
+from ..streaming import encode_prompt
+from .answers import Refused, Reply
 
 CHUNK = 64  # questions between two writes to the answers file
 
@@ -68,12 +70,23 @@ def modification_times(folder: str) -> list[tuple[str, float]]:
 
 def ask_model(
     args: argparse.Namespace, open_image: Callable[[str], Image.Image], jobs: dict[str, dict]
-) -> Iterator[tuple[str, Reply]]:
-    """Yield (name, Reply) for jobs made by `make_job`; `open_image` opens what a job names."""
+) -> Iterator[tuple[str, Reply | Refused]]:
+    """Yield (name, Reply) for jobs made by `make_job`; `open_image` opens what a job names.
+
+    A question that is too long for the model yields Refused, and the others are still asked.
+    """
     assistant = load(
         args.model, args.device, args.dtype, template=args.template, vision=args.vision
     )
-    names = list(jobs)
+    names = []
+    for name, job in jobs.items():
+        num_images = 1 if job["image"] else 0
+        try:
+            check_length(assistant, job["prompt"], num_images, args.max_new_tokens)
+        except UserError as error:
+            yield name, Refused(str(error))
+        else:
+            names.append(name)
     for start in range(0, len(names), CHUNK):
         chunk = names[start : start + CHUNK]
         requests = []
@@ -85,3 +98,10 @@ def ask_model(
         texts = assistant.batch(requests, max_new_tokens=args.max_new_tokens)
         for name, text in zip(chunk, texts, strict=True):
             yield name, Reply(text)
+
+
+def check_length(assistant: Assistant, question: str, num_images: int, max_new_tokens: int) -> None:
+    """A UserError if the model has no room for a question and its answer."""
+    turns = dialogue_turns(num_images, question, [])
+    ids = encode_prompt(turns, assistant.model, assistant.tokenizer, assistant.template)
+    needed_positions(assistant.model, len(ids), max_new_tokens)

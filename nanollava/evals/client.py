@@ -12,7 +12,7 @@ from ..schema import short
 
 MASK = "***"  # instead of the key
 # A server that needs no key is given any word, such as "none", and answers may contain it.
-SHORTEST_SECRET = 8
+SHORTEST_SECRET = 6  # characters
 MAX_MESSAGE = 400  # characters of an error message
 
 
@@ -38,9 +38,11 @@ class ChatClient:
         except ImportError:
             problem = "the endpoint needs the openai package, version 3 or later"
             raise UserError(f"{problem}: pip install openai --upgrade") from None
-        # The key as it is, and as JSON and error messages write it.
-        escaped_slashes = key.replace("/", r"\/")
-        self.key_forms = (key, repr(key)[1:-1], json.dumps(key)[1:-1], escaped_slashes)
+        # What is masked: the key as it is, and as JSON and error messages write it.
+        self.key_forms = ()
+        if len(key) >= SHORTEST_SECRET:
+            escaped_slashes = key.replace("/", r"\/")
+            self.key_forms = (key, repr(key)[1:-1], json.dumps(key)[1:-1], escaped_slashes)
         try:
             self.client = OpenAI(
                 api_key=key,
@@ -66,9 +68,8 @@ class ChatClient:
                 problem += f" ({error.__cause__})"  # "Connection error." alone helps nobody
             raise RequestFailed(self.one_line(problem)) from None
         content = reply.http_response.content
-        if len(self.key_forms[0]) >= SHORTEST_SECRET:
-            for form in self.key_forms:
-                content = content.replace(form.encode(), MASK.encode())
+        for form in self.key_forms:
+            content = content.replace(form.encode(), MASK.encode())
         return content
 
     def one_line(self, message: str) -> str:

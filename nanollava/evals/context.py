@@ -55,6 +55,11 @@ def read_contexts(paths: list[str]) -> dict[str, Context]:
 def make_context(row: dict, where: str) -> Context:
     """Build the context of one row; UserError if it has no captions or a bad box."""
     image = require(row, "image", str, where)
+    if not Path(image).stem.isprintable():  # the answers file is read by these names
+        raise UserError(
+            f"{where}: image = {short(image)}; expected a printable name, without control "
+            "characters and with plain spaces only"
+        )
     captions = optional(row, "captions", list[str], where)
     if not captions:
         captions = [optional(row, "caption", str, where, default="")]

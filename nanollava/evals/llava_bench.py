@@ -210,13 +210,13 @@ def load_questions(args: argparse.Namespace) -> tuple[dict[str, dict], OpenImage
 
 
 def collect_answers(
-    args: argparse.Namespace, questions: dict[str, dict], open_image: OpenImage
+    args: argparse.Namespace, questions: dict[str, dict], open_question_image: OpenImage
 ) -> dict[str, dict]:
     """Ask the model what OUT/answers.jsonl lacks; return all answers."""
     jobs = {}
     for name, question in questions.items():
         jobs[name] = ask.make_job(args, question["text"], question["image"])
-    ask_model = partial(ask.ask_model, args, open_image)
+    ask_model = partial(ask.ask_model, args, open_question_image)
     return collect(Path(args.out) / "answers.jsonl", "question_id", jobs, ask_model)
 
 
@@ -226,6 +226,8 @@ def collect_reviews(
     """Ask the judge what OUT/reviews.jsonl lacks; return the reviews that can be read."""
     jobs = {}
     for name, question in questions.items():
+        if name not in answers:  # `collect` has said why
+            continue
         job = {**question, "answer": answers[name]["text"]}
         if args.judge:
             messages = judge_messages(job["context"], job["text"], job["reference"], job["answer"])

@@ -86,14 +86,14 @@ def scienceqa_messages(question: str) -> list[dict]:
     return messages
 
 
-def scienceqa_judge_messages(question: str, ours: str, theirs: str) -> list[dict]:
+def scienceqa_judge_messages(question: str, llava_answer: str, gpt4_answer: str) -> list[dict]:
     """Ask GPT-4 to decide between LLaVA's answer (assistant 1) and its own (assistant 2)."""
     user = f"""\
 {question}
 
 [Assistant 1]
-{ours}
+{llava_answer}
 
 [Assistant 2]
-{theirs}"""
+{gpt4_answer}"""
     return [message("system", SCIENCEQA_JUDGE), message("user", user)]

@@ -26,6 +26,11 @@ from .prompts import scienceqa_judge_messages, scienceqa_messages
 
 SUBJECTS = {"natural science": "NAT", "social science": "SOC", "language science": "LAN"}
 SOURCE = "https://github.com/lupantech/ScienceQA"
+# Rows of score.json. GPT-4 alone is a further one, under the name given to --judge.
+LLAVA = "LLaVA"
+JUDGE = "judge"
+COMPLEMENT = "complement"
+Options = dict[str, int | None]  # by problem: the option that an answer names, None if unreadable
 # The columns of the paper's table 7: subject, kind of context, grade.
 COLUMNS = ("NAT", "SOC", "LAN", "TXT", "IMG", "NO", "G1-6", "G7-12", "Average")
 
@@ -72,8 +77,9 @@ def read_problems(data: Path, split: str) -> dict[str, dict]:
     result = {}
     for i, pid in enumerate(require(splits, split, list, str(splits_path))):
         if not has_type(pid, str) and not has_type(pid, int):
-            problem = f"{split}[{i}] = {short(pid)}; expected the id of a problem"
-            raise UserError(f"{splits_path}: {problem}")
+            raise UserError(
+                f"{splits_path}: {split}[{i}] = {short(pid)}; expected the id of a problem"
+            )
         problem = require(problems, str(pid), dict, str(problems_path))
         result[str(pid)] = describe_problem(str(pid), problem, f"{problems_path}, problem {pid}")
     if not result:
@@ -203,6 +209,10 @@ def parse_arguments() -> argparse.Namespace:
     endpoint.add_arguments(parser)
     args = parser.parse_args()
     check_texts(args, "data", "images", "split", "out", "make", "judge")
+    if args.judge in (LLAVA, JUDGE, COMPLEMENT):
+        raise UserError(
+            f"--judge {args.judge}: score.json has another row of this name; choose another"
+        )
     ask.check_arguments(args)
     endpoint.check_arguments(args)
     return args
@@ -241,14 +251,14 @@ def make_training_file(args: argparse.Namespace) -> None:
 
 
 def collect_texts(
-    args: argparse.Namespace, name: str, jobs: dict[str, dict], ask: Ask
+    args: argparse.Namespace, name: str, jobs: dict[str, dict], ask_jobs: Ask
 ) -> dict[str, str]:
     """Ask for what OUT/name.jsonl lacks; return all answers there are, by question."""
     rows = collect(
         Path(args.out) / f"{name}.jsonl",
         "question_id",
         jobs,
-        ask,
+        ask_jobs,
         tries=args.tries,
         wait=args.wait,
         price=args.price,
@@ -256,7 +266,7 @@ def collect_texts(
     return {question: row["text"] for question, row in rows.items()}
 
 
-def parse_answers(problems: dict[str, dict], texts: dict[str, str]) -> dict[str, int | None]:
+def parse_answers(problems: dict[str, dict], texts: dict[str, str]) -> Options:
     """The option that each answer names, or None."""
     options = {}
     for name, text in texts.items():
@@ -277,40 +287,52 @@ def ask_llava(args: argparse.Namespace, problems: dict[str, dict]) -> dict[str, 
     return collect_texts(args, "answers", jobs, ask_model)
 
 
-def score_with_judge(
-    args: argparse.Namespace,
-    client: Endpoint,
-    problems: dict[str, dict],
-    llava_texts: dict[str, str],
-) -> dict[str, dict[str, int | None]]:
-    """Options of GPT-4 alone, of GPT-4 as judge, and of GPT-4 with LLaVA as its complement."""
+def ask_gpt4(
+    args: argparse.Namespace, client: Endpoint, problems: dict[str, dict]
+) -> dict[str, str]:
+    """The answers of GPT-4, which reads the text alone."""
     jobs = {}
     for name, problem in problems.items():
         messages = scienceqa_messages(problem["prompt"])
         jobs[name] = {"request": make_request(args.judge, messages, args.temperature)}
-    gpt4_texts = collect_texts(args, "gpt4", jobs, client.ask)
+    return collect_texts(args, "gpt4", jobs, client.ask)
+
+
+def judge_options(
+    args: argparse.Namespace,
+    client: Endpoint,
+    problems: dict[str, dict],
+    llava_texts: dict[str, str],
+    gpt4_texts: dict[str, str],
+) -> Options:
+    """The option on which both agree; where they differ, the one that GPT-4 names as judge."""
     llava = parse_answers(problems, llava_texts)
     gpt4 = parse_answers(problems, gpt4_texts)
-
-    # The judge decides where the two disagree.
     jobs = {}
-    judge = {}
+    options = {}
     for name, option in gpt4.items():
+        if name not in llava:
+            continue
         if llava[name] == option:
-            judge[name] = option
-        else:
-            messages = scienceqa_judge_messages(
-                problems[name]["prompt"], llava_texts[name], gpt4_texts[name]
-            )
-            jobs[name] = {"request": make_request(args.judge, messages, args.temperature)}
+            options[name] = option
+            continue
+        messages = scienceqa_judge_messages(
+            problems[name]["prompt"], llava_texts[name], gpt4_texts[name]
+        )
+        jobs[name] = {"request": make_request(args.judge, messages, args.temperature)}
     judge_texts = collect_texts(args, "judge", jobs, client.ask)
-    judge.update(parse_answers(problems, judge_texts))
+    return options | parse_answers(problems, judge_texts)
 
-    # The complement: LLaVA answers where GPT-4 does not.
-    complement = {}
+
+def complement(llava: Options, gpt4: Options) -> Options:
+    """GPT-4's option; LLaVA's where GPT-4 names none."""
+    options = {}
     for name, option in gpt4.items():
-        complement[name] = llava[name] if option is None else option
-    return {args.judge: gpt4, "judge": judge, "complement": complement}
+        if option is not None:
+            options[name] = option
+        elif name in llava:
+            options[name] = llava[name]
+    return options
 
 
 def score(args: argparse.Namespace) -> None:
@@ -320,9 +342,14 @@ def score(args: argparse.Namespace) -> None:
     if args.judge:
         client = Endpoint.from_arguments(args)  # before the model runs: is there a key?
     llava_texts = ask_llava(args, problems)
-    table = {"LLaVA": parse_answers(problems, llava_texts)}
+    llava = parse_answers(problems, llava_texts)
+    table = {LLAVA: llava}
     if client is not None:
-        table.update(score_with_judge(args, client, problems, llava_texts))
+        gpt4_texts = ask_gpt4(args, client, problems)
+        gpt4 = parse_answers(problems, gpt4_texts)
+        table[args.judge] = gpt4
+        table[JUDGE] = judge_options(args, client, problems, llava_texts, gpt4_texts)
+        table[COMPLEMENT] = complement(llava, gpt4)
     result = {}
     missing = 0
     for name, options in table.items():

@@ -76,7 +76,7 @@ class Table:
 
 LAST_LAYER = ("--vision-layer", "-1")
 MIDDLE_LAYER = ("--vision-layer", "-4")
-SMALL_LLM = ("--llm", "{out}/small")
+SMALL_LLM = ("--llm", "{out}/small-{heal}")
 
 CELLS = (
     Cell("full"),
@@ -203,8 +203,9 @@ def write_mixture(data: Path, path: Path, cell: Cell, seed: int) -> None:
     """Write the instruction data that a cell trains on."""
     rng = random.Random(seed)
     records = []
-    for record in read_records(data / "instruct.json")[0]:
-        kind = record["id"].split("_")[2]
+    path_of_records = data / "instruct.json"
+    for i, record in enumerate(read_records(path_of_records)[0]):
+        kind = response_type(record, f"{path_of_records}, record {i}")
         if rng.random() < cell.share.get(kind, 1):
             records.append(record)
     if cell.reasoning_first:
@@ -212,6 +213,14 @@ def write_mixture(data: Path, path: Path, cell: Cell, seed: int) -> None:
             for turn in record["conversations"]:
                 turn["value"] = put_reason_first(turn["value"])
     write_text(path, json.dumps(records))
+
+
+def response_type(record: dict, where: str) -> str:
+    """ "conversation", "detail" or "complex", from the id of one of Toyland's records."""
+    parts = require(record, "id", str, where).split("_")
+    if len(parts) < 3:
+        raise UserError(f"{where}: expected Toyland's data, with ids such as train_000001_detail_0")
+    return parts[2]
 
 
 def put_reason_first(answer: str) -> str:
@@ -241,7 +250,7 @@ def train(settings: Settings, script: str, steps: int, job: dict, out: str, *fla
     size = ["--max-steps", steps, "--batch", settings.batch, "--dtype", "bf16"]
     shared = ["--images", settings.data, "--seed", job["seed"], "--out", out, *size]
     # The last of two equal flags counts, so the cell's own come last.
-    own = [flag.format(out=settings.out) for flag in job["flags"]]
+    own = [flag.format(out=settings.out, heal=settings.heal) for flag in job["flags"]]
     call(path, *shared, *flags, *own)
 
 
@@ -329,14 +338,28 @@ def check_scores(job: dict, row: dict, where: str) -> None:
 def in_processes(
     function: Callable[[dict], Reply], parallel: int, jobs: dict[str, dict]
 ) -> Iterator[tuple[str, Reply]]:
-    """Yield (name, function(job)) as they finish. On an error, those that run are finished."""
+    """Yield (name, function(job)) as they finish.
+
+    After the first error no further job is started. Running jobs finish and are yielded, then the
+    error is raised.
+    """
+    first_error = None
     with ThreadPoolExecutor(parallel) as pool:  # each thread waits for one process
         futures = {pool.submit(function, job): name for name, job in jobs.items()}
         try:
             for future in as_completed(futures):
-                yield futures[future], future.result()
+                if future.cancelled():
+                    continue
+                if future.exception() is None:
+                    yield futures[future], future.result()
+                elif first_error is None:
+                    first_error = future.exception()
+                    for other in futures:
+                        other.cancel()
         finally:
             pool.shutdown(cancel_futures=True)
+    if first_error is not None:
+        raise first_error
 
 
 # ---------------------------------------------------------------------------------------------
@@ -501,8 +524,9 @@ def main() -> None:
     if not settings.data.exists():
         toyland.write(settings.data)
     torch.set_num_threads(1)
-    if not (settings.out / "small" / "tokenizer.json").exists():
-        make_smaller_llm(settings.out / "small", args.heal)
+    small = settings.out / f"small-{settings.heal}"
+    if not (small / "tokenizer.json").exists():
+        make_smaller_llm(small, settings.heal)
 
     stage_1, stage_2 = make_jobs(settings, args.seeds)
     do_align = partial(in_processes, partial(align, settings), args.parallel)
@@ -511,6 +535,10 @@ def main() -> None:
     scores = collect(
         settings.out / "cells.jsonl", "id", stage_2, do_instruct, parse_scores, check_scores
     )
+
+    if len(scores) < len(stage_2):
+        missing = len(stage_2) - len(scores)
+        raise UserError(f"{missing} of {len(stage_2)} cells have no scores; run it again")
 
     lines = [introduce(settings, args.seeds)]
     for table in TABLES:

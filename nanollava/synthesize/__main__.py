@@ -91,9 +91,8 @@ def toyland_teacher(jobs: dict[str, dict]) -> Iterator[tuple[str, Reply]]:
         try:
             facts = read(job["captions"], job["boxes"])
             check_colors(facts)
-        except UserError:
-            problem = "Toyland's teacher reads only Toyland's captions; give --model"
-            raise UserError(f"{name}: {problem}") from None
+        except UserError as error:
+            raise UserError(f"{name}: {error}; give --model for other captions") from None
         blocks = []
         for qa in instructions(facts, random.Random(name), job["kind"]):
             blocks.append(f"Question: {qa.question}")

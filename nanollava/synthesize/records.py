@@ -89,6 +89,6 @@ def check_content(kind: str, turns: list[str]) -> None:
     if kind == "conversation":
         patterns["is uncertain"] = UNCERTAIN
     for reason, pattern in patterns.items():
-        match = re.search(pattern, "\n".join(turns), re.IGNORECASE)
+        match = re.search(pattern, "\n".join(turns), re.IGNORECASE | re.MULTILINE)
         if match is not None:
             raise Rejected(f"{reason}: {match[0]!r}")
