@@ -41,13 +41,16 @@ class SpecialTokens:
 
     def texts(self) -> set[str]:
         """All of them, and those that are special in every tokenizer."""
-        return {self.bos, self.eos, self.unk, self.pad} | self.others | KNOWN_TOKENS
+        texts = {self.bos, self.eos, self.unk} | self.others | KNOWN_TOKENS
+        if self.pad is not None:
+            texts.add(self.pad)
+        return texts
 
 
 def read_special_tokens(folder: Path) -> SpecialTokens:
     """The special tokens that tokenizer_config.json names, or else special_tokens_map.json.
 
-    What neither names has LLaMA's name.
+    What neither names has LLaMA's name. Lists of further tokens are read from both files.
     """
     names = {}
     others = set()

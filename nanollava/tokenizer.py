@@ -76,16 +76,21 @@ class Splitter:
         """`added_tokens` as in tokenizer.json, each with its id in `backend`."""
         self.finder = Backend(models.BPE())  # without a vocabulary it sees nothing else
         vocabulary = backend.get_vocab(with_added_tokens=False)
-        self.ids = []  # by the finder's ids
-        self.is_piece = []
+        self.ids: dict[int, int] = {}  # by the finder's ids
+        self.is_piece: dict[int, bool] = {}
         self.added_ids = set()  # of those that are no pieces
         for token in added_tokens:
             text = token["content"].replace(SPACE, " ")
             flags = {key: token[key] for key in ("single_word", "lstrip", "rstrip")}
             self.finder.add_tokens([AddedToken(text, normalized=False, **flags)])
+            found_id = self.finder.token_to_id(text)
+            if found_id in self.ids:
+                raise ConfigError(
+                    f"two added tokens have the same text {text!r}; remove one of them"
+                )
             is_piece = token["content"] in vocabulary
-            self.ids.append(token["id"])
-            self.is_piece.append(is_piece)
+            self.ids[found_id] = token["id"]
+            self.is_piece[found_id] = is_piece
             if not is_piece:
                 self.added_ids.add(token["id"])
 
@@ -141,6 +146,7 @@ class Tokenizer:
         state["truncation"] = None
         state["padding"] = None
         self.text_encoder = Backend.from_str(json.dumps(state))
+        self.check_special_tokens_stay_out_of_text()
 
     def __len__(self) -> int:
         """The number of tokens, with the special ones."""
@@ -280,6 +286,23 @@ class Tokenizer:
         if ids["pad_token_id"] is None:  # as LLaVA does for Llamas, which have no padding token
             ids["pad_token_id"] = self.backend.token_to_id(self.names.unk)
         return replace(config, **ids)
+
+    def check_special_tokens_stay_out_of_text(self) -> None:
+        """A ConfigError if the text of a special token becomes that token.
+
+        LLaMA's merges never do that. Those of other tokenizers may, and a user could then end the
+        prompt, or open another turn. The token for unknown characters is the exception: text with
+        them does become it.
+        """
+        texts = self.names.texts() | {self.backend.id_to_token(i) for i in self.special_ids}
+        for text in texts - {self.names.unk}:
+            token_id = self.backend.token_to_id(text)
+            for example in (text, f"a{text}a", f"{text} {text}"):
+                if token_id is not None and token_id in self.encode(example):
+                    raise ConfigError(
+                        f"text becomes the special token {text!r} in this tokenizer; expected one "
+                        "that, like LLaMA's, never does that"
+                    )
 
     def check_image_token(self, token_id: int, where: str | Path) -> None:
         """A ConfigError for an image token that also comes from text or from a template."""

@@ -126,6 +126,30 @@ def test_a_decoder_that_strips_the_end_is_an_error(tmp_path, stop):
         Tokenizer.from_pretrained(tmp_path)
 
 
+def test_a_tokenizer_that_makes_a_special_token_of_text_is_an_error(tmp_path):
+    """LLaMA's merges have no "</s>"; these do."""
+    state = toy_state()
+    vocab = state["model"]["vocab"]
+    for piece in ("<", "/", "s", ">", "</", "s>"):
+        vocab.setdefault(piece, len(vocab))
+    state["model"]["merges"] += [["<", "/"], ["s", ">"], ["</", "s>"]]
+    state["added_tokens"] = [t for t in state["added_tokens"] if t["id"] < 3]
+    state["pre_tokenizer"] = None  # toy-llava's splits at every sign
+    (tmp_path / "tokenizer.json").write_text(json.dumps(state))
+    with pytest.raises(ConfigError, match="text becomes the special token '</s>'"):
+        Tokenizer.from_pretrained(tmp_path)
+
+
+def test_two_added_tokens_that_are_the_same_text_are_an_error(tmp_path):
+    theirs = transformers_tokenizer(Path("checkpoints/toy-vicuna/tokenizer.json"))
+    theirs.add_tokens(
+        [AddedToken("▁[SEG]", normalized=False), AddedToken(" [SEG]", normalized=False)]
+    )
+    theirs.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"two added tokens have the same text ' \[SEG\]'"):
+        Tokenizer.from_pretrained(tmp_path)
+
+
 def test_a_tokenizer_without_bos_is_an_error(tmp_path):
     shutil.copy(f"{TOY}/tokenizer.json", tmp_path)
     file = tmp_path / "tokenizer.json"
