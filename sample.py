@@ -21,7 +21,7 @@ from nanollava.device import DTYPES
 from nanollava.errors import UserError, run
 from nanollava.files import check_not_input, replacing, shipped
 from nanollava.flags import check_texts
-from nanollava.image import format_of_name, open_image, save_image
+from nanollava.image import check_can_be_saved, open_image, save_image
 from nanollava.sampling import SamplingConfig
 
 DEFAULT_PROMPT = "Describe the picture in detail."
@@ -108,7 +108,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         raise UserError("--chat: --json and --attention show one answer; leave one of them out")
     if arguments.attention is not None:
         check_not_input("--attention", arguments.attention, arguments.image)
-        format_of_name(arguments.attention)  # errors come before the model is loaded
+        check_can_be_saved(arguments.attention)
     if arguments.int8 and arguments.int4:
         raise UserError("--int8 and --int4: choose one of them")
     SamplingConfig(**sampling_options(arguments))  # it checks their ranges
@@ -266,6 +266,13 @@ def print_json(dialogue: Dialogue, reply: Reply) -> None:
     print(json.dumps(result))
 
 
+def check_attention(dialogue: Dialogue) -> None:
+    """An error before the answer is generated, if its attention view could not be drawn."""
+    from nanollava import show
+
+    show.check_has_attention_view(dialogue.assistant.model)
+
+
 def draw_attention(dialogue: Dialogue, reply: Reply, path: str) -> None:
     """Writes an image of where the model looked at each word of the answer."""
     from nanollava import show
@@ -280,6 +287,8 @@ def main() -> None:
     arguments = parse_arguments()
     question = None if arguments.prompt is None else printable(arguments.prompt)
     dialogue = Dialogue(arguments)
+    if arguments.attention:
+        check_attention(dialogue)
     if arguments.chat:
         chat(dialogue, question)
         return

@@ -149,10 +149,13 @@ class ImageFiles:
         location = self.find(name)
         if isinstance(location, Path):
             return open_image(location)
+        where = f"{location.archive}, {name}"
         try:
-            return open_image(io.BytesIO(read_member(location)))
-        except (OSError, struct.error, zlib.error, ImageError, ArchiveError):
-            raise ImageError(f"{location.archive}, {name}: not a readable image") from None
+            content = read_member(location)
+        except (OSError, struct.error, zlib.error, ArchiveError) as error:
+            reason = str(error).removeprefix(f"{location}: ")
+            raise ImageError(f"{where}: not a readable image ({reason})") from None
+        return open_image(io.BytesIO(content), where)
 
 
 def split_source(source: str) -> tuple[str, Path]:
@@ -281,8 +284,9 @@ def check_member(member: Member, archive_size: int) -> Member:
         problem = f"has zip compression {member.compression}; expected stored or deflated"
     if problem is None and member.offset + member.stored_size > archive_size:
         problem = "is cut off: the archive ends before it does"
-    if problem is None and member.size > MAX_MEMBER_BYTES:
-        problem = f"has {member.size:,} bytes; expected at most {MAX_MEMBER_BYTES:,}"
+    num_bytes = max(member.size, member.stored_size)
+    if problem is None and num_bytes > MAX_MEMBER_BYTES:
+        problem = f"has {num_bytes:,} bytes; expected at most {MAX_MEMBER_BYTES:,}"
     return member._replace(problem=problem)
 
 

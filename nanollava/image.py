@@ -41,12 +41,14 @@ class ImageError(UserError):
     """An image that cannot be read or written."""
 
 
-def open_image(file: str | Path | BinaryIO) -> Image.Image:
+def open_image(file: str | Path | BinaryIO, name: str | None = None) -> Image.Image:
     """Opens and decodes an image; of an animation, the first frame.
 
-    A missing, broken or huge file is an ImageError. The image is turned as its EXIF data says, like
-    in every viewer. CLIP's processor and the original LLaVA leave it as it is stored.
+    A missing, broken or huge file is an ImageError, which calls it `name` or by its path. The image
+    is turned as its EXIF data says, like in every viewer. CLIP's processor and the original LLaVA
+    leave it as it is stored.
     """
+    name = name or str(file)
     try:
         if isinstance(file, str | Path):
             check_regular_file(file)
@@ -54,10 +56,12 @@ def open_image(file: str | Path | BinaryIO) -> Image.Image:
         check_image_size(image)
         image.load()
     except FileNotFoundError:
-        raise ImageError(f"{file}: no such image") from None
+        raise ImageError(f"{name}: no such image") from None
     except Exception as error:  # Pillow raises many types for broken files
         reason = str(error).removeprefix(f"{file}: ")
-        raise ImageError(f"{file}: not a readable image ({reason})") from None
+        if not isinstance(file, str | Path):
+            reason = reason.replace(f" {file!r}", "")  # <_io.BytesIO object at 0x7f...>
+        raise ImageError(f"{name}: not a readable image ({reason})") from None
     return turn_upright(image)
 
 
@@ -85,9 +89,18 @@ def turn_upright(image: Image.Image) -> Image.Image:
 def format_of_name(path: str) -> str:
     """Pillow's name of the format that a file name's extension means, or an ImageError."""
     image_format = Image.registered_extensions().get(Path(path).suffix.lower())
-    if image_format is None:
-        raise ImageError(f"{path}: this image cannot be written (unknown file extension)")
+    if image_format not in Image.SAVE:  # None, or a format that Pillow only reads
+        raise ImageError(
+            f"{path}: this image cannot be written (no format for this file extension; use .png)"
+        )
     return image_format
+
+
+def check_can_be_saved(path: str) -> None:
+    """An ImageError now, and not after minutes of work, if `save_image` will not write there."""
+    format_of_name(path)
+    if not Path(path).parent.is_dir():
+        raise ImageError(f"{path}: this image cannot be written (no such folder)")
 
 
 def save_image(image: Image.Image, path: str) -> None:
@@ -114,6 +127,7 @@ def normalize(pixels: torch.Tensor, config: ImageConfig) -> torch.Tensor:
     """
     mean = torch.tensor(config.mean, device=pixels.device).view(3, 1, 1)
     std = torch.tensor(config.std, device=pixels.device).view(3, 1, 1)
+    # Divided, as in the formula: a product with 1 / 255 rounds to other values.
     return (pixels / (1 / config.rescale_factor) - mean) / std
 
 

@@ -16,10 +16,10 @@ from .conversation import CHAT_TEMPLATES, IGNORE_INDEX, IMAGE, IMAGE_INDEX, TEMP
 from .errors import UserError, run
 from .files import check_not_input, shipped
 from .flags import check_texts
-from .image import ImageConfig, fit, format_of_name, open_image, save_image
+from .image import ImageConfig, check_can_be_saved, fit, open_image, save_image
 from .llama import apply_rotary_emb, causal_mask, rope_cos_sin
 from .llava import LLaVA
-from .tokenizer import Tokenizer
+from .tokenizer import SPACE, Tokenizer
 
 PANEL = 168  # width and height of an image in the sheet, px
 CAPTION = 26  # height of the line below it, px
@@ -51,7 +51,7 @@ def token_text(token: int, tokenizer: Tokenizer) -> str:
     if token == IMAGE_INDEX:
         return IMAGE
     text = tokenizer.backend.id_to_token(token)
-    return text.replace("▁", " ").replace("<0x0A>", "\\n")
+    return text.replace(SPACE, " ").replace("<0x0A>", "\\n")
 
 
 def token_style(token: int, is_trained: bool) -> tuple[str, str]:
@@ -83,6 +83,15 @@ def attention_weights(block, hidden_states: torch.Tensor, config) -> torch.Tenso
     return scores.softmax(-1).squeeze(0)
 
 
+def check_has_attention_view(model: LLaVA) -> None:
+    """A UserError for a connector whose image tokens are not patches."""
+    if model.config.connector is not None:
+        kind = model.config.projector
+        raise UserError(
+            f"the attention view needs one image token per patch, which {kind} does not have"
+        )
+
+
 @torch.inference_mode()
 def look(
     model: LLaVA,
@@ -99,11 +108,7 @@ def look(
     """
     if not answer_ids:
         raise UserError("the answer is empty: there is no word to draw a panel for")
-    if model.config.connector is not None:
-        kind = model.config.projector
-        raise UserError(
-            f"the attention view needs one image token per patch, which {kind} does not have"
-        )
+    check_has_attention_view(model)
     llama = model.language_model.model
     if layers is None:
         layers = range(len(llama.layers) // 4, len(llama.layers) // 2 + 1)
@@ -129,7 +134,7 @@ def words_of(answer_ids: list[int], tokenizer: Tokenizer) -> list[list[int]]:
     words = []
     for i, token in enumerate(answer_ids):
         text = tokenizer.backend.id_to_token(token) or ""
-        if not words or text.startswith("▁"):
+        if not words or text.startswith(SPACE):
             words.append([])
         words[-1].append(i)
     return words
@@ -213,12 +218,13 @@ def show_attention(arguments: argparse.Namespace) -> None:
     if not arguments.image:
         raise UserError("no image: give one with --image PATH")
     check_not_input("--out", arguments.out, arguments.image)
-    format_of_name(arguments.out)  # an error before the model is loaded
+    check_can_be_saved(arguments.out)
     if arguments.template not in CHAT_TEMPLATES:
         expected = ", ".join(CHAT_TEMPLATES)
         raise UserError(f"--template {arguments.template}: shows no question; expected {expected}")
     images = [open_image(path) for path in arguments.image]
     assistant = load(arguments.model, device="cpu", dtype="fp32", template=arguments.template)
+    check_has_attention_view(assistant.model)
     reply = assistant.stream(images, clean(arguments.prompt))
     answer = "".join(reply)
     maps = look(assistant.model, reply.prompt_ids, reply.ids, reply.pixel_values)
@@ -244,7 +250,7 @@ def main() -> None:
         action="extend",
         default=[],
         metavar="PATH",
-        help="attention: one or several images",
+        help="attention: one or several images; mask: only their number counts (default: 1)",
     )
     add("--prompt", default=question, help="attention: the question (default: %(default)s)")
     add("--out", default="attention.png", help="attention: file to write (default: %(default)s)")

@@ -7,12 +7,20 @@ import struct
 import tarfile
 import tracemalloc
 import zipfile
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from nanollava.archives import MAX_MEMBER_BYTES, ArchiveError, ImageFiles, read_member
-from nanollava.image import ImageError
+from nanollava.archives import (
+    MAX_MEMBER_BYTES,
+    ArchiveError,
+    ImageFiles,
+    Member,
+    check_member,
+    read_member,
+)
+from nanollava.image import MAX_SIDE, ImageError
 
 ARCHIVES = ["stored.zip", "deflated.zip", "plain.tar"]
 
@@ -76,7 +84,8 @@ def test_a_broken_image_is_an_error_that_names_the_archive(archive):
     images.find("train/c.png")  # it is there
     with pytest.raises(ImageError) as error:
         images.open("train/c.png")
-    assert str(error.value) == f"{archive}, train/c.png: not a readable image"
+    reason = "cannot identify image file"
+    assert str(error.value) == f"{archive}, train/c.png: not a readable image ({reason})"
 
 
 def test_an_archive_that_was_cut_off_later_is_an_error(archive):
@@ -296,6 +305,22 @@ def test_what_cannot_be_read_is_known_without_reading(tmp_path, offset, form, va
     change_directory(path, offset, form, value)
     with pytest.raises(ImageError, match=f"1.png: {message}"):
         ImageFiles([path]).find("1.png")
+
+
+def test_the_bytes_in_the_archive_have_a_limit_too():
+    member = Member(Path("a.zip"), "1.png", 0, MAX_MEMBER_BYTES + 1, 8, zipfile.ZIP_DEFLATED)
+    checked = check_member(member, archive_size=2 * MAX_MEMBER_BYTES)
+    assert checked.problem == "has 268,435,457 bytes; expected at most 268,435,456"
+
+
+def test_the_reason_why_an_image_cannot_be_read_is_that_of_a_file(tmp_path):
+    file = tmp_path / "wide.png"
+    Image.new("L", (MAX_SIDE + 1, 8)).save(file)
+    archive = write_archive(tmp_path / "a.zip", {"wide.png": file.read_bytes()})
+    with pytest.raises(
+        ImageError, match=r"a\.zip, wide.png: .*131073 x 8 pixels; expected at most"
+    ):
+        ImageFiles([archive]).open("wide.png")
 
 
 def test_more_bytes_than_declared_are_not_decompressed(tmp_path):

@@ -243,7 +243,7 @@ def test_pillows_warnings_are_not_shown(tmp_path):
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("name", ["image.unknown", "nowhere/image.png"])
+@pytest.mark.parametrize("name", ["image.unknown", "read-only.psd", "nowhere/image.png"])
 def test_an_image_that_cannot_be_written_is_an_error(tmp_path, name):
     with pytest.raises(ImageError, match=f"{name}: this image cannot be written"):
         save_image(random_image(8, 8), str(tmp_path / name))

@@ -125,6 +125,7 @@ def test_what_was_drawn_by_chance_is_drawn(toy):
     )
     maps = show.look(model, ids, new, preprocess(picture, config)[None])
     assert maps.sum(1).sub(1).abs().max() < 1e-5
+    assert not maps.requires_grad  # a real model's graph would take gigabytes
     show.draw([picture], config, new, tokenizer, maps)
     with pytest.raises(UserError, match="the answer is empty"):
         show.look(model, ids, [], preprocess(picture, config)[None])
