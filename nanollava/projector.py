@@ -29,7 +29,11 @@ class Connector(nn.Module):
         return {}
 
     def forward(self, Z_v: torch.Tensor) -> torch.Tensor:
-        """Image features Z_v (N, P, vision_width) to H_v (N, num_image_tokens, text_width)."""
+        """Image features Z_v (N, P, vision_width) to H_v (N, num_image_tokens, text_width).
+
+        With gated cross-attention it returns the latents (N, L, vision_width) that the decoder's
+        blocks read.
+        """
         raise NotImplementedError
 
 

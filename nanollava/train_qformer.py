@@ -7,6 +7,8 @@ python train_align.py --projector qformer --qformer out/qformer
 from functools import partial
 from pathlib import Path
 
+import torch.distributed as dist
+
 from .data import collate
 from .errors import run
 from .files import shipped
@@ -14,6 +16,7 @@ from .image import ImageConfig
 from .toyland.data import ensure_data
 from .training import arguments, distributed, output, qformer, signals
 from .training.batches import Collator
+from .training.datasets import BAD_RECORDS, BAD_VALIDATION_RECORDS
 from .training.evaluation import evaluate
 from .training.loop import train
 from .training.metrics import announce
@@ -36,6 +39,7 @@ def main() -> None:
     config = arguments.parse_config(__doc__.split("\n")[0], stage=1, stage_defaults=DEFAULTS)
     qformer.check_flags(config)
     device = distributed.start(config.device)
+    qformer.check_micro_batch(config, dist.get_world_size())
     signals.end_with_launcher()
     output.lock(config.out)
     ensure_data(config.data, made_here=DEFAULTS["data"])
@@ -46,15 +50,16 @@ def main() -> None:
     image_config = ImageConfig.from_pretrained(shipped(config.vision), config.image_mode, size)
 
     # Data: every record is checked now, not in the middle of the training.
-    data = qformer.load_captions(config.data, config, tokenizer, image_config)
+    parts = (config, tokenizer, image_config)
+    data = qformer.load_captions(config.data, BAD_RECORDS, *parts)
     validation = None
     if config.validation is not None:
-        validation = qformer.load_captions(config.validation, config, tokenizer, image_config)
+        validation = qformer.load_captions(config.validation, BAD_VALIDATION_RECORDS, *parts)
     collator = Collator(collate)
 
     # Freeze by the table, then shard.
     parameter_report = distributed.freeze(model, TRAINABLE)
-    distributed.shard(model, [], model.vision_tower, device, config)
+    distributed.shard(model, [], model.vision_tower, device, config)  # no blocks: it is small
     announce(config, parameter_report, len(data), "Q-Former, stage 1")
 
     # Train: contrast, matching and captioning. Negatives come from the micro-batch of a rank.

@@ -1,5 +1,7 @@
 """The three objectives of BLIP-2's stage 1, derived again in NumPy; the body has its own test."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -136,6 +138,18 @@ def test_padding_changes_no_loss(model, inputs):
     same = model(Z_v, other, is_text, torch.Generator().manual_seed(1))
     for loss, again in zip(losses, same, strict=True):
         assert loss.item() == pytest.approx(again.item(), abs=1e-12)
+
+
+def test_a_single_pair_matches_itself(model, inputs):
+    """A last batch of one: there is no other image or caption."""
+    model = deepcopy(model)
+    Z_v, input_ids, is_text = (tensor[:1] for tensor in inputs)
+    patches = model.norm_patches(Z_v)
+    with torch.no_grad():
+        model.match_head.weight.zero_()
+        model.match_head.bias.copy_(torch.tensor([-9.0, 9.0]))  # "match" for everything
+    itself = torch.tensor([0])
+    assert model.matching_loss(patches, input_ids, is_text, itself, itself) < 1e-6
 
 
 def test_negatives_are_never_the_own_pair_and_mostly_the_hardest():

@@ -176,7 +176,7 @@ def test_the_q_formers_stage_does_not_resume_with_another_micro_batch(world, cap
     out = world / "refused"
     shutil.copytree(world / CAPTIONS / "checkpoints", out / "checkpoints")
     flags = ["--data", world / "data/align.json", "--connector-width", 64, "--save-steps", 1]
-    error = refused(capsys, world, TRAIN_QFORMER, *flags, "--micro-batch", 1)
+    error = refused(capsys, world, TRAIN_QFORMER, *flags, "--micro-batch", 2)
     shutil.rmtree(out)
     assert "samples compared" in error
 
@@ -227,11 +227,19 @@ def test_flags_that_do_not_fit(world, capsys, flags, message):
     assert message in refused(capsys, world, "train_align.py", *data_flags, *flags)
 
 
-def test_other_sizes_than_a_saved_connector_has(trained, capsys):
-    flags = ["--data", trained / "data/instruct.json", "--image-tokens", 9]
+@pytest.mark.parametrize(
+    "flag, value, has",
+    [
+        ("--image-tokens", "9", "4"),
+        ("--sees", "all", "no such size"),
+        ("--connector-width", "64", "no such size"),  # the default of a size that it does not have
+    ],
+)
+def test_other_sizes_than_a_saved_connector_has(trained, capsys, flag, value, has):
+    flags = ["--data", trained / "data/instruct.json", flag, value]
     flags += ["--projector", trained / "align-resampler"]
     error = refused(capsys, trained, "train_instruct.py", *flags)
-    assert "--image-tokens 9: the resampler in" in error and "has 4; omit it" in error
+    assert f"{flag} {value}: the resampler in" in error and f"has {has}; omit it" in error
 
 
 def test_a_q_former_without_a_language_model_is_no_projector(trained, capsys):
@@ -253,9 +261,8 @@ def test_captions_of_several_images(world, capsys):
     records[0]["conversations"][0]["value"] += "<image>"
     (world / "data/two.json").write_text(json.dumps(records[:1]))
     flags = ["--data", world / "data/two.json", "--connector-width", 64]
-    assert "2 images; a Q-Former's stage 1 compares one image" in refused(
-        capsys, world, TRAIN_QFORMER, *flags
-    )
+    message = "turn 0: 2 <image>; template 'plain' expects one image and its caption"
+    assert message in refused(capsys, world, TRAIN_QFORMER, *flags)
 
 
 @pytest.mark.parametrize(
@@ -268,6 +275,9 @@ def test_captions_of_several_images(world, capsys):
         (["--connector-width=100"], "a multiple of 64"),
         (["--vision-layer=99"], "vision_feature_layer 99: the tower has"),
         (["--max-length=2"], "--max-length 2: a caption has at least 3 tokens"),
+        (["--template=v0"], "--template: not for train_qformer"),
+        (["--image-position=as_written"], "--image-position: not for train_qformer"),
+        (["--micro-batch=1"], "1 sample per rank and micro-batch"),
     ],
 )
 def test_flags_of_the_other_scripts(world, capsys, flags, message):

@@ -207,12 +207,21 @@ def test_the_tables_have_the_mean_and_the_range_of_all_seeds():
         made_up("linear", 0.3, language_model="frozen"),
         made_up("linear", 0.1, samples=10),
     ]
-    text = table.describe(results)
+    text = table.all_tables(results)
     assert "| linear | 16 | 1,234 | 70.0 (60.0 to 80.0) | 20.0 (20.0 to 20.0) | 10.0" in text
     assert "| 30.0 | 2.00 | 10.0 | middle |" in text
     assert "| linear | trained | 10.0 | 70.0 (60.0 to 80.0) |" in text
     assert "| linear | frozen | - | 30.0 |" in text
-    assert table.describe([]) == "no result yet"
+    assert table.all_tables([]) == "no result yet"
+
+
+def test_the_tables_of_a_comparison_that_has_only_begun():
+    """Smaller runs and those with a frozen language model are not measured in full."""
+    result = made_up("linear", 0.6)
+    for name in ("score", "natural", "two_images", "image_tokens", "flops", "seconds"):
+        del result[name]
+    text = table.all_tables([result])
+    assert "| linear | trained | 60.0 |" in text
 
 
 def test_names_of_rows_are_unique():

@@ -7,5 +7,7 @@ minigpt4.py            MiniGPT-4: a frozen Q-Former and one linear map
 abstractor.py          mPLUG-Owl's visual abstractor
 qwen.py                Qwen-VL's position-aware resampler
 
-build.py makes the one that a config names. What they share with W is `projector.Connector`.
+build.py makes the one that a config names, costs.py counts what it costs, and qformer_names.py
+has the names of the Q-Former's weights in transformers. What they share with W is
+`projector.Connector`.
 """

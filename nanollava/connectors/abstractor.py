@@ -7,9 +7,10 @@ Equations of a layer, with LN for a LayerNorm, x for the patches (P, D), z for t
     z <- z + W_2 LN(silu(W_1 LN(z)) * W_3 LN(z))
 
 The residual starts from the normalized queries, there is no separate self-attention, and the
-SwiGLU has a norm inside. At the end a linear map into the width of the language model, and one
-learned vector that ends the image. Source: mPLUG-Owl (Ye et al. 2023), with its published sizes: 64
-queries, 6 layers, 16 heads, and as wide as the tower.
+SwiGLU has a norm inside. Biases are left out above: every linear map has one. At the end a linear
+map into the width of the language model, and one learned vector that ends the image. Source:
+mPLUG-Owl (Ye et al. 2023), with its published sizes: 64 queries, 6 layers, 16 heads, and as wide
+as the tower.
 """
 
 import torch
@@ -34,6 +35,7 @@ class AbstractorAttention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, z: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Queries z (N, Q, D) and patches x (N, P, D) to an update of z."""
         both = torch.cat([z, x], dim=1)  # (N, Q + P, D)
         q = self.split_heads(self.q_proj(z))  # (N, heads, Q, E)
         k = self.split_heads(self.k_proj(both))  # (N, heads, Q + P, E)

@@ -20,7 +20,7 @@ class Parameters(NamedTuple):
 
 
 class Flops(NamedTuple):
-    """2 per multiplication and addition."""
+    """Floating-point operations. A multiplication and its addition count as 2."""
 
     forward: int
     by_inputs: int  # gradients that pass through, to earlier parts of the connector
@@ -34,7 +34,7 @@ class Flops(NamedTuple):
 
 
 def meta_connector(config: LlavaConfig) -> nn.Module:
-    """The connector with shapes alone."""
+    """The connector with shapes alone, and with what no stage trains frozen."""
     with torch.device("meta"):
         connector = build_connector(config)
     for name, parameter in connector.named_parameters():
@@ -72,14 +72,15 @@ def unit_flops(config: LlavaConfig) -> tuple[Flops, Flops]:
     connector = meta_connector(config)
     vision = config.vision_config
     Z_v = torch.empty(1, vision.num_patches, vision.hidden_size, device="meta")
-    of_image = count(connector, Z_v)
+    of_image = count_flops(connector, Z_v)
     of_token = Flops(0, 0, 0)
     blocks = connector.decoder_blocks().values()
     if blocks:
         latents = torch.empty_like(connector(Z_v), requires_grad=True)
         for block in blocks:
-            one = count(block, *block_inputs(config, latents, 1))
-            two = count(block, *block_inputs(config, latents, 2))
+            one = count_flops(block, *block_inputs(config, latents, 1))
+            two = count_flops(block, *block_inputs(config, latents, 2))
+            # cost(T) = constant + T slope, so slope = two - one and constant = 2 one - two
             of_token = of_token.plus(two.plus(one.times(-1)))
             of_image = of_image.plus(one.times(2)).plus(two.times(-1))
     return of_image, of_token
@@ -89,7 +90,7 @@ def unit_flops(config: LlavaConfig) -> tuple[Flops, Flops]:
 def connector_activations(config: LlavaConfig, tokens: int) -> int:
     """Bytes that the connector keeps for the backward pass of one sample, in bf16.
 
-    A sample is one image, and for the gated blocks `tokens` positions of text. Weights of attention
+    A sample is one image, and for the gated blocks `tokens` positions of text. Attention weights
     count in full, as without fused kernels.
     """
     connector = meta_connector(config).bfloat16()
@@ -133,7 +134,7 @@ def block_inputs(config: LlavaConfig, latents: torch.Tensor, T: int) -> tuple:
     return x, latents, mask
 
 
-def count(module: nn.Module, *inputs: torch.Tensor) -> Flops:
+def count_flops(module: nn.Module, *inputs: torch.Tensor) -> Flops:
     """FLOPs of one pass through a module.
 
     The backward pass runs twice: for all that is trained, and without the matrices, which leaves

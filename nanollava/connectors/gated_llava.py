@@ -1,8 +1,8 @@
 """A LLaVA whose decoder looks at the images through gated cross-attention (gated_xattn.py).
 
 llama.py stays as it is: a block runs as a forward pre-hook of its decoder layer, so what it returns
-is what the layer reads. The latents reach it in the argument `kv_cache`: with the keys and values
-of earlier positions while generating, and alone while training.
+is what the layer reads. The latents reach the block in the argument `kv_cache`: with the keys and
+values of earlier positions while generating, and alone while training.
 """
 
 from functools import partial
@@ -19,7 +19,7 @@ from .gated_xattn import image_mask, images_before, latents_by_row
 class Images:
     """What the decoder looks at in one pass. It has a KV cache's methods, and stores no keys."""
 
-    length = 0
+    length = 0  # LlamaModel counts positions from here
 
     def __init__(self, latents: torch.Tensor, count: torch.Tensor, sees: str):
         """`latents` (B, M, L, vision_width); `count` (B, T), the c_t of every position."""
@@ -66,7 +66,9 @@ class GatedKVCache(KVCache):
         self.image_latents = latents_by_row(torch.cat(rows), self.count[:, -1])
 
     def mask(self, T: int) -> torch.Tensor:
-        """(B, T, M L), True where one of the next T positions attends to a latent."""
+        """(B, T, M L), True where one of the next T positions attends to a latent.
+
+        The first block that asks in a step of decoding also extends `count` to that step."""
         missing = self.length + T - self.count.shape[1]
         if missing > 0:  # a step of decoding: a new word, no new image
             last = self.count[:, -1:].expand(-1, missing)

@@ -1,12 +1,14 @@
 """Flamingo's gated cross-attention: the decoder keeps its own input, and looks at the images.
 
-A block stands before a decoder layer. Equations, with LN for a LayerNorm, x for the text (T, D) and
-z for the latents of all images (M L, vision_width), as the perceiver resampler writes them:
+A block stands before a decoder layer. Equations, with LN for a LayerNorm, x for the text (T, D),
+and z for the latents of M images, L of each, as the perceiver resampler writes them,
+(M L, vision_width):
 
     x <- x + tanh(a) W_o Attention(q = W_q LN(x), k = W_k z, v = W_v z)
     x <- x + tanh(b) W_2 gelu(W_1 LN(x))
 
-The scalars a and b, the gates, start at 0: the language model starts as it was, bit by bit.
+The scalars a and b start at 0, so both gates, tanh(a) and tanh(b), are closed: the language model
+starts as it was, bit for bit.
 
 The image token is an ordinary token. Let c_t be the number of image tokens up to position t, itself
 included. Position t attends to the latents of image j where
@@ -52,7 +54,7 @@ class CrossAttention(nn.Module):
 
 
 class GatedBlock(nn.Module):
-    """Cross-attention and feed-forward, each behind a gate tanh(a) that starts closed."""
+    """Cross-attention and feed-forward, each behind a gate that starts closed: tanh(0) = 0."""
 
     def __init__(self, text_width: int, vision_width: int):
         super().__init__()
@@ -118,11 +120,11 @@ def latents_by_row(latents: torch.Tensor, images_per_row: torch.Tensor) -> torch
     M is the largest number of images of a row, and at least 1. What a row lacks is 0, and no
     position sees it.
     """
-    counts = images_per_row.tolist()
-    M = max(1, *counts)
-    rows = latents.new_zeros(len(counts), M, *latents.shape[1:])
+    images_of_rows = images_per_row.tolist()
+    M = max(1, *images_of_rows)
+    rows = latents.new_zeros(len(images_of_rows), M, *latents.shape[1:])
     first = 0
-    for row, count in enumerate(counts):
-        rows[row, :count] = latents[first : first + count]
-        first += count
+    for row, num_images in enumerate(images_of_rows):
+        rows[row, :num_images] = latents[first : first + num_images]
+        first += num_images
     return rows

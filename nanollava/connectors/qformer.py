@@ -7,9 +7,10 @@ for the queries, t for the text and x for the patches:
     q      <- LN(q + CrossAttention(q, x))                in layers 0, 2, 4 ..., queries only
     q      <- LN(q + W_2 gelu(W_1 q)),  t <- LN(t + W'_2 gelu(W'_1 t))
 
-The norm comes after each residual sum, as in BERT. Queries and text share the self-attention, and
-have feed-forwards of their own. Source: BLIP-2 (Li et al. 2023), with its sizes: 32 queries, 12
-layers of width 768, 12 heads, 3072 wide inside. Its three training objectives are in
+Before the first layer: [q; t] <- LN([q; t]). Biases are left out: every linear map has one. The
+norm comes after each residual sum, as in BERT. Queries and text share the self-attention, and have
+feed-forwards of their own. Source: BLIP-2 (Li et al. 2023), with its sizes: 32 queries, 12 layers
+of width 768, 12 heads, 3072 wide inside. Its three training objectives are in
 qformer_objectives.py.
 """
 
@@ -39,7 +40,9 @@ class Attention(nn.Module):
     def forward(
         self, x: torch.Tensor, source: torch.Tensor, mask: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """x (N, T, D) attends to source (N, S, source_width) where mask (N, 1, T, S) is True."""
+        """x (N, T, D) attends to source (N, S, source_width) where `mask` is True.
+
+        The mask is (N, 1, T, S), or (N, 1, 1, S) if it is the same for all of x."""
         q = split_heads(self.q_proj(x))  # (N, heads, T, E)
         k = split_heads(self.k_proj(source))  # (N, heads, S, E)
         v = split_heads(self.v_proj(source))
@@ -79,6 +82,7 @@ class QFormerLayer(nn.Module):
         patches: torch.Tensor | None,
         mask: torch.Tensor | None,
     ) -> torch.Tensor:
+        """x (N, Q + T, D), the `num_queries` queries first; patches (N, P, vision_width)."""
         x = self.self_attention(x, x, mask)  # (N, Q + T, D)
         queries = x[:, :num_queries]
         text = x[:, num_queries:]
@@ -114,8 +118,8 @@ class QFormer(nn.Module):
     ) -> torch.Tensor:
         """States (N, Q + T, D) of queries (N, Q, D) and embedded text (N, T, D), one or both.
 
-        `patches` (N, P, vision_width) are what queries read. `mask` (N, 1, Q + T, Q + T) is True
-        where a position attends; by default everything attends to everything.
+        `patches` (N, P, vision_width) are what queries read. `mask` (N, 1, Q + T or 1, Q + T) is
+        True where a position attends; by default everything attends to everything.
         """
         parts = [part for part in (queries, text) if part is not None]
         num_queries = 0 if queries is None else queries.shape[1]

@@ -20,16 +20,16 @@ from ..config import IGNORE_INDEX
 from .qformer import INIT_STD, NORM_EPS, QFormer, initialize
 
 LABEL_SMOOTHING = 0.1
-FIRST_TEMPERATURE = 0.07
+INITIAL_TEMPERATURE = 0.07
 MAX_TEXT = 128  # positions of a caption
 
 
 class Losses(NamedTuple):
-    """The three objectives, each the mean over its samples."""
+    """The three objectives."""
 
-    itc: torch.Tensor
-    itm: torch.Tensor
-    itg: torch.Tensor
+    itc: torch.Tensor  # the mean over images and captions
+    itm: torch.Tensor  # the mean over the 3 B pairs
+    itg: torch.Tensor  # the mean over the captions' tokens
 
 
 class QFormerPretraining(nn.Module):
@@ -58,7 +58,7 @@ class QFormerPretraining(nn.Module):
         self.position_embedding = nn.Embedding(MAX_TEXT, width)
         self.image_proj = nn.Linear(width, contrast_width)
         self.text_proj = nn.Linear(width, contrast_width)
-        self.temperature = nn.Parameter(torch.tensor([FIRST_TEMPERATURE]))
+        self.temperature = nn.Parameter(torch.tensor([INITIAL_TEMPERATURE]))
         self.match_head = nn.Linear(width, 2)  # logits of "no match" and "match"
         # BERT's head: a layer, a norm, and the word embeddings again.
         self.word_layer = nn.Linear(width, width)
@@ -108,7 +108,7 @@ class QFormerPretraining(nn.Module):
         """
         u = F.normalize(self.image_proj(image_states), dim=-1)  # (B, Q, d)
         w = F.normalize(self.text_proj(class_states), dim=-1)  # (B, d)
-        every_query = torch.einsum("iqd,jd->ijq", u, w)
+        every_query = torch.einsum("iqd,jd->ijq", u, w)  # (B, B, Q)
         return every_query.amax(-1) / self.temperature
 
     def matching_loss(
@@ -119,10 +119,11 @@ class QFormerPretraining(nn.Module):
         other_image: torch.Tensor,
         other_text: torch.Tensor,
     ) -> torch.Tensor:
-        """Do they belong together? Of each sample one pair that does, and two that do not.
+        """Does the caption describe the image? The cross-entropy of three pairs per sample.
 
-        The two are: another image, number `other_image` (B,), with the caption, and the image with
-        another caption, number `other_text` (B,).
+        They are: the sample itself; another image, number `other_image` (B,), with the sample's
+        caption; the sample's image with another caption, number `other_text` (B,). The last two do
+        not match, unless there is only one sample.
         """
         pair_patches = torch.cat([patches, patches[other_image], patches])  # (3 B, P, vision_width)
         pair_ids = torch.cat([input_ids, input_ids, input_ids[other_text]])
@@ -135,9 +136,9 @@ class QFormerPretraining(nn.Module):
             matching_mask(num_queries, pair_is_text),
         )
         logits = self.match_head(states[:, :num_queries]).mean(1)  # (3 B, 2): mean over the queries
-        target = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
-        target[: len(patches)] = 1
-        return F.cross_entropy(logits.float(), target)
+        own = torch.arange(len(patches), device=logits.device)
+        is_match = torch.cat([own == own, other_image == own, other_text == own])  # (3 B,)
+        return F.cross_entropy(logits.float(), is_match.long())
 
     def captioning_loss(
         self, patches: torch.Tensor, input_ids: torch.Tensor, is_text: torch.Tensor

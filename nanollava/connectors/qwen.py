@@ -3,9 +3,9 @@
 Equations, with x for the patches (P, vision_width), z for the Q = G x G learned queries, and p for
 fixed 2-D positions in the width of the language model:
 
-    x = LN(W_kv x)
+    x <- LN(W_kv x)
     q = W_q (LN(z) + p_z) + b_q,   k = W_k (x + p_x) + b_k,   v = W_v x + b_v
-    H_v = LN(W_o softmax(q k^T / sqrt(E)) v + b_o) W
+    H_v = W_h LN(W_o softmax(q k^T / sqrt(E)) v + b_o)
 
 The positions are added to queries and keys, but not to values. There is no residual and no
 feed-forward. Source: Qwen-VL (Bai et al. 2023): 256 queries for the 1,024 patches of 448 px.

@@ -1,12 +1,12 @@
 """Flamingo's perceiver resampler: a few learned latents read all patches of an image.
 
-Equations, with LN for a LayerNorm, x for the patches (P, D) and z for the latents (L, D):
+Equations of a layer, with LN for a LayerNorm, x for the patches (P, D), z for the latents (L, D):
 
-    z <- z + Attention(q = W_q LN(z), k = W_k [LN(x); LN(z)], v = W_v [LN(x); LN(z)])
+    z <- z + W_o Attention(q = W_q LN(z), k = W_k [LN(x); LN(z)], v = W_v [LN(x); LN(z)])
     z <- z + W_2 gelu(W_1 LN(z))
 
-after every layer; at the end LN(z). The patches themselves are never updated, and the number of
-latents does not depend on theirs. Sources: Flamingo (Alayrac et al. 2022, section 2.1 and appendix
+After the last layer: LN(z). The patches themselves are never updated, and the number of latents
+does not depend on theirs. Sources: Flamingo (Alayrac et al. 2022, section 2.1 and appendix
 A.1.1), with the sizes of OpenFlamingo: 64 latents, 6 layers, 8 heads of 64, no biases.
 """
 

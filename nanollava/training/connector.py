@@ -1,6 +1,7 @@
 """The connector that the flags ask for: its sizes, its weights from a Q-Former's stage 1, and which
 of its parameters are trained."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +47,7 @@ PUBLISHED = {
     "qwen": Published(patches_per_token=4, num_layers=1),  # 256 queries for 1,024 patches
 }
 # The flags that give a connector's sizes.
-SIZES = {
+SIZE_FLAGS = {
     "resampler": ("image_tokens", "connector_layers"),
     "gated_xattn": ("image_tokens", "connector_layers", "layers_per_block", "sees"),
     "qformer": ("image_tokens", "connector_layers", "connector_width"),
@@ -54,12 +55,13 @@ SIZES = {
     "abstractor": ("image_tokens", "connector_layers"),
     "qwen": ("image_tokens",),
 }
+# The tower that `PUBLISHED` refers to, and BLIP-2's Q-Former on it.
 TOWER_LAYERS = 24
 TOWER_WIDTH = 1024
 QFORMER_WIDTH = 768
 
 # What a LLaVA's connector takes from a Q-Former that stage 1 trained, and what stays behind.
-QFORMER = Layout(
+QFORMER_LAYOUT = Layout(
     "Q-Former of stage 1",
     prefixes=(("norm_patches.", "norm_patches."), ("queries", "queries"), ("qformer.", "qformer.")),
     drop=(
@@ -77,16 +79,18 @@ QFORMER = Layout(
 def planned_connector(
     config: TrainConfig, vision: VisionConfig
 ) -> tuple[str, ConnectorConfig | None]:
-    """One of PROJECTORS or CONNECTORS, and its sizes: new ones, or those of --projector DIR."""
+    """One of PROJECTORS or CONNECTORS, and its sizes.
+
+    They are new ones, those of --qformer DIR, or those of --projector DIR."""
     check_qformer_flag(config)
     projector = config.projector  # a name, or a directory
     if projector in PROJECTORS:
         check_has_no_sizes(config, vision)
         return projector, None
-    if projector in CONNECTORS and config.qformer is None:
-        return projector, new_sizes(config, projector, vision)
     if projector in CONNECTORS:
         kind = projector
+        if config.qformer is None:
+            return kind, new_sizes(config, kind, vision)
         sizes = read_qformer_sizes(config.qformer)
     elif (shipped(projector) / QFORMER_FILE).is_file():
         raise UserError(
@@ -103,31 +107,49 @@ def new_sizes(config: TrainConfig, kind: str, vision: VisionConfig) -> Connector
     """The sizes that flags give. The others are as published, in proportion to the tower."""
     for name in CONNECTOR_FLAGS:
         value = getattr(config, name)
-        if value is not None and name not in SIZES[kind]:
+        if value is not None and name not in SIZE_FLAGS[kind]:
             raise UserError(f"{flag_name(name)} {value}: {kind} has no such size; omit it")
-    published = PUBLISHED[kind]
-    tower_layers = vision.num_hidden_layers
-    num_queries = max(1, vision.num_patches // published.patches_per_token)
-    if config.image_tokens is not None:
-        num_queries = config.image_tokens
-        if kind == "abstractor":
-            num_queries -= 1  # the last token is the vector that ends the image
-        if num_queries < 1:
-            raise UserError("--image-tokens 1: abstractor needs 2, because one ends the image")
     num_layers = config.connector_layers
+    if "connector_layers" not in SIZE_FLAGS[kind]:
+        num_layers = PUBLISHED[kind].num_layers  # part of its design, however deep the tower is
     if num_layers is None:
-        num_layers = max(1, round(published.num_layers * tower_layers / TOWER_LAYERS))
+        depth = vision.num_hidden_layers / TOWER_LAYERS
+        num_layers = max(1, round(PUBLISHED[kind].num_layers * depth))
     hidden_size = config.connector_width
+    if hidden_size is not None and hidden_size % QFORMER_HEAD_WIDTH != 0:
+        raise UserError(
+            f"--connector-width {hidden_size}: expected a multiple of {QFORMER_HEAD_WIDTH}, the "
+            "width of a head"
+        )
     if hidden_size is None:
         heads = round(QFORMER_WIDTH * vision.hidden_size / TOWER_WIDTH / QFORMER_HEAD_WIDTH)
         hidden_size = max(1, heads) * QFORMER_HEAD_WIDTH
     return ConnectorConfig(
-        num_queries,
+        number_of_queries(config.image_tokens, kind, vision),
         num_layers,
         hidden_size,
         config.layers_per_block or ConnectorConfig.layers_per_block,
         config.sees or ConnectorConfig.sees,
     )
+
+
+def number_of_queries(image_tokens: int | None, kind: str, vision: VisionConfig) -> int:
+    """The queries of a new connector with so many tokens per image; None: as published."""
+    if image_tokens is None:
+        num_queries = max(1, vision.num_patches // PUBLISHED[kind].patches_per_token)
+        if kind == "qwen":
+            return math.isqrt(num_queries) ** 2  # they form a square grid
+        return num_queries
+    if kind == "qwen" and math.isqrt(image_tokens) ** 2 != image_tokens:
+        raise UserError(
+            f"--image-tokens {image_tokens}: qwen has a square grid of them; expected a square "
+            "number, such as 16, 25 or 64"
+        )
+    if kind == "abstractor":
+        if image_tokens == 1:
+            raise UserError("--image-tokens 1: abstractor needs 2, because one ends the image")
+        return image_tokens - 1  # the last token is the vector that ends the image
+    return image_tokens
 
 
 def check_qformer_flag(config: TrainConfig) -> None:
@@ -176,11 +198,16 @@ def check_saved_sizes(
         saved["connector_width"] = sizes.hidden_size
         saved["layers_per_block"] = sizes.layers_per_block
         saved["sees"] = sizes.sees
+    size_flags = SIZE_FLAGS.get(kind, ("image_tokens",))  # W has no other size
     for name in CONNECTOR_FLAGS:
         value = getattr(config, name)
-        if value is None or value == saved.get(name):
+        if value is None:
             continue
-        has = saved.get(name, "no such size")
+        has = "no such size"
+        if name in size_flags:
+            has = saved[name]
+        if value == has:
+            continue
         raise UserError(f"{flag_name(name)} {value}: the {kind} in {source} has {has}; omit it")
 
 
@@ -214,7 +241,7 @@ def load_qformer(connector: nn.Module, folder: str) -> None:
     for name, parameter in connector.named_parameters():
         if not name.startswith("linear."):
             expected[name] = tuple(parameter.shape)
-    weights = dict(read_tensors(file, QFORMER, expected, "cpu", None))
+    weights = dict(read_tensors(file, QFORMER_LAYOUT, expected, "cpu", None))
     missing = sorted(expected.keys() - weights.keys())
     if missing:
         raise WeightsError(f"{file}: {missing[0]!r} is missing; run train_qformer again")

@@ -1,13 +1,13 @@
-"""What the stage 1 of a Q-Former needs around the loop: the model, its data, and its result."""
+"""What a Q-Former's stage 1 needs around the loop: the model, its data, and its result."""
 
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from ..config import IGNORE_INDEX, ConnectorConfig, check_feature_layer, check_qformer_width
+from ..config import IGNORE_INDEX, ConnectorConfig, check_feature_layer
 from ..connectors.qformer_objectives import MAX_TEXT, QFormerPretraining
-from ..data import InstructionData, image_names
+from ..data import InstructionData
 from ..device import DTYPES
 from ..errors import UserError
 from ..files import shipped
@@ -18,7 +18,7 @@ from ..hf.load import read_vision_config
 from ..image import ImageConfig
 from ..tokenizer import Tokenizer
 from ..vit import CLIPVisionTransformer
-from .arguments import TrainConfig
+from .arguments import TrainConfig, micro_batch_size
 from .build import check_is_directory
 from .connector import QFORMER_FILE, new_sizes
 from .datasets import check_records
@@ -48,7 +48,8 @@ class QFormerStage1(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """ITC + ITM + ITG over a micro-batch, times its labels, and their number.
 
-        The loop divides by the labels of the step, which leaves the mean over its micro-batches.
+        The loop divides by the labels of the step. What is left is a mean over its micro-batches,
+        weighted by their labels.
         """
         is_labelled = labels != IGNORE_INDEX
         num_labels = is_labelled[:, 1:].sum()
@@ -62,24 +63,15 @@ class QFormerStage1(nn.Module):
 
 
 class CaptionData(InstructionData):
-    """Image-caption pairs. The caption of a record is its last answer; the question is left out."""
+    """Image-caption pairs. The caption of a record is its answer; the question is left out."""
 
     def tokens(self, record: dict) -> tuple[list[int], list[int]]:
-        """<s>, the caption and </s>, at most `max_length` ids. All but the first are labels."""
+        """<s>, the caption and </s>, cut to `max_length` ids. All but the first are labels."""
         caption = record["conversations"][-1]["value"].strip()
         tokenizer = self.tokenizer
         ids = [tokenizer.bos_token_id, *tokenizer.encode(caption), tokenizer.eos_token_id]
         ids = ids[: self.max_length]
         return ids, [IGNORE_INDEX, *ids[1:]]
-
-    def find_error(self, index: int, open_images: bool) -> str | None:
-        error = super().find_error(index, open_images)
-        if error is not None:
-            return error
-        count = len(image_names(self.record(index)))
-        if count != 1:
-            return f"{count} images; a Q-Former's stage 1 compares one image with one caption"
-        return None
 
 
 def build_stage_1(config: TrainConfig) -> tuple[QFormerStage1, ConnectorConfig, Tokenizer]:
@@ -94,7 +86,6 @@ def build_stage_1(config: TrainConfig) -> tuple[QFormerStage1, ConnectorConfig, 
     vision_config = read_vision_config(vision)
     check_feature_layer(config.vision_layer, vision_config)
     sizes = new_sizes(config, "qformer", vision_config)
-    check_qformer_width(sizes.hidden_size)
     vision_tower = CLIPVisionTransformer.from_pretrained(vision)
     tokenizer = Tokenizer.from_pretrained(shipped(config.llm))
     pretraining = QFormerPretraining(
@@ -108,9 +99,12 @@ def build_stage_1(config: TrainConfig) -> tuple[QFormerStage1, ConnectorConfig, 
 
 
 def load_captions(
-    path: str, config: TrainConfig, tokenizer: Tokenizer, image_config: ImageConfig
+    path: str, report: str, config: TrainConfig, tokenizer: Tokenizer, image_config: ImageConfig
 ) -> CaptionData:
-    """One data file, checked."""
+    """One data file, checked. Its bad records are listed in the file `report` in --out.
+
+    A caption is cut to MAX_TEXT tokens, or to --max-length if that is less.
+    """
     data = CaptionData(
         path,
         config.images or Path(path).parent,
@@ -121,7 +115,7 @@ def load_captions(
         template="plain",
         max_length=min(config.max_length, MAX_TEXT),
     )
-    check_records(data, config)
+    check_records(data, report, config)
     return data
 
 
@@ -133,15 +127,28 @@ def check_flags(config: TrainConfig) -> None:
     for name in ("freeze_llm", "compile", "checkpoint_activations"):
         if getattr(config, name):
             raise UserError(f"{flag_name(name)}: not for train_qformer; omit it")
-    if min(config.max_length, MAX_TEXT) < MIN_TEXT:
+    for name in ("template", "image_position"):  # it reads the caption alone
+        if getattr(config, name) != getattr(TrainConfig, name):
+            raise UserError(f"{flag_name(name)}: not for train_qformer; omit it")
+    if config.max_length < MIN_TEXT:
         raise UserError(
-            f"--max-length {config.max_length}: a caption has at least {MIN_TEXT} tokens, with its "
-            "begin and its end"
+            f"--max-length {config.max_length}: a caption has at least {MIN_TEXT} tokens, with <s> "
+            "and </s>"
         )
     if config.projector != "qformer":
         raise UserError(f"--projector {config.projector}: this trains a new qformer; omit it")
     if config.toyland_scenes or config.plan:
         raise UserError("--toyland-scenes and --plan: not for train_qformer; omit them")
+
+
+def check_micro_batch(config: TrainConfig, world_size: int) -> None:
+    """A UserError if a sample would be alone: two of the objectives compare samples."""
+    size = micro_batch_size(config, world_size)
+    if size < 2:
+        raise UserError(
+            f"--batch {config.batch}: {size} sample per rank and micro-batch; contrast and "
+            "matching need at least 2, so raise --batch or --micro-batch"
+        )
 
 
 def export_qformer(config: TrainConfig, model: QFormerStage1, sizes: ConnectorConfig) -> None:

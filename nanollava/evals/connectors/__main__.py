@@ -8,7 +8,8 @@ python -m nanollava.evals.connectors figures --out out/connectors
 import argparse
 from pathlib import Path
 
-from ...errors import UserError, run
+from ... import errors
+from ...errors import UserError
 from ...files import shipped
 from ...flags import HelpFormatter, check_number
 from . import figures, table
@@ -50,7 +51,7 @@ def run_comparison(args: argparse.Namespace) -> None:
     write_data(out / "data", args.samples)
     for row in chosen_rows(args.rows):
         compare_row(row, settings, args.seeds)
-    print(table.describe(all_results(out)))
+    print(table.all_tables(all_results(out)))
 
 
 def chosen_rows(names: list[str] | None) -> list[Row]:
@@ -72,24 +73,24 @@ def compare_row(row: Row, settings: Settings, seeds: int) -> None:
             for language_model in LANGUAGE_MODELS:
                 run = Run(row, rate, size, seed, language_model)
                 result = train_and_measure(run, settings)
-                print(f"{describe(run)}: score {result['plain']['overall']:.1%}", flush=True)
+                print(f"{title(run)}: score {result['plain']['overall']:.1%}", flush=True)
 
 
 def best_rate(row: Row, settings: Settings) -> Rate:
     """The learning rate with the smallest validation loss.
 
-    Seed 0 and the middle one of the sizes decide: with the largest the three trainings would take
-    as long as the rest of the comparison."""
-    middle = settings.samples[len(settings.samples) // 2]
+    Seed 0 and the middle one of the sizes decide (of two the smaller): with the largest the three
+    trainings would take as long as the rest of the comparison."""
+    middle = settings.samples[(len(settings.samples) - 1) // 2]
     losses = {}
     for rate in RATES:
         run = Run(row, rate, middle, 0, "trained")
         losses[rate] = train(run, settings)
-        print(f"{describe(run)}: validation loss {losses[rate]:.4f}", flush=True)
+        print(f"{title(run)}: validation loss {losses[rate]:.4f}", flush=True)
     return min(losses, key=losses.get)
 
 
-def describe(run: Run) -> str:
+def title(run: Run) -> str:
     return (
         f"{run.row.name:18} {run.rate.name:6} {run.samples:6,} samples, seed {run.seed}, "
         f"language model {run.language_model}"
@@ -97,7 +98,7 @@ def describe(run: Run) -> str:
 
 
 def print_table(args: argparse.Namespace) -> None:
-    print(table.describe(all_results(Path(args.out))))
+    print(table.all_tables(all_results(Path(args.out))))
 
 
 def draw_figures(args: argparse.Namespace) -> None:
@@ -169,4 +170,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    errors.run(main)

@@ -77,8 +77,10 @@ def validation_records(seed: int) -> list[dict]:
 def write_data(folder: Path, sizes: list[int], seed: int = 0) -> None:
     """Writes images and, for every size, align-SIZE.json and plain-SIZE.json into `folder`.
 
-    A smaller set is the beginning of a larger one. plain-validation.json is the same for all.
-    plain.json is shuffled first, because the records of one image follow each other.
+    align-SIZE.json, and the records of plain-SIZE.json about one image, are the beginning of those
+    of a larger size. The records about two images are drawn from the first SIZE scenes.
+    plain-validation.json is the same for all. plain.json is shuffled first, because the records of
+    one image follow each other.
     """
     if not folder.exists():
         data.write(folder, train=max(sizes), validation=VALIDATION_SCENES, seed=seed)
@@ -100,7 +102,9 @@ def write_data(folder: Path, sizes: list[int], seed: int = 0) -> None:
 def two_image_score(
     model: LLaVA, tokenizer: Tokenizer, image_config: ImageConfig, count: int, seed: int = 0
 ) -> float:
-    """The share of right answers to `count` questions about two test scenes; chance is 0.5."""
+    """The share of right answers to at most `count` questions about two test scenes each.
+
+    A pair that shows the same kinds has no question. Chance is 0.5."""
     rng = random.Random(f"two images/test/{seed}")
     pool = list(scenes("test", 2 * count, seed, unseen=False))
     prompts = []

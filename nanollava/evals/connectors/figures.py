@@ -83,14 +83,14 @@ def draw_qformer_masks(path: Path, num_queries: int = 4, num_words: int = 5) -> 
 
 def draw_image_masks(path: Path) -> None:
     """What the words of a text with two images attend to, strict and relaxed."""
-    count = torch.tensor([[0, 0, 1, 1, 1, 2, 2, 2]])  # images before each position
+    count = torch.tensor([[0, 0, 1, 1, 1, 2, 2, 2]])  # c_t, image tokens up to each position
     panels = []
     for sees, title in (("last", "the last image before it"), ("all", "all images before it")):
         panels.append(mask_panel(image_mask(count, 2, 3, sees)[0], title))
     save_image(side_by_side(panels), path)
 
 
-def gates_of(run: Path) -> tuple[dict[str, list[tuple[int, float]]], int]:
+def gates_of(folder: Path) -> tuple[dict[str, list[tuple[int, float]]], int]:
     """Curves (step, tanh(gate)) of every gate through both stages, and the last step of stage 1.
 
     They come from the checkpoints of a run; the steps of stage 2 follow those of stage 1. A gate is
@@ -98,7 +98,7 @@ def gates_of(run: Path) -> tuple[dict[str, list[tuple[int, float]]], int]:
     curves: dict[str, list[tuple[int, float]]] = {}
     last_of_stage_1 = 0
     for stage in ("align", "trained"):
-        for checkpoint in sorted((run / stage / "checkpoints").glob("step-????????")):
+        for checkpoint in sorted((folder / stage / "checkpoints").glob("step-????????")):
             step = int(checkpoint.name.removeprefix("step-"))
             if stage == "align":
                 last_of_stage_1 = step
@@ -110,13 +110,15 @@ def gates_of(run: Path) -> tuple[dict[str, list[tuple[int, float]]], int]:
                     curve = curves.setdefault(short, [(0, 0.0)])
                     curve.append((step, tensor.tanh().item()))
     if not curves:
-        raise UserError(f"{run}: no checkpoints with gates in it")
+        raise UserError(f"{folder}: no checkpoints with gates in it")
     return curves, last_of_stage_1
 
 
-def draw_gates(run: Path, path: Path) -> None:
-    """The gates opening over the steps of both stages: thick of attention, thin of feed-forward."""
-    curves, last_of_stage_1 = gates_of(run)
+def draw_gates(folder: Path, path: Path) -> None:
+    """The gates opening over the steps of both stages.
+
+    Thick lines are the gates of the attention, thin ones those of the feed-forward."""
+    curves, last_of_stage_1 = gates_of(folder)
     points = [point for curve in curves.values() for point in curve]
     last_step = max(step for step, _ in points)
     largest = max(0.01, *(abs(value) for _, value in points))
@@ -172,10 +174,11 @@ def last_cross_attention(connector: nn.Module) -> nn.Module:
 
 @torch.inference_mode()
 def query_attention(model, pixel_values: torch.Tensor) -> torch.Tensor:
-    """softmax(q k^T / sqrt(E)) of the last cross-attention over the patches: (Q, P).
+    """softmax(q k^T / sqrt(E)) of the last cross-attention over the patches of one image: (Q, P).
 
-    The mean over the heads; every row sums to 1. The fused attention keeps no weights, so queries
-    and keys are taken from the two maps that make them.
+    The mean over the heads. Where the layer attends to its queries as well, they are left out
+    before the softmax, so every row sums to 1 over the patches. The fused attention keeps no
+    weights, so queries and keys are taken from the two maps that make them.
     """
     num_patches = model.config.vision_config.num_patches
     module = last_cross_attention(model.multi_modal_projector)

@@ -48,10 +48,10 @@ class Run:
     language_model: str  # "trained" or "frozen" in stage 2
 
     def folder(self, out: Path) -> Path:
-        """Where stage 1 is, which both language models share."""
+        """Where stage 1 is, which the runs with a trained and a frozen language model share."""
         return out / self.row.name / f"{self.rate.name}-{self.samples}-{self.seed}"
 
-    def trained(self, out: Path) -> Path:
+    def llava(self, out: Path) -> Path:
         """The LLaVA that stage 2 writes."""
         return self.folder(out) / self.language_model
 
@@ -90,7 +90,7 @@ def train_and_measure(run: Run, settings: Settings) -> dict:
 def train(run: Run, settings: Settings) -> float:
     """Both stages. Returns the validation loss after the last step."""
     align = run.folder(settings.out) / "align"
-    trained = run.trained(settings.out)
+    trained = run.llava(settings.out)
     train_stage_1(run, settings, align)
     train_stage_2(run, settings, align, trained)
     return logged_steps(trained)[-1]["validation_loss"]
@@ -114,7 +114,9 @@ def train_stage_1(run: Run, settings: Settings, out: Path) -> None:
 
 
 def qformer_stage(run: Run, settings: Settings) -> Path:
-    """The Q-Former that stage 1 of BLIP-2 trains on the same images; rows share it."""
+    """The result of the Q-Former's own stage on the same images; rows share it.
+
+    Its learning rate is the default of train_qformer in all rows."""
     name = f"tokens-{run.row.image_tokens}-{run.samples}-{run.seed}"
     out = settings.out / "qformer-stage-1" / name
     flags = [*common_flags(run, settings), "--image-tokens", str(run.row.image_tokens)]
@@ -172,7 +174,7 @@ def measure(run: Run, settings: Settings) -> dict:
     """The score of a run; with the largest set and a trained language model, all that is measured.
 
     `plain` is the score that all runs have, by type of question."""
-    trained = run.trained(settings.out)
+    trained = run.llava(settings.out)
     assistant = load(trained, device="cpu", dtype="fp32")
     parts = (assistant.model, assistant.tokenizer, assistant.image_config)
     result = {
