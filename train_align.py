@@ -4,6 +4,7 @@ python train_align.py                                  # Toyland, on this machin
 torchrun --nproc_per_node 2 train_align.py             # the same with two processes (FSDP2)
 """
 
+import shlex
 from functools import partial
 
 from nanollava.config import LLM, PROJECTOR, TOWER
@@ -70,13 +71,20 @@ def main() -> None:
 
     # Save W alone: nothing else has changed. With --model, save the complete LLaVA with its new W.
     if config.model is None:
-        file = export_w(config, model, frozen)
-        parts = f"--vision {config.vision} --llm {config.llm} --projector {config.out}"
-        result = f"W is in {file}; next: python train_instruct.py {parts}"
+        result = f"W is in {export_w(config, model, frozen)}"
+        parts = ["--vision", config.vision, "--llm", config.llm, "--projector", config.out]
+        # W reads this hidden state of the tower; its file does not say which.
+        parts += ["--vision-layer", str(config.vision_layer)]
+        if config.recipe is not None:
+            parts += ["--recipe", config.recipe]
+        else:
+            parts += ["--image-mode", config.image_mode]
     else:
         export_llava(config, model, trainable, frozen, tokenizer, image_config)
-        result = f"LLaVA is in {config.out}; next: python train_instruct.py --model {config.out}"
-    distributed.print_on_rank_0(result)
+        result = f"LLaVA is in {config.out}"
+        parts = ["--model", config.out]
+    command = shlex.join(["python", "train_instruct.py", *parts])
+    distributed.print_on_rank_0(f"{result}; next: {command}")
     distributed.finish()
 
 

@@ -5,9 +5,11 @@ python train_instruct.py --model DIR --data mine.json  # fine-tune a finished LL
 torchrun --nproc_per_node 2 train_instruct.py          # the same with two processes (FSDP2)
 """
 
+import shlex
 from functools import partial
 
 from nanollava.config import LLM, PROJECTOR, TOWER
+from nanollava.conversation import CHAT_TEMPLATES
 from nanollava.data import collate
 from nanollava.errors import run
 from nanollava.toyland.data import ensure_data
@@ -69,8 +71,10 @@ def main() -> None:
 
     # Save a complete LLaVA: what was trained, and the frozen parts as they were.
     export_llava(config, model, trainable, frozen, tokenizer, image_config)
-    ask = f"python sample.py --model {config.out} --template {config.template} --image cat.jpg"
-    distributed.print_on_rank_0(f"LLaVA is in {config.out}; next: {ask}")
+    ask = ["python", "sample.py", "--model", config.out, "--image", "cat.jpg"]
+    if config.template in CHAT_TEMPLATES:
+        ask += ["--template", config.template]
+    distributed.print_on_rank_0(f"LLaVA is in {config.out}; next: {shlex.join(ask)}")
     distributed.finish()
 
 

@@ -198,9 +198,10 @@ def check_caption(turns: list[tuple[str, str]], template: str) -> None:
             f"{len(turns)} turns; template {template!r} expects one image and its caption"
         )
     _, question = turns[0]
-    if IMAGE not in question:
+    num_images = question.count(IMAGE)
+    if num_images != 1:
         raise ConversationError(
-            f"turn 0: no {IMAGE}; template {template!r} expects one image and its caption"
+            f"turn 0: {num_images} {IMAGE}; template {template!r} expects one image and its caption"
         )
 
 

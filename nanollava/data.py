@@ -175,7 +175,7 @@ class InstructionData(torch.utils.data.Dataset):
                     self.images.find(name)
         # UnicodeError: half of a surrogate pair. OSError: a file name that is too long.
         except (UserError, UnicodeError, OSError) as error:
-            return str(error)
+            return printable(str(error))
         return None
 
     def describe(self, errors: dict[int, str]) -> list[str]:
@@ -229,6 +229,11 @@ def collate(samples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor | 
     }
 
 
+def printable(text: str) -> str:
+    """The text with lone surrogates as escapes: UTF-8 cannot encode them."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def read_records(path: str | Path) -> tuple[list, int]:
     """The records of a data file, unchecked, and the file's CRC-32."""
     try:
@@ -243,7 +248,7 @@ def read_records(path: str | Path) -> tuple[list, int]:
             reason = "one record per line? Join them to one list: [{...}, {...}]"
         raise DataError(f"{path}: not valid JSON ({reason})") from None
     if not isinstance(records, list) or not records:
-        raise DataError(f"{path}: expected a list of records")
+        raise DataError(f"{path}: expected a list of records, at least one")
     return records, zlib.crc32(content)
 
 

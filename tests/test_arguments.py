@@ -96,6 +96,12 @@ def test_epochs_replace_the_default_number_of_steps(parse):
     assert config.max_steps is None
 
 
+def test_the_size_of_the_data_replaces_the_default_number_of_steps(parse):
+    """So that a plan is about these samples, and not about Toyland's steps."""
+    assert parse(1, "--plan", "--samples", "1000").max_steps is None
+    assert parse(1, "--samples", "1000").max_steps == 600  # no plan: a flag without effect
+
+
 def test_max_steps_override_epochs(parse):
     assert parse(1, "--max-steps", "7", "--epochs", "2").max_steps == 7
 
@@ -128,6 +134,11 @@ def test_images_takes_several_places(parse):
         (["--images", "a.zip", ""], "--images '': expected a value"),
         (["--validation", "held-out.json"], "also give --eval-steps"),
         (["--toyland-scenes", "3"], "also give --eval-steps"),
+        (["--eval-steps", "3"], "also give --validation or --toyland-scenes"),
+        (
+            ["--toyland-scenes", "3", "--eval-steps", "3", "--template", "plain"],
+            "--toyland-scenes: asks questions, which template plain leaves out",
+        ),
     ],
 )
 def test_values_out_of_bounds_are_refused(parse, flags, message):

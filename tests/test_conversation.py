@@ -164,14 +164,17 @@ def test_encode_moves_the_image_to_the_front_by_default(tokenizer, template):
 
 # Templates without questions
 
+TWO_IMAGES = [{"from": "human", "value": "<image><image>"}, TURNS[1]]
+
 
 @pytest.mark.parametrize(
     "turns, message",
     [
         (TURNS, "4 turns; template 'plain' expects one image and its caption"),
-        (TURNS[2:], "turn 0: no <image>; template 'plain' expects one image and its caption"),
+        (TURNS[2:], "turn 0: 0 <image>; template 'plain' expects one image and its caption"),
+        (TWO_IMAGES, "turn 0: 2 <image>; template 'plain' expects one image and its caption"),
     ],
-    ids=["several turns", "no image"],
+    ids=["several turns", "no image", "two images"],
 )
 def test_plain_refuses_what_is_no_caption(tokenizer, turns, message):
     with pytest.raises(ConversationError, match=message):

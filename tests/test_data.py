@@ -96,9 +96,9 @@ def test_plain_refuses_records_that_are_no_captions(make):
     errors = errors_of(data)
     assert sorted(errors) == [1, 2]
     assert "4 turns" in errors[1]
-    assert "no <image>" in errors[2]
+    assert "0 <image>" in errors[2]
     with pytest.raises(
-        DataError, match=r"record 1: 4 turns; [^\n]*\n.*record 2: turn 0: no <image>"
+        DataError, match=r"record 1: 4 turns; [^\n]*\n.*record 2: turn 0: 0 <image>"
     ):
         data.leave_out(errors, skip_bad=False)
 
@@ -197,6 +197,7 @@ BAD_RECORDS = {
     | {"conversations": [{"from": ["human"], "value": "<image>"}, ANSWER]},
     "'utf-8' codec can't encode character '\\ud800' in position 13: surrogates not allowed": GOOD
     | {"conversations": [human("<image> What \ud800"), ANSWER]},
+    "\\ud800.png: no such image in {folder}": GOOD | {"image": "\ud800.png"},
     "turn 1: the answer is empty": GOOD | {"conversations": [QUESTION, gpt(" ")]},
     "turn 0: expected an object with 'from' and the text 'value'": GOOD
     | {"conversations": [human(3)]},
@@ -223,6 +224,12 @@ def test_a_bad_record_is_named_with_file_index_and_reason(make, message, tmp_pat
         data.leave_out(errors, skip_bad=False)
     expected = f"{data.path}, record 1: {reason}; --skip-bad leaves bad records out"
     assert str(error.value) == expected
+
+
+@pytest.mark.parametrize("message", BAD_RECORDS)
+def test_what_is_wrong_with_a_record_can_be_written_to_a_file(make, message):
+    data = make([GOOD, BAD_RECORDS[message]], max_length=100)
+    assert "\n".join(data.describe(errors_of(data))).encode()
 
 
 def test_all_bad_records_are_described(make):

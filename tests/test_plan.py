@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nanollava.config import ConnectorConfig, LlamaConfig, LlavaConfig, VisionConfig
 from nanollava.connectors.costs import connector_activations
+from nanollava.errors import UserError
 from nanollava.llama import LlamaBlock, rope_cos_sin
 from nanollava.llava import LLaVA
 from nanollava.training import distributed, plan
@@ -193,3 +194,16 @@ def test_a_finished_original_without_a_layer_in_its_config(tmp_path):
 
 def test_a_plan_for_no_step_reads_no_sample():
     assert plan.planned_samples(TrainConfig(max_steps=0, samples=100)) == 0
+
+
+def test_a_sample_has_more_tokens_than_its_image():
+    config = TrainConfig(
+        vision="checkpoints/toy-clip",
+        llm="checkpoints/toy-vicuna",
+        projector="linear",
+        tokens=100,
+        samples=10,
+        gpus=1,
+    )
+    with pytest.raises(UserError, match="--tokens 100: .* its image alone takes 100"):
+        plan.describe(config, STAGE_2)

@@ -47,6 +47,15 @@ def test_a_result_is_written_with_its_command(tmp_path, monkeypatch):
     assert command.startswith("python train_instruct.py --out out\n")
 
 
+def test_the_command_of_a_module_under_torchrun(monkeypatch):
+    module = shipped("nanollava/train_qformer.py").resolve()
+    monkeypatch.setattr("sys.argv", [str(module), "--out", "my run"])
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    monkeypatch.setattr(export.dist, "is_torchelastic_launched", lambda: True)
+    expected = "torchrun --nproc_per_node 1 -m nanollava.train_qformer --out 'my run'"
+    assert export.same_command() == expected
+
+
 def test_config_json_comes_last(tmp_path, monkeypatch):
     """Without it nothing loads the directory: an export is complete or not there."""
     model, tokenizer, image_config = load_llava(shipped("checkpoints/toy-llava"))

@@ -9,13 +9,13 @@ from types import UnionType
 from typing import Any, get_args
 
 from ..config import CONNECTORS, PROJECTORS, SEES
-from ..conversation import IMAGE_POSITIONS, TEMPLATES
+from ..conversation import CHAT_TEMPLATES, IMAGE_POSITIONS, TEMPLATES
 from ..device import DTYPES
 from ..errors import UserError
 from ..flags import MAX_SEED, check_number, check_texts, flag_name
 
 # Far above any training. Larger values would only make it hang.
-MAX_STEPS = 10**9
+MAX_STEPS = 10**8 - 1  # a checkpoint's name has eight digits
 MAX_BATCH = 2**20
 MAX_COUNT = 10**12  # of any other integer flag
 # The sizes of a new connector that is not one of PROJECTORS.
@@ -199,7 +199,7 @@ class TrainConfig:
 
     # Data. The file may move: a checkpoint knows its content by a checksum.
     data: str | None = run_option(
-        None, "LLaVA JSON file; Toyland's is generated if its default is missing"
+        None, "LLaVA JSON file; Toyland's is generated if the folder of the default is missing"
     )
     images: list[str] | None = run_option(
         None,
@@ -223,7 +223,12 @@ class TrainConfig:
     )
     check_images: bool = run_option(False, "decode every image before the first step")
     skip_bad: bool = run_option(False, "leave out bad records, and count them, instead of stopping")
-    workers: int = run_option(0, "processes per rank that read data ahead", minimum=0, maximum=256)
+    workers: int = run_option(
+        0,
+        "processes per rank that read data ahead; before that, threads that check the records",
+        minimum=0,
+        maximum=256,
+    )
 
     # Optimization
     recipe: str | None = run_option(
@@ -321,6 +326,16 @@ class TrainConfig:
                 "--validation or --toyland-scenes: also give --eval-steps; without it nothing is "
                 "measured"
             )
+        if self.eval_steps and not (self.validation or self.toyland_scenes):
+            raise UserError(
+                f"--eval-steps {self.eval_steps}: also give --validation or --toyland-scenes; "
+                "without one of them nothing is measured"
+            )
+        if self.toyland_scenes and self.template not in CHAT_TEMPLATES:
+            raise UserError(
+                f"--toyland-scenes: asks questions, which template {self.template} leaves out; "
+                "omit it, or use --validation"
+            )
 
     def result_settings(self) -> dict:
         """The fields on which the result depends."""
@@ -367,8 +382,10 @@ def is_due(step: int, interval: int) -> bool:
 def combine(stage_defaults: dict, recipe: dict, flags: dict) -> TrainConfig:
     """Merges settings; later ones win: defaults, stage, recipe, flags."""
     values = dict(stage_defaults)
-    # The stage's default number of steps is Toyland's. Epochs that somebody asks for replace it.
-    if "epochs" in recipe or "epochs" in flags:
+    # The stage's default number of steps is Toyland's. Epochs that somebody asks for replace it,
+    # and so does the size of the data in a plan.
+    plans_samples = "samples" in flags and flags.get("plan", False)
+    if "epochs" in recipe or "epochs" in flags or plans_samples:
         values["max_steps"] = None
     values.update(recipe)
     values.update(flags)

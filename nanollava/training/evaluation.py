@@ -28,9 +28,15 @@ def evaluate(
         # Generation calls parts of the model without a forward pass of the whole, and only the
         # latter gathers FSDP's shards.
         model.unshard()
-        overall = score(model, tokenizer, image_config, config.toyland_scenes)["overall"]
+        shares = score(
+            model,
+            tokenizer,
+            image_config,
+            config.toyland_scenes,
+            template=config.template,
+        )
         model.reshard()
-        results["toyland_score"] = overall
+        results["toyland_score"] = shares["overall"]
     return results
 
 

@@ -18,7 +18,7 @@ from ..config import PROJECTOR
 from ..device import DTYPES
 from ..errors import UserError
 from ..export import save_llava
-from ..files import command_line, made_by
+from ..files import PACKAGE, command_line, made_by
 from ..hf.connector import write_connector
 from ..hf.files import PROJECTOR_FILES, save_projector
 from ..image import ImageConfig
@@ -114,7 +114,11 @@ def export_errors(config: TrainConfig) -> Iterator[None]:
                 f"the state of the training is in {checkpoints[0]}; once the cause is fixed, this "
                 "exports it"
             )
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = str(error)
+        # The message of another error, such as "0", says little without its type.
+        if not reason or not isinstance(error, OSError | UserError):
+            reason = f"{type(error).__name__}: {reason}"
+        reason = reason.splitlines()[0]
         raise UserError(
             f"the result was not written ({reason}); {remedy}: {same_command()}"
         ) from error
@@ -127,7 +131,10 @@ def same_command() -> str:
     ranks_here = int(os.environ["LOCAL_WORLD_SIZE"])  # torchrun sets it
     if ranks_here < dist.get_world_size():
         return "the same torchrun command on every node"
-    return shlex.join(["torchrun", "--nproc_per_node", str(ranks_here), *sys.argv])
+    program = shlex.join(sys.argv)
+    if Path(sys.argv[0]).resolve().is_relative_to(PACKAGE):
+        program = command_line(sys.argv).removeprefix("python ")  # -m nanollava...
+    return f"torchrun --nproc_per_node {ranks_here} {program}"
 
 
 def write_result(out: Path, write: Callable[[Path], None]) -> None:

@@ -42,7 +42,7 @@ class Metrics:
     def __init__(self, config: TrainConfig, device: torch.device, first_step: int, steps: int):
         self.device = device
         self.is_writer = dist.get_rank() == 0
-        self.peak = matmul_rate(device, pick_dtype(config.dtype, device))  # FLOP/s
+        self.peak_flops = matmul_rate(device, pick_dtype(config.dtype, device))  # FLOP/s
         self.file = None
         self.board = None
         self.step_seconds = 0.0  # of the last step
@@ -98,7 +98,7 @@ class Metrics:
         # of what one matrix product reaches on this device.
         utilization = {}
         if counts.flops > 0:  # a Q-Former's stage 1 does not count them
-            mfu = counts.flops / self.step_seconds / dist.get_world_size() / self.peak
+            mfu = counts.flops / self.step_seconds / dist.get_world_size() / self.peak_flops
             utilization["mfu"] = round(mfu, 4)
         memory = peak_memory(self.device)
         self.write(
@@ -180,10 +180,10 @@ def peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated()
     if sys.platform == "win32":
         return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if sys.platform == "darwin":
-        return peak  # bytes on macOS
-    return 1024 * peak  # kilobytes on Linux
+        return largest  # bytes on macOS
+    return 1024 * largest  # kilobytes on Linux
 
 
 def short(value: float) -> str:

@@ -25,6 +25,7 @@ from ..files import read_json, shipped
 from ..hf.config import parse_llava_config
 from ..hf.files import projector_files, projector_kind
 from ..hf.load import read_llama_config, read_vision_config
+from ..hf.names import is_original
 from ..hf.original import original_tower
 from ..schema import optional
 from ..tokenizer import Tokenizer
@@ -312,7 +313,7 @@ def figures(
 
 def max_label_tokens(config: LlavaConfig, tokens: int) -> int:
     """At most everything but the image is labelled."""
-    return max(1, tokens - config.num_image_tokens)
+    return tokens - config.num_image_tokens
 
 
 # The plan of a training script's flags
@@ -325,6 +326,11 @@ def describe(config: TrainConfig, trainable: dict[str, bool]) -> str:
             f"--gpus {config.gpus} (in total) is not a multiple of --nodes {config.nodes}"
         )
     model_config = planned_model(config)
+    if config.tokens <= model_config.num_image_tokens:
+        raise UserError(
+            f"--tokens {config.tokens}: a sample has more, because its image alone takes "
+            f"{model_config.num_image_tokens}"
+        )
     if config.freeze_llm:
         trainable = {**trainable, LLM: False}
     samples = planned_samples(config)
@@ -378,7 +384,7 @@ def planned_model(config: TrainConfig) -> LlavaConfig:
 def finished_model(path: Path) -> LlavaConfig:
     """The config of a finished LLaVA, ours, llava-hf or original."""
     values = read_json(path / "config.json")
-    if "mm_vision_tower" not in values:
+    if not is_original(values):
         return parse_llava_config(values, f"{path}/config.json")
     vision = read_vision_config(original_tower(path, values, vision=None))
     projector = projector_kind(projector_files(path))

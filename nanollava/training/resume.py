@@ -1,7 +1,7 @@
 """Resumable checkpoints: directories `step-N`, written under a temporary name.
 
 A checkpoint holds the trained weights, AdamW's state and the random state, sharded as they are.
-With the step number they determine the rest of the run bit by bit.
+With the step number they determine the rest of the run bit for bit.
 """
 
 import json
@@ -45,7 +45,7 @@ class Checkpoints:
         self.optimizer = optimizer
         self.fingerprint = fingerprint
         # A run with checkpoints also saves its last step: the export comes after it, and may fail.
-        self.in_use = config.save_steps > 0 or config.save_minutes > 0
+        self.saves_last_step = config.save_steps > 0 or config.save_minutes > 0
         self.last_save = time.perf_counter()
 
     def resume(self) -> int:
@@ -66,7 +66,7 @@ class Checkpoints:
         write_on_rank_0(lambda: write_json(path, settings))
         if record is None:
             return 0
-        self.in_use = True
+        self.saves_last_step = True
         return record["step"]
 
     def load(self) -> dict | None:
@@ -106,10 +106,10 @@ class Checkpoints:
         """
         by_steps = is_due(steps_done, self.config.save_steps)
         by_time = self.minutes_are_over(device)
-        at_end = self.in_use and steps_done == steps
+        at_end = self.saves_last_step and steps_done == steps
         if not (by_steps or by_time or at_end or stop_signal):
             return None
-        self.in_use = True
+        self.saves_last_step = True
         self.last_save = time.perf_counter()
         try:
             return self.save(steps_done)
