@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -32,6 +33,17 @@ def test_picture_draws_a_scene_and_prints_it(tmp_path):
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.startswith("Scene(place=")
     assert Image.open(tmp_path / "p.png").size == (100, 100)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_the_index_of_a_picture_is_that_of_the_data_set(tmp_path, split):
+    flags = ["--train", 4, "--validation", 4, "--size", 64, "--seed", 1]
+    toyland("data", "--out", "d", *flags, cwd=tmp_path)
+    flags = ["--split", split, "--index", 2, "--seed", 1, "--size", 64]
+    toyland("picture", "--out", "p.png", *flags, cwd=tmp_path)
+    drawn = np.array(Image.open(tmp_path / "p.png").convert("RGB"), dtype=int)
+    stored = np.array(Image.open(tmp_path / f"d/images/{split}_000002.jpg"), dtype=int)
+    assert abs(drawn - stored).mean() < 6  # JPEG changes a little
 
 
 def test_data_writes_a_data_set(tmp_path):
@@ -78,6 +90,7 @@ def test_pretrain_makes_both_starting_points(tmp_path, monkeypatch):
         (["pretrain", "--pictures", 10], "--pictures 10"),
         (["pretrain", "--captions-only", "--pictures", 64], "--pictures 64: expected at least 90"),
         (["pretrain", "--out", ""], "--out ''"),
+        (["pretrain", "--only", "vicuna", "--captions-only"], "--captions-only is about toy-clip"),
         (["pretrain", "--out", __file__], "test_toyland_main.py"),  # before hours of training
         (["picture", "--out", ""], "--out ''"),
         (["pretrain", "--scale", 0], "--scale 0"),

@@ -1,6 +1,6 @@
 """Toyland's natural questions: well-formed English, and judges that tell right from wrong."""
 
-import math
+import json
 import random
 import re
 from dataclasses import replace
@@ -341,7 +341,7 @@ def prompts(monkeypatch):
     """Replaces the model, which answers every turn with its number of turns; returns all turns."""
     asked = []
 
-    def answer(model, tokenizer, image_config, pairs, **options):
+    def answer(model, tokenizer, image_config, pairs, template, **options):
         asked.extend([list(turns) for _, turns in pairs])
         return [f"answer {len(turns)}" for _, turns in pairs]
 
@@ -362,7 +362,7 @@ def test_an_empty_answer_does_not_end_a_dialogue(monkeypatch):
     """A template has no form for it, so later turns see three dots."""
     longest = []
 
-    def answer(model, tokenizer, image_config, pairs, **options):
+    def answer(model, tokenizer, image_config, pairs, template, **options):
         for _, turns in pairs:
             if len(turns) == 5:
                 longest.append([turn["value"] for turn in turns])
@@ -422,12 +422,14 @@ def test_questions_of_the_grammar_are_not_scored():
     assert [natural_score.is_scored(reply.question) for reply in answered] == [True, False]
 
 
-def test_a_share_of_no_questions_is_nan():
+def test_a_share_of_no_questions_is_none():
     judge = partial(judges.names, attribute="color", values=["red"])
     question = natural.Question("color", "What hue?", judge, "Red.", CAT_AND_DOG)
     summary = natural_score.summarize([natural_score.Reply(question, "red")])
-    assert math.isnan(summary["descriptions"]["true"])
-    assert math.isnan(natural_score.summarize([])["overall"])
+    assert summary["descriptions"] == {"true": None, "stated": None}
+    assert natural_score.summarize([])["overall"] is None
+    json.dumps(summary, allow_nan=False)
+    assert "describe" in natural_score.table(summary)
 
 
 def test_color_words_are_those_of_the_scenes():

@@ -58,6 +58,11 @@ def test_an_unknown_split_is_an_error():
         next(scenes("dev", 1))
 
 
+def test_only_the_test_split_can_be_asked_for_unseen_combinations():
+    with pytest.raises(ValueError, match="split 'train' has no unseen combinations"):
+        next(scenes("train", 1, unseen=True))
+
+
 def test_a_thing_stands_on_its_side_and_within_the_image(pool):
     for scene in pool["train"]:
         for thing in scene.things:

@@ -19,7 +19,7 @@ def asked(monkeypatch):
     """Replaces the model: every question is answered "yes"; returns the list of the questions."""
     prompts = []
 
-    def answer(model, tokenizer, image_config, pairs, **options):
+    def answer(model, tokenizer, image_config, pairs, template, **options):
         for images, turns in pairs:
             pixels = hashlib.sha256(images[0].tobytes()).hexdigest()
             prompts.append([pixels, turns, sorted(options.items())])
@@ -81,7 +81,7 @@ def right_answers(monkeypatch):
         scene_of_image[image] = scene
         return image
 
-    def answer(model, tokenizer, image_config, pairs, **options):
+    def answer(model, tokenizer, image_config, pairs, template, **options):
         texts = []
         for images, turns in pairs:
             facts = repr(scene_of_image[images[0]].facts)

@@ -51,7 +51,7 @@ def test_too_many_boxes_are_an_error(boxes, message):
 
 def test_a_box_that_no_caption_names_is_an_error():
     check_colors(read([CAPTION], [CAT]))
-    with pytest.raises(UserError, match="no caption states the color of the person"):
+    with pytest.raises(UserError, match="no caption states color, distance and side of the person"):
         check_colors(read([CAPTION], [("person", CAT[1])]))
 
 

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 from ..assistant import load
+from ..conversation import CHAT_TEMPLATES
 from ..device import DTYPES, pick_device, pick_dtype
-from ..errors import run
+from ..errors import UserError, run
 from ..files import check_writable
 from ..flags import MAX_SEED, HelpFormatter, check_number, check_texts
 from ..image import save_image
@@ -16,7 +17,7 @@ from . import data, natural_score
 from .clip import MIN_IMAGES, MIN_IMAGES_CAPTIONS_ONLY, pretrain_clip
 from .draw import MIN_SIZE, draw
 from .scenes import SPLITS, scenes
-from .score import score, table
+from .score import TEMPLATE, score, table
 from .vicuna import pretrain_vicuna
 
 MAX_SCENES = 1_000_000
@@ -33,6 +34,8 @@ def run_data(args: argparse.Namespace) -> None:
 
 
 def run_pretrain(args: argparse.Namespace) -> None:
+    if args.captions_only and args.only == "vicuna":
+        raise UserError("--captions-only is about toy-clip, not --only vicuna; omit one of the two")
     smallest = MIN_IMAGES_CAPTIONS_ONLY if args.captions_only else MIN_IMAGES
     check_number(args, "pictures", smallest, MAX_SCENES)
     check_number(args, "scale", above=0, maximum=1000)
@@ -59,11 +62,10 @@ def run_score(args: argparse.Namespace) -> None:
     check_texts(args, "model")
     check_number(args, "count", 3, MAX_SCENES, "scenes")
     assistant = load(args.model, args.device, args.dtype)
-    result = score(
-        assistant.model, assistant.tokenizer, assistant.image_config, args.count, args.seed
-    )
+    parts = (assistant.model, assistant.tokenizer, assistant.image_config)
+    result = score(*parts, args.count, args.seed, args.template)
     if args.json:
-        print(json.dumps(result))
+        print(json.dumps(result, allow_nan=False))
     else:
         print(table(result))
 
@@ -72,15 +74,14 @@ def run_natural(args: argparse.Namespace) -> None:
     check_texts(args, "model")
     check_number(args, "count", 1, MAX_SCENES, "scenes")
     assistant = load(args.model, args.device, args.dtype)
-    answered = natural_score.replies(
-        assistant.model, assistant.tokenizer, assistant.image_config, args.count, args.seed
-    )
+    parts = (assistant.model, assistant.tokenizer, assistant.image_config)
+    answered = natural_score.replies(*parts, args.count, args.seed, args.template)
     summary = natural_score.summarize(answered)
     if args.wrong:
         output = sys.stderr if args.json else sys.stdout  # --json prints one object and no more
         print(natural_score.wrong_answers(answered), file=output)
     if args.json:
-        print(json.dumps(summary))
+        print(json.dumps(summary, allow_nan=False))
     else:
         print(natural_score.table(summary))
 
@@ -89,7 +90,9 @@ def run_picture(args: argparse.Namespace) -> None:
     check_texts(args, "out")
     check_number(args, "size", MIN_SIZE, MAX_SIZE, "pixels")
     check_number(args, "index", 0, MAX_SCENES)
-    scene = list(scenes(args.split, args.index + 1, args.seed, unseen=False))[-1]
+    # `score` asks about the test scenes without unseen combinations.
+    unseen = False if args.split == "test" else None
+    scene = list(scenes(args.split, args.index + 1, args.seed, unseen))[-1]
     save_image(draw(scene, args.size), args.out)
     print(scene)
 
@@ -135,7 +138,12 @@ def add_pretrain_command(commands) -> None:
         action="store_true",
         help="train toy-clip on whole images and captions alone, without the boxes of things",
     )
-    command.add_argument("--pictures", type=int, default=28000, help="images to draw for CLIP")
+    command.add_argument(
+        "--pictures",
+        type=int,
+        default=28000,
+        help="images of CLIP's largest phase; the others draw 5 / 7 as many",
+    )
     command.add_argument(
         "--scale", type=float, default=1.0, help="multiplies the steps of every phase"
     )
@@ -150,6 +158,9 @@ def add_score_command(commands) -> None:
     command.add_argument("--model", default="checkpoints/toy-llava", help="llava-hf directory")
     command.add_argument(
         "--count", type=int, default=300, help="test scenes; half as many with unseen combinations"
+    )
+    command.add_argument(
+        "--template", choices=CHAT_TEMPLATES, default=TEMPLATE, help="prompt template"
     )
     command.add_argument("--json", action="store_true", help="print JSON instead of a table")
     command.add_argument("--device", default="auto", help=DEVICES)
@@ -167,6 +178,9 @@ def add_natural_command(commands) -> None:
         "--count", type=int, default=100, help="test scenes, each with a question of every type"
     )
     command.add_argument("--wrong", action="store_true", help="print every wrong answer as well")
+    command.add_argument(
+        "--template", choices=CHAT_TEMPLATES, default=TEMPLATE, help="prompt template"
+    )
     command.add_argument("--json", action="store_true", help="print JSON instead of a table")
     command.add_argument("--device", default="auto", help=DEVICES)
     command.add_argument(
@@ -178,7 +192,12 @@ def add_picture_command(commands) -> None:
     command = add_command(commands, "picture", run_picture, "draw one scene")
     command.add_argument("--out", required=True, help="image file to write")
     command.add_argument("--split", default="test", choices=SPLITS, help="split of the scene")
-    command.add_argument("--index", type=int, default=0, help="index of the scene in its split")
+    command.add_argument(
+        "--index",
+        type=int,
+        default=0,
+        help="index of the scene in its split, as in the names of the data set's images",
+    )
     command.add_argument("--size", type=int, default=448, help="width and height in pixels")
 
 

@@ -254,6 +254,8 @@ def variants(
         for _ in range(8 * size):
             other = change(first, rng)
             is_new = other.facts not in [scene.facts for scene in group]
+            # A `first` of another split is dropped only when its changes have been drawn: to drop
+            # it at once would change all later draws, so the images of a seed.
             if other.split == "train" and is_new:
                 group.append(other)
             if first.split == "train" and len(group) == size:
@@ -330,8 +332,8 @@ class ClipPhase:
 
 
 LR = 1e-3
-# One group of four for every place and weather in the first phase, which has all images with
-# regions and 5 / 7 of them with captions only.
+# The first phase needs a group of four for every place and weather. `with_regions` gives it all
+# images, `captions_only` 5 / 7 of them.
 MIN_IMAGES = 4 * len(SKIES)
 MIN_IMAGES_CAPTIONS_ONLY = MIN_IMAGES * 7 // 5 + 1
 SHIFT = 3  # pixels; images are moved by up to so many in each direction
@@ -517,16 +519,21 @@ def load_clip(path: str | Path) -> tuple[CLIP, Tokenizer]:
     return model.eval(), Tokenizer.from_pretrained(path)
 
 
+def scaled(steps: int, scale: float) -> int:
+    """`scale` times as many steps, and at least one."""
+    return max(1, round(steps * scale))
+
+
 def with_regions(scale: float, images: int, seed: int) -> list[ClipPhase]:
     """The recipe of the shipped toy-clip: regions first, then whole images as well."""
-    steps = round(2000 * scale)
+    steps = scaled(2000, scale)
     return [
         ClipPhase(
             steps=steps, region_steps=steps * 2 // 5, batch=64, group=4, images=images, seed=seed
         ),
         # Then more images per step, in pairs that differ in one fact.
         ClipPhase(
-            steps=round(900 * scale), batch=96, group=2, images=images * 5 // 7, seed=seed + 1
+            steps=scaled(900, scale), batch=96, group=2, images=images * 5 // 7, seed=seed + 1
         ),
     ]
 
@@ -538,7 +545,7 @@ def captions_only(scale: float, images: int, seed: int) -> list[ClipPhase]:
     """
     return [
         ClipPhase(
-            steps=round(800 * scale),
+            steps=scaled(800, scale),
             regions=False,
             max_things=1,
             batch=64,
@@ -547,10 +554,10 @@ def captions_only(scale: float, images: int, seed: int) -> list[ClipPhase]:
             seed=seed + 2,
         ),
         ClipPhase(
-            steps=round(1200 * scale), regions=False, batch=64, group=4, images=images, seed=seed
+            steps=scaled(1200, scale), regions=False, batch=64, group=4, images=images, seed=seed
         ),
         ClipPhase(
-            steps=round(900 * scale),
+            steps=scaled(900, scale),
             regions=False,
             batch=96,
             group=2,

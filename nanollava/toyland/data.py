@@ -81,7 +81,7 @@ def write_files(folder: Path, train: int, validation: int, seed: int, size: int)
     rng = random.Random(f"data/{seed}")
     drawings = []
     captions_rows = []
-    plain_rng = random.Random(f"plain/{seed}")
+    plain_rng = random.Random(f"plain/{seed}")  # so that plain.json changes no other file
     records = {"align": [], "plain": [], "instruct": [], "validation": []}
     for split, count in (("train", train), ("validation", validation)):
         for i, scene in enumerate(scenes(split, count, seed)):

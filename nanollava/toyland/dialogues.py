@@ -115,7 +115,7 @@ def question_types(facts: Scene, rng: random.Random, turns: int, inventory: floa
         types = rng.sample(("presence", "count", "what"), 3)
     others = ("relation", "weather", "place", "reason")
     others += ("what", "false premise", "list", "outside")
-    types += rng.sample((*look_ups, "relation", *rng.sample(others, 4)), 8)
+    types += rng.sample((*look_ups, "relation", *rng.sample(others, 4)), 8)  # all, shuffled
     types += rng.sample(look_ups, 3)
     return types
 

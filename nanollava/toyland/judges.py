@@ -41,15 +41,26 @@ WORDS: dict[str, dict[str, tuple[str, ...]]] = {
         "night": ("night", "nighttime", "moon", "dark", "stars"),
     },
 }
-VALUE_OF_WORD: dict[str, str] = {}
-PATTERNS: dict[str, re.Pattern] = {}  # any word of an attribute
-for attribute, values in WORDS.items():
-    pattern = []
-    for value, words in values.items():
-        pattern += words
-        for word in words:
-            VALUE_OF_WORD[word] = value
-    PATTERNS[attribute] = re.compile(rf"\b(?:{'|'.join(pattern)})\b")
+
+
+def values_by_word() -> dict[str, str]:
+    """Every word of `WORDS` with the value that it stands for."""
+    result = {}
+    for values in WORDS.values():
+        for value, words in values.items():
+            for word in words:
+                result[word] = value
+    return result
+
+
+def any_word(values: dict[str, tuple[str, ...]]) -> re.Pattern:
+    """Matches any word of an attribute."""
+    words = [word for words_of_value in values.values() for word in words_of_value]
+    return re.compile(rf"\b(?:{'|'.join(words)})\b")
+
+
+VALUE_OF_WORD = values_by_word()
+PATTERNS = {attribute: any_word(values) for attribute, values in WORDS.items()}
 
 # Further words that explain how one can tell a place or a weather.
 EVIDENCE = {
@@ -234,30 +245,30 @@ def attach(parts: list[Clause], attribute: str, waiting: list[Mention]) -> None:
     """
     leading = ""  # words that came before their things
     for part in parts:
-        found = matches(part.text, attribute)
-        values = [value for _, value in found]
-        if not part.mentions:
+        value_matches = matches(part.text, attribute)
+        values = [value for _, value in value_matches]
+        if not part.mentions:  # "on the left"
             if not values:
                 continue
             if not waiting:
                 leading = values[-1]
             set_all(waiting, attribute, values[-1])
             waiting = []
-        elif not values:
+        elif not values:  # "a cat"
             if leading:
                 set_all(part.mentions, attribute, leading)
             else:
                 waiting = waiting + part.mentions
-        elif len(values) == len(part.mentions):
+        elif len(values) == len(part.mentions):  # "a cat on the left"
             for mention, value in zip(part.mentions, values, strict=True):
                 setattr(mention, attribute, value)
             leading = ""
-            if found[0][0][0] < part.start:
+            if value_matches[0][0][0] < part.start:
                 leading = values[-1]
             elif part.joint == "and":
                 set_all(waiting, attribute, values[0])
             waiting = []
-        elif len(values) == 1:
+        elif len(values) == 1:  # "a cat beside a dog in front"
             set_all(part.mentions, attribute, values[0])
             waiting = []
 

@@ -18,7 +18,7 @@ from .judges import fact_shares
 from .natural import OPENING, TYPES, Dialogue, Question, dialogues
 from .overlap import in_grammar
 from .scenes import Scene, scenes
-from .score import ask
+from .score import TEMPLATE, ask
 
 MAX_NEW_TOKENS = 128  # a description of four things
 
@@ -36,7 +36,12 @@ def last_type(pair: tuple[Scene, Dialogue]) -> str:
 
 
 def replies(
-    model: LLaVA, tokenizer: Tokenizer, image_config: ImageConfig, count: int, seed: int = 0
+    model: LLaVA,
+    tokenizer: Tokenizer,
+    image_config: ImageConfig,
+    count: int,
+    seed: int = 0,
+    template: str = TEMPLATE,
 ) -> list[Reply]:
     """The model's answers to all questions about `count` test scenes, dialogue by dialogue."""
     rng = random.Random(f"natural/{seed}")
@@ -45,8 +50,8 @@ def replies(
         for dialogue in dialogues(scene, rng):
             pairs.append((scene, dialogue))
     pairs.sort(key=last_type)  # answers of similar length share a batch
-    asked = [(scene, [question.text for question in dialogue]) for scene, dialogue in pairs]
-    answers = ask(model, tokenizer, image_config, asked, MAX_NEW_TOKENS)
+    texts_of_pairs = [(scene, [question.text for question in talk]) for scene, talk in pairs]
+    answers = ask(model, tokenizer, image_config, texts_of_pairs, MAX_NEW_TOKENS, template)
     result = []
     for (_, dialogue), texts in zip(pairs, answers, strict=True):
         for question, text in zip(dialogue, texts, strict=True):
@@ -62,7 +67,7 @@ def is_scored(question: Question) -> bool:
 def summarize(answered: list[Reply]) -> dict:
     """`overall` and `types`: shares of right answers; `questions`: how many were scored by type;
     `descriptions`: the mean shares of `true` among stated and of `stated` among true facts. A share
-    of no questions is nan."""
+    of no questions is None."""
     right: dict[str, list[bool]] = {type: [] for type in TYPES}
     true_shares = []
     stated_shares = []
@@ -86,8 +91,8 @@ def summarize(answered: list[Reply]) -> dict:
     }
 
 
-def mean(values: list) -> float:
-    return fmean(values) if values else nan
+def mean(values: list) -> float | None:
+    return fmean(values) if values else None
 
 
 def table(summary: dict) -> str:
@@ -96,12 +101,14 @@ def table(summary: dict) -> str:
         share = 100 * summary["types"].get(type, nan)
         lines.append(f"{type:14} {share:7.1f} {summary['questions'][type]:7}")
     total = sum(summary["questions"].values())
-    lines.append(f"{'overall':14} {100 * summary['overall']:7.1f} {total:7}")
+    if total > 0:
+        lines.append(f"{'overall':14} {100 * summary['overall']:7.1f} {total:7}")
     descriptions = summary["descriptions"]
-    lines.append(
-        f"descriptions: {descriptions['true']:.1%} of the stated facts are true, "
-        f"{descriptions['stated']:.1%} of the true facts are stated"
-    )
+    if descriptions["true"] is not None:
+        lines.append(
+            f"descriptions: {descriptions['true']:.1%} of the stated facts are true, "
+            f"{descriptions['stated']:.1%} of the true facts are stated"
+        )
     return "\n".join(lines)
 
 

@@ -302,7 +302,7 @@ def question_types(facts: Scene, rng: random.Random, turns: int, inventory: floa
         types = rng.sample(("presence", "count", "what"), 3)
     look_ups = ("color", "position", "distance")
     other = rng.choice(("relation", "weather", "place"))
-    types += rng.sample((*look_ups, "relation", other), 5)
+    types += rng.sample((*look_ups, "relation", other), 5)  # all, shuffled
     types += rng.sample(look_ups, 3)
     return types
 

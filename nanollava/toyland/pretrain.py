@@ -96,8 +96,9 @@ def fit(
 
     `backward(step)` computes the gradients and returns the loss and further values for the
     progress bar. The learning rate rises over `warmup` steps to the optimizer's, then follows a
-    cosine. With `stop_at` it stays constant, and training ends as soon as exp(-loss), the mean
-    probability of the right tokens, exceeds `stop_at` on a running average over about ten steps.
+    cosine. With `stop_at` it stays constant, and training ends as soon as exp(-loss), the geometric
+    mean of the right tokens' probabilities, exceeds `stop_at` on a running average over about ten
+    steps.
     """
     peak_lr = optimizer.param_groups[0]["lr"]
     average = 0.0

@@ -31,7 +31,7 @@ from .qa import (
     weather_answer,
     yes_no_answer,
 )
-from .scenes import COLORS, DISTANCES, SIDES, Scene, Thing
+from .scenes import COLORS, DISTANCES, PLACES, SIDES, WEATHERS, Scene, Thing
 from .wordings import COUNTRIES, GROUPS, NEIGHBOR_WORDS, NOT_IN_TOYLAND, REASONS, Reason
 
 TYPES = (
@@ -49,6 +49,8 @@ TYPES = (
     "false premise",
     "outside",
 )
+# How often weather and place are asked openly: once for each of their four values.
+OPEN_QUESTIONS = 4
 OUTSIDE_ANSWER = "I only know what Toyland's pictures show: things, colors, places and weather."
 
 # Questions about one thing
@@ -63,8 +65,8 @@ def questions_about(thing: Thing, facts: Scene, writer: Writer) -> list[QA]:
         qas.append(writer.qa("color", "color", answer, name=name))
         other = rng.choice([color for color in COLORS if color != thing.color])
         first, second = rng.sample((thing.color, other), 2)
-        words = {"name": name, "color": first, "other_color": second}
-        qas.append(writer.qa("color", "color or color", answer, **words))
+        slots = {"name": name, "color": first, "other_color": second}
+        qas.append(writer.qa("color", "color or color", answer, **slots))
         guess = rng.choice((thing.color, other))
         answer = yes_no_answer(guess == thing.color)
         qas.append(writer.qa("presence", "is color", answer, name=name, color=guess))
@@ -105,13 +107,13 @@ def spot_questions(facts: Scene, writer: Writer) -> list[QA]:
     qas = []
     for spot in (*SIDES, *DISTANCES):
         things = at_spot(facts, spot)
-        words = writer.spot(spot)
-        qas.append(writer.qa("what", "what", listed(things, WORDS[spot]), spot=words))
+        spoken_spot = writer.spot(spot)
+        qas.append(writer.qa("what", "what", listed(things, WORDS[spot]), spot=spoken_spot))
         answer = yes_no_answer(len(things) > 0)
-        qas.append(writer.qa("presence", "anything at spot", answer, spot=words))
+        qas.append(writer.qa("presence", "anything at spot", answer, spot=spoken_spot))
         if len(things) == 1:
             answer = color_answer("thing", things)
-            qas.append(writer.qa("color", "color of spot", answer, spot=words))
+            qas.append(writer.qa("color", "color of spot", answer, spot=spoken_spot))
     return qas
 
 
@@ -132,8 +134,8 @@ def group_at_spot_questions(facts: Scene, writer: Writer) -> list[QA]:
         else:
             sentence = f"There is no {member} {WORDS[spot]}."
             answer = Answer(sentence, sentence)
-        words = {"group": group, "member": member, "spot": writer.spot(spot)}
-        qas.append(writer.qa("what", "group at spot", answer, **words))
+        slots = {"group": group, "member": member, "spot": writer.spot(spot)}
+        qas.append(writer.qa("what", "group at spot", answer, **slots))
     return qas
 
 
@@ -145,12 +147,12 @@ def either_questions(facts: Scene, writer: Writer) -> list[QA]:
     for spot in (*SIDES, *DISTANCES):
         things = at_spot(facts, spot)
         if len(things) == 1:
-            words = {"spot": writer.spot(spot)}
-            qas.append(either_question("kind at spot", things[0].kind, facts, writer, **words))
+            slots = {"spot": writer.spot(spot)}
+            qas.append(either_question("kind at spot", things[0].kind, facts, writer, **slots))
     return qas
 
 
-def either_question(wording: str, kind: str, facts: Scene, writer: Writer, **words: str) -> QA:
+def either_question(wording: str, kind: str, facts: Scene, writer: Writer, **slots: str) -> QA:
     """A choice between a kind that is there and one that is not, in either order."""
     a_kind = with_article(kind)
     answer = Answer(a_kind, f"It is {a_kind}.", kind)
@@ -160,7 +162,7 @@ def either_question(wording: str, kind: str, facts: Scene, writer: Writer, **wor
     pair = [spoken, spoken_absent]
     writer.rng.shuffle(pair)
     first, second = pair
-    return writer.qa("what", wording, answer, a_kind=first, other_kind=second, **words)
+    return writer.qa("what", wording, answer, a_kind=first, other_kind=second, **slots)
 
 
 def extreme_questions(facts: Scene, writer: Writer) -> list[QA]:
@@ -179,8 +181,8 @@ def extreme_questions(facts: Scene, writer: Writer) -> list[QA]:
     for way, things in (("left", by_side), ("right", by_side[::-1])):
         if things[0].side != things[1].side:
             answer = extreme_answer(things[0], f"furthest to the {way}")
-            words = {"way": way, "most": f"{way}most"}
-            qas.append(writer.qa("what", "furthest to side", answer, **words))
+            slots = {"way": way, "most": f"{way}most"}
+            qas.append(writer.qa("what", "furthest to side", answer, **slots))
     return qas
 
 
@@ -214,10 +216,10 @@ def neighbor_questions(facts: Scene, writer: Writer) -> list[QA]:
         for name in unique_names(facts, thing, writer):
             for where, things in neighbors(thing, facts).items():
                 answer = listed(things, f"{where} {name}")
-                words = {"where": writer.where(where), "name": name}
-                qas.append(writer.qa("what", "neighbor", answer, **words))
+                slots = {"where": writer.where(where), "name": name}
+                qas.append(writer.qa("what", "neighbor", answer, **slots))
                 answer = yes_no_answer(len(things) > 0)
-                qas.append(writer.qa("presence", "anything neighbor", answer, **words))
+                qas.append(writer.qa("presence", "anything neighbor", answer, **slots))
     return qas
 
 
@@ -234,10 +236,10 @@ def list_questions(facts: Scene, writer: Writer) -> list[QA]:
             answer = Answer(names, f"There is {names}.")
         else:
             answer = no_such_group(group)
-        words = {"group": group, "member": member_of(group)}
-        qas.append(writer.qa("list", "list of group", answer, **words))
+        slots = {"group": group, "member": member_of(group)}
+        qas.append(writer.qa("list", "list of group", answer, **slots))
         is_there = yes_no_answer(len(things) > 0)
-        qas.append(writer.qa("presence", "presence of group", is_there, **words))
+        qas.append(writer.qa("presence", "presence of group", is_there, **slots))
     return qas
 
 
@@ -245,15 +247,15 @@ def list_questions(facts: Scene, writer: Writer) -> list[QA]:
 
 
 def count_questions(facts: Scene, writer: Writer) -> list[QA]:
-    """How many there are of every kind, of one that is absent, of a color, and of all things."""
+    """How many there are of every kind, of an absent one, of all things, a color and a group."""
     qas = []
     for kind in [*kinds_present(facts), writer.rng.choice(kinds_absent(facts))]:
         answer = count_answer(facts.of_kind(kind), kind, plural(kind))
         qas.append(writer.qa("count", "count", answer, kinds=plural(writer.kind(kind))))
     things = list(facts.things)
-    for words in ("things", "objects"):
+    for plural_word in ("things", "objects"):
         answer = count_answer(things, "thing", "things")
-        qas.append(writer.qa("count", "count", answer, kinds=words))
+        qas.append(writer.qa("count", "count", answer, kinds=plural_word))
     color = writer.rng.choice(COLORS)
     things = [thing for thing in facts.things if thing.color == color]
     answer = count_answer(things, f"{color} thing", f"{color} things")
@@ -270,14 +272,14 @@ def count_at_spot_questions(facts: Scene, writer: Writer) -> list[QA]:
     qas = []
     for spot in rng.sample((*SIDES, *DISTANCES), 2):
         things = at_spot(facts, spot)
-        words = {"kinds": rng.choice(("things", "objects")), "spot": writer.spot(spot)}
+        slots = {"kinds": rng.choice(("things", "objects")), "spot": writer.spot(spot)}
         answer = count_answer(things, "thing", "things")
-        qas.append(writer.qa("count", "count at spot", Answer(answer.short), **words))
+        qas.append(writer.qa("count", "count at spot", Answer(answer.short), **slots))
         kind = rng.choice(kinds_present(facts))
         of_kind = [thing for thing in things if thing.kind == kind]
-        words = {"kinds": plural(writer.kind(kind)), "spot": writer.spot(spot)}
+        slots = {"kinds": plural(writer.kind(kind)), "spot": writer.spot(spot)}
         answer = count_answer(of_kind, kind, plural(kind))
-        qas.append(writer.qa("count", "count at spot", Answer(answer.short), **words))
+        qas.append(writer.qa("count", "count at spot", Answer(answer.short), **slots))
     return qas
 
 
@@ -291,15 +293,15 @@ def number_questions(facts: Scene, writer: Writer) -> list[QA]:
         if count > 1 and rng.random() < 0.5:
             guess = count
         spoken = writer.kind(kind)
-        words = {
+        slots = {
             "kind": spoken,
             "a_kind": with_article(spoken),
             "kinds": plural(spoken),
             "number": NUMBERS[guess],
         }
-        qas.append(writer.qa("presence", "is number", yes_no_answer(guess == count), **words))
-        qas.append(writer.qa("presence", "is more than one", yes_no_answer(count > 1), **words))
-        qas.append(writer.qa("presence", "is only one", yes_no_answer(count == 1), **words))
+        qas.append(writer.qa("presence", "is number", yes_no_answer(guess == count), **slots))
+        qas.append(writer.qa("presence", "is more than one", yes_no_answer(count > 1), **slots))
+        qas.append(writer.qa("presence", "is only one", yes_no_answer(count == 1), **slots))
     return qas
 
 
@@ -346,16 +348,10 @@ def presence_questions(facts: Scene, writer: Writer) -> list[QA]:
 def weather_questions(facts: Scene, writer: Writer) -> list[QA]:
     weather = facts.weather
     qas = []
-    for _ in range(4):
+    for _ in range(OPEN_QUESTIONS):
         qas.append(writer.qa("weather", "weather", weather_answer(facts)))
-    for wording, true_weather in (
-        ("is sunny", "sunny"),
-        ("is rainy", "rainy"),
-        ("is cloudy", "cloudy"),
-        ("is night", "night"),
-    ):
-        is_true = yes_no_answer(weather == true_weather)
-        qas.append(writer.qa("weather", wording, is_true))
+    for guess in WEATHERS:
+        qas.append(writer.qa("weather", f"is {guess}", yes_no_answer(weather == guess)))
     qas.append(writer.qa("weather", "is day", yes_no_answer(weather != "night")))
     time = "night" if weather == "night" else "day"
     qas.append(writer.qa("weather", "day or night", Answer(time, f"It is {time}.", time)))
@@ -364,16 +360,10 @@ def weather_questions(facts: Scene, writer: Writer) -> list[QA]:
 
 def place_questions(facts: Scene, writer: Writer) -> list[QA]:
     qas = []
-    for _ in range(4):
+    for _ in range(OPEN_QUESTIONS):
         qas.append(writer.qa("place", "place", place_answer(facts)))
-    for wording, true_place in (
-        ("is park", "park"),
-        ("is beach", "beach"),
-        ("is street", "street"),
-        ("is snow", "snow"),
-    ):
-        is_true = yes_no_answer(facts.place == true_place)
-        qas.append(writer.qa("place", wording, is_true))
+    for guess in PLACES:
+        qas.append(writer.qa("place", f"is {guess}", yes_no_answer(facts.place == guess)))
     outside = Answer("outside", "It was taken outside.", "outside")
     qas.append(writer.qa("place", "inside or outside", outside))
     return qas
@@ -390,11 +380,11 @@ def reason_words(facts: Scene) -> set[str]:
 
 def true_reasons(facts: Scene) -> dict[str, Reason]:
     """For every question that needs reasoning, the first answer whose words all hold here."""
-    words = reason_words(facts)
+    true_words = reason_words(facts)
     true = {}
     for wording, answers in REASONS.items():
         for reason in answers:
-            if reason.needs <= words:
+            if reason.needs <= true_words:
                 true[wording] = reason
                 break
     return true

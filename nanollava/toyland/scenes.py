@@ -155,10 +155,12 @@ def scenes(split: str, count: int, seed: int = 0, unseen: bool | None = None) ->
     """Yields `count` scenes of a split, the same ones for the same seed.
 
     In the test split `unseen` asks for scenes with (True) or without (False) a combination that
-    never occurs in training. Raises ValueError for an unknown split.
+    never occurs in training. Raises ValueError for an unknown split, and for a split without them.
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
+    if unseen and split != "test":
+        raise ValueError(f"split {split!r} has no unseen combinations; only 'test' has")
     rng = random.Random(f"toyland/{split}/{unseen}/{seed}")
     while count > 0:
         scene = random_scene(rng)

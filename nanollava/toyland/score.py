@@ -29,6 +29,7 @@ from .scenes import Scene, scenes
 from .teacher import facts_from_captions, stated_facts
 
 IMAGE_SIZE = 200  # pixels, as in the data set
+TEMPLATE = "vicuna_v1"  # the prompt of toy-llava
 BATCH = 64  # questions that are drawn and answered together
 PLAIN = "plain"  # the few forms of plain.py, beside the splits of all wordings
 SECOND_TURN = "second turn"  # descriptions that are asked for after a question
@@ -63,6 +64,7 @@ def ask(
     image_config: ImageConfig,
     dialogues: list[tuple[Scene, list[str]]],
     max_new_tokens: int,
+    template: str = TEMPLATE,
 ) -> list[list[str]]:
     """Greedy answers to all questions of dialogues about one image each, computed in batches.
 
@@ -79,11 +81,18 @@ def ask(
                 turns = dialogue_turns(1, texts[turn], histories[i])
                 prompts.append(([image_of(scene)], turns))
             answers = answer_dialogues(
-                model, tokenizer, image_config, prompts, batch=BATCH, max_new_tokens=max_new_tokens
+                model,
+                tokenizer,
+                image_config,
+                prompts,
+                template,
+                batch=BATCH,
+                max_new_tokens=max_new_tokens,
             )
-            for i, text in zip(batch, answers, strict=True):
-                histories[i].append((dialogues[i][1][turn], text))
-    return [[text for _, text in history] for history in histories]
+            for i, answer in zip(batch, answers, strict=True):
+                _, texts = dialogues[i]
+                histories[i].append((texts[turn], answer))
+    return [[answer for _, answer in history] for history in histories]
 
 
 def choose_questions(pool: list[Scene], rng: random.Random, split: str) -> list[tuple[Scene, QA]]:
@@ -105,12 +114,18 @@ class Scorer:
     """Asks one model; all questions come from one stream of random numbers."""
 
     def __init__(
-        self, model: LLaVA, tokenizer: Tokenizer, image_config: ImageConfig, rng: random.Random
+        self,
+        model: LLaVA,
+        tokenizer: Tokenizer,
+        image_config: ImageConfig,
+        rng: random.Random,
+        template: str = TEMPLATE,
     ):
         self.model = model
         self.tokenizer = tokenizer
         self.image_config = image_config
         self.rng = rng
+        self.template = template
         self.num_questions = 0  # that have been asked
         # For every question in `short_questions` about a thing that is there: was it denied?
         self.denials: list[bool] = []
@@ -119,7 +134,8 @@ class Scorer:
         self, dialogues: list[tuple[Scene, list[str]]], max_new_tokens: int = 48
     ) -> list[list[str]]:
         self.num_questions += sum(len(texts) for _, texts in dialogues)
-        return ask(self.model, self.tokenizer, self.image_config, dialogues, max_new_tokens)
+        parts = (self.model, self.tokenizer, self.image_config)
+        return ask(*parts, dialogues, max_new_tokens, self.template)
 
     def short_questions(self, pool: list[Scene], split: str) -> dict[str, list[bool]]:
         """Whether each answer is exactly right, by type of question."""
@@ -163,20 +179,17 @@ class Scorer:
         }
 
     def follow_ups(self, pool: list[Scene], split: str) -> float:
-        """The share of right answers to the later turns of dialogues of three turns.
-
-        nan if no scene has a dialogue of more than one turn."""
+        """The share of right answers to the later turns of dialogues of three turns."""
         talks = []
         for scene in pool:
             talk = follow_ups(facts_from_captions(scene, self.rng), self.rng, 3, split)
-            if len(talk) > 1:
-                talks.append((scene, talk))
+            talks.append((scene, talk))
         dialogues = [(scene, [qa.question for qa in talk]) for scene, talk in talks]
         is_right = []
         for (_, talk), texts in zip(talks, self.ask(dialogues), strict=True):
             for qa, text in zip(talk[1:], texts[1:], strict=True):
                 is_right.append(normal(text) == normal(qa.answer))
-        return fmean(is_right) if is_right else nan
+        return fmean(is_right)
 
 
 def facts_of_texts(texts: list[str]) -> set[tuple]:
@@ -189,7 +202,12 @@ def facts_of_texts(texts: list[str]) -> set[tuple]:
 
 
 def score(
-    model: LLaVA, tokenizer: Tokenizer, image_config: ImageConfig, count: int = 300, seed: int = 0
+    model: LLaVA,
+    tokenizer: Tokenizer,
+    image_config: ImageConfig,
+    count: int = 300,
+    seed: int = 0,
+    template: str = TEMPLATE,
 ) -> dict:
     """Scores a model on `count` test scenes, and half as many with unseen combinations.
 
@@ -200,7 +218,8 @@ def score(
     a third of the scenes; "second turn" in `detail` are descriptions after a question about a
     color. `questions` is how many were asked.
     """
-    scorer = Scorer(model, tokenizer, image_config, random.Random(f"score/{seed}"))
+    rng = random.Random(f"score/{seed}")
+    scorer = Scorer(model, tokenizer, image_config, rng, template)
     pool = list(scenes("test", count, seed, unseen=False))
     unseen_pool = list(scenes("test", max(1, count // 2), seed, unseen=True))
     part = pool[: max(1, count // 3)]

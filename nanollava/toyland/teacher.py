@@ -45,7 +45,8 @@ COLOR = any_of(COLORS)
 KIND = any_of(KINDS)
 DISTANCE_WORDS = any_of([WORDS[distance] for distance in DISTANCES])
 SIDE_WORDS = any_of([WORDS[side] for side in SIDES])
-# As the captions name a thing ("a red cat in front on the left"), and as `detail` does.
+# As the first caption names a thing ("a red cat in front on the left"; `captions.name_and_spot`),
+# and as `detail` does. There any two words may name it: an answer can invent a thing.
 THING_IN_CAPTION = re.compile(rf"an? {COLOR} {KIND} {DISTANCE_WORDS} {SIDE_WORDS}")
 THING_IN_DETAIL = re.compile(rf"{DISTANCE_WORDS} {SIDE_WORDS} there is an? (\w+) (\w+)")
 COUNT_IN_TEXT = re.compile(rf"(?:there is|there are|with) {any_of(NUMBERS)} things?")
@@ -99,10 +100,13 @@ def read(texts: list[str], kinds_and_boxes: list[tuple[str, tuple]]) -> Scene:
 
 
 def check_colors(facts: Scene) -> None:
-    """A UserError if the captions do not state the color of everything that has a box."""
+    """A UserError if no caption names a thing that has a box with its color and its spot."""
     for thing in facts.things:
         if thing.color is None:
-            raise UserError(f"no caption states the color of the {thing.kind}; {READS_ONLY}")
+            raise UserError(
+                f"no caption states color, distance and side of the {thing.kind} together; "
+                f"{READS_ONLY}"
+            )
 
 
 def facts_from_captions(scene: Scene, rng: random.Random) -> Scene:

@@ -63,6 +63,7 @@ HARDER = (  # by something else than the name, or put together from several fact
 
 def in_words(scene: Scene, rng: random.Random) -> str:
     """Every fact of the scene in sentences: a full caption or the detailed description."""
+    # Drawn twice only to keep the random numbers, and with them the shipped toy-vicuna.
     first = captions(scene, rng)[0]
     third = captions(scene, rng)[2]
     description = detail(facts_from_captions(scene, rng))
@@ -203,7 +204,7 @@ class Phase:
     name: str
     make_rows: Callable[[Lessons], list[Row]]  # the rows of one step
     max_steps: int
-    stop_at: float | None = None  # the mean probability of right tokens that ends it early
+    stop_at: float | None = None  # ends it early, see `pretrain.fit`
     uses_plurals: bool = False
 
 
