@@ -16,6 +16,7 @@ from torch import nn
 from .errors import UserError
 
 GROUP = 32  # weights of a row that share one scale and one zero in int4
+INNER_K_TILES = 8  # of 16 columns each, in torch's order for CUDA
 SMALLEST_SCALE = 1e-7  # of a row or group of zeros; float16 can still hold it
 
 
@@ -170,7 +171,8 @@ def kernel_order(weight: torch.Tensor) -> str:
     out_features, in_features = weight.shape
     if weight.dtype != torch.bfloat16:
         return "plain"
-    if weight.is_cuda and out_features % 8 == 0 and in_features % 128 == 0:
+    # The kernels take tiles of 8 rows and 16 * INNER_K_TILES columns, and blocks of 64 rows.
+    if weight.is_cuda and out_features % 8 == 0 and in_features % (16 * INNER_K_TILES) == 0:
         return "cuda"
     if weight.device.type == "cpu" and out_features % 64 == 0 and cpu_block() is not None:
         return "cpu"
@@ -180,10 +182,11 @@ def kernel_order(weight: torch.Tensor) -> str:
 def pack_int4(q: torch.Tensor, order: str) -> torch.Tensor:
     """Two q (out, in) per byte."""
     if order == "cpu":
-        return torch._convert_weight_to_int4pack_for_cpu(q.int(), 1)
+        inner_k_tiles = 1  # the order for CPUs does not use it
+        return torch._convert_weight_to_int4pack_for_cpu(q.int(), inner_k_tiles)
     even, odd = q[:, ::2], q[:, 1::2]
     if order == "cuda":
-        return torch._convert_weight_to_int4pack(even << 4 | odd, 8)
+        return torch._convert_weight_to_int4pack(even << 4 | odd, INNER_K_TILES)
     return even | odd << 4
 
 
@@ -210,6 +213,7 @@ def unpack_cpu(packed: torch.Tensor, block: int) -> torch.Tensor:
 @cache
 def cpu_block() -> int | None:
     """Rows per block in torch's order for CPUs: 64 or 32 by the CPU's vector width, else None."""
+    # Neighboring rows and columns differ, so that a wrong order shows.
     q = (torch.arange(64 * GROUP) * 7 % 16).to(torch.uint8).view(64, GROUP)
     packed = pack_int4(q, "cpu")
     for block in (64, 32):

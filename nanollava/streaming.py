@@ -26,11 +26,11 @@ class TextStream:
     ids: list[int] = field(default_factory=list)
     text: str = ""  # final: nothing that comes can change it
     held_back: str = ""
-    end: str | None = None  # why the answer ended, as in Reply.end
+    end: str | None = None  # why the answer ended, as in assistant.Reply.end
     # A token's text can depend on the one before it, so the last few are decoded together:
-    # ids[window:known] have been decoded before, ids[known:] have not.
+    # ids[window:num_decoded] have been decoded before, ids[num_decoded:] have not.
     window: int = 0
-    known: int = 0
+    num_decoded: int = 0
 
     def add(self, token: int) -> str:
         """Takes the next id, -1 for the end token; returns the text that has become final."""
@@ -43,13 +43,13 @@ class TextStream:
         if new_text.endswith(INCOMPLETE):
             return ""
         if new_text:
-            self.window = self.known
-        self.known = len(self.ids)
+            self.window = self.num_decoded
+        self.num_decoded = len(self.ids)
         return self.release(self.held_back + new_text)
 
     def decode_new(self) -> str:
         """The text of the ids that have not been decoded yet."""
-        before = self.tokenizer.decode(self.ids[self.window : self.known])
+        before = self.tokenizer.decode(self.ids[self.window : self.num_decoded])
         return self.tokenizer.decode(self.ids[self.window :])[len(before) :]
 
     def release(self, text: str) -> str:
