@@ -171,7 +171,7 @@ def kernel_order(weight: torch.Tensor) -> str:
     out_features, in_features = weight.shape
     if weight.dtype != torch.bfloat16:
         return "plain"
-    # The kernels take tiles of 8 rows and 16 * INNER_K_TILES columns, and blocks of 64 rows.
+    # CUDA's kernel takes tiles of 8 rows and 16 * INNER_K_TILES columns, the CPU's blocks of 64.
     if weight.is_cuda and out_features % 8 == 0 and in_features % (16 * INNER_K_TILES) == 0:
         return "cuda"
     if weight.device.type == "cpu" and out_features % 64 == 0 and cpu_block() is not None:
@@ -213,8 +213,9 @@ def unpack_cpu(packed: torch.Tensor, block: int) -> torch.Tensor:
 @cache
 def cpu_block() -> int | None:
     """Rows per block in torch's order for CPUs: 64 or 32 by the CPU's vector width, else None."""
-    # Neighboring rows and columns differ, so that a wrong order shows.
-    q = (torch.arange(64 * GROUP) * 7 % 16).to(torch.uint8).view(64, GROUP)
+    # All rows and columns differ, so that a wrong order shows.
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randint(16, (64, GROUP), dtype=torch.uint8, generator=generator)
     packed = pack_int4(q, "cpu")
     for block in (64, 32):
         if torch.equal(unpack_cpu(packed, block), q.T):
