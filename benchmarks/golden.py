@@ -7,14 +7,14 @@ Every line of the second file is an object with `template`, `legacy`, `conversat
 """
 
 import argparse
-import json
 import shutil
+import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
 
 from nanollava.conversation import encode
-from nanollava.files import write_json
+from nanollava.files import read_json_lines, write_json
 from nanollava.tokenizer import Tokenizer
 
 
@@ -46,8 +46,7 @@ def main() -> None:
     }
     num_equal = Counter()
     num_all = Counter()
-    for line in Path(args.conversations).read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+    for _, row in read_json_lines(args.conversations):
         tokenizer = tokenizers[row["legacy"]]
         ids, labels = encode(row["conversations"], tokenizer, row["template"])
         case = f"{row['template']}, legacy {row['legacy']}"
@@ -56,6 +55,8 @@ def main() -> None:
             num_equal[case] += 1
     for case in sorted(num_all):
         print(f"{case:25} {num_equal[case]:4} of {num_all[case]:4} equal")
+    if num_equal != num_all:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -29,15 +29,15 @@ MODELS = {
 }
 # The plan's names, and the table's.
 COLUMNS = {
-    "weights": "weights",
-    "gradients": "gradients",
-    "optimizer": "AdamW",
-    "gathered": "gathered",
-    "logits": "logits",
-    "activations kept": "activations kept",
-    "activations": "activations recomputed",
-    "all kept": "all, kept",
-    "all": "all, recomputed",
+    "weights": "weights, GiB",
+    "gradients": "gradients, GiB",
+    "optimizer": "AdamW, GiB",
+    "gathered": "gathered, GiB",
+    "logits": "logits, GiB",
+    "activations kept": "activations kept, GiB",
+    "activations": "activations recomputed, GiB",
+    "all kept": "all, kept, GiB",
+    "all": "all, recomputed, GiB",
     "GB sent": "GB sent per step",
     "hours": "hours",
 }

@@ -2,8 +2,8 @@
 
 python -m benchmarks.probe --clip checkpoints/toy-clip --vicuna checkpoints/toy-vicuna
 
-For CLIP: image retrieval by caption, and facts read off the patches of every layer. For Vicuna:
-questions in plain language on scenes that are described in words.
+For CLIP: the caption of each image among 128, and facts read off the patches of every layer. For
+Vicuna: questions in plain language on scenes that are described in words.
 """
 
 import argparse
@@ -119,12 +119,12 @@ def readout(
 def exact_answers(
     model: Llama, tokenizer: Tokenizer, description: str, chosen: list[QA]
 ) -> list[bool]:
-    """Whether each whole answer, with its end token, is the most likely one.
+    """Whether every token of each answer, its end token included, is the most likely one there.
 
-    This is the same as greedy generation giving exactly this answer."""
+    Then greedy generation gives exactly this answer."""
     rows = [encode(dialogue(description, [qa]), tokenizer) for qa in chosen]
     ids = pad([ids for ids, _ in rows], 0)
-    targets = pad([labels for _, labels in rows], IGNORE_INDEX)[:, 1:]
+    targets = pad([row_labels for _, row_labels in rows], IGNORE_INDEX)[:, 1:]
     predicted = model(ids)[:, :-1].argmax(-1)
     is_right = (predicted == targets) | (targets == IGNORE_INDEX)
     return is_right.all(1).tolist()

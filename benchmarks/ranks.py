@@ -70,6 +70,8 @@ def main() -> None:
                 flags = ["--batch", BATCH, "--micro-batch", BATCH // ranks // rounds]
                 flags += ["--dtype", "fp32", "--save-steps", 0, "--lr", 1e-4]
                 small_world.run(small_world.command(path, stage, out, ranks, STEPS, *flags))
+                if out == expected:  # the run that the others are compared with
+                    continue
                 loss = largest_loss_difference(expected, out)
                 weights = largest_weight_difference(expected / file, out / file)
                 print(f"| {stage} | {ranks} | {rounds} | {loss:.1e} | {weights:.1e} |", flush=True)

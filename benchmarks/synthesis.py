@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.fake_endpoint import FakeEndpoint
 
 
-def write_images(path: Path, count: int) -> None:
+def write_contexts(path: Path, count: int) -> None:
     """Write contexts of `count` images, one caption each."""
     rows = []
     for i in range(count):
@@ -49,12 +49,12 @@ def main() -> None:
     server = FakeEndpoint(args.failing, seconds=0.02)
     env = {**os.environ, "OPENAI_API_KEY": "good", "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as directory:
-        images = Path(directory) / "images.jsonl"
+        contexts = Path(directory) / "contexts.jsonl"
         out = Path(directory) / "out"
         answers = out / "answers.jsonl"
-        write_images(images, args.records)
+        write_contexts(contexts, args.records)
         command = [sys.executable, "-m", "nanollava.synthesize", "--kinds", "detail"]
-        command += ["--pictures", str(images), "--out", str(out), "--model", "teacher"]
+        command += ["--pictures", str(contexts), "--out", str(out), "--model", "teacher"]
         command += ["--base-url", server.url, "--wait", "0.02", "--per-minute", "100000"]
         start = time.perf_counter()
         for count in (args.records // 4, args.records * 2 // 3):

@@ -1,10 +1,10 @@
 """Time per training step, compared with transformers' LlavaForConditionalGeneration.
 
 transformers runs in a plain loop that is written with the same care: the same batches, frozen
-parts without gradients, fused AdamW, gradient clipping, and bf16 by autocast over fp32 weights. The
-steps of both alternate.
+parts without gradients, fused AdamW, gradient clipping, and bf16 by autocast: trained weights in
+fp32, frozen matrices in bf16. The steps of both alternate.
 
-python -m benchmarks.training           # toy geometry on this CPU; then 1x to 8x tokens; then ranks
+python -m benchmarks.training           # toy geometry on a CPU; then 1x to 8x samples; then ranks
 python -m benchmarks.training --quick   # few runs: shows that it works, not how fast
 python -m benchmarks.training --gpu     # 7B geometry with random weights and --layers blocks
 """
@@ -111,6 +111,8 @@ def their_step(path: Path, stage: int, dtype: str, device, recompute: bool) -> S
         if is_linear and "linear_2" in name:
             is_trained = False
         parameter.requires_grad_(is_trained)
+        if not is_trained and parameter.ndim > 1:  # as ours: what is frozen is cast once
+            parameter.data = parameter.data.to(DTYPES[dtype])
     if recompute:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -193,19 +195,24 @@ def against_transformers(
 
 
 def against_tokens(config: LlavaConfig, path: Path, device, samples: int, runs: int) -> list[dict]:
-    """Seconds per step for 1, 2, 4 and 8 times as many samples."""
+    """Seconds per step for 1, 2, 4 and 8 times as many samples.
+
+    Longer batches are also padded more, so the tokens grow faster than the samples."""
     rows = []
     for stage in (1, 2):
         step = our_step(path, stage, "fp32", device, recompute=False)
         for factor in (1, 2, 4, 8):
             batch = make_batch(config, samples * factor, device)
+            tokens = batch["input_ids"].numel()  # with padding
             step(batch)  # warm-up
             seconds = statistics.median(timed(step, batch)[0] for _ in range(runs))
             if factor == 1:
                 base_seconds = seconds
-            rows.append({"stage": stage, "factor": factor, "seconds": seconds})
+                base_tokens = tokens
+            rows.append({"stage": stage, "factor": factor, "tokens": tokens, "seconds": seconds})
             print(
-                f"stage {stage}, {factor}x tokens: {seconds:.4f} s, {seconds / base_seconds:.2f}x",
+                f"stage {stage}, {samples * factor} samples, {tokens / base_tokens:.1f}x padded "
+                f"tokens: {seconds:.4f} s, {seconds / base_seconds:.2f}x",
                 flush=True,
             )
     return rows
@@ -283,7 +290,8 @@ def main() -> None:
         "--layers",
         type=int,
         default=32,
-        help="decoder blocks of --gpu; training takes 16 bytes per parameter",
+        help="decoder blocks of --gpu; both sides are held at once, so that stage 2 takes 32 bytes "
+        "per parameter",
     )
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="also write the figures to this file"

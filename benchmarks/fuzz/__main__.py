@@ -22,6 +22,7 @@ import os
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from pathlib import Path
 
@@ -96,6 +97,8 @@ def make_world(path: Path) -> None:
             world.make(path)
             training.make(path)
             exit_code = 0
+        except Exception:
+            traceback.print_exc()  # os._exit would lose it
         finally:
             os._exit(exit_code)
     _, status = os.waitpid(child, 0)

@@ -79,6 +79,7 @@ def run_target(
     result = Result()
     next_number = numbers.start
     while next_number < numbers.stop:
+        first_number = next_number
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
@@ -90,7 +91,7 @@ def run_target(
             next_number = outcome.number + 1
         os.close(reader)
         os.waitpid(child, 0)
-        if not result.counts:
+        if next_number == first_number:
             raise RuntimeError(f"{name}: the child ended before its first case")
     return result
 
@@ -214,7 +215,7 @@ def kind_of(error: BaseException) -> str:
 def place_of(error: BaseException) -> str:
     """The last place in the package that a traceback names, or else its last place."""
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if "/nanollava/" in frame.filename]
+    ours = [frame for frame in frames if frame.filename.startswith(f"{ROOT}/nanollava/")]
     frame = ours[-1] if ours else frames[-1]
     file = os.path.relpath(frame.filename, ROOT)
     return f"{file}:{frame.lineno} {frame.name}"

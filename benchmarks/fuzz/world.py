@@ -1,4 +1,4 @@
-"""The whole files that the cases damage: a tiny LLaVA in every layout, images, a checkpoint."""
+"""The whole files that the cases damage: a tiny LLaVA in every layout, and images."""
 
 import io
 import json

@@ -1,6 +1,6 @@
 """Bytes of the weights of LLaVA-1.5 7B, computed from its config.
 
-No model of this size is needed: the same formula must give exactly the bytes that a shrunken
+No model of this size is needed: `check_formula` compares the formula with the bytes that a small
 quantized model stores.
 """
 
@@ -88,4 +88,4 @@ def describe_memory(result: dict, floor: float | None) -> str:
     for form, gigabytes in result.items():
         total = f"{form} {gigabytes['total_gb']:.2f} GB"
         parts.append(f"{total} (language model {gigabytes['language_model_gb']:.2f})")
-    return "7B: " + " | ".join(parts) + " | equal to the bytes of a small model"
+    return "7B: " + " | ".join(parts) + " | the formula holds for a small model"

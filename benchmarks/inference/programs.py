@@ -1,6 +1,7 @@
 """Whole programs: loading a checkpoint, and the time until sample.py shows something."""
 
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -47,7 +48,7 @@ def load_checkpoint(settings: Settings, dtype: str) -> dict:
         summaries = {}
         for side in SIDES:
             summaries[side] = summarize(table[state][side]["seconds"])
-            peak_bytes = summarize(table[state][side]["peak"])["seconds"]
+            peak_bytes = statistics.median(table[state][side]["peak"])
             summaries[side]["peak_mb"] = peak_bytes / 1e6
         ours = summaries["ours"]
         theirs = summaries["transformers"]
