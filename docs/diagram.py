@@ -18,7 +18,7 @@ from nanollava.image import open_image
 
 WIDTH = 1000
 HEIGHT = 690
-GRID = 10  # lines of the image's patches, as in Toyland
+GRID = 10  # patches per side, as in Toyland
 FROZEN = "#D9D9D9"
 STAGES_1_AND_2 = "#E69F00"
 STAGE_2 = "#56B4E9"

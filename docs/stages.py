@@ -2,8 +2,9 @@
 
 python docs/stages.py --runs out/align out/instruct out/toy-llava
 
-The answers are the shipped model's. The first two curves are those of the training scripts without
-flags, the third is the last part of the shipped model's training (docs/toyland.md).
+By default the answers are those of the shipped checkpoints. The first two curves are those of the
+training scripts without flags, the third is the last part of the shipped model's training
+(docs/toyland.md).
 """
 
 import argparse

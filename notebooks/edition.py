@@ -49,11 +49,11 @@ def translations(name: str) -> dict[str, tuple[str, str]]:
     if not path.is_file():
         return {}
     _, *parts = HEADING.split(path.read_text(encoding="utf-8"))
-    found = {}
+    result = {}
     for i in range(0, len(parts), 3):
-        cell_id, english, chinese = parts[i : i + 3]
-        found[cell_id] = (english, chinese.strip())
-    return found
+        cell_id, translated_digest, chinese = parts[i : i + 3]
+        result[cell_id] = (translated_digest, chinese.strip())
+    return result
 
 
 def text_cells(notebook: dict) -> list[dict]:
@@ -65,8 +65,8 @@ def chinese(notebook: dict, name: str) -> dict:
     known = translations(name)
     result = copy.deepcopy(notebook)
     for cell in text_cells(result):
-        english, text = known.get(cell["id"], ("", ""))
-        if english == digest(text_of(cell)):
+        translated_digest, text = known.get(cell["id"], ("", ""))
+        if translated_digest == digest(text_of(cell)):
             cell["source"] = text.splitlines(keepends=True)
     return result
 
@@ -129,10 +129,10 @@ def status() -> list[str]:
         current = 0
         changed = []
         for cell in cells:
-            english, _ = known.get(cell["id"], ("", ""))
-            if english == digest(text_of(cell)):
+            translated_digest, _ = known.get(cell["id"], ("", ""))
+            if translated_digest == digest(text_of(cell)):
                 current += 1
-            elif english:
+            elif translated_digest:
                 changed.append(cell["id"])
         line = f"{path.stem:28} {current:2} of {len(cells):2} texts in Chinese"
         if changed:

@@ -247,6 +247,9 @@ def main() -> None:
     paths = sorted(HERE.glob("*.ipynb"))
     if args.numbers:
         paths = [path for path in paths if path.name[:2] in args.numbers]
+        if not paths:
+            numbers = " or ".join(args.numbers)
+            sys.exit(f"error: no notebook has the number {numbers}; expected two digits, as in 01")
     messages = []
     for path in paths:
         for message in execute(path, args.check):

@@ -138,7 +138,7 @@ def sentencepiece_file(tmp_path_factory):
     """A small tokenizer.model of LLaMA's kind, trained by sentencepiece."""
     path = tmp_path_factory.mktemp("sentencepiece")
     lines = []
-    for text in texts_of_all_kinds(600)[:600]:
+    for text in texts_of_all_kinds(600)[:600]:  # without the random characters, which come last
         lines.append(text.replace("\n", " ").replace("\x00", ""))
     (path / "text.txt").write_text("\n".join(lines), encoding="utf-8")
     sentencepiece.SentencePieceTrainer.train(

@@ -17,8 +17,8 @@ FAILURES = ("429", "500", "cut", "broken", "empty")
 class FakeEndpoint(ThreadingHTTPServer):
     """Knows the key "good" and the model "teacher", on a free port.
 
-    A share `failing` of the requests fails in one of five ways, at random. `answer(messages)` makes
-    the text of the others, which take `seconds` each.
+    Every request takes `seconds`. A share `failing` of them fails in one of five ways, at random.
+    `answer(messages)` makes the text of the others.
     """
 
     daemon_threads = True
@@ -36,9 +36,9 @@ class FakeEndpoint(ThreadingHTTPServer):
         self.seconds = seconds
         self.rng = random.Random(seed)
         self.lock = threading.Lock()
-        self.outcomes = collections.Counter()  # how many requests ended in which way
+        self.outcomes = collections.Counter()  # how many ended as one of FAILURES, or as "answer"
         self.prompts: list[list[dict]] = []  # messages of every request
-        self.times: list[float] = []  # when it came
+        self.times: list[float] = []  # when it was answered
         self.finish_reason = "stop"
         self.retry_after = "0.05"  # header of a 429
         self.body: dict | None = None  # sent instead of a whole chat completion

@@ -89,7 +89,8 @@ def test_rotary_embedding_multiplies_by_a_complex_number():
 
 def test_rotary_scores_depend_on_the_distance_alone():
     config = LlamaConfig(hidden_size=8, num_attention_heads=1, intermediate_size=8, vocab_size=9)
-    q, k = torch.randn(2, 1, 1, 1, 8, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    q, k = torch.randn(2, 1, 1, 1, 8, dtype=torch.float64, generator=generator)
 
     def score(m: int, n: int) -> torch.Tensor:
         turned_q = apply_rotary_emb(q, *rope_cos_sin(torch.tensor([[m]]), config, like=q))
@@ -97,6 +98,7 @@ def test_rotary_scores_depend_on_the_distance_alone():
         return (turned_q * turned_k).sum()
 
     torch.testing.assert_close(score(9, 5), score(24, 20), atol=1e-5, rtol=0)
+    assert abs(score(9, 5) - score(9, 4)) > 1e-3
 
 
 def test_causal_mask_of_a_chunk_behind_a_cache():

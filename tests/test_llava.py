@@ -64,25 +64,34 @@ def test_gradients(llava_dir):
         torch.testing.assert_close(mine.grad, reference.grad, atol=1e-5, rtol=1e-4)
 
 
+TEXT_ONLY = torch.randint(3, IMAGE_TOKEN, (2, 12), generator=torch.Generator().manual_seed(0))
+
+
 def test_text_only(llava_dir):
     path = llava_dir()
-    ids = torch.randint(3, IMAGE_TOKEN, (2, 12))
-    expected = THEIRS.from_pretrained(path).eval()(input_ids=ids).logits
+    expected = THEIRS.from_pretrained(path).eval()(input_ids=TEXT_ONLY).logits
     ours = LLaVA.from_pretrained(path)
-    assert (ours(ids) - expected).abs().max() <= 1e-5
-    loss, _ = ours.loss(ids, ids)
+    assert (ours(TEXT_ONLY) - expected).abs().max() <= 1e-5
+
+
+def test_the_projector_has_a_gradient_without_images(llava_dir):
+    """Ranks that have images reduce it together with those that have none."""
+    model = LLaVA.from_pretrained(llava_dir())
+    loss, _ = model.loss(TEXT_ONLY, TEXT_ONLY)
     loss.backward()
-    assert (
-        ours.multi_modal_projector.linear_1.weight.grad is not None
-    )  # ranks without pictures reduce it too
-    # and, in stage 1, run the backward pass of every block: FSDP gathers its weights on all ranks
-    ours.language_model.requires_grad_(False)
-    seen = []
-    ours.language_model.model.layers[0].register_forward_hook(
-        lambda block, given, x: seen.append(x.requires_grad)
+    assert model.multi_modal_projector.linear_1.weight.grad is not None
+
+
+def test_the_first_block_runs_backward_in_stage_1_without_images(llava_dir):
+    """So all blocks do, and FSDP gathers their weights on all ranks."""
+    model = LLaVA.from_pretrained(llava_dir())
+    model.language_model.requires_grad_(False)
+    requires_grad = []
+    model.language_model.model.layers[0].register_forward_hook(
+        lambda block, given, x: requires_grad.append(x.requires_grad)
     )
-    ours.loss(ids, ids)
-    assert seen == [True]
+    model.loss(TEXT_ONLY, TEXT_ONLY)
+    assert requires_grad == [True]
 
 
 def test_counts_must_agree(llava_dir):
@@ -138,6 +147,13 @@ def test_compose(parts):
     torch.testing.assert_close(model(ids)[..., :96], theirs(ids).logits, atol=1e-5, rtol=0)
     old = theirs.lm_head.weight
     torch.testing.assert_close(model.language_model.lm_head.weight[96:], old.mean(0).expand(32, -1))
+    old = theirs.model.embed_tokens.weight
+    new = model.language_model.model.embed_tokens.weight[96:]
+    torch.testing.assert_close(new, old.mean(0).expand(32, -1))
+    clip = transformers.CLIPVisionModel.from_pretrained(parts / "clip")
+    pixels = torch.randn(1, 3, 32, 32)
+    expected = clip(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
+    torch.testing.assert_close(model.vision_tower.features(pixels, -2), expected, atol=1e-5, rtol=0)
     model.save_pretrained(parts / "out")
     assert (
         THEIRS.from_pretrained(parts / "out", output_loading_info=True)[1]["missing_keys"] == set()

@@ -39,9 +39,9 @@ LAYERS = {
     ],
     "answers": ["compiled", "streaming", "loading", "assistant", "export"],
     "": [""],  # nanollava/__init__.py: the public names
-    "programs": ["convert", "show", "plot", "web"],
+    "programs": ["convert", "show", "plot"],
     "Toyland": ["toyland"],
-    "training": ["training", "train_qformer", "lora"],
+    "training": ["training", "train_qformer"],
     "data engine and evaluation": ["synthesize", "evals"],
 }
 
@@ -167,7 +167,7 @@ def cycle(imports: dict[str, set[str]]) -> list[str]:
 
 
 def outside_imports(root: Path) -> set[str]:
-    """Imports of benchmarks and of checkpoints by scripts, tests and notebooks."""
+    """Imports of benchmarks, checkpoints and docs by scripts, tests and notebooks."""
     paths = [*root.glob("*.py"), *(root / "tests").glob("*.py")]
     paths += [*(root / "notebooks").glob("*.py"), *(root / "notebooks").glob("*.ipynb")]
     wrong = set()
@@ -183,6 +183,13 @@ def test_every_module_of_the_package_is_in_a_layer():
     assert without == [], "add it to LAYERS above"
 
 
+def test_layers_name_modules_that_there_are():
+    for names in LAYERS.values():
+        for name in filter(None, names):  # "" is nanollava/__init__.py
+            path = ROOT / "nanollava" / name
+            assert path.is_dir() or path.with_suffix(".py").is_file(), name
+
+
 def test_the_package_imports_no_other_part_of_the_repository():
     assert foreign_imports(ROOT) == set()
 
@@ -195,7 +202,7 @@ def test_no_import_cycles():
     assert cycle(package_imports(ROOT)) == []
 
 
-def test_scripts_tests_and_notebooks_import_neither_benchmarks_nor_checkpoints():
+def test_scripts_tests_and_notebooks_import_no_benchmarks_checkpoints_or_docs():
     assert outside_imports(ROOT) == set()
 
 

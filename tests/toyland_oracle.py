@@ -1,4 +1,6 @@
-"""Reads Toyland's questions without the code that wrote them: which things do they name?"""
+"""Reads Toyland's questions independently of the code that asks them: which things do they name?
+
+Only the tables of names and the plural are shared."""
 
 import re
 
@@ -34,7 +36,7 @@ SPOT_PATTERNS = {
     "left": r"\bleft\b",
     "middle": r"\b(middle|center|centre)\b",
     "right": r"\bright\b",
-    "near": r"\b(front|foreground|near|close) ?",
+    "near": r"\b(front|foreground|near|close)",
     "far": r"\b(far away|background|back|distance)\b",
 }
 
@@ -54,9 +56,9 @@ def named_colors(text: str) -> list[str]:
 def matching(scene: Scene, text: str) -> list[Thing]:
     """The things of a scene that a question names by kind, color and side."""
     things = list(scene.things)
-    kinds = named_kinds(text)
-    if kinds:
-        things = [thing for thing in things if thing.kind == kinds[0]]
+    named = named_kinds(text)
+    if named:
+        things = [thing for thing in things if thing.kind == named[0]]
     for group, kinds in GROUPS.items():
         if group in text.lower():
             things = [thing for thing in things if thing.kind in kinds]
