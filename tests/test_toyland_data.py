@@ -15,16 +15,16 @@ DIGESTS = {
     0: {
         "align.json": "5e766eb15c48fc7b",
         "plain.json": "2e761e21f9638b02",
-        "instruct.json": "9298d8de87903a14",
-        "validation.json": "15774aa1d0db34e1",
-        "captions.jsonl": "e0b5889c964183c7",
+        "instruct.json": "b71634165db990a5",
+        "validation.json": "1dd60d72b4e8c1a6",
+        "captions.jsonl": "6e96a9f1e492aea7",
     },
     1: {
         "align.json": "cd47e9bfcefabf20",
         "plain.json": "07a887763c9a7778",
-        "instruct.json": "d164870894c10cf1",
-        "validation.json": "82d9e33e7624d305",
-        "captions.jsonl": "70f568959a72cc8a",
+        "instruct.json": "c47a1a228ca7900b",
+        "validation.json": "2473841816aec346",
+        "captions.jsonl": "48b62d09c3723046",
     },
 }
 

@@ -107,7 +107,7 @@ def question_types(facts: Scene, rng: random.Random, turns: int, inventory: floa
         mixed = rng.sample(("presence", "count") * 4, min(8, 2 * len(kinds)))
         return rng.choice((mixed, ["count"] * turns))
     look_ups = ("color", "position", "distance")
-    if rng.random() < 0.6:
+    if rng.random() < 0.75:
         drill = [rng.choice(DRILLED)] * DRILL_LENGTH
         return drill + rng.sample((*look_ups, "weather", "place", "outside"), 3)
     types = []
@@ -474,7 +474,7 @@ def instructions(
     turns do not refer back. Raises ValueError for another type.
     """
     if response_type == "conversation":
-        if rng.random() < 0.4:
+        if rng.random() < 0.25:
             qas = follow_ups(facts, rng, turns=6)
         else:
             qas = conversation(facts, rng, inventory=inventory)
