@@ -72,20 +72,25 @@ def main() -> None:
     # Save W alone: nothing else has changed. With --model, save the complete LLaVA with its new W.
     if config.model is None:
         result = f"W is in {export_w(config, model, frozen)}"
-        parts = ["--vision", config.vision, "--llm", config.llm, "--projector", config.out]
-        # W reads this hidden state of the tower; its file does not say which.
-        parts += ["--vision-layer", str(config.vision_layer)]
-        if config.recipe is not None:
-            parts += ["--recipe", config.recipe]
-        else:
-            parts += ["--image-mode", config.image_mode]
     else:
         export_llava(config, model, trainable, frozen, tokenizer, image_config)
         result = f"LLaVA is in {config.out}"
-        parts = ["--model", config.out]
-    command = shlex.join(["python", "train_instruct.py", *parts])
-    distributed.print_on_rank_0(f"{result}; next: {command}")
+    distributed.print_on_rank_0(f"{result}; next: {stage_2_command(config)}")
     distributed.finish()
+
+
+def stage_2_command(config: arguments.TrainConfig) -> str:
+    """The command that continues from this result, ready to be pasted."""
+    flags = ["--model", config.out]
+    if config.model is None:
+        flags = ["--vision", config.vision, "--llm", config.llm, "--projector", config.out]
+        # W reads this hidden state of the tower; its file does not say which.
+        flags += ["--vision-layer", str(config.vision_layer)]
+        if config.recipe is not None:
+            flags += ["--recipe", config.recipe]
+        else:
+            flags += ["--image-mode", config.image_mode]
+    return shlex.join(["python", "train_instruct.py", *flags])
 
 
 if __name__ == "__main__":

@@ -6,12 +6,16 @@ import runpy
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save
+
+import train_align
+from nanollava.training.arguments import TrainConfig
 
 TOY = "checkpoints/toy-llava"
 
@@ -253,6 +257,14 @@ def test_a_broken_image_in_the_middle_of_the_training(tmp_path):
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     message = f"error: {data}, record 7: {tmp_path / 'b.jpg'}: not a readable image"
     assert message in done.stderr
+
+
+def test_the_next_command_of_stage_1_keeps_what_w_was_trained_for():
+    config = TrainConfig(out="my run", vision="a", llm="b", vision_layer=-1, image_mode="pad")
+    command = "python train_instruct.py --vision a --llm b --projector 'my run' --vision-layer -1"
+    assert train_align.stage_2_command(config) == f"{command} --image-mode pad"
+    config = replace(config, recipe="v1.5")  # which pads in stage 2 only
+    assert train_align.stage_2_command(config) == f"{command} --recipe v1.5"
 
 
 @pytest.mark.parametrize(
