@@ -127,8 +127,17 @@ def parse_arguments() -> argparse.Namespace:
     add("--quick", action="store_true", help="small models, few rounds and tokens")
     add("--json", type=Path, metavar="FILE", help="also write every figure to this file")
     add("--threads", type=int, default=1, help="CPU threads (default: 1)")
-    add("--rounds", type=int, help="measured rounds (default: 5, with --quick 2)")
-    add("--tokens", type=int, help="new tokens per answer (default: 64, with --quick 16)")
+    add(
+        "--rounds",
+        type=int,
+        help="measured rounds (default: 5, with --quick 2); loading, conversion, word, batch and "
+        "context have their own",
+    )
+    add(
+        "--tokens",
+        type=int,
+        help="new tokens per answer (default: 64, with --quick 16); gpu and batch have their own",
+    )
     add(
         "--size",
         type=float,
