@@ -121,33 +121,31 @@ def test_a_rerun_keeps_the_answers_and_repeats_only_the_reviews(toyland_run, cal
     assert (toyland_run / "answers.jsonl").read_bytes() == answers
 
 
+def model_flags(**changes) -> Namespace:
+    """The flags of the model under evaluation."""
+    flags = {
+        "model": "checkpoints/toy-llava",
+        "vision": None,
+        "template": "vicuna_v1",
+        "max_new_tokens": 8,
+        "dtype": "fp32",
+        "device": "cpu",
+    }
+    return Namespace(**{**flags, **changes})
+
+
 @pytest.mark.parametrize("change", [{"vision": "checkpoints/toy-clip"}, {"dtype": "bf16"}])
 def test_answers_of_another_tower_or_dtype_do_not_count(change):
-    args = Namespace(
-        model="checkpoints/toy-llava",
-        vision=None,
-        template="v0",
-        max_new_tokens=8,
-        dtype="fp32",
-    )
-    job = ask.make_job(args, "What?", None)
-    assert job == ask.make_job(args, "What?", None)
-    assert job != ask.make_job(Namespace(**{**vars(args), **change}), "What?", None)
+    job = ask.make_job(model_flags(), "What?", None)
+    assert job == ask.make_job(model_flags(), "What?", None)
+    assert job != ask.make_job(model_flags(**change), "What?", None)
 
 
 def test_a_question_that_is_too_long_does_not_stop_the_others():
-    args = Namespace(
-        model="checkpoints/toy-llava",
-        vision=None,
-        template="vicuna_v1",
-        max_new_tokens=8,
-        dtype="fp32",
-        device="cpu",
-    )
     jobs = {}
     for name, question in (("long", 2000 * "why "), ("short", "Is it raining?")):
         jobs[name] = {"prompt": question, "image": None}
-    replies = dict(ask.ask_model(args, None, jobs))
+    replies = dict(ask.ask_model(model_flags(), None, jobs))
     assert "the model has room for" in str(replies["long"])
     assert isinstance(replies["long"], Refused)
     assert isinstance(replies["short"], Reply)
