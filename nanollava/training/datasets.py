@@ -57,8 +57,8 @@ def load_dataset(
 def check_records(data: InstructionData, report_name: str, config: TrainConfig) -> None:
     """Checks every record. Each rank checks a share of them.
 
-    Bad records raise a DataError; with --skip-bad they are left out. All of them are listed in
-    OUT/report_name.
+    Bad records raise a DataError; with --skip-bad they are left out. All of them are listed in the
+    file `report_name` in --out.
     """
     share = range(dist.get_rank(), len(data), dist.get_world_size())
     errors = merge_over_ranks(data.check(share, config.check_images, config.workers))
