@@ -13,6 +13,7 @@ from nanollava.errors import UserError
 from nanollava.evals import ask, llava_bench
 from nanollava.evals.answers import Refused, Reply
 from nanollava.evals.llava_bench import claims, exact_judge, parse_scores, relative_scores
+from nanollava.toyland.plain import FORMS
 
 
 @pytest.mark.parametrize(
@@ -103,6 +104,15 @@ def toyland_run(tmp_path_factory):
 def test_toyland_asks_three_questions_per_scene(toyland_run):
     names = [row["question_id"] for row in read_rows(toyland_run / "reviews.jsonl")]
     assert names == [f"{i}-{c}" for i in range(3) for c in ("conv", "detail", "complex")]
+
+
+def test_questions_in_plain_language_are_those_of_the_plain_data():
+    questions, _ = llava_bench.toyland_questions(20, seed=0, plain=True)
+    plain = set(FORMS["detail"])
+    details = [row["text"] for row in questions.values() if row["category"] == "detail"]
+    assert len(details) == 20 and set(details) <= plain
+    others, _ = llava_bench.toyland_questions(20, seed=0)
+    assert not {row["text"] for row in others.values() if row["category"] == "detail"} <= plain
 
 
 def test_the_shipped_model_scores_well_on_toyland(tmp_path, call):

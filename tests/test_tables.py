@@ -54,7 +54,7 @@ def records(tmp_path):
         for i in range(400):
             name = f"train_{i:06d}_{kind}_0"
             records.append({"id": name, "image": "a.jpg", "conversations": turns})
-    (tmp_path / "instruct.json").write_text(json.dumps(records))
+    (tmp_path / "plain.json").write_text(json.dumps(records))
     return records
 
 
@@ -117,7 +117,7 @@ def commands(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "That."}]
     record = {"id": "train_000000_conversation_0", "conversations": turns}
-    (tmp_path / "data" / "instruct.json").write_text(json.dumps([record]))
+    (tmp_path / "data" / "plain.json").write_text(json.dumps([record]))
 
     def make_smaller_llm(path: Path, steps: int) -> None:
         path.mkdir(parents=True)
@@ -206,6 +206,13 @@ def test_flags_of_stage_2(commands, flags, tmp_path, call, cell, name, value):
     assert flag(command, name) == value.format(out=tmp_path / "out")
 
 
+def test_cells_are_scored_in_plain_language(commands, flags, call):
+    call(tables, *flags)
+    programs = [command for command in commands if command[0] == "-m"]
+    assert len(programs) == 2 * 2 * len(CELLS)
+    assert all("--plain" in command for command in programs)
+
+
 def test_the_document(commands, flags, tmp_path, call):
     call(tables, *flags)
     text = (tmp_path / "doc.md").read_text()
@@ -262,8 +269,8 @@ def test_a_cell_without_scores_is_an_error(commands, flags, call, monkeypatch):
 
 @pytest.mark.parametrize("name", [{}, {"id": 7}, {"id": "000000033471"}])
 def test_data_of_another_kind_are_an_error(tmp_path, name):
-    (tmp_path / "instruct.json").write_text(json.dumps([{**name, "conversations": []}]))
-    with pytest.raises(UserError, match="instruct.json, record 0: "):
+    (tmp_path / "plain.json").write_text(json.dumps([{**name, "conversations": []}]))
+    with pytest.raises(UserError, match="plain.json, record 0: "):
         mixture(tmp_path, "full")
 
 

@@ -61,6 +61,15 @@ def test_score_finds_the_shipped_model_from_any_directory(tmp_path):
     assert set(result["detail"]) == {"plain", "trained", "unseen", "second turn"}
 
 
+def test_plain_score_prints_one_column(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["toyland", "score", "--plain", "--count", "3"])
+    main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "exact answers, % (plain language)"
+    assert {len(line.split()) for line in lines[1:]} == {2}
+    assert lines[-1].startswith("overall")
+
+
 def test_pretrain_makes_both_starting_points(tmp_path, monkeypatch):
     """With one step in every phase, and as few images and scenes as possible."""
     monkeypatch.setattr("nanollava.toyland.vicuna.SCENES", 200)

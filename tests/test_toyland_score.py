@@ -7,7 +7,7 @@ import pytest
 
 from nanollava.toyland import score as module
 from nanollava.toyland.qa import QA
-from nanollava.toyland.score import normal, score, shares, table
+from nanollava.toyland.score import normal, plain_score, plain_table, score, shares, table
 
 
 def digest(value) -> str:
@@ -107,6 +107,15 @@ def test_right_answers_score_nearly_one(right_answers):
     assert result["unseen_wordings"]["overall"] == 1
     assert result["follow_ups"]["unseen"] > 0.9
     assert result["denials"] == 0
+
+
+def test_the_plain_score_asks_plain_questions_only(right_answers, monkeypatch):
+    monkeypatch.setattr(module, "questions", None)
+    result = plain_score(None, None, None, count=12)
+    assert set(result.values()) == {1}
+    rows = [line.split() for line in plain_table(result).splitlines()[1:]]
+    assert {row[0] for row in rows} == set(result)
+    assert {row[1] for row in rows} == {"100.0"}
 
 
 @pytest.mark.parametrize("text", [" On the left. ", "on the left", "ON THE LEFT!"])

@@ -23,6 +23,7 @@ from ..schema import require, short
 from ..toyland.captions import boxes, captions
 from ..toyland.dialogues import instructions
 from ..toyland.draw import draw
+from ..toyland.plain import plain_instructions
 from ..toyland.scenes import Scene, scenes
 from ..toyland.score import IMAGE_SIZE, normal
 from ..toyland.teacher import read, stated_facts
@@ -91,11 +92,15 @@ def relative_score(pairs: list, rng: np.random.Generator) -> list[float]:
 # Toyland: questions about test scenes, and a judge that knows every fact
 
 
-def toyland_questions(count: int, seed: int) -> tuple[dict[str, dict], dict[int, Scene]]:
+def toyland_questions(
+    count: int, seed: int, plain: bool = False
+) -> tuple[dict[str, dict], dict[int, Scene]]:
     """Three questions about each of `count` test scenes, with the teacher's answers as reference.
 
-    Returns the questions by name, and the scenes by number.
+    With `plain` they are asked in plain language. Returns the questions by name, and the scenes by
+    number.
     """
+    write_instructions = plain_instructions if plain else instructions
     pool = dict(enumerate(scenes("test", count, seed, unseen=False)))
     questions = {}
     for number, scene in pool.items():
@@ -103,7 +108,7 @@ def toyland_questions(count: int, seed: int) -> tuple[dict[str, dict], dict[int,
         context = Context(str(number), captions(scene, rng), boxes(scene))
         facts = read(context.captions, context.boxes)
         for category, kind in CATEGORIES.items():
-            qa = rng.choice(instructions(facts, rng, kind))
+            qa = rng.choice(write_instructions(facts, rng, kind))
             questions[f"{number}-{category}"] = {
                 "image": str(number),
                 "text": qa.question,
@@ -184,6 +189,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--count", type=int, default=30, help="Toyland's test images, three questions each"
     )
+    parser.add_argument(
+        "--plain", action="store_true", help="Toyland's questions in plain language only"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of Toyland's questions")
     ask.add_arguments(parser)
     endpoint.add_arguments(parser)
@@ -200,7 +208,7 @@ def load_questions(args: argparse.Namespace) -> tuple[dict[str, dict], OpenImage
     """The questions by name, and a function that opens what a question calls "image"."""
     files = [args.questions, args.references, args.context, args.images]
     if not any(files):
-        questions, pool = toyland_questions(args.count, args.seed)
+        questions, pool = toyland_questions(args.count, args.seed, args.plain)
         return questions, lambda image: draw(pool[int(image)], IMAGE_SIZE)
     if not all(files) or not args.judge:
         needed = "--questions, --references, --context, --images and --judge"

@@ -200,10 +200,13 @@ def make_smaller_llm(path: Path, steps: int) -> None:
 
 
 def write_mixture(data: Path, path: Path, cell: Cell, seed: int) -> None:
-    """Write the instruction data that a cell trains on."""
+    """Write the instruction data that a cell trains on, in plain language.
+
+    A few hundred steps do not teach all the forms in which people ask.
+    """
     rng = random.Random(seed)
     records = []
-    path_of_records = data / "instruct.json"
+    path_of_records = data / "plain.json"
     for i, record in enumerate(read_records(path_of_records)[0]):
         kind = response_type(record, f"{path_of_records}, record {i}")
         if rng.random() < cell.share.get(kind, 1):
@@ -270,10 +273,10 @@ def instruct(settings: Settings, job: dict) -> Reply:
     flags = ["--data", data, "--projector", job["start"]]
     train(settings, "train_instruct.py", settings.steps[1], job, str(out), *flags)
 
-    count = ["--count", settings.scenes]
+    count = ["--plain", "--count", settings.scenes]
     exact = call("-m", "nanollava.toyland", "score", "--model", out, *count, "--json")
     scores = {"exact": 100 * json.loads(exact)["overall"]}
-    count = ["--count", settings.images]
+    count = ["--plain", "--count", settings.images]
     call("-m", "nanollava.evals.llava_bench", "--model", out, *count, "--out", out / "bench")
     bench = read_json(out / "bench" / "score.json")
     for column in BENCH_COLUMNS:
@@ -372,6 +375,7 @@ Written by `python -m nanollava.evals.tables`. Every cell is the mean over the s
 ± the standard deviation between them; a seed sets the order of the data, the new W and the part of
 the data that is used. Every row gets the same optimizer steps ({align_steps} in stage 1,
 {instruct_steps} in stage 2, of {batch} samples), so a mixture with less data repeats it more often.
+All of it is in Toyland's plain language, a few forms of each question: so few steps teach no more.
 Conversation (conv), detail, complex and all are relative scores on Toyland's LLaVA-Bench ({images}
 test images, three questions each, exact judge); exact is the share of exact answers to the short
 questions of `nanollava.toyland score` over {scenes} test scenes. The last column compares with the

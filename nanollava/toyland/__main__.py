@@ -17,7 +17,7 @@ from . import data, natural_score
 from .clip import MIN_IMAGES, MIN_IMAGES_CAPTIONS_ONLY, pretrain_clip
 from .draw import MIN_SIZE, draw
 from .scenes import SPLITS, scenes
-from .score import TEMPLATE, score, table
+from .score import TEMPLATE, plain_score, plain_table, score, table
 from .vicuna import pretrain_vicuna
 
 MAX_SCENES = 1_000_000
@@ -63,9 +63,14 @@ def run_score(args: argparse.Namespace) -> None:
     check_number(args, "count", 3, MAX_SCENES, "scenes")
     assistant = load(args.model, args.device, args.dtype)
     parts = (assistant.model, assistant.tokenizer, assistant.image_config)
-    result = score(*parts, args.count, args.seed, args.template)
+    if args.plain:
+        result = plain_score(*parts, args.count, args.seed, args.template)
+    else:
+        result = score(*parts, args.count, args.seed, args.template)
     if args.json:
         print(json.dumps(result, allow_nan=False))
+    elif args.plain:
+        print(plain_table(result))
     else:
         print(table(result))
 
@@ -158,6 +163,9 @@ def add_score_command(commands) -> None:
     command.add_argument("--model", default="checkpoints/toy-llava", help="llava-hf directory")
     command.add_argument(
         "--count", type=int, default=300, help="test scenes; half as many with unseen combinations"
+    )
+    command.add_argument(
+        "--plain", action="store_true", help="ask short questions in plain language, nothing else"
     )
     command.add_argument(
         "--template", choices=CHAT_TEMPLATES, default=TEMPLATE, help="prompt template"

@@ -245,11 +245,26 @@ def score(
 
 
 def plain_score(
-    model: LLaVA, tokenizer: Tokenizer, image_config: ImageConfig, count: int, seed: int = 0
+    model: LLaVA,
+    tokenizer: Tokenizer,
+    image_config: ImageConfig,
+    count: int,
+    seed: int = 0,
+    template: str = TEMPLATE,
 ) -> dict[str, float]:
     """Shares of exact answers in plain language on `count` test scenes, by type and "overall"."""
-    scorer = Scorer(model, tokenizer, image_config, random.Random(f"plain score/{seed}"))
+    rng = random.Random(f"plain score/{seed}")
+    scorer = Scorer(model, tokenizer, image_config, rng, template)
     return shares(scorer.short_questions(list(scenes("test", count, seed, unseen=False)), PLAIN))
+
+
+def plain_table(result: dict[str, float]) -> str:
+    """The shares of `plain_score` as lines of text, in percent, for the types that were asked."""
+    lines = ["exact answers, % (plain language)"]
+    for type in (*TYPES, "overall"):
+        if type in result:
+            lines.append(f"{type:18} {100 * result[type]:9.1f}")
+    return "\n".join(lines)
 
 
 def table(result: dict) -> str:
