@@ -27,6 +27,13 @@ if sys.platform != "win32":
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+@pytest.fixture(autouse=True)
+def threads_stay_as_they_are():
+    """A program may compute on one thread; the tests after it have two again."""
+    yield
+    torch.set_num_threads(2)
+
+
 def vision_config(**changes) -> transformers.CLIPVisionConfig:
     values = dict(hidden_size=48, intermediate_size=96, num_hidden_layers=4, num_attention_heads=4)
     return transformers.CLIPVisionConfig(**{**values, "image_size": 32, "patch_size": 8, **changes})

@@ -5,8 +5,10 @@ import json
 import runpy
 import subprocess
 import sys
+import time
 from contextlib import redirect_stdout
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -44,6 +46,11 @@ def run_in_this_process(command: list[str], **options) -> SimpleNamespace:
     return SimpleNamespace(returncode=0, stdout="", stderr="")
 
 
+def one_after_another(function, parallel, jobs: dict) -> list:
+    """`in_parallel` without threads: a training that runs in this process needs the main one."""
+    return [(name, function(job)) for name, job in jobs.items()]
+
+
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
     """Two rows compared with a tiny random tower and language model; and a rerun of it."""
@@ -64,6 +71,7 @@ def compared(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", argv)
         patch.setattr(subprocess, "run", run_in_this_process)
+        patch.setattr(program, "in_parallel", one_after_another)
         patch.setattr(runs.natural_score, "replies", lambda *parts: [])  # its answers are long
         patch.setattr(runs.natural_score, "summarize", lambda answered: {"overall": 0.25})
         for _ in range(2):
@@ -140,6 +148,30 @@ def test_a_training_that_fails_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda *command, **options: failed)
     with pytest.raises(UserError, match=r"^train_align.py --out .*: error: no such file$"):
         runs.call(["train_align.py"], tmp_path, [])
+
+
+def test_rows_at_the_same_time_share_one_qformer_stage(tmp_path, monkeypatch):
+    """The second row waits for the first one, and then does not train it again."""
+    settings = runs.Settings(tmp_path, "clip", "vicuna", [10], batch=4, count=5, dtype="fp32")
+    num_trainings = 0
+
+    def run_program(*command):
+        nonlocal num_trainings
+        num_trainings += 1
+        time.sleep(0.1)
+        out = Path(command[command.index("--out") + 1])
+        out.mkdir(parents=True)
+        (out / "MADE_BY.txt").touch()
+
+    monkeypatch.setattr(runs, "run_on_one_thread", run_program)
+    rows = {row.name: row for row in ROWS if row.has_qformer_stage}
+    folders = program.in_parallel(
+        lambda row: runs.qformer_stage(runs.Run(row, RATES[0], 10, 0, "trained"), settings),
+        len(rows),
+        rows,
+    )
+    assert len(set(dict(folders).values())) == 1
+    assert num_trainings == 1
 
 
 def test_a_directory_belongs_to_its_settings(tmp_path):

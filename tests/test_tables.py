@@ -3,8 +3,6 @@
 import json
 import re
 import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -123,7 +121,7 @@ def commands(tmp_path, monkeypatch):
         path.mkdir(parents=True)
         (path / "tokenizer.json").touch()
 
-    def call(*command) -> str:
+    def run_on_one_thread(*command) -> str:
         command = list(map(str, command))
         recorded.append(command)
         if "nanollava.evals.llava_bench" in command:
@@ -138,7 +136,7 @@ def commands(tmp_path, monkeypatch):
         return json.dumps({"overall": 0.25})
 
     monkeypatch.setattr(tables, "make_smaller_llm", make_smaller_llm)
-    monkeypatch.setattr(tables, "call", call)
+    monkeypatch.setattr(tables, "run_on_one_thread", run_on_one_thread)
     return recorded
 
 
@@ -241,26 +239,6 @@ def test_results_of_other_settings_are_refused(commands, flags, call):
         call(tables, *flags, "--steps", 7, 10)
 
 
-def test_what_runs_while_another_cell_fails_is_kept():
-    """Waiting cells are cancelled, except one that a free thread may already have taken."""
-    slow_has_begun = threading.Event()
-
-    def function(job: dict) -> Reply:
-        if job["name"] == "fails":
-            slow_has_begun.wait(10)
-            raise UserError("out of memory")
-        slow_has_begun.set()
-        time.sleep(0.2)
-        return Reply("{}")
-
-    jobs = {name: {"name": name} for name in ("fails", "slow", "later", "last")}
-    finished = []
-    with pytest.raises(UserError, match="out of memory"):
-        for name, _ in tables.in_processes(function, 2, jobs):
-            finished.append(name)
-    assert "slow" in finished and "last" not in finished
-
-
 def test_a_cell_without_scores_is_an_error(commands, flags, call, monkeypatch):
     monkeypatch.setattr(tables, "instruct", lambda settings, job: Reply("broken"))
     with pytest.raises(UserError, match="cells have no scores; run it again"):
@@ -278,16 +256,6 @@ def test_a_script_that_is_not_there(commands, flags, tmp_path, monkeypatch, call
     monkeypatch.setattr(tables, "REPOSITORY", tmp_path)
     with pytest.raises(UserError, match="the tables need a clone of the repository"):
         call(tables, *flags)
-
-
-def test_the_error_of_a_failing_script_is_shown():
-    with pytest.raises(UserError, match="error: no such cat"):
-        tables.call("-c", "import sys; sys.exit('error: no such cat')")
-
-
-def test_commands_find_the_package_from_any_directory(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert tables.call("-c", "import nanollava; print(3)") == "3\n"
 
 
 def test_the_smaller_language_model_is_trained_from_the_first_layers(tmp_path):

@@ -3,9 +3,15 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import TypeVar
 
 from ..errors import UserError, exit_with
 from ..files import REPOSITORY
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 
 def run_program(*command, **environment: str) -> str:
@@ -23,6 +29,38 @@ def run_program(*command, **environment: str) -> str:
         lines = finished.stderr.strip().splitlines() or [f"exit code {finished.returncode}"]
         raise UserError(f"{' '.join(words)}: {lines[-1]}")
     return finished.stdout
+
+
+def run_on_one_thread(*command) -> str:
+    """`run_program` for several programs at once: each computes on one thread."""
+    return run_program(*command, OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
+
+
+def in_parallel(
+    function: Callable[[Job], Result], parallel: int, jobs: dict[str, Job]
+) -> Iterator[tuple[str, Result]]:
+    """Yield (name, function(job)) as they finish, `parallel` jobs at once.
+
+    Each job has a thread, which is meant to wait for programs. After the first error no further job
+    is started. Running jobs finish and are yielded, then the error is raised.
+    """
+    first_error = None
+    with ThreadPoolExecutor(parallel) as pool:
+        futures = {pool.submit(function, job): name for name, job in jobs.items()}
+        try:
+            for future in as_completed(futures):
+                if future.cancelled():
+                    continue
+                if future.exception() is None:
+                    yield futures[future], future.result()
+                elif first_error is None:
+                    first_error = future.exception()
+                    for other in futures:
+                        other.cancel()
+        finally:
+            pool.shutdown(cancel_futures=True)
+    if first_error is not None:
+        raise first_error
 
 
 if __name__ == "__main__":

@@ -10,8 +10,7 @@ import random
 import re
 import shutil
 import statistics
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +29,7 @@ from ..toyland.pretrain import fit
 from ..toyland.scenes import scenes
 from ..toyland.vicuna import dialogues, save_vicuna, text_backward
 from .answers import Rejected, Reply, collect
-from .program import run_program
+from .program import in_parallel, run_on_one_thread
 
 BENCH_COLUMNS = ("conv", "detail", "complex", "all")
 COLUMNS = (*BENCH_COLUMNS, "exact")
@@ -169,11 +168,6 @@ TABLES = (MIXTURES, LAYERS, STAGE_1, ORDER, SIZES, PROJECTORS)
 # Training and scoring one cell
 
 
-def call(*command) -> str:
-    """Run `python COMMAND` on one thread and return what it prints."""
-    return run_program(*command, OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
-
-
 def make_smaller_llm(path: Path, steps: int) -> None:
     """Write toy-vicuna's first layers, trained for `steps` batches of its own dialogues."""
     whole = Llama.from_pretrained(shipped(LLM), dtype=torch.float32)
@@ -254,7 +248,7 @@ def train(settings: Settings, script: str, steps: int, job: dict, out: str, *fla
     shared = ["--images", settings.data, "--seed", job["seed"], "--out", out, *size]
     # The last of two equal flags counts, so the cell's own come last.
     own = [flag.format(out=settings.out, heal=settings.heal) for flag in job["flags"]]
-    call(path, *shared, *flags, *own)
+    run_on_one_thread(path, *shared, *flags, *own)
 
 
 def align(settings: Settings, job: dict) -> Reply:
@@ -273,11 +267,11 @@ def instruct(settings: Settings, job: dict) -> Reply:
     flags = ["--data", data, "--projector", job["start"]]
     train(settings, "train_instruct.py", settings.steps[1], job, str(out), *flags)
 
-    count = ["--plain", "--count", settings.scenes]
-    exact = call("-m", "nanollava.toyland", "score", "--model", out, *count, "--json")
+    asked = ["--model", out, "--plain", "--count", settings.scenes]
+    exact = run_on_one_thread("-m", "nanollava.toyland", "score", *asked, "--json")
     scores = {"exact": 100 * json.loads(exact)["overall"]}
-    count = ["--plain", "--count", settings.images]
-    call("-m", "nanollava.evals.llava_bench", "--model", out, *count, "--out", out / "bench")
+    asked = ["--model", out, "--plain", "--count", settings.images]
+    run_on_one_thread("-m", "nanollava.evals.llava_bench", *asked, "--out", out / "bench")
     bench = read_json(out / "bench" / "score.json")
     for column in BENCH_COLUMNS:
         scores[column] = bench[column][0]
@@ -336,33 +330,6 @@ def check_scores(job: dict, row: dict, where: str) -> None:
     """Check the row of a cell that was read from the answers file."""
     for column in COLUMNS:
         require(row, column, float, where, minimum=0)
-
-
-def in_processes(
-    function: Callable[[dict], Reply], parallel: int, jobs: dict[str, dict]
-) -> Iterator[tuple[str, Reply]]:
-    """Yield (name, function(job)) as they finish.
-
-    After the first error no further job is started. Running jobs finish and are yielded, then the
-    error is raised.
-    """
-    first_error = None
-    with ThreadPoolExecutor(parallel) as pool:  # each thread waits for one process
-        futures = {pool.submit(function, job): name for name, job in jobs.items()}
-        try:
-            for future in as_completed(futures):
-                if future.cancelled():
-                    continue
-                if future.exception() is None:
-                    yield futures[future], future.result()
-                elif first_error is None:
-                    first_error = future.exception()
-                    for other in futures:
-                        other.cancel()
-        finally:
-            pool.shutdown(cancel_futures=True)
-    if first_error is not None:
-        raise first_error
 
 
 # ---------------------------------------------------------------------------------------------
@@ -533,9 +500,9 @@ def main() -> None:
         make_smaller_llm(small, settings.heal)
 
     stage_1, stage_2 = make_jobs(settings, args.seeds)
-    do_align = partial(in_processes, partial(align, settings), args.parallel)
+    do_align = partial(in_parallel, partial(align, settings), args.parallel)
     collect(settings.out / "stage_1.jsonl", "id", stage_1, do_align, parse_nothing, accept)
-    do_instruct = partial(in_processes, partial(instruct, settings), args.parallel)
+    do_instruct = partial(in_parallel, partial(instruct, settings), args.parallel)
     scores = collect(
         settings.out / "cells.jsonl", "id", stage_2, do_instruct, parse_scores, check_scores
     )

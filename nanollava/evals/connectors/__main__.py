@@ -6,12 +6,16 @@ python -m nanollava.evals.connectors figures --out out/connectors
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
+
+import torch
 
 from ... import errors
 from ...errors import UserError
 from ...files import shipped
 from ...flags import HelpFormatter, check_number
+from ..program import in_parallel
 from . import figures, table
 from .data import write_data
 from .rows import LANGUAGE_MODELS, RATES, ROWS, SAMPLES, Rate, Row
@@ -31,10 +35,11 @@ MAX_SEEDS = 100
 
 
 def run_comparison(args: argparse.Namespace) -> None:
-    """Runs what is missing, row by row, and prints the tables."""
+    """Runs what is missing, several rows at once, and prints the tables."""
     check_number(args, "seeds", 1, MAX_SEEDS)
     check_number(args, "samples", 10, MAX_SCENES)
     check_number(args, "batch", 1, MAX_BATCH)
+    check_number(args, "parallel", 1, len(ROWS))
     check_number(args, "count", 3, MAX_SCENES, "scenes")
     out = Path(args.out)
     settings = Settings(
@@ -49,8 +54,11 @@ def run_comparison(args: argparse.Namespace) -> None:
     out.mkdir(parents=True, exist_ok=True)
     check_settings(settings)
     write_data(out / "data", args.samples)
-    for row in chosen_rows(args.rows):
-        compare_row(row, settings, args.seeds)
+    rows = {row.name: row for row in chosen_rows(args.rows)}
+    torch.set_num_threads(1)  # measuring, too, has one thread per row
+    compare = partial(compare_row, settings=settings, seeds=args.seeds)
+    for _ in in_parallel(compare, args.parallel, rows):
+        pass
     print(table.all_tables(all_results(out)))
 
 
@@ -154,6 +162,7 @@ def add_run_flags(command: argparse.ArgumentParser) -> None:
     )
     add("--batch", type=int, default=16, help="samples per step")
     add("--count", type=int, default=60, help="test scenes")
+    add("--parallel", type=int, default=2, help="rows at once, one thread each")
     add("--vision", default="checkpoints/toy-clip", help="Hugging Face CLIP directory")
     add("--llm", default="checkpoints/toy-vicuna", help="Hugging Face Llama directory")
     add(

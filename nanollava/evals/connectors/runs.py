@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from threading import Lock
 
 from ...assistant import load
 from ...config import LlavaConfig
@@ -17,11 +18,12 @@ from ...files import REPOSITORY, read_json, read_json_lines, write_json
 from ...toyland import natural_score
 from ...toyland.score import plain_score, score
 from ...training import plan
-from ..program import run_program
+from ..program import run_on_one_thread
 from .data import two_image_score
 from .rows import Rate, Row
 
 STAGE_2 = {plan.TOWER: False, plan.PROJECTOR: True, plan.LLM: True}  # what it trains
+QFORMER_STAGE = Lock()  # rows share it: the first one trains, the others wait for it
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,8 @@ def qformer_stage(run: Run, settings: Settings) -> Path:
     out = settings.out / "qformer-stage-1" / name
     flags = [*common_flags(run, settings), "--image-tokens", str(run.row.image_tokens)]
     flags += ["--data", str(settings.out / f"data/align-{run.samples}.json")]
-    call(["-m", "nanollava.train_qformer"], out, flags)
+    with QFORMER_STAGE:
+        call(["-m", "nanollava.train_qformer"], out, flags)
     return out
 
 
@@ -167,7 +170,7 @@ def is_largest(run: Run, settings: Settings) -> bool:
 def call(program: list[str], out: Path, flags: list[str]) -> None:
     """Runs a training program, unless its result is there."""
     if not (out / "MADE_BY.txt").is_file():
-        run_program(*program, "--out", out, *flags)
+        run_on_one_thread(*program, "--out", out, *flags)
 
 
 def measure(run: Run, settings: Settings) -> dict:
