@@ -169,13 +169,13 @@ def snow(pen: Pen, weather: str, rng: random.Random) -> None:
     draw_spots(pen, scale((200, 214, 234), light), rng)
 
 
-SKIES: dict[str, Callable[[Pen, random.Random], None]] = {
+DRAW_WEATHER: dict[str, Callable[[Pen, random.Random], None]] = {
     "sunny": sunny_sky,
     "rainy": rainy_sky,
     "cloudy": cloudy_sky,
     "night": night_sky,
 }
-PLACES: dict[str, Callable[[Pen, str, random.Random], None]] = {
+DRAW_PLACE: dict[str, Callable[[Pen, str, random.Random], None]] = {
     "park": park,
     "beach": beach,
     "street": street,

@@ -12,7 +12,7 @@ from .things import THINGS
 
 MIN_SIZE = 48  # pixels; below it some parts of things are too small for Pillow to draw
 
-COLORS: dict[str, RGB] = {
+RGB_OF_COLOR: dict[str, RGB] = {
     "red": (222, 45, 48),
     "orange": (255, 146, 30),
     "yellow": (253, 222, 52),
@@ -34,7 +34,7 @@ def draw_thing(image: Image.Image, thing: Thing, ground: RGB) -> None:
     shadow = [shadow_left, shadow_top, shadow_right, shadow_bottom]
     Pen(image).draw.ellipse(shadow, scale(ground, 0.82))
     draw_kind = THINGS[thing.kind]
-    draw_kind(Pen(image, thing.box), COLORS[thing.color])
+    draw_kind(Pen(image, thing.box), RGB_OF_COLOR[thing.color])
 
 
 def draw(scene: Scene, size: int = 336) -> Image.Image:
@@ -45,8 +45,8 @@ def draw(scene: Scene, size: int = 336) -> Image.Image:
     image = Image.new("RGB", (enlarged, enlarged))
     rng = random.Random(scene.seed)
     pen = Pen(image)
-    backgrounds.SKIES[scene.weather](pen, rng)
-    backgrounds.PLACES[scene.place](pen, scene.weather, rng)
+    backgrounds.DRAW_WEATHER[scene.weather](pen, rng)
+    backgrounds.DRAW_PLACE[scene.place](pen, scene.weather, rng)
     ground = backgrounds.ground_color(scene.place, scene.weather)
     for thing in reversed(scene.things):  # far ones first, so that near ones cover them
         draw_thing(image, thing, ground)

@@ -11,13 +11,13 @@ from .captions import plural
 from .scenes import COLORS, KINDS, Scene
 
 # What an answer may call each value. No word belongs to two values of one attribute.
-SYNONYMS = {
+KIND_WORDS = {
     "person": ("person", "people", "persons", "man", "woman", "somebody", "someone", "human"),
     "bicycle": ("bicycle", "bicycles", "bike", "bikes"),
     "boat": ("boat", "boats", "sailboat", "sailboats", "ship"),
 }
-WORDS: dict[str, dict[str, tuple[str, ...]]] = {
-    "kind": {kind: SYNONYMS.get(kind, (kind, plural(kind))) for kind in KINDS},
+ACCEPTED_WORDS: dict[str, dict[str, tuple[str, ...]]] = {
+    "kind": {kind: KIND_WORDS.get(kind, (kind, plural(kind))) for kind in KINDS},
     "color": {color: (color,) for color in COLORS},
     "side": {
         "left": ("left",),
@@ -44,9 +44,9 @@ WORDS: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 def values_by_word() -> dict[str, str]:
-    """Every word of `WORDS` with the value that it stands for."""
+    """Every word of `ACCEPTED_WORDS` with the value that it stands for."""
     result = {}
-    for values in WORDS.values():
+    for values in ACCEPTED_WORDS.values():
         for value, words in values.items():
             for word in words:
                 result[word] = value
@@ -60,7 +60,7 @@ def any_word(values: dict[str, tuple[str, ...]]) -> re.Pattern:
 
 
 VALUE_OF_WORD = values_by_word()
-PATTERNS = {attribute: any_word(values) for attribute, values in WORDS.items()}
+PATTERNS = {attribute: any_word(values) for attribute, values in ACCEPTED_WORDS.items()}
 
 # Further words that explain how one can tell a place or a weather.
 EVIDENCE = {
@@ -75,7 +75,7 @@ EVIDENCE = {
 }
 YES = ("yes", "yeah", "yep", "sure", "correct", "indeed")
 NEGATIONS = {"no", "not", "nope", "none", "nothing", "nobody", "zero", "without", "neither", "0"}
-NUMBERS = {
+NUMBER_OF_WORD = {
     "one": 1,
     "two": 2,
     "three": 3,
@@ -183,7 +183,7 @@ def values_in(text: str, attribute: str) -> set[str]:
 def numbers_in(text: str) -> set[int]:
     """The numbers that a text names; "no", "none" or "not" is 0, and "a dog" alone is 1."""
     words = words_of(text)
-    numbers = {NUMBERS[word] for word in words if word in NUMBERS}
+    numbers = {NUMBER_OF_WORD[word] for word in words if word in NUMBER_OF_WORD}
     if is_negated(text):
         numbers.add(0)
     if not numbers and re.search(r"\b(a|an|just|only)\b", plain(text)) and values_in(text, "kind"):
@@ -230,7 +230,7 @@ def mentions_in(clause: str) -> tuple[list[Mention], int]:
         if color:
             mention.color = color[1]
         if number:
-            mention.number = NUMBERS[number[1]]
+            mention.number = NUMBER_OF_WORD[number[1]]
         result.append(mention)
     if not kinds:
         return [], 0
@@ -307,7 +307,7 @@ def add_known_colors(mentions: list[Mention]) -> None:
             mention.color = colors.pop()
 
 
-def stated_facts(text: str) -> set[Fact]:
+def facts_in_answer(text: str) -> set[Fact]:
     """The facts that a text states, as tuples that `is_true` understands."""
     facts: set[Fact] = set()
     affirmed, _ = split_by_negation(text)
@@ -325,7 +325,7 @@ def stated_facts(text: str) -> set[Fact]:
             facts.add(("number", *thing, str(mention.number)))
     total = re.search(r"\b(one|two|three|four|1|2|3|4) (things?|objects?|items?)\b", affirmed)
     if total:
-        facts.add(("total", str(NUMBERS[total[1]])))
+        facts.add(("total", str(NUMBER_OF_WORD[total[1]])))
     return facts
 
 
@@ -365,7 +365,7 @@ def is_stated(fact: Fact, stated: set[Fact], scene: Scene) -> bool:
 
 
 def has_false_fact(text: str, scene: Scene) -> bool:
-    return not all(is_true(fact, scene) for fact in stated_facts(text))
+    return not all(is_true(fact, scene) for fact in facts_in_answer(text))
 
 
 # --- judges: every function says whether an answer is right ---
@@ -373,7 +373,7 @@ def has_false_fact(text: str, scene: Scene) -> bool:
 
 def fact_shares(text: str, scene: Scene) -> tuple[float, float]:
     """The share of true among the stated facts, and of stated among the true facts."""
-    stated = stated_facts(text)
+    stated = facts_in_answer(text)
     if not stated:
         return 0.0, 0.0
     number_true = sum(is_true(fact, scene) for fact in stated)
@@ -493,7 +493,7 @@ def tells_none(text: str, kind: str, is_count: bool) -> bool:
 def explains(text: str, attribute: str, value: str) -> bool:
     """Judges the answer to "why?" after a question about the place or the weather."""
     named = values_in(text, attribute)
-    evidence = {*WORDS[attribute][value], *EVIDENCE[value]}
+    evidence = {*ACCEPTED_WORDS[attribute][value], *EVIDENCE[value]}
     if len(values_in(text, "color")) > 2:
         return False  # a list of colors explains nothing
     return named <= {value} and not evidence.isdisjoint(words_of(text))
