@@ -38,7 +38,7 @@ def prefill(
 def one_token_kernels(dtype: torch.dtype) -> Iterator[None]:
     """Turns oneDNN off for steps of one token in half precision.
 
-    Such a step multiplies matrices with vectors, and on a CPU oneDNN does that at half the speed of
+    Such a step multiplies matrices with vectors, and on a CPU oneDNN does that slower than
     torch's own kernel (docs/performance.md). The prefill, with its many tokens, keeps oneDNN.
     """
     enabled = torch.backends.mkldnn.enabled

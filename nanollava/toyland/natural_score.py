@@ -1,8 +1,8 @@
 """Scores a LLaVA on questions as people type them, about test scenes.
 
-The scenes are without the unseen combinations of kind and color: only the language is new. Two
-thirds of the questions only open a dialogue or happen to be ones that the grammar can produce; they
-are asked, for later turns may depend on them, but not scored.
+The scenes are without the unseen combinations of kind and color: only the language is new. More
+than two thirds of the questions only open a dialogue or happen to be ones that the grammar can
+produce; they are asked, for later turns may depend on them, but not scored.
 """
 
 import random
