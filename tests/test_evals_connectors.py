@@ -48,6 +48,7 @@ def run_in_this_process(command: list[str], **options) -> SimpleNamespace:
 
 def one_after_another(function, parallel, jobs: dict) -> list:
     """`in_parallel` without threads: a training that runs in this process needs the main one."""
+    assert parallel == 3  # as the flag says
     return [(name, function(job)) for name, job in jobs.items()]
 
 
@@ -66,7 +67,7 @@ def compared(tmp_path_factory):
     tokenizer.save_pretrained(path / "llama")
     argv = ["program", "run", "--out", f"{path}/out", "--samples", "10", "--batch", "4"]
     argv += ["--vision", f"{path}/clip", "--llm", f"{path}/llama", "--count", "3"]
-    argv += ["--rows", "gated_xattn-16", "minigpt4-16"]
+    argv += ["--rows", "gated_xattn-16", "minigpt4-16", "--parallel", "3"]
     outputs = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", argv)

@@ -115,6 +115,12 @@ def test_questions_in_plain_language_are_those_of_the_plain_data():
     assert not {row["text"] for row in others.values() if row["category"] == "detail"} <= plain
 
 
+def test_the_flag_for_plain_language(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["llava_bench", "--plain", "--count", "20"])
+    questions, _ = llava_bench.load_questions(llava_bench.parse_arguments())
+    assert questions == llava_bench.toyland_questions(20, seed=0, plain=True)[0]
+
+
 def test_the_shipped_model_scores_well_on_toyland(tmp_path, call):
     call(llava_bench, "--count", 10, "--out", tmp_path)
     score = json.loads((tmp_path / "score.json").read_text())

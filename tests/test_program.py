@@ -19,7 +19,8 @@ def test_programs_find_the_package_from_any_directory(tmp_path, monkeypatch):
     assert run_program("-c", "import nanollava; print(3)") == "3\n"
 
 
-def test_a_program_on_one_thread():
+def test_a_program_on_one_thread(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
     assert run_on_one_thread("-c", "import torch; print(torch.get_num_threads())") == "1\n"
 
 
@@ -33,6 +34,23 @@ def test_jobs_run_at_the_same_time():
         return 10 * job
 
     assert dict(in_parallel(function, 2, jobs)) == {"first": 10, "second": 20}
+
+
+def test_a_caller_that_stops_ends_the_jobs_between_their_programs(tmp_path):
+    """As Ctrl-C does: the job that runs does not start the program that would be next."""
+    goes_on = threading.Event()
+    file = tmp_path / "started"
+
+    def function(job: str) -> None:
+        if job == "slow":
+            goes_on.wait(10)
+            run_program("-c", f"open({str(file)!r}, 'w')")
+
+    results = in_parallel(function, 2, {"fast": "fast", "slow": "slow"})
+    assert next(results) == ("fast", None)
+    threading.Timer(0.2, goes_on.set).start()
+    results.close()
+    assert not file.exists()
 
 
 def test_what_runs_while_another_job_fails_is_kept():

@@ -70,6 +70,19 @@ def test_plain_score_prints_one_column(monkeypatch, capsys):
     assert lines[-1].startswith("overall")
 
 
+def test_plain_score_asks_with_the_template(monkeypatch, capsys):
+    templates = []
+
+    def plain_score(model, tokenizer, image_config, count, seed, template) -> dict:
+        templates.append(template)
+        return {"overall": 1.0}
+
+    monkeypatch.setattr("nanollava.toyland.__main__.plain_score", plain_score)
+    monkeypatch.setattr(sys, "argv", ["toyland", "score", "--plain", "--template", "llama_2"])
+    main()
+    assert templates == ["llama_2"]
+
+
 def test_pretrain_makes_both_starting_points(tmp_path, monkeypatch):
     """With one step in every phase, and as few images and scenes as possible."""
     monkeypatch.setattr("nanollava.toyland.vicuna.SCENES", 200)

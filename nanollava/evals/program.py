@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from threading import Event
 from typing import TypeVar
 
 from ..errors import UserError, exit_with
@@ -12,6 +13,9 @@ from ..files import REPOSITORY
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+# Set by Ctrl-C in `in_parallel`. It reaches the main thread alone; the others must not go on.
+STOPPED = Event()
 
 
 def run_program(*command, **environment: str) -> str:
@@ -24,6 +28,8 @@ def run_program(*command, **environment: str) -> str:
     python_path = os.pathsep.join(path for path in paths if path)
     env = {**os.environ, "PYTHONPATH": python_path, **environment}
     words = [str(word) for word in command]
+    if STOPPED.is_set():
+        raise UserError(f"{' '.join(words)}: not started, because the run was stopped")
     finished = subprocess.run([sys.executable, *words], capture_output=True, text=True, env=env)
     if finished.returncode != 0:
         lines = finished.stderr.strip().splitlines() or [f"exit code {finished.returncode}"]
@@ -41,8 +47,10 @@ def in_parallel(
 ) -> Iterator[tuple[str, Result]]:
     """Yield (name, function(job)) as they finish, `parallel` jobs at once.
 
-    Each job has a thread, which is meant to wait for programs. After the first error no further job
-    is started. Running jobs finish and are yielded, then the error is raised.
+    Each job has a thread. All threads share one Python interpreter, so they gain little but where
+    they wait for programs. After the first error no further job is started. Running jobs finish and
+    are yielded, then the error is raised. If the caller stops (Ctrl-C), the running jobs start no
+    further program.
     """
     first_error = None
     with ThreadPoolExecutor(parallel) as pool:
@@ -57,8 +65,12 @@ def in_parallel(
                     first_error = future.exception()
                     for other in futures:
                         other.cancel()
+        except BaseException:
+            STOPPED.set()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
+            STOPPED.clear()
     if first_error is not None:
         raise first_error
 

@@ -303,6 +303,7 @@ def make_jobs(settings: Settings, seeds: int) -> tuple[dict[str, dict], dict[str
                 "flags": cell.instruct_flags,
                 "steps": settings.steps,
                 "scored on": [settings.images, settings.scenes],
+                "language": "plain",  # of data and questions
             }
     return stage_1, stage_2
 
@@ -342,11 +343,12 @@ Written by `python -m nanollava.evals.tables`. Every cell is the mean over the s
 ± the standard deviation between them; a seed sets the order of the data, the new W and the part of
 the data that is used. Every row gets the same optimizer steps ({align_steps} in stage 1,
 {instruct_steps} in stage 2, of {batch} samples), so a mixture with less data repeats it more often.
-All of it is in Toyland's plain language, a few forms of each question: so few steps teach no more.
+Data and questions are in Toyland's plain language, a few forms of each question: so few steps teach
+no more.
 Conversation (conv), detail, complex and all are relative scores on Toyland's LLaVA-Bench ({images}
 test images, three questions each, exact judge); exact is the share of exact answers to the short
-questions of `nanollava.toyland score` over {scenes} test scenes. The last column compares with the
-table's first row in the measure in bold, seed by seed: an effect is shown if the mean difference
+questions of `nanollava.toyland score --plain` over {scenes} test scenes. The last column compares with
+the table's first row in the measure in bold, seed by seed: an effect is shown if the mean difference
 has the paper's sign and is more than twice its standard error.
 
 Two things limit what can be shown. Toyland's teacher is a program: its answers have one form, and

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from .captions import plural
 from .scenes import COLORS, KINDS, Scene
 
-# What an answer may call each value. No word belongs to two values of one attribute.
+# Kinds that an answer may call by other words than their singular and plural.
 KIND_WORDS = {
     "person": ("person", "people", "persons", "man", "woman", "somebody", "someone", "human"),
     "bicycle": ("bicycle", "bicycles", "bike", "bikes"),
     "boat": ("boat", "boats", "sailboat", "sailboats", "ship"),
 }
+# What an answer may call each value. No word belongs to two values of one attribute.
 ACCEPTED_WORDS: dict[str, dict[str, tuple[str, ...]]] = {
     "kind": {kind: KIND_WORDS.get(kind, (kind, plural(kind))) for kind in KINDS},
     "color": {color: (color,) for color in COLORS},

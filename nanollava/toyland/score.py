@@ -252,7 +252,10 @@ def plain_score(
     seed: int = 0,
     template: str = TEMPLATE,
 ) -> dict[str, float]:
-    """Shares of exact answers in plain language on `count` test scenes, by type and "overall"."""
+    """Shares of exact answers in plain language on `count` test scenes, by type and "overall".
+
+    The questions are not those of `plain` in `score`: the random numbers differ.
+    """
     rng = random.Random(f"plain score/{seed}")
     scorer = Scorer(model, tokenizer, image_config, rng, template)
     return shares(scorer.short_questions(list(scenes("test", count, seed, unseen=False)), PLAIN))

@@ -57,7 +57,7 @@ def run_comparison(args: argparse.Namespace) -> None:
     rows = {row.name: row for row in chosen_rows(args.rows)}
     torch.set_num_threads(1)  # measuring, too, has one thread per row
     compare = partial(compare_row, settings=settings, seeds=args.seeds)
-    for _ in in_parallel(compare, args.parallel, rows):
+    for _ in in_parallel(compare, args.parallel, rows):  # after an error running rows finish first
         pass
     print(table.all_tables(all_results(out)))
 

@@ -23,7 +23,7 @@ from .data import two_image_score
 from .rows import Rate, Row
 
 STAGE_2 = {plan.TOWER: False, plan.PROJECTOR: True, plan.LLM: True}  # what it trains
-QFORMER_STAGE = Lock()  # rows share it: the first one trains, the others wait for it
+QFORMER_LOCK = Lock()  # rows share it: the first one trains, the others wait for it
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def qformer_stage(run: Run, settings: Settings) -> Path:
     out = settings.out / "qformer-stage-1" / name
     flags = [*common_flags(run, settings), "--image-tokens", str(run.row.image_tokens)]
     flags += ["--data", str(settings.out / f"data/align-{run.samples}.json")]
-    with QFORMER_STAGE:
+    with QFORMER_LOCK:
         call(["-m", "nanollava.train_qformer"], out, flags)
     return out
 
