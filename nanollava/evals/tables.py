@@ -347,9 +347,10 @@ Data and questions are in Toyland's plain language, a few forms of each question
 no more.
 Conversation (conv), detail, complex and all are relative scores on Toyland's LLaVA-Bench ({images}
 test images, three questions each, exact judge); exact is the share of exact answers to the short
-questions of `nanollava.toyland score --plain` over {scenes} test scenes. The last column compares with
-the table's first row in the measure in bold, seed by seed: an effect is shown if the mean difference
-has the paper's sign and is more than twice its standard error.
+questions of `nanollava.toyland score --plain` over {scenes} test scenes.
+
+The last column compares with the table's first row in the measure in bold, seed by seed: an effect
+is shown if the mean difference has the paper's sign and is more than twice its standard error.
 
 Two things limit what can be shown. Toyland's teacher is a program: its answers have one form, and
 answering in that form is much of what the instruction data teach. And the smaller language model is
