@@ -14,7 +14,7 @@ from ..files import REPOSITORY
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-# Set by Ctrl-C in `in_parallel`. It reaches the main thread alone; the others must not go on.
+# Ctrl-C reaches the main thread alone. `in_parallel` sets this, and the others start no program.
 STOPPED = Event()
 
 
@@ -47,9 +47,9 @@ def in_parallel(
 ) -> Iterator[tuple[str, Result]]:
     """Yield (name, function(job)) as they finish, `parallel` jobs at once.
 
-    Each job has a thread. All threads share one Python interpreter, so they gain little but where
-    they wait for programs. After the first error no further job is started. Running jobs finish and
-    are yielded, then the error is raised. If the caller stops (Ctrl-C), the running jobs start no
+    Each job has a thread. A job should mostly wait for programs, because all threads share one
+    Python interpreter. After the first error no further job is started. Running jobs finish and are
+    yielded, then the error is raised. If the caller stops (Ctrl-C), the running jobs start no
     further program.
     """
     first_error = None

@@ -23,7 +23,7 @@ from .data import two_image_score
 from .rows import Rate, Row
 
 STAGE_2 = {plan.TOWER: False, plan.PROJECTOR: True, plan.LLM: True}  # what it trains
-QFORMER_LOCK = Lock()  # rows share it: the first one trains, the others wait for it
+QFORMER_LOCK = Lock()  # rows share the Q-Former's own stage: one trains it, the others wait
 
 
 @dataclass(frozen=True)
