@@ -153,7 +153,7 @@ SIZES = Table(
     ),
 )
 PROJECTORS = Table(
-    "6. Projector (the paper names a deeper one as future work; LLaVA-1.5 took it)",
+    "6. Projector (the paper leaves other designs to future work; LLaVA-1.5 took two layers)",
     "exact",
     NOT_IN_PAPER,
     (
