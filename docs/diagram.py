@@ -81,13 +81,23 @@ def arrow(x, y1, y2) -> str:
     return f'<path {line} marker-end="url(#head)"/>'
 
 
-def shape_note(x, y, name, toy: str, large: str) -> list[str]:
+def arrow_right(x1, x2, y) -> str:
+    line = f'd="M{x1} {y} H{x2 - 7}" stroke="{INK}" stroke-width="1.6"'
+    return f'<path {line} marker-end="url(#head)"/>'
+
+
+def shape_note(x, y, name, toy: str, large: str, indent: int = 44) -> list[str]:
     """A symbol with its shape in both models, to the right of an arrow."""
     return [
         write(x, y + 5, name, 17, "start"),
-        write(x + 44, y - 4, f"Toyland {toy}", 12.5, "start", SOFT),
-        write(x + 44, y + 13, f"7B {large}", 12.5, "start", SOFT),
+        write(x + indent, y - 4, f"Toyland {toy}", 12.5, "start", SOFT),
+        write(x + indent, y + 13, f"7B {large}", 12.5, "start", SOFT),
     ]
+
+
+def all_tokens(shapes: Shapes, columns: int) -> str:
+    """The shape of a matrix with a row for each patch and each token of the text."""
+    return f"({shapes.patches} + {symbol('T', 'q')}) {TIMES} {columns:,}"
 
 
 def image(x, y, size) -> list[str]:
@@ -108,8 +118,8 @@ def image(x, y, size) -> list[str]:
 def vision_column(toy: Shapes, large: Shapes) -> list[str]:
     """From the image up to H_v."""
     x = 250  # of the column's middle
-    parts = image(x - 60, 560, 120)
-    parts += [arrow(x, 558, 528)]
+    parts = image(x - 60, 564, 120)
+    parts += [arrow(x, 562, 528)]
     toy_size = f"3 {TIMES} {toy.size} {TIMES} {toy.size}"
     large_size = f"3 {TIMES} {large.size} {TIMES} {large.size}"
     parts += shape_note(x + 14, 545, symbol("X", "v"), toy_size, large_size)
@@ -120,13 +130,13 @@ def vision_column(toy: Shapes, large: Shapes) -> list[str]:
     parts += [write(x, 517, "class token dropped", 12.5, color=SOFT)]
     parts += [arrow(x, 450, 412)]
     toy_shape = f"{toy.patches} {TIMES} {toy.vision_width}"
-    large_shape = f"{large.patches} {TIMES} {large.vision_width}"
+    large_shape = f"{large.patches} {TIMES} {large.vision_width:,}"
     parts += shape_note(x + 14, 431, symbol("Z", "v"), toy_shape, large_shape)
     parts += [box(x - 75, 374, 150, 36, STAGES_1_AND_2)]
     parts += [write(x, 398, f"projector {symbol('W')}", 16)]
     parts += [arrow(x, 372, 330)]
     toy_shape = f"{toy.patches} {TIMES} {toy.text_width}"
-    large_shape = f"{large.patches} {TIMES} {large.text_width}"
+    large_shape = f"{large.patches} {TIMES} {large.text_width:,}"
     parts += shape_note(x + 14, 351, symbol("H", "v"), toy_shape, large_shape)
     return parts
 
@@ -141,20 +151,22 @@ def text_column(toy: Shapes, large: Shapes) -> list[str]:
     parts += [box(x - 110, 490, 220, 36, "white")]
     parts += [write(x, 514, "tokenizer: text to ids", 16)]
     parts += [arrow(x, 488, 412)]
-    parts += [write(x + 14, 457, "ids, a few dozen", 12.5, "start", SOFT)]
+    count = f"{symbol('T', 'q')} ids, a few dozen"
+    parts += [write(x + 14, 457, count, 12.5, "start", SOFT)]
     parts += [box(x - 110, 374, 220, 36, STAGE_2)]
     parts += [write(x, 398, "word embeddings", 16)]
     parts += [arrow(x, 372, 330)]
-    tokens = f"tokens {TIMES} {toy.text_width}"
-    parts += shape_note(x + 14, 351, symbol("H", "q"), tokens, f"tokens {TIMES} {large.text_width}")
+    toy_shape = f"{symbol('T', 'q')} {TIMES} {toy.text_width:,}"
+    large_shape = f"{symbol('T', 'q')} {TIMES} {large.text_width:,}"
+    parts += shape_note(x + 14, 351, symbol("H", "q"), toy_shape, large_shape)
     return parts
 
 
-def sequence() -> list[str]:
+def sequence(toy: Shapes, large: Shapes) -> list[str]:
     """The row of vectors that the language model reads."""
     parts = []
     stretches = [
-        (60, 110, "“A chat ... USER:”", STAGE_2),
+        (60, 110, "“A chat … USER:”", STAGE_2),
         (176, 250, "one vector per patch", STAGES_1_AND_2),
         (432, 398, "“What color is the cat? ASSISTANT:”", STAGE_2),
         (836, 104, "“purple”", STAGE_2),
@@ -162,15 +174,19 @@ def sequence() -> list[str]:
     for x, width, text, color in stretches:
         parts += [box(x, 290, width, 38, color, "white")]
         parts += [write(x + width / 2, 314, text, 12.5)]
-    parts += [write(500, 281, f"one sequence, [{symbol('H', 'v')}, {symbol('H', 'q')}]", 12.5)]
+    for x in (115, 301, 631, 888):
+        parts += [arrow(x, 286, 238)]
+    name = f"[{symbol('H', 'v')}, {symbol('H', 'q')}]"
+    toy_shape = all_tokens(toy, toy.text_width)
+    large_shape = all_tokens(large, large.text_width)
+    parts += shape_note(642, 261, name, toy_shape, large_shape, 68)
+    parts += [write(466, 266, "one sequence", 15)]
     return parts
 
 
 def language_model(toy: Shapes, large: Shapes) -> list[str]:
     """The decoder, and the answer above it."""
     parts = []
-    for x in (115, 301, 631, 888):
-        parts += [arrow(x, 266, 236)]
     name = f"language model {symbol('f', 'φ')}: LLaMA / Vicuna"
     parts += [box(60, 140, 880, 94, STAGE_2), write(500, 172, name, 18)]
     block = f"{toy.text_blocks} | {large.text_blocks} blocks: RMSNorm, causal attention with RoPE"
@@ -178,12 +194,17 @@ def language_model(toy: Shapes, large: Shapes) -> list[str]:
     width = f"width {toy.text_width} | {large.text_width:,}"
     vocabulary = f"vocabulary {toy.vocabulary:,} | {large.vocabulary:,}"
     parts += [write(500, 218, f"{width}; {vocabulary}", 14)]
-    for x, answer in ((820, "“purple”"), (905, "“&lt;/s&gt;”")):
-        parts += [arrow(x, 138, 106), write(x, 94, answer, 16)]
-    parts += [write(862, 66, f"answer {symbol('X', 'a')}", 16)]
+    toy_shape = all_tokens(toy, toy.vocabulary)
+    large_shape = all_tokens(large, large.vocabulary)
+    parts += [arrow(631, 138, 92)]
+    parts += shape_note(642, 116, "logits", toy_shape, large_shape, 56)
     probability = f"{symbol('p')}({symbol('x', 'i')} | {symbol('X', 'v')}, {symbol('X', 'q')}, "
     probability += f"{symbol('x', '&lt;i')})"
-    parts += [write(760, 118, f"each token from {probability}", 13, "end", SOFT)]
+    parts += [write(631, 76, f"softmax: {probability}", 15)]
+    for x, answer in ((855, "“purple”"), (925, "“&lt;/s&gt;”")):
+        parts += [write(x, 76, answer, 16)]
+    parts += [arrow_right(732, 798, 71)]
+    parts += [write(960, 48, f"answer {symbol('X', 'a')}, token by token", 15, "end")]
     return parts
 
 
@@ -198,6 +219,9 @@ def legend() -> list[str]:
     parts += [write(120, 40, f"{formula}, then next-token prediction", 15, "start", SOFT)]
     for i, (color, text) in enumerate(entries):
         parts += [box(40, 58 + 22 * i, 16, 14, color), write(64, 70 + 22 * i, text, 13, "start")]
+    parts += [write(280, 70, "a | b: Toyland | 7B", 13, "start")]
+    tokens = f"{symbol('T', 'q')}: number of text tokens"
+    parts += [write(280, 92, tokens, 13, "start")]
     return parts
 
 
@@ -215,7 +239,7 @@ def main() -> None:
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
         *legend(),
         *language_model(toy, large),
-        *sequence(),
+        *sequence(toy, large),
         *vision_column(toy, large),
         *text_column(toy, large),
         "</svg>",

@@ -283,6 +283,11 @@ def test_the_readme_links_every_page():
         assert str(page) in linked, page
 
 
+@pytest.mark.parametrize("page", [ENGLISH, CHINESE, Path("docs/design.md")], ids=str)
+def test_the_diagram_of_the_model_is_shown(page):
+    assert re.search(r"!\[[^]]+\]\((docs/)?llava\.svg\)", read(page))
+
+
 def test_files_of_the_ci_jobs_exist():
     workflow = read(Path(".github/workflows/ci.yml"))
     named = re.findall(r"[\w./-]*\w+\.(?:py|txt|jpg)", workflow)
