@@ -90,7 +90,7 @@ def shape_note(x, y, name, toy: str, large: str, indent: int = 44) -> list[str]:
     """A symbol with its shape in both models, to the right of an arrow."""
     return [
         write(x, y + 5, name, 17, "start"),
-        write(x + indent, y - 4, f"Toyland {toy}", 12.5, "start", SOFT),
+        write(x + indent, y - 6, f"Toyland {toy}", 12.5, "start", SOFT),
         write(x + indent, y + 13, f"7B {large}", 12.5, "start", SOFT),
     ]
 
@@ -166,7 +166,7 @@ def sequence(toy: Shapes, large: Shapes) -> list[str]:
     """The row of vectors that the language model reads."""
     parts = []
     stretches = [
-        (60, 110, "“A chat … USER:”", STAGE_2),
+        (60, 110, "“… USER:”", STAGE_2),
         (176, 250, "one vector per patch", STAGES_1_AND_2),
         (432, 398, "“What color is the cat? ASSISTANT:”", STAGE_2),
         (836, 104, "“purple”", STAGE_2),
@@ -219,7 +219,7 @@ def legend() -> list[str]:
     parts += [write(120, 40, f"{formula}, then next-token prediction", 15, "start", SOFT)]
     for i, (color, text) in enumerate(entries):
         parts += [box(40, 58 + 22 * i, 16, 14, color), write(64, 70 + 22 * i, text, 13, "start")]
-    parts += [write(280, 70, "a | b: Toyland | 7B", 13, "start")]
+    parts += [write(280, 70, "a | b: a in Toyland, b in 7B", 13, "start")]
     tokens = f"{symbol('T', 'q')}: number of text tokens"
     parts += [write(280, 92, tokens, 13, "start")]
     return parts

@@ -12,12 +12,13 @@ one file per notebook, with a heading for each text cell:
 
 DIGEST belongs to the English text that was translated. A text whose English has changed since,
 or that is not translated, appears in English: so the editions cannot drift apart. HTML pages need
-nbconvert (pip install -r requirements-dev.txt).
+nbconvert (pip install -r requirements-dev.txt), and load MathJax from the web for their formulas.
 """
 
 import argparse
 import copy
 import hashlib
+import html
 import json
 import re
 import sys
@@ -28,6 +29,7 @@ OUT = HERE.parent / "out" / "notebooks"
 TRANSLATIONS = HERE / "zh"
 HEADING = re.compile(r"^%% (\S+) (\w+)$", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:|#)([^)]+)\)")  # to a file of the project
+NO_DESCRIPTION = 'alt="No description has been provided for this image"'  # nbconvert's, in order
 
 
 def read(path: Path) -> dict:
@@ -89,8 +91,21 @@ def moved_links(notebook: dict, depth: str) -> dict:
     return result
 
 
+def figure_descriptions(notebook: dict) -> list[str]:
+    """For each figure the last paragraph of the text before it, which says what it shows."""
+    paragraph = ""
+    descriptions = []
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            paragraph = text_of(cell).strip().split("\n\n")[-1]
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                descriptions.append(paragraph)
+    return descriptions
+
+
 def write_html(notebook: dict, path: Path) -> None:
-    """One page, with links to the other pages instead of notebooks."""
+    """One page, with links to the other pages instead of notebooks, and descriptions of figures."""
     try:
         import nbformat
         from nbconvert import HTMLExporter
@@ -98,6 +113,8 @@ def write_html(notebook: dict, path: Path) -> None:
         sys.exit("error: HTML pages need nbconvert: pip install -r requirements-dev.txt")
     node = nbformat.reads(json.dumps(notebook), as_version=4)
     page, _ = HTMLExporter().from_notebook_node(node)
+    for description in figure_descriptions(notebook):
+        page = page.replace(NO_DESCRIPTION, f'alt="{html.escape(description)}"', 1)
     path.write_text(page.replace('.ipynb"', '.html"'), encoding="utf-8")
 
 

@@ -26,7 +26,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def setup(seed: int = 0) -> None:
-    """Make `nanollava` and `checkpoints/` reachable from anywhere; set the seed and the style."""
+    """Make `nanollava` and `checkpoints/` reachable from anywhere; set the seed and the style.
+
+    Says what holds for all numbers below, so that a reader need not look here.
+    """
     sys.path.insert(0, str(ROOT))
     os.chdir(ROOT)
     torch.manual_seed(seed)
@@ -41,6 +44,7 @@ def setup(seed: int = 0) -> None:
         "image.cmap": "viridis",
     }
     plt.rcParams.update(style)
+    print(f"random seed {seed}; all numbers are float32 on the CPU where nothing else is said")
 
 
 def compare(name: str, mine, package, atol: float = 1e-5, rtol: float = 1e-5) -> None:
@@ -294,7 +298,7 @@ def matrix(
     return shown
 
 
-def weights(ax, values, title: str = "", xlabel: str = "is looked at", ylabel: str = "looks"):
+def weights(ax, values, title: str = "", xlabel: str = "key", ylabel: str = "query"):
     """Weights or a mask (T, S) as a heat map from 0 to 1; returns what a color bar needs."""
     shown = ax.imshow(values, "cividis", vmin=0, vmax=1)
     for axis in (ax.xaxis, ax.yaxis):

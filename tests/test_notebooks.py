@@ -7,10 +7,12 @@ import ast
 import json
 import re
 import runpy
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from notebook_symbols import AS_IN_NOTEBOOK_0, BORROWED, EVERYWHERE, letters
 
 ROOT = Path(__file__).resolve().parents[1]
 HERE = ROOT / "notebooks"
@@ -23,9 +25,35 @@ ROW = re.compile(
     r"\| \[`([\w.]+)`\]\(\.\./(\S+)#L(\d+)\) "  # symbol, file and line
     r"\| `(\S+)::(\w+)` \|"  # test
 )
-TABLE = README.split("## Every equation")[1]
-ROWS = [line for line in TABLE.splitlines() if line.startswith("|")][2:]
+CELL = re.compile(r"\| \[\d\d\]\((\S+)\), `([\w-]+)` \|")
+
+
+def rows_below(header: str) -> list[str]:
+    """The rows of a table of README.md."""
+    table = README.split(header)[1].split("\n\n")[0]
+    return table.splitlines()[2:]
+
+
+ROWS = rows_below("| equation | notebook and cell | module | test |")
+ROWS_WITHOUT_A_MODULE = rows_below("| equation | notebook and cell | against |")
+# Texts whose displayed formulas have no row in these tables: notebook and cell -> why.
+WITHOUT_A_ROW = {
+    "00 picture": "the whole model, which the other notebooks derive",
+    "01 text-24": "the loss of a probe, a measurement",
+    "02 text-17": "the definition of zero-shot classification",
+    "03 text-8": "the definition of a nearest word, a measurement",
+    "04 text-4": "what the notebook leads to; asserted in chain-rule",
+    "06 text-1": "what the notebook leads to; asserted in loop",
+    "07 text-1": "what the notebook leads to; asserted in loop",
+    "08 text-16": "the definition of a guess without the image",
+    "09 text-22": "the definition of an option's score",
+    "10 text-1": "what the notebook leads to; asserted in traffic",
+    "13 shift-text": "the loss of notebook 5, row loss",
+    "13 norm-find": "the mean of notebook 5, row global-division",
+    "15 text-4": "the definition of a normalized vector",
+}
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)\)")  # to a file of the project
+FOLDED = re.compile(r"<details>.*?</details>", re.DOTALL)
 
 # An overview, and answers to questions: they leave the derivations to the others.
 OVERVIEWS = ("00_llava_in_one_picture", "14_what_learners_ask")
@@ -75,6 +103,36 @@ def meanings(path: Path) -> dict[str, str]:
     return found
 
 
+TABLE_OF_SYMBOLS = meanings(NOTEBOOKS[0])
+
+
+def letters_used(path: Path) -> set[str]:
+    return letters("\n".join(sources(path, "markdown")))
+
+
+def borrowed(path: Path) -> set[str]:
+    """The letters that a notebook uses for something else than the table of notebook 0."""
+    found = set()
+    for letter, uses in BORROWED.items():
+        for notebooks in uses:
+            if path.name[:2] in notebooks.split():
+                found.add(letter)
+    return found
+
+
+def as_in_notebook_0(path: Path) -> set[str]:
+    return set(AS_IN_NOTEBOOK_0.get(path.name[:2], "").split())
+
+
+def declared(path: Path) -> set[str]:
+    """The letters whose meaning is said in notebook_symbols.py, or in the notebook's own table."""
+    found = set(EVERYWHERE) | borrowed(path) | as_in_notebook_0(path)
+    for symbol, meaning in meanings(path).items():
+        if TABLE_OF_SYMBOLS.get(symbol) == meaning:
+            found |= letters(symbol)
+    return found
+
+
 def compares(source: str) -> bool:
     """Does a cell compare what it computed with the package?"""
     return "assert_close(" in source or "compare(" in source
@@ -115,11 +173,23 @@ def test_has_a_table_of_symbols_equations_and_comparisons(path):
     assert len(comparisons) >= 2
 
 
-def test_each_symbol_has_one_meaning_in_all_notebooks():
-    known = {}
-    for path in NOTEBOOKS:
-        for symbol, meaning in meanings(path).items():
-            assert known.setdefault(symbol, meaning) == meaning, path.name
+@every_notebook
+def test_tables_repeat_notebook_0_or_say_which_letters_they_borrow(path):
+    for symbol, meaning in meanings(path).items():
+        if TABLE_OF_SYMBOLS.get(symbol) != meaning:
+            assert letters(symbol) <= borrowed(path), f"{symbol}: see notebook_symbols.py"
+
+
+@every_notebook
+def test_each_letter_of_a_formula_has_a_declared_meaning(path):
+    unknown = letters_used(path) - declared(path)
+    assert sorted(unknown) == [], "a new symbol? see notebook_symbols.py"
+
+
+@every_notebook
+def test_declared_letters_are_used(path):
+    unused = (borrowed(path) | as_in_notebook_0(path)) - letters_used(path)
+    assert sorted(unused) == [], "gone? see notebook_symbols.py"
 
 
 @every_derivation
@@ -130,7 +200,7 @@ def test_has_two_to_six_exercises(path):
 @every_notebook
 def test_every_code_cell_shows_something(path):
     silent = [cell["id"] for cell in run_cells(path) if not cell["outputs"]]
-    assert [cell_id for cell_id in silent if cell_id not in ("code-2", "code-3")] == []
+    assert silent == []
 
 
 @every_notebook
@@ -203,12 +273,42 @@ def test_every_notebook_is_listed():
     assert listed == [path.name for path in NOTEBOOKS]
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", ROWS + ROWS_WITHOUT_A_MODULE)
 def test_row_of_the_table_names_a_cell_that_asserts(row):
-    notebook, cell_id, *_ = ROW.fullmatch(row).groups()
+    notebook, cell_id = CELL.search(row).groups()
     matches = [cell["source"] for cell in cells(HERE / notebook) if cell["id"] == cell_id]
     assert len(matches) == 1
     assert "assert" in matches[0] or "compare(" in matches[0]
+
+
+def formulas_and_their_cells(path: Path) -> Iterator[tuple[str, set[str]]]:
+    """The id of each text with a displayed formula, and of the code up to the next such text."""
+    text_id = None
+    code_ids = set()
+    for cell in cells(path):
+        if cell["cell_type"] == "code":
+            code_ids.add(cell["id"])
+        elif "$$" in FOLDED.sub("", cell["source"]):
+            if text_id:
+                yield text_id, code_ids
+            text_id = cell["id"]
+            code_ids = set()
+    if text_id:
+        yield text_id, code_ids
+
+
+@every_notebook
+def test_every_displayed_formula_is_asserted_in_a_row_or_has_a_reason(path):
+    named = set()
+    for row in ROWS + ROWS_WITHOUT_A_MODULE:
+        notebook, cell_id = CELL.search(row).groups()
+        if notebook == path.name:
+            named.add(cell_id)
+    missing = []
+    for text_id, code_ids in formulas_and_their_cells(path):
+        if not named & code_ids and f"{path.name[:2]} {text_id}" not in WITHOUT_A_ROW:
+            missing.append(text_id)
+    assert missing == []
 
 
 @pytest.mark.parametrize("row", ROWS)
