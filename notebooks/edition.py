@@ -104,7 +104,7 @@ def figure_descriptions(notebook: dict) -> list[str]:
     return descriptions
 
 
-def write_html(notebook: dict, path: Path) -> None:
+def write_html(notebook: dict, path: Path, language: str) -> None:
     """One page, with links to the other pages instead of notebooks, and descriptions of figures."""
     try:
         import nbformat
@@ -112,7 +112,9 @@ def write_html(notebook: dict, path: Path) -> None:
     except ImportError:
         sys.exit("error: HTML pages need nbconvert: pip install -r requirements-dev.txt")
     node = nbformat.reads(json.dumps(notebook), as_version=4)
-    page, _ = HTMLExporter().from_notebook_node(node)
+    title = text_of(text_cells(notebook)[0]).splitlines()[0].removeprefix("# ")
+    exporter = HTMLExporter(language_code=language)
+    page, _ = exporter.from_notebook_node(node, {"metadata": {"name": title}})
     for description in figure_descriptions(notebook):
         page = page.replace(NO_DESCRIPTION, f'alt="{html.escape(description)}"', 1)
     path.write_text(page.replace('.ipynb"', '.html"'), encoding="utf-8")
@@ -130,7 +132,8 @@ def build(languages_and_form: list[str]) -> Path:
             notebook = chinese(notebook, path.stem)
         notebook = moved_links(notebook, "../../../notebooks/")
         if as_html:
-            write_html(notebook, folder / f"{path.stem}.html")
+            language = "zh" if in_chinese else "en"
+            write_html(notebook, folder / f"{path.stem}.html", language)
         else:
             text = json.dumps(notebook, indent=1, ensure_ascii=False)
             (folder / path.name).write_text(text + "\n", encoding="utf-8")

@@ -39,18 +39,17 @@ ROWS_WITHOUT_A_MODULE = rows_below("| equation | notebook and cell | against |")
 # Texts whose displayed formulas have no row in these tables: notebook and cell -> why.
 WITHOUT_A_ROW = {
     "00 picture": "the whole model, which the other notebooks derive",
-    "01 text-24": "the loss of a probe, a measurement",
+    "01 text-24": "CLIP's vector, row towers of notebook 2",
     "02 text-17": "the definition of zero-shot classification",
     "03 text-8": "the definition of a nearest word, a measurement",
     "04 text-4": "what the notebook leads to; asserted in chain-rule",
     "06 text-1": "what the notebook leads to; asserted in loop",
     "07 text-1": "what the notebook leads to; asserted in loop",
     "08 text-16": "the definition of a guess without the image",
-    "09 text-22": "the definition of an option's score",
+    "09 text-22": "the accuracy of a group; asserted in options",
     "10 text-1": "what the notebook leads to; asserted in traffic",
     "13 shift-text": "the loss of notebook 5, row loss",
     "13 norm-find": "the mean of notebook 5, row global-division",
-    "15 text-4": "the definition of a normalized vector",
 }
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)\)")  # to a file of the project
 FOLDED = re.compile(r"<details>.*?</details>", re.DOTALL)
