@@ -185,7 +185,7 @@ def draw_short_answers(sheet: Sheet, row: Row, x: int, y: int) -> None:
 
 
 def draw_descriptions(sheet: Sheet, row: Row, x: int, y: int) -> None:
-    """The descriptions, below the image; how many facts they state stands below the stage."""
+    """The descriptions, below the image; how many facts they state is written below the stage."""
     y = sheet.write(x, y, DESCRIBE, CELL - 2 * MARGIN, limit=1) + 4
     for stage, color, description in zip(STAGES, STAGE_COLORS, row.descriptions, strict=True):
         sheet.pen.text((x, y), stage, color, sheet.font)

@@ -62,7 +62,7 @@ class ImageFiles:
 
     A name in an archive is also found without the archive's topmost folder, unless it is the whole
     name of another image. A source PREFIX=ARCHIVE has the names that begin with PREFIX/. A name
-    that stands for two images is an error when it is asked for, whatever kinds of sources have it.
+    that stands for two images is an error when it is asked for, in folders and archives alike.
 
     Archives are never unpacked. Each image is read by its offset, with a file handle of its own,
     so that worker processes share nothing."""
@@ -215,7 +215,7 @@ def zip_members(archive: Path) -> Iterator[Member]:
 
 
 def zip_header_name(info: zipfile.ZipInfo) -> bytes:
-    """A member's name as the bytes that also stand before its content."""
+    """A member's name as the bytes that also come before its content."""
     encoding = "utf-8" if info.flag_bits & ZIP_UTF_8 else "cp437"
     return info.orig_filename.encode(encoding)
 
@@ -308,7 +308,7 @@ def read_member(member: Member) -> bytes:
                 raise ArchiveError(f"{member}: no header of a file")
             name_length, extra_length = struct.unpack("<HH", header[ZIP_LENGTHS_AT:])
             if file.read(name_length) != member.header_name:
-                raise ArchiveError(f"{member}: another name stands before its content")
+                raise ArchiveError(f"{member}: another name comes before its content")
             file.seek(extra_length, io.SEEK_CUR)
         content = file.read(member.stored_size)
     if member.compression == zipfile.ZIP_DEFLATED:

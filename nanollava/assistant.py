@@ -288,7 +288,7 @@ def open_images(images: Images) -> list[Image.Image]:
 def dialogue_turns(
     num_images: int, question: str, history: list[tuple[str, str]]
 ) -> list[dict[str, str]]:
-    """A dialogue in the data set's form; the images stand before its first question."""
+    """A dialogue in the data set's form; the images come before its first question."""
     texts = []
     for pair in history:
         if not isinstance(pair, tuple | list) or len(pair) != 2:

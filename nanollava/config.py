@@ -132,7 +132,7 @@ def check_qformer_width(width: int) -> None:
 
 
 def check_gated_xattn(layers_per_block: int, text_config: LlamaConfig) -> None:
-    """A ConfigError if no gated block would stand in the decoder."""
+    """A ConfigError if the decoder would have no gated block."""
     layers = text_config.num_hidden_layers
     if layers_per_block > layers:
         raise ConfigError(
@@ -155,7 +155,7 @@ def check_feature_layer(layer: int, vision_config: VisionConfig) -> None:
 class LlavaConfig:
     """LLaVA: vision tower g, projector W, language model, and how they are joined.
 
-    The defaults are LLaVA-7B, its vocabulary padded behind the image token.
+    The defaults are LLaVA-7B, its vocabulary padded after the image token.
     """
 
     vision_config: VisionConfig = field(default_factory=VisionConfig)

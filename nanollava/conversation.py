@@ -20,9 +20,9 @@ from .tokenizer import Tokenizer
 
 IMAGE_INDEX = -200  # one image in the token ids, until `expand` makes room for its patches
 
-# Where an image stands in its turn. "front": it is moved to the front, as LLaVA's release does
+# Where an image is in its turn. "front": it is moved to the front, as LLaVA's release does
 # since v1. "as_written": it stays where the record has it, as in the paper's release. In about half
-# of the records of LLaVA-Instruct the image is behind the question.
+# of the records of LLaVA-Instruct the image comes after the question.
 IMAGE_POSITIONS = ("front", "as_written")
 
 # Who speaks, in the words of LLaVA's data files and in those of chat APIs.
@@ -298,7 +298,7 @@ def encode(
         ids += [*text_ids, token_id]
         labels += [*text_labels, token_id if piece == EOS else IGNORE_INDEX]
         spans = []
-        # Text behind an image is encoded like the start of a text, as the original code does.
+        # Text after an image is encoded like the start of a text, as the original code does.
         after_special = piece != IMAGE
 
     text_ids, text_labels = encode_spans(spans, tokenizer, after_special)

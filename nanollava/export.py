@@ -16,7 +16,7 @@ from .special_tokens import BOS, EOS, IMAGE
 from .tokenizer import Tokenizer
 
 # A program in Jinja, whose parts after a "$" come from a Template. The content of a message is a
-# text or a list of parts; as in training, its images stand in front of its words.
+# text or a list of parts; as in training, its images come before its words.
 CHAT_TEMPLATE = string.Template("""\
 {%- macro words(message) -%}
 {%- if message.content is string -%}

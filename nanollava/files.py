@@ -65,7 +65,7 @@ def read_text(path: str | Path) -> str:
 
 
 def parse_json(text: str | bytes, where: str) -> Any:
-    """The value of a JSON text. If it is not valid, a ConfigError names `where` it stands."""
+    """The value of a JSON text. If it is not valid, a ConfigError names `where` it comes from."""
     try:
         if isinstance(text, bytes):  # json.loads would also take UTF-16, and halves of characters
             text = text.decode("utf-8-sig")
@@ -161,7 +161,7 @@ def check_writable(folder: Path) -> None:
 
 
 def check_not_input(flag: str, path: str | Path, inputs: Iterable[str | Path]) -> None:
-    """A UserError if a file to be written is one of the inputs, by whatever name."""
+    """A UserError if a file to be written is one of the inputs, even under another name."""
     for file in inputs:
         if Path(path).exists() and Path(file).exists() and os.path.samefile(path, file):
             raise UserError(f"{flag} {path}: would overwrite the input {file}; choose another")

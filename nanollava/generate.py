@@ -80,7 +80,7 @@ def stream(
     `input_ids` (B, T) are right-padded to `lengths` (B,). A row ends with the end token and yields
     -1 from there on. Rows do not see each other, but their draws share one random stream. A
     `kv_cache` that already holds the first positions of the prompt saves computing them;
-    `pixel_values` are then only the images behind them. `step` may be a compiled one. `sampling`
+    `pixel_values` are then only the images after them. `step` may be a compiled one. `sampling`
     are fields of `SamplingConfig`.
     """
     settings = SamplingConfig(**sampling)

@@ -40,7 +40,7 @@ class ImageConfig:
     `size` is the side of the square in pixels. `mode` says what happens to an oblong image: "crop"
     cuts out the center square; "pad" first extends the image to a square with the mean color.
     Before the crop, the short side is resized to `short_side` (None: to `size`), or the image to
-    `stretch` (height, width) whatever its proportions.
+    `stretch` (height, width) regardless of its proportions.
     """
 
     size: int = 224

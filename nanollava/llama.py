@@ -35,7 +35,7 @@ def rope_cos_sin(
     """cos and sin of the RoPE angles (m / factor) * theta^(-2i / E) (Su et al. 2021, equation 15).
 
     `position` (1 or B, T) holds the m. Both results are (1 or B, 1, T, E) in the dtype of `like`,
-    computed in float32. The angle of pair i stands at i and again at i + E/2: it rotates both.
+    computed in float32. The angle of pair i is at i and again at i + E/2: it rotates both.
     """
     E = config.head_dim
     two_i = torch.arange(0, E, 2, device=position.device)
@@ -60,7 +60,7 @@ class KVCache:
     """Keys and values of the positions computed so far, one pair of tensors per layer.
 
     Only this class and its compiled view (`compiled.StaticKVCache`) write to them. Every layer
-    appends its keys and values behind the `length` filled positions, then `advance` adds the new
+    appends its keys and values after the `length` filled positions, then `advance` adds the new
     positions to `length`. `truncate` forgets the last ones.
     """
 
@@ -143,8 +143,8 @@ class LlamaAttention(nn.Module):
         if kv_cache is not None:
             k, v = kv_cache.append(self.layer, k, v)  # (B, K, S, E)
         # softmax(q k^T / sqrt(E)) v. A single token sees every cached position: nothing to mask.
-        # Several tokens behind a cache need the mask that LlamaModel passes; `is_causal` is right
-        # for T = S only.
+        # Several tokens after cached ones need the mask that LlamaModel passes; `is_causal` is
+        # right for T = S only.
         causal = mask is None and x.shape[1] > 1
         grouped = q.shape[1] != k.shape[1]
         y = F.scaled_dot_product_attention(

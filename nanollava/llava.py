@@ -111,7 +111,7 @@ class LLaVA(nn.Module):
     ) -> torch.Tensor:
         """Logits (B, T, vocab) of ids (B, T) and images (N, 3, height, width).
 
-        Right padding needs no mask: attention is causal, so no token sees the padding behind it.
+        Right padding needs no mask: attention is causal, so no token sees the padding after it.
         """
         return self.language_model.lm_head(self.last_hidden_state(input_ids, pixel_values))
 
@@ -170,7 +170,7 @@ class LLaVA(nn.Module):
 
         `projector` is the name of a new one, such as "linear", else a directory or file that holds
         one. `connector` has the sizes of a new one that is not "linear" or "mlp2x_gelu".
-        `image_token_id` defaults to the first id behind the vocabulary. `dtype` None keeps the
+        `image_token_id` defaults to the first id after the vocabulary. `dtype` None keeps the
         files' dtypes; a new projector, which comes from no file, is float32 then. `quantize` as for
         `from_pretrained`.
         """
@@ -217,7 +217,7 @@ class LLaVA(nn.Module):
         `dtype` None keeps the files' dtype. `quantize` "int8" or "int4" quantizes the linear layers
         of the decoder while they are read. An original LLaVA often only names its vision tower:
         `vision` then gives the CLIP directory. Its config has no `image_token_id` either: give the
-        first id that its tokenizer leaves free; the default is the first one behind its embedding.
+        first id that its tokenizer leaves free; the default is the first one after its embedding.
         """
         values = read_json(Path(path) / "config.json")
         if is_original(values):
@@ -267,7 +267,7 @@ def prepare_quantization(model: nn.Module, quantize: str | None) -> None:
 def add_image_token(llama: Llama, image_token_id: int, path: str | Path) -> None:
     """Makes sure that the vocabulary has the image token.
 
-    Its id must be in the vocabulary already, or be the next one behind it.
+    Its id must be in the vocabulary already, or be the next one after it.
     """
     vocab_size = llama.config.vocab_size
     if image_token_id > vocab_size:

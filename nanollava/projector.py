@@ -11,7 +11,7 @@ from .config import PROJECTORS
 
 
 class Connector(nn.Module):
-    """What stands between the vision tower and the language model: W, or another one.
+    """The module between the vision tower and the language model: W, or another one.
 
     Three questions are asked about each of them:
 

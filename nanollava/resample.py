@@ -7,7 +7,7 @@ float32, so the pixels differ.
 
 import numpy as np
 
-PRECISION = 22  # bits behind the point of Pillow's weights, which are integers
+PRECISION = 22  # bits after the binary point of Pillow's weights, which are integers
 STRIP_VALUES = 2**21  # pixels that are converted to float64 at a time
 
 
@@ -32,7 +32,7 @@ def resample_rows(
 
     `pixels` (H, W, 3) are the rows of the image from `offset` on; all others have one `color`.
     Returns (count, W, 3), equal to Pillow's bytes: its weights are the kernel at the distances from
-    the center of the new row, as integers with PRECISION bits behind the point.
+    the center of the new row, as integers with PRECISION bits after the binary point.
     """
     height, width, _ = pixels.shape
     background = np.array(color, dtype=np.float64)

@@ -103,7 +103,7 @@ def check_vocabulary(file: Path, pieces: list[Piece]) -> None:
             raise ConfigError(f"{file}: piece {i} has the score {piece.score}")
     texts = {piece.text for piece in pieces}
     if len(texts) < len(pieces):
-        raise ConfigError(f"{file}: a piece stands twice in the vocabulary")
+        raise ConfigError(f"{file}: a piece is in the vocabulary twice")
     if UNKNOWN_TEXT not in texts:
         raise ConfigError(
             f"{file}: no {UNKNOWN_TEXT} in the vocabulary: expected a LLaMA tokenizer"

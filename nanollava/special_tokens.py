@@ -1,5 +1,5 @@
 """The names of a tokenizer's special tokens, and the tokens that somebody added to its vocabulary,
-as the JSON files beside a tokenizer say them."""
+as the JSON files next to a tokenizer give them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from .errors import ConfigError
 from .files import read_json
 from .sentencepiece import CONTROL, UNKNOWN, UNKNOWN_TEXT, USER_DEFINED, Piece
 
-# LLaMA's names. In templates they stand for whatever the tokenizer uses.
+# LLaMA's names. In templates they stand for those that the tokenizer uses.
 BOS = "<s>"
 EOS = "</s>"
 IMAGE = "<image>"
@@ -99,7 +99,7 @@ def vocabulary_tokens(pieces: list[Piece]) -> dict[int, AddedToken]:
 
 
 def json_tokens(file: Path, options: dict, names: SpecialTokens) -> dict[int, AddedToken]:
-    """The tokens that the JSON files beside `tokenizer.model` add to its vocabulary, by their ids.
+    """The tokens that the JSON files next to `tokenizer.model` add to its vocabulary, by id.
 
     `options` are those of tokenizer_config.json, whose `added_tokens_decoder` has flags for each
     token. The older added_tokens.json has only ids.

@@ -38,7 +38,7 @@ CLOSING_PUNCTUATION = ".,:;!?)]}'\"%"  # what follows a word without a space
 class PrefixSpace(NamedTuple):
     """Where a tokenizer puts a space before text.
 
-    At the beginning it also stands before a text that begins with a space itself, as sentencepiece
+    At the beginning it also comes before a text that begins with a space itself, as sentencepiece
     has it; otherwise decoding would lose that space.
     """
 
@@ -66,7 +66,7 @@ class AddedTokenInText(NamedTuple):
     id: int
     start: int
     end: int
-    is_piece: bool  # of sentencepiece's vocabulary: text behind it gets no prefix space
+    is_piece: bool  # of sentencepiece's vocabulary: text after it gets no prefix space
 
 
 class Splitter:
@@ -112,7 +112,7 @@ class Tokenizer:
     """
 
     def __init__(self, backend: Backend, names: SpecialTokens = LLAMA_TOKENS):
-        """`names` of the special tokens, as the files beside tokenizer.json give them."""
+        """`names` of the special tokens, as the files next to tokenizer.json give them."""
         self.backend = backend
         self.names = names
         self.bos_token_id = backend.token_to_id(self.names.bos)
@@ -161,7 +161,7 @@ class Tokenizer:
     def from_pretrained(cls, path: str | Path) -> "Tokenizer":
         """Reads `tokenizer.json` of a model directory, or else `tokenizer.model`.
 
-        The files beside it name the special tokens: see `read_special_tokens`.
+        The files next to it name the special tokens: see `read_special_tokens`.
         """
         if not Path(path).is_dir():
             raise ConfigError(f"{path}: no such file or directory; expected a model directory")
@@ -237,7 +237,7 @@ class Tokenizer:
             "eos_token": self.names.eos,
             "unk_token": self.names.unk,
             "add_bos_token": True,
-            "padding_side": "left",  # of prompts in a batch, behind which all answers begin
+            "padding_side": "left",  # of prompts in a batch: all answers begin right after them
         }
         if not self.prefix_space.at_start:
             values["add_prefix_space"] = False
@@ -399,7 +399,7 @@ class Tokenizer:
         return text + self.decode_run(run)
 
     def decode_run(self, ids: list[int]) -> str:
-        """The text of a run: without the space that `encode` put behind an added token."""
+        """The text of a run: without the space that `encode` put after an added token."""
         text = self.backend.decode(ids, skip_special_tokens=False)
         if not ids or ids[0] not in self.splitter.added_ids:
             return text
@@ -415,7 +415,7 @@ class Tokenizer:
 
 
 def take_prefix_space(state: dict) -> PrefixSpace:
-    """Takes the space before a text out of tokenizer.json's `state`; returns where it stands."""
+    """Takes the space before a text out of tokenizer.json's `state`; returns where it goes."""
     prefix_space = NO_PREFIX
     for step in steps_of(state["pre_tokenizer"], "pretokenizers"):
         if step["type"] == "Metaspace":

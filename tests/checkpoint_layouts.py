@@ -53,7 +53,7 @@ def reference_model(
 class Parts:
     """The reference's tensors, each part by its own names."""
 
-    llama: dict[str, torch.Tensor]  # without the rows behind the tokenizer's
+    llama: dict[str, torch.Tensor]  # without the rows after the tokenizer's
     tower: dict[str, torch.Tensor]
     projector: dict[str, torch.Tensor]
 
@@ -210,7 +210,7 @@ def write_original_and_clip(model, folder: Path) -> list[Path]:
     clip_values = {"model_type": "clip", "vision_config": json_of(VISION_CONFIG)}
     values = original_values(model)
     original = write_checkpoint(folder / "original", tensors, values, "pytorch_model.bin")
-    # The published LLaVA v1.5 has a copy of its W beside the shards.
+    # The published LLaVA v1.5 has a copy of its W next to the shards.
     torch.save(original_projector(model, parts), original / "mm_projector.bin")
     return [
         original,

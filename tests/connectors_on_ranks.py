@@ -60,7 +60,7 @@ def make_model(kind: str):
     model = llava_class(kind)(config)
     for name, parameter in model.named_parameters():
         if name.endswith("_gate"):
-            parameter.data.fill_(0.5)  # open, so that everything behind it gets a gradient
+            parameter.data.fill_(0.5)  # open, so that everything it gates gets a gradient
     return model
 
 

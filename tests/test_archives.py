@@ -220,7 +220,7 @@ def linked(request, tmp_path) -> ImageFiles:
     path = tmp_path / f"links.{request.param}"
     if request.param == "tar":
         with tarfile.open(path, "w") as archive:
-            for name, (kind, target) in LINKS.items():  # also a link that stands before its target
+            for name, (kind, target) in LINKS.items():  # also a link that comes before its target
                 info = tarfile.TarInfo(name)
                 info.type = kind
                 info.linkname = target

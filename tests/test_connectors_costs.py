@@ -39,7 +39,7 @@ def test_qwen_by_hand():
     attention = 4 * 4 * 16 * 64
     last = 2 * 4 * 64 * 64
     flops = connector_flops(config("qwen"), images=1, tokens=0)
-    # The queries are mapped once, but counted per image: they are expanded behind the map.
+    # The queries are mapped once, but counted per image: they are expanded after the map.
     assert flops.forward == kv + q_and_out + k_and_v + attention + last
     assert flops.by_weights == kv + q_and_out + k_and_v + last
 

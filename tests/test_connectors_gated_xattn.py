@@ -116,7 +116,7 @@ def test_cached_decoding_equals_recomputation(sees):
     kv_cache = model.new_cache(1)
     kv_cache.reserve(8)
     first = model.last_hidden_state(IDS[:, :4], pixels[:1], kv_cache=kv_cache)
-    # A second image behind what the cache holds, then words one by one.
+    # A second image after what the cache holds, then words one by one.
     second = model.last_hidden_state(IDS[:, 4:6], pixels[1:], kv_cache=kv_cache)
     words = []
     for t in (6, 7):

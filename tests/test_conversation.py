@@ -111,7 +111,7 @@ def test_a_prompt_is_the_beginning_of_the_conversation(template):
     assert written(template)[len(prompt) :].startswith(" on the left")
 
 
-# Where the image stands
+# Where the image is placed
 
 
 def placed(text: str, image_position: str = "front") -> str:
@@ -277,7 +277,7 @@ class Oracle:
         return ids
 
     def encode_continuation(self, text: str) -> list[int]:
-        """A text without a space before it: behind a character that merges with nothing."""
+        """A text without a space before it: after a character that merges with nothing."""
         prefix = self.processor.encode("\x01")
         return self.processor.encode("\x01" + text)[len(prefix) :]
 

@@ -36,7 +36,7 @@ def gpt(text) -> dict:
 
 @pytest.fixture
 def make(tmp_path):
-    """Writes records to data.json, beside the image a.png, and reads them."""
+    """Writes records to data.json, next to the image a.png, and reads them."""
     Image.new("RGB", (30, 20), "red").save(tmp_path / "a.png")
 
     def make_data(records, images=tmp_path, **options) -> InstructionData:

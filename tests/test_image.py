@@ -133,7 +133,7 @@ def test_images_are_turned_as_exif_says(tmp_path):
 
 
 def with_chunk(png: bytes, kind: bytes, content: bytes) -> bytes:
-    """A PNG file with one chunk more, behind its header of 33 bytes."""
+    """A PNG file with one chunk more, after its header of 33 bytes."""
     checksum = zlib.crc32(kind + content)
     chunk = struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
     return png[:33] + chunk + png[33:]

@@ -108,7 +108,7 @@ def test_causal_mask_of_a_chunk_behind_a_cache():
 
 @pytest.mark.parametrize("ends", [[10, 11, 12, 13, 14], [7, 8, 14], [1, 13, 14]])
 def test_cached_chunks_equal_recomputation(ends):
-    """A chunk behind a filled cache sees all of it, and its own tokens causally."""
+    """A chunk after a filled cache sees all of it, and its own tokens causally."""
     model = random_llama()
     ids = torch.randint(0, 96, (2, 14))
     kv_cache = KVCache(model.config, batch=2, like=model.lm_head.weight)

@@ -159,7 +159,7 @@ KEEPS_SPACES = (3, b"\x20\x00")  # remove_extra_whitespaces: false
 @pytest.mark.parametrize(
     "texts, error",
     [
-        ([b"<unk>", b"a", b"a"], "a piece stands twice in the vocabulary"),
+        ([b"<unk>", b"a", b"a"], "a piece is in the vocabulary twice"),
         ([b"a", b"b"], "no <unk> in the vocabulary"),
     ],
 )

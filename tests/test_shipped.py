@@ -117,7 +117,7 @@ def test_transformers_generates_the_same_answer(ours, theirs, inputs):
 
 
 def test_the_projector_is_w_alone():
-    """In float16, and beside it only the command that made it."""
+    """In float16, and next to it only the command that made it."""
     folder = shipped(TOY_PROJECTOR)
     assert {file.name for file in folder.iterdir()} == {"MADE_BY.txt", "mm_projector.safetensors"}
     W = build(TrainConfig(projector=TOY_PROJECTOR)).model.multi_modal_projector

@@ -58,7 +58,7 @@ def test_other_signals_during_the_imports_are_no_traceback(tmp_path, name):
 
 @needs_signals
 def test_an_ignored_ctrl_c_stays_ignored(tmp_path):
-    """A shell starts the commands behind `&` in a script like this."""
+    """A shell script starts background commands (with `&`) like this."""
     (tmp_path / "torch.py").write_text("import os; os.kill(os.getpid(), 2); os._exit(7)")
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     ignore = f"import signal, os; signal.signal(2, signal.SIG_IGN); os.execv({sys.executable!r}, "

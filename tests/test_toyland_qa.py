@@ -1,4 +1,4 @@
-"""Questions with their answers: what a question is about, and where things stand."""
+"""Questions with their answers: what a question is about, and where things are."""
 
 from nanollava.toyland.qa import QA, kinds_in, neighbors
 from nanollava.toyland.scenes import scenes

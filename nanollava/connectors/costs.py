@@ -67,7 +67,7 @@ def connector_flops(config: LlavaConfig, images: int, tokens: int) -> Flops:
 def unit_flops(config: LlavaConfig) -> tuple[Flops, Flops]:
     """FLOPs per image, and per position of text for the blocks in the decoder.
 
-    What a block costs grows in proportion to the positions, beside a constant for the latents.
+    What a block costs grows in proportion to the positions, plus a constant for the latents.
     """
     connector = meta_connector(config)
     vision = config.vision_config

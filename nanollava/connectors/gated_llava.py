@@ -77,7 +77,7 @@ class GatedKVCache(KVCache):
         return image_mask(count, *self.image_latents.shape[1:3], self.sees)
 
     def truncate(self, length: int) -> None:
-        """Keeps the first `length` positions. Images behind them are not seen any more."""
+        """Keeps the first `length` positions. Images after them are not seen any more."""
         super().truncate(length)
         self.count = self.count[:, : self.length]
 

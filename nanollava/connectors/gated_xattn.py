@@ -1,6 +1,6 @@
 """Flamingo's gated cross-attention: the decoder keeps its own input, and looks at the images.
 
-A block stands before a decoder layer. Equations, with LN for a LayerNorm, x for the text (T, D),
+A block comes before a decoder layer. Equations, with LN for a LayerNorm, x for the text (T, D),
 and z for the latents of M images, L of each, as the perceiver resampler writes them,
 (M L, vision_width):
 
@@ -54,7 +54,7 @@ class CrossAttention(nn.Module):
 
 
 class GatedBlock(nn.Module):
-    """Cross-attention and feed-forward, each behind a gate that starts closed: tanh(0) = 0."""
+    """Cross-attention and feed-forward, each with a gate that starts closed: tanh(0) = 0."""
 
     def __init__(self, text_width: int, vision_width: int):
         super().__init__()
@@ -80,7 +80,7 @@ class GatedConnector(Connector):
         decoder_layers: int,
         layers_per_block: int = 1,
     ):
-        """A block stands before each decoder layer i for which layers_per_block divides i + 1."""
+        """A block comes before each decoder layer i for which layers_per_block divides i + 1."""
         super().__init__()
         self.resampler = PerceiverResampler(vision_width, num_latents, num_layers)
         self.blocks = nn.ModuleDict()

@@ -33,7 +33,7 @@ class Losses(NamedTuple):
 
 
 class QFormerPretraining(nn.Module):
-    """A Q-Former with all that stage 1 needs beside the query path.
+    """A Q-Former with all that stage 1 needs besides the query path.
 
     `norm_patches`, `queries` and `qformer` have the names and the place that they have in a
     QFormerConnector. `vocab_size` counts the tokenizer's ids; one more, [DEC], begins a caption
@@ -79,7 +79,7 @@ class QFormerPretraining(nn.Module):
         """The losses of image features Z_v (B, P, vision_width) and captions input_ids (B, T).
 
         A caption begins with a class token and ends with an end token; `is_text` (B, T) is False at
-        the padding behind it. `generator` draws the hard negatives.
+        the padding after it. `generator` draws the hard negatives.
         """
         patches = self.norm_patches(Z_v)
         image_states = self.image_states(patches)

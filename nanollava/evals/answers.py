@@ -179,7 +179,7 @@ def read_rows(path: str | Path, key: str) -> dict[str, dict]:
         name = row.get(key)
         if has_type(name, int):
             name = str(name)
-        if not has_type(name, str) or not name.isprintable():  # it stands in lines of text
+        if not has_type(name, str) or not name.isprintable():  # it is part of text lines
             problem = f"expected a JSON object with {key!r}, a printable text or a whole number"
             raise UserError(f"{where}: {problem}; {key} = {short(name)}")
         if name in rows:

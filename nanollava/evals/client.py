@@ -89,7 +89,7 @@ def check_url(base_url: str) -> None:
     except ValueError:  # for example a port above 65535
         valid = False
     if valid and (parts.username is not None or parts.password is not None):
-        # Not shown: it would stand in every message.
+        # Not shown: it would appear in every message.
         raise UserError(
             "--base-url: contains a user name or a password; give the key as OPENAI_API_KEY"
         )

@@ -21,7 +21,7 @@ STOPPED = Event()
 def run_program(*command, **environment: str) -> str:
     """Runs `python COMMAND` and returns what it prints.
 
-    `environment` are variables beside those of this process. If the program fails, its last line is
+    `environment` adds variables to those of this process. If the program fails, its last line is
     a UserError.
     """
     paths = [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]

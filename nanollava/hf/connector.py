@@ -19,7 +19,7 @@ CONNECTOR_FILE = "connector.json"
 def connector_of(source: str | Path) -> tuple[str, ConnectorConfig | None]:
     """What a directory or file holds: one of PROJECTORS or CONNECTORS, and the sizes of the latter.
 
-    A file of a connector has its connector.json beside it.
+    A file of a connector has its connector.json next to it.
     """
     source = Path(source)
     folder = source.parent if source.is_file() else source

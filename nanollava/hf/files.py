@@ -124,7 +124,7 @@ def read_tensor(file: safe_open, name: str, shard: Path) -> torch.Tensor:
 def check_names(shard: Path) -> None:
     """A WeightsError if the header of a safetensors file names a tensor twice.
 
-    The library takes the last one. The header is JSON behind its own length of 8 bytes.
+    The library takes the last one. The header is JSON, after 8 bytes that hold its length.
     """
     with open(shard, "rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
@@ -180,7 +180,7 @@ def has_model(path: Path) -> bool:
 
 
 def is_projector_directory(path: Path) -> bool:
-    """Whether a directory holds W alone. Beside a whole model, W is a copy that nobody reads."""
+    """Whether a directory holds W alone. Next to a whole model, W is a copy that nobody reads."""
     has_projector = any((path / name).is_file() for name in PROJECTOR_FILES)
     return has_projector and not has_model(path)
 
@@ -283,7 +283,7 @@ def add_identity(named_tensors: dict[str, torch.Tensor]) -> None:
     """Complete a linear W to the two layers that the llava-hf layout has.
 
     With `projector_hidden_act` "linear" there is no nonlinearity between them, so an identity
-    behind W changes nothing.
+    after W changes nothing.
     """
     if "multi_modal_projector.linear_2.bias" in named_tensors:
         return

@@ -36,8 +36,8 @@ class Layout:
     """The names of one checkpoint layout.
 
     `prefixes` are pairs (in the file, ours). Reading takes the first that matches the file's name,
-    so a longer prefix stands before a shorter one. Writing takes the first that matches our name,
-    so the spelling that is written stands before those that are only read.
+    so a longer prefix comes before a shorter one. Writing takes the first that matches our name,
+    so the spelling that is written comes before those that are only read.
     `drop` are patterns of tensors that are left out on purpose. A name that matches nothing is an
     error: no tensor is ignored silently.
     """

@@ -209,7 +209,7 @@ def to_pixel_values(images: torch.Tensor) -> torch.Tensor:
 def encode_captions(tokenizer: Tokenizer, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids (B, T) with BOS and an end-of-text token, and the position of the latter (B,).
 
-    The end of text is the last id of the vocabulary, behind the tokenizer's; it also pads."""
+    The end of text is the last id of the vocabulary, after the tokenizer's; it also pads."""
     end_of_text = len(tokenizer)
     rows = []
     for text in texts:
@@ -323,7 +323,7 @@ class ClipPhase:
 
     steps: int
     region_steps: int = 0  # the first steps, which train on regions only
-    regions: bool = True  # whether things are compared with phrases, beside images with captions
+    regions: bool = True  # whether things are compared with phrases, besides images with captions
     max_things: int = 4  # in one image
     batch: int  # images per step
     group: int  # scenes that differ in one fact and share a batch

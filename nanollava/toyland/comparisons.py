@@ -6,7 +6,7 @@ from .grammar import capitalized
 from .qa import QA, Answer, Writer, neighbors, unique_names, yes_no_answer, yes_or_no
 from .scenes import SIDES, Scene, Thing
 
-# Where one thing can be, seen from another, beside the sides, which have questions of their own.
+# Where one thing can be, seen from another, besides the sides, which have questions of their own.
 NEXT_TO_OR_BEHIND = ("next to", "behind", "in front of")
 
 

@@ -24,7 +24,7 @@ SAMPLES_PER_SCENE = {"conversation": 2.0, "detail": 0.5, "complex": 0.3}
 
 
 def record(id: str, image: str, qas: list[QA]) -> dict:
-    """One record in LLaVA's form: the image token stands before the first question."""
+    """One record in LLaVA's form: the image token comes before the first question."""
     return {"id": id, "image": image, "conversations": dialogue(IMAGE, qas)}
 
 

@@ -86,7 +86,7 @@ def gives_away(earlier: QA, qa: QA) -> bool:
 
 
 # The types that a conversation may ask several times in a row (a drill). Their questions hardly
-# answer each other. Those that need most practice stand here more than once.
+# answer each other. Those that need most practice are listed more than once.
 DRILLED = (
     ("relation",) * 10
     + ("what",) * 4

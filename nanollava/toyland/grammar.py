@@ -10,7 +10,7 @@ import random
 import re
 from collections.abc import Iterator
 
-WORDING_SPLITS = ("trained", "unseen")  # the split of wordings, beside the one of scenes
+WORDING_SPLITS = ("trained", "unseen")  # the split of wordings, in addition to the one of scenes
 
 SYNONYMS = {
     "image": "(picture|image|photo|scene)",

@@ -241,7 +241,7 @@ def mentions_in(clause: str) -> tuple[list[Mention], int]:
 def attach(parts: list[Clause], attribute: str, waiting: list[Mention]) -> None:
     """Gives side or distance to the things of one sentence.
 
-    The words for them stand behind the things ("a cat and a dog on the left") or before ("on the
+    The words for them come after the things ("a cat and a dog on the left") or before ("on the
     left there are a cat and a dog"). `waiting` are things whose words may still follow.
     """
     leading = ""  # words that came before their things
@@ -459,7 +459,7 @@ def knows_day(text: str, weather: str) -> bool:
 
 
 def tells_side(text: str, direction: str) -> bool:
-    """Judges the answer to "left or right of it?"; the words may stand before "of the dog"."""
+    """Judges the answer to "left or right of it?"; the words may come before "of the dog"."""
     sides = {value for _, value in matches(plain(text), "side")}
     return sides == {direction} and not is_negated(text)
 

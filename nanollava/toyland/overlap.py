@@ -32,7 +32,7 @@ EXAMPLES = {
     "other_color": "blue",
 }
 # `pattern` keeps the words of these, so each filling is tried. A name that says where the thing
-# stands, "the cat on the left", is left to `without_spots`.
+# is, "the cat on the left", is left to `without_spots`.
 CHOICES = {
     "spot": [form for spot in SPOTS.values() for part in spot for form in all_forms(part)],
     "where": [

@@ -165,7 +165,7 @@ def make_question(
 
 
 def questions_about(thing: Thing, facts: Scene, rng: random.Random) -> list[QA]:
-    """Color, position and distance of a thing, and what stands on its side."""
+    """Color, position and distance of a thing, and what is on its side of the image."""
     qas = []
     kind = thing.kind
     side = WORDS[thing.side]

@@ -76,7 +76,7 @@ class Writer:
         return expand(self.rng.choice(SPOTS[spot]), self.rng)
 
     def where(self, where: str) -> str:
-        """Where a thing stands, seen from another one, in words."""
+        """Where a thing is, seen from another one, in words."""
         return expand(self.rng.choice(NEIGHBOR_WORDS[where]), self.rng)
 
 
@@ -146,7 +146,7 @@ def each_once(words: list[str]) -> list[str]:
 
 
 def neighbors(thing: Thing, facts: Scene) -> dict[str, list[Thing]]:
-    """What stands where, seen from a thing: "behind" it and so on."""
+    """What is where, seen from a thing: "behind" it and so on."""
     side = SIDES.index(thing.side)
     found: dict[str, list[Thing]] = {
         "to the left of": [],

@@ -33,7 +33,7 @@ SPLITS = ("train", "validation", "test")
 
 # The facts that describe one thing, with their possible values.
 FACTS = {"kind": KINDS, "color": COLORS, "side": SIDES, "distance": DISTANCES}
-# Where a thing can stand. A scene uses each slot at most once.
+# Where a thing can be. A scene uses each slot at most once.
 SLOTS = [(side, distance) for side in SIDES for distance in DISTANCES]
 SKIES = [(place, weather) for place in PLACES for weather in WEATHERS]
 

@@ -31,7 +31,7 @@ from .teacher import facts_from_captions, stated_facts
 IMAGE_SIZE = 200  # pixels, as in the data set
 TEMPLATE = "vicuna_v1"  # the prompt of toy-llava
 BATCH = 64  # questions that are drawn and answered together
-PLAIN = "plain"  # the few forms of plain.py, beside the splits of all wordings
+PLAIN = "plain"  # the few forms of plain.py, besides the splits of all wordings
 SECOND_TURN = "second turn"  # descriptions that are asked for after a question
 ABOUT_A_THING = ("color", "position", "distance")  # types of questions about things that are there
 

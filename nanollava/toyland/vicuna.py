@@ -58,7 +58,7 @@ HARDER = (  # by something else than the name, or put together from several fact
 )
 
 
-# Descriptions of a scene, which stand before the first question
+# Descriptions of a scene, which come before the first question
 
 
 def in_words(scene: Scene, rng: random.Random) -> str:
@@ -94,7 +94,7 @@ def copies(rng: random.Random, count: int, vocab_size: int, length: int = 48) ->
     """Random tokens written twice, with the loss on the second copy.
 
     Odd rows repeat the tokens forwards, which makes attention heads that find a token and read
-    what follows it. Even rows repeat them backwards: what stands before it ("red" before "cat").
+    what follows it. Even rows repeat them backwards: what comes before it ("red" before "cat").
     """
     ordinary_tokens = range(len(SPECIAL_TOKENS), vocab_size)
     all_words = []
@@ -209,9 +209,9 @@ class Phase:
 
 
 PHASES = (
-    # Find an earlier token and copy what stands next to it.
+    # Find an earlier token and copy what is next to it.
     Phase("copies", Lessons.copies, 1500, stop_at=0.98),
-    # Brief answers from descriptions in which every fact stands next to the name.
+    # Brief answers from descriptions in which every fact is next to the name.
     Phase("facts one by one", Lessons.facts_one_by_one, 1000, stop_at=0.98),
     # The same from sentences, of scenes in which every kind occurs once.
     Phase("facts in sentences", Lessons.facts_in_sentences, 1500, stop_at=0.98),

@@ -1160,7 +1160,7 @@ NOT_IN_TOYLAND = (
     "bottle",
     "plate",
 )
-# The spots where a thing can stand, in words.
+# The spots where a thing can be, in words.
 SPOTS: dict[str, tuple[str, ...]] = {
     "left": ("on the left( side| hand side||)( of (this|the) $image||)", "to the left"),
     "middle": ("in the (middle|center)( of (this|the) $image||)",),
@@ -1168,7 +1168,7 @@ SPOTS: dict[str, tuple[str, ...]] = {
     "near": ("in (front|the front|the foreground)", "(near|close) to us"),
     "far": ("far away", "in the (background|back|distance)"),
 }
-# Where a thing stands, seen from another one, in words. Answers use the first form.
+# Where a thing is, seen from another one, in words. Answers use the first form.
 NEIGHBOR_WORDS: dict[str, tuple[str, ...]] = {
     "to the left of": ("to the left of", "(left of|on the left of|on the left side of)"),
     "to the right of": ("to the right of", "(right of|on the right of|on the right side of)"),
@@ -1200,7 +1200,7 @@ def reason(needs: str, short: str, because: str) -> Reason:
 
 
 # The answers to every question that needs reasoning. The first one whose words all hold is true, so
-# the special cases stand before the general one; if none holds, the question is not asked.
+# the special cases come before the general one; if none holds, the question is not asked.
 REASONS: dict[str, tuple[Reason, ...]] = {
     "who needs an umbrella": (
         reason("rainy people", "the people", "because it is raining"),

@@ -209,7 +209,7 @@ class TrainConfig:
     template: str = affects_result("vicuna_v1", "prompt template", choices=TEMPLATES)
     image_position: str = affects_result(
         "front",
-        "where an image stands in its turn: moved to the front, or as the record has it; several "
+        "where an image is in its turn: moved to the front, or as the record has it; several "
         "images stay as written",
         choices=IMAGE_POSITIONS,
     )

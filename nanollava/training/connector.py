@@ -27,7 +27,7 @@ from ..hf.names import Layout, WeightsError
 from ..llava import LLaVA, new_or_saved_projector
 from .arguments import CONNECTOR_FLAGS, TrainConfig
 
-QFORMER_FILE = "qformer.safetensors"  # what train_qformer writes, beside connector.json
+QFORMER_FILE = "qformer.safetensors"  # what train_qformer writes, next to connector.json
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from .arguments import TrainConfig
 from .batches import Counts
 from .distributed import print_on_rank_0
 
-# A short bar: the metrics behind it need the line.
+# A short bar: the metrics after it need the line.
 BAR_FORMAT = "{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 
 if sys.platform != "win32":

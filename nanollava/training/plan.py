@@ -67,7 +67,7 @@ def tower_parameters(vision: VisionConfig) -> int:
     patch_embedding = 3 * vision.patch_size**2 * D  # 3 colors; no bias
     class_embedding = D
     position_embedding = (vision.num_patches + 1) * D
-    outer_norms = 2 * 2 * D  # before and behind the blocks; weight and bias
+    outer_norms = 2 * 2 * D  # before and after the blocks; weight and bias
     attention = 4 * (D * D + D)  # q, k, v, out
     mlp = (D * F + F) + (F * D + D)
     block_norms = 2 * 2 * D

@@ -197,7 +197,7 @@ def query_attention(model, pixel_values: torch.Tensor) -> torch.Tensor:
     q = seen["q_proj"].reshape(-1, heads, seen["q_proj"].shape[-1] // heads).transpose(0, 1)
     k = seen["k_proj"].reshape(-1, heads, seen["k_proj"].shape[-1] // heads).transpose(0, 1)
     if isinstance(module, abstractor.AbstractorAttention):
-        k = k[:, -num_patches:]  # the queries' own keys stand first
+        k = k[:, -num_patches:]  # the queries' own keys come first
     else:
         k = k[:, :num_patches]
     scores = q @ k.mT / math.sqrt(q.shape[-1])  # (heads, Q, P)
