@@ -172,6 +172,13 @@ def test_has_a_table_of_symbols_equations_and_comparisons(path):
     assert len(comparisons) >= 2
 
 
+def test_each_symbol_has_one_meaning_in_all_tables():
+    known = {}
+    for path in NOTEBOOKS:
+        for symbol, meaning in meanings(path).items():
+            assert known.setdefault(symbol, meaning) == meaning, path.name
+
+
 @every_notebook
 def test_tables_repeat_notebook_0_or_say_which_letters_they_borrow(path):
     for symbol, meaning in meanings(path).items():
