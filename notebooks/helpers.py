@@ -44,7 +44,7 @@ def setup(seed: int = 0) -> None:
         "image.cmap": "viridis",
     }
     plt.rcParams.update(style)
-    print(f"random seed {seed}; all numbers are float32 on the CPU where nothing else is said")
+    print(f"random seed {seed}; all numbers are float32, on the CPU, unless stated otherwise")
 
 
 def compare(name: str, mine, package, atol: float = 1e-5, rtol: float = 1e-5) -> None:

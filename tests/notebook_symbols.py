@@ -54,14 +54,14 @@ BORROWED = {
     "b": {
         "01 03 06": "the bias of a layer",
         "02": "the bias of SigLIP's scores",
-        "09": "a resample; questions that only the first model gets right",
+        "09": "a resample",
         "11": "a token",
         "13": "a result",
         "15": "a gate",
     },
     "c": {
         "01": "the class embedding",
-        "09": "an option; questions that only the second model gets right",
+        "09": "an option",
         "15": "the number of images before a word",
     },
     "d": {"04": "a distance of positions", "09": "a difference of two shares"},
@@ -73,7 +73,7 @@ BORROWED = {
     "n": {
         "00 04 07": "a position",
         "06": "the number of a step",
-        "08": "the number of a turn; the number of options",
+        "08": "the number of a turn",
         "09 16": "the size of a sample",
         "10": "a number of parameters",
     },
@@ -109,7 +109,7 @@ BORROWED = {
     "\\epsilon": {"06 14": "AdamW's small number"},
     "\\varepsilon": {"01 04": "the small number of a norm"},
     "\\theta": {"04": "the angle of a rotation"},
-    "\\rho": {"09": "a correlation", "16": "the margin of yes over no"},
+    "\\rho": {"16": "the margin of yes over no"},
     "\\sigma": {"01 02 04 13": "the sigmoid", "09": "a standard deviation"},
     "\\tau": {"15": "the temperature of a contrastive loss"},
 }
