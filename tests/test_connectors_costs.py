@@ -23,6 +23,8 @@ def test_parameters_and_forward_flops_are_those_of_the_module(kind):
     connector = build_connector(config(kind))
     counts = connector_parameters(config(kind))
     assert counts.all == sum(p.numel() for p in connector.parameters())
+    blocks = connector.decoder_blocks().values()
+    assert counts.blocks == tuple(sum(p.numel() for p in block.parameters()) for block in blocks)
     # The written-out attention: the counter does not see the products inside the CPU's fused one.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         connector(torch.randn(1, 16, 48))
@@ -77,19 +79,22 @@ def test_activations_are_those_that_a_real_pass_keeps(kind):
     for name, parameter in connector.named_parameters():
         parameter.requires_grad_(not name.startswith(connector.frozen_prefixes))
     Z_v = torch.randn(1, 16, 48, dtype=torch.bfloat16)
-    expected = kept_on_a_cpu(connector, Z_v)
-    for block in connector.decoder_blocks().values():
+    counts = connector_activations(config(kind), tokens=10)
+    assert counts.outside_blocks == pytest.approx(kept_on_a_cpu(connector, Z_v), rel=0.02)
+    blocks = connector.decoder_blocks().values()
+    for block, count in zip(blocks, counts.blocks, strict=True):
         x = torch.randn(1, 10, 64, dtype=torch.bfloat16, requires_grad=True)
         latents = torch.randn(1, 4, 48, dtype=torch.bfloat16, requires_grad=True)
         mask = torch.ones(1, 10, 4, dtype=torch.bool)
-        expected += kept_on_a_cpu(block, x, latents, mask)
-    assert connector_activations(config(kind), tokens=10) == pytest.approx(expected, rel=0.02)
+        assert count == pytest.approx(kept_on_a_cpu(block, x, latents, mask), rel=0.02)
+    assert counts.all == counts.outside_blocks + sum(counts.blocks)
 
 
 def test_gated_blocks_keep_more_for_more_text():
     few = connector_activations(config("gated_xattn"), tokens=10)
     many = connector_activations(config("gated_xattn"), tokens=100)
-    assert many > 2 * few
+    assert many.all > 2 * few.all
+    assert many.outside_blocks == few.outside_blocks
     assert connector_activations(config("qwen"), 10) == connector_activations(config("qwen"), 100)
 
 

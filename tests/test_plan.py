@@ -9,23 +9,36 @@ import torch.distributed as dist
 from checkpoint_layouts import reference_model, write_original_and_clip
 from torch.utils.flop_counter import FlopCounterMode
 
-from nanollava.config import ConnectorConfig, LlamaConfig, LlavaConfig, VisionConfig
-from nanollava.connectors.costs import connector_activations
+from nanollava.config import CONNECTORS, ConnectorConfig, LlamaConfig, LlavaConfig, VisionConfig
+from nanollava.connectors.costs import connector_activations, connector_parameters
 from nanollava.errors import UserError
 from nanollava.llama import LlamaBlock, rope_cos_sin
 from nanollava.llava import LLaVA
+from nanollava.loading import llava_class
 from nanollava.training import distributed, plan
 from nanollava.training.arguments import TrainConfig
+from nanollava.training.connector import trained_parts
 
 IMAGE_TOKEN = 95
 VISION = VisionConfig(32, 8, 48, 96, 4, 4)
 TEXT = LlamaConfig(96, 64, 112, 3, 4, 2, max_position_embeddings=128)
 CONFIG = LlavaConfig(VISION, TEXT, image_token_id=IMAGE_TOKEN)
+SIZES = ConnectorConfig(num_queries=4, num_layers=2, hidden_size=64)
 SEVEN_B = LlavaConfig(text_config=LlamaConfig(), image_token_id=31999)
+GATED_BLOCK = 2 * 4096 * 512 + 2 * 1024 * 512 + 8 * 4096**2 + 4 * 4096 + 2  # parameters, at 7B
 
 STAGE_1 = {"vision_tower.": False, "multi_modal_projector.": True, "language_model.": False}
 STAGE_2 = {"vision_tower.": False, "multi_modal_projector.": True, "language_model.": True}
 both_stages = pytest.mark.parametrize("trainable", [STAGE_1, STAGE_2], ids=["stage 1", "stage 2"])
+
+
+def with_connector(config: LlavaConfig, kind: str, sizes: ConnectorConfig = SIZES) -> LlavaConfig:
+    return replace(config, projector=kind, connector=sizes if kind in CONNECTORS else None)
+
+
+def gated_7b(num_blocks: int) -> LlavaConfig:
+    sizes = ConnectorConfig(layers_per_block=32 // num_blocks)
+    return with_connector(SEVEN_B, "gated_xattn", sizes)
 
 
 @pytest.mark.parametrize("projector", ["linear", "mlp2x_gelu"])
@@ -80,13 +93,42 @@ def test_activations_are_those_that_autograd_saves(trainable):
 @both_stages
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_connectors_activations_are_planned_for_each_sample(trainable, checkpointing):
-    sizes = ConnectorConfig(num_queries=4, num_layers=2, hidden_size=64)
-    config = replace(CONFIG, projector="resampler", connector=sizes)
+    config = with_connector(CONFIG, "resampler")
     plans = []
     for each in (config, CONFIG):
         plans.append(plan.memory(each, trainable, 1, 8, 20, 3, checkpointing))
     difference = plans[0]["activations"] - plans[1]["activations"]
-    assert difference == 8 * connector_activations(config, 20)
+    assert difference == 8 * connector_activations(config, 20).all
+
+
+@both_stages
+def test_gated_blocks_keep_their_inputs_if_they_are_checkpointed(trainable):
+    """And everything of the one that is being recomputed, which here takes more than a decoder
+    layer does."""
+    config = with_connector(CONFIG, "gated_xattn")
+    model = llava_class("gated_xattn")(config).bfloat16()
+    inputs = []
+    for block in model.blocks():
+        block.register_forward_pre_hook(lambda block, args: inputs.append(args[0]))
+    ids = torch.tensor([[1, IMAGE_TOKEN, *range(5, 23)]])
+    model.loss(ids, ids, torch.zeros(1, 3, 32, 32))
+    kept = connector_activations(config, 20)
+    decoder, _ = plan.activations(config, trainable, 20)
+    assert kept.blocks[0] > decoder / TEXT.num_hidden_layers
+    planned = plan.memory(config, trainable, 1, 1, 20, 3, checkpointing=True)
+    expected = sum(x.nbytes for x in inputs) + kept.blocks[0] + kept.outside_blocks
+    assert planned["activations"] == expected
+    planned = plan.memory(config, trainable, 1, 1, 20, 3, checkpointing=False)
+    assert planned["activations"] == decoder + kept.all
+
+
+def test_a_recomputed_gated_block_has_room_where_a_decoder_layer_had():
+    """At 7B that takes more, so another gated block costs its input alone."""
+    sizes = []
+    for num_blocks in (1, 32):
+        planned = plan.memory(gated_7b(num_blocks), STAGE_2, 8, 4, 640, 100, checkpointing=True)
+        sizes.append(planned["activations"])
+    assert sizes[1] - sizes[0] == 31 * 4 * 640 * 4096 * 2
 
 
 def local_bytes(tensors) -> int:
@@ -100,16 +142,19 @@ def local_bytes(tensors) -> int:
 
 
 @both_stages
-def test_memory_of_a_sharded_model(trainable):
-    """Weights, gradients and AdamW's moments of one rank after a step."""
+@pytest.mark.parametrize("kind", ["linear", "gated_xattn", "minigpt4"])
+def test_memory_of_a_sharded_model(kind, trainable):
+    """Weights, gradients and AdamW's moments of one rank after a step. minigpt4's Q-Former is
+    frozen, gated_xattn adds blocks to the decoder."""
+    config = with_connector(CONFIG, kind)
+    train_config = TrainConfig(dtype="bf16")
     device = distributed.start("cpu")
-    model = LLaVA(CONFIG)
-    distributed.freeze(model, trainable)
-    blocks = model.language_model.model.layers
-    distributed.shard(model, blocks, model.vision_tower, device, TrainConfig(dtype="bf16"))
+    model = llava_class(kind)(config)
+    distributed.freeze(model, trained_parts(trainable, model, train_config))
+    distributed.shard(model, model.blocks(), model.vision_tower, device, train_config)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, fused=True)
-    ids = torch.tensor([[1] + [IMAGE_TOKEN] * 16 + [5, 6, 7]])
+    ids = torch.tensor([[1] + [IMAGE_TOKEN] * config.num_image_tokens + [5, 6, 7]])
     loss, _ = model.loss(ids, ids, torch.zeros(1, 3, 32, 32))
     loss.backward()
     gradients = [p.grad for p in parameters]
@@ -118,7 +163,7 @@ def test_memory_of_a_sharded_model(trainable):
     for state in optimizer.state.values():
         moments += [state["exp_avg"], state["exp_avg_sq"]]
 
-    planned = plan.memory(CONFIG, trainable, 1, 1, 20, 3, checkpointing=False)
+    planned = plan.memory(config, trainable, 1, 1, 20, 3, checkpointing=False)
     assert planned["weights"] == local_bytes(model.parameters())
     assert planned["gradients"] == local_bytes(gradients)
     assert planned["optimizer"] == local_bytes(moments)
@@ -131,10 +176,35 @@ def test_eight_gpus_share_the_optimizer_s_memory():
     assert eight["optimizer"] == one["optimizer"] / 8
 
 
-def test_offloading_leaves_only_frozen_weights_on_the_gpu():
-    planned = plan.memory(CONFIG, STAGE_2, 1, 1, 20, 3, checkpointing=False, offload=True)
+@both_stages
+def test_offloading_leaves_only_the_tower_on_the_gpu(trainable):
+    """It is of all shards, also of what is frozen. The tower is not sharded."""
+    planned = plan.memory(CONFIG, trainable, 1, 1, 20, 3, checkpointing=False, offload=True)
     assert planned["gradients"] == planned["optimizer"] == 0
     assert planned["weights"] == 2 * plan.parameters(CONFIG)["vision_tower."]
+
+
+@both_stages
+def test_gated_blocks_are_gathered_one_by_one(trainable):
+    one = plan.gathered(gated_7b(1), trainable)
+    assert plan.gathered(gated_7b(32), trainable) == one
+    # Two bytes for each weight of the resampler, embedding, head and two decoder layers; six for
+    # each gradient of the largest unit.
+    n = plan.parameters(SEVEN_B)
+    resampler = connector_parameters(gated_7b(1)).all - GATED_BLOCK
+    ends = 2 * 32000 * 4096
+    largest = ends + resampler if trainable["language_model."] else GATED_BLOCK
+    assert one == 2 * (resampler + ends + 2 * n["block"]) + 6 * largest
+
+
+def test_a_connector_that_is_trained_alone_has_gathered_gradients():
+    """minigpt4 has the parameters of qformer, and trains the linear layer alone."""
+    qformer = with_connector(SEVEN_B, "qformer", ConnectorConfig(32, 12))
+    minigpt4 = replace(qformer, projector="minigpt4")
+    connector = connector_parameters(qformer).all
+    weights = 2 * (connector + 2 * 32000 * 4096 + 2 * plan.parameters(SEVEN_B)["block"])
+    assert plan.gathered(qformer, STAGE_1) == weights + 6 * connector
+    assert plan.gathered(minigpt4, STAGE_1) == weights + 6 * (768 * 4096 + 4096)
 
 
 @both_stages
@@ -180,6 +250,13 @@ def test_traffic():
     trained = n["language_model."] + n["multi_modal_projector."]
     per_round = (2 * trained + 2 * 32 * n["block"] + 4 * trained) / 2
     assert figures(2)["GB sent"] * 1e9 == pytest.approx(16 * per_round)
+
+
+def test_gated_blocks_are_gathered_in_the_backward_pass_too():
+    """Each of two GPUs sends half of: 2 bytes per weight forwards, 2 backwards, 4 per gradient."""
+    one = plan.bytes_sent(gated_7b(1), STAGE_2, gpus=2, rounds=1)
+    all_32 = plan.bytes_sent(gated_7b(32), STAGE_2, gpus=2, rounds=1)
+    assert all_32 - one == 31 * GATED_BLOCK * (2 + 2 + 4) / 2
 
 
 def test_a_finished_original_without_a_layer_in_its_config(tmp_path):

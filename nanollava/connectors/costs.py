@@ -17,6 +17,18 @@ from .build import build_connector
 class Parameters(NamedTuple):
     all: int
     trained: int
+    blocks: tuple[int, ...]  # of each block in the decoder; part of `all`
+
+
+class Activations(NamedTuple):
+    """Bytes that wait for the backward pass."""
+
+    outside_blocks: int
+    blocks: tuple[int, ...]  # of each block in the decoder
+
+    @property
+    def all(self) -> int:
+        return self.outside_blocks + sum(self.blocks)
 
 
 class Flops(NamedTuple):
@@ -44,14 +56,18 @@ def meta_connector(config: LlavaConfig) -> nn.Module:
 
 @lru_cache
 def connector_parameters(config: LlavaConfig) -> Parameters:
-    """The numbers of all parameters of the connector, and of those that are trained."""
-    total = 0
+    """The numbers of the connector's parameters: all, those that are trained, and by block."""
+    connector = meta_connector(config)
     trained = 0
-    for parameter in meta_connector(config).parameters():
-        total += parameter.numel()
+    for parameter in connector.parameters():
         if parameter.requires_grad:
             trained += parameter.numel()
-    return Parameters(total, trained)
+    of_blocks = [num_parameters(block) for block in connector.decoder_blocks().values()]
+    return Parameters(num_parameters(connector), trained, tuple(of_blocks))
+
+
+def num_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def connector_flops(config: LlavaConfig, images: int, tokens: int) -> Flops:
@@ -87,8 +103,8 @@ def unit_flops(config: LlavaConfig) -> tuple[Flops, Flops]:
 
 
 @lru_cache
-def connector_activations(config: LlavaConfig, tokens: int) -> int:
-    """Bytes that the connector keeps for the backward pass of one sample, in bf16.
+def connector_activations(config: LlavaConfig, tokens: int) -> Activations:
+    """What the connector keeps for the backward pass of one sample, in bf16.
 
     A sample is one image, and for the gated blocks `tokens` positions of text. Attention weights
     count in full, as without fused kernels.
@@ -98,14 +114,15 @@ def connector_activations(config: LlavaConfig, tokens: int) -> int:
     Z_v = torch.empty(
         1, vision.num_patches, vision.hidden_size, device="meta", dtype=torch.bfloat16
     )
-    total = saved_bytes(connector, Z_v)
+    outside_blocks = saved_bytes(connector, Z_v)
+    of_blocks = []
     blocks = connector.decoder_blocks().values()
     if blocks:
         latents = torch.empty_like(connector(Z_v), requires_grad=True)
         x, _, mask = block_inputs(config, latents, tokens)
         for block in blocks:
-            total += saved_bytes(block, x.bfloat16(), latents, mask)
-    return total
+            of_blocks.append(saved_bytes(block, x.bfloat16(), latents, mask))
+    return Activations(outside_blocks, tuple(of_blocks))
 
 
 def saved_bytes(module: nn.Module, *inputs: torch.Tensor) -> int:

@@ -153,9 +153,12 @@ def number_of_queries(image_tokens: int | None, kind: str, vision: VisionConfig)
 
 
 def check_qformer_flag(config: TrainConfig) -> None:
-    """A UserError if --qformer is missing where it is needed, or given where it makes no sense."""
+    """A UserError if --qformer is missing where it is needed, or given where it makes no sense.
+
+    A plan needs no weights.
+    """
     kind = config.projector
-    if kind == "minigpt4" and config.qformer is None:
+    if kind == "minigpt4" and config.qformer is None and not config.plan:
         raise UserError(
             "--projector minigpt4: its Q-Former is frozen, so it needs a trained one; give the "
             "result of train_qformer with --qformer"

@@ -18,7 +18,13 @@ from ..config import (
     LlavaConfig,
     VisionConfig,
 )
-from ..connectors.costs import Flops, connector_activations, connector_flops, connector_parameters
+from ..connectors.costs import (
+    Flops,
+    Parameters,
+    connector_activations,
+    connector_flops,
+    connector_parameters,
+)
 from ..data import read_records
 from ..errors import UserError
 from ..files import read_json, shipped
@@ -52,7 +58,7 @@ def parameters(config: LlavaConfig) -> dict[str, int]:
     final_norm = text.hidden_size
     return {
         TOWER: tower_parameters(config.vision_config),
-        PROJECTOR: projector_parameters(config),
+        PROJECTOR: projector_parameters(config).all,
         LLM: embedding + text.num_hidden_layers * block + final_norm + head,
         "block": block,
         "embedding": embedding,
@@ -75,17 +81,18 @@ def tower_parameters(vision: VisionConfig) -> int:
     return patch_embedding + class_embedding + position_embedding + outer_norms + blocks
 
 
-def projector_parameters(config: LlavaConfig) -> int:
+def projector_parameters(config: LlavaConfig) -> Parameters:
     """One linear layer, or two with a nonlinearity between them, or another connector."""
     if config.connector is not None:
-        return connector_parameters(config).all
+        return connector_parameters(config)
     vision_width = config.vision_config.hidden_size
     text_width = config.text_config.hidden_size
     linear_1 = vision_width * text_width + text_width
     linear_2 = text_width * text_width + text_width
-    if config.projector == "linear":
-        return linear_1
-    return linear_1 + linear_2
+    total = linear_1
+    if config.projector != "linear":
+        total += linear_2
+    return Parameters(all=total, trained=total, blocks=())
 
 
 def llama_block_parameters(text: LlamaConfig) -> int:
@@ -100,8 +107,7 @@ def llama_block_parameters(text: LlamaConfig) -> int:
 
 def trained_parameters(config: LlavaConfig, trainable: dict[str, bool]) -> int:
     n = parameters(config)
-    if config.connector is not None:
-        n[PROJECTOR] = connector_parameters(config).trained
+    n[PROJECTOR] = projector_parameters(config).trained
     return sum(n[part] for part in PARTS if trainable[part])
 
 
@@ -166,7 +172,7 @@ def projector_flops(config: LlavaConfig, images: int, tokens: int) -> Flops:
     linear_2 = 0
     if config.projector != "linear":
         linear_2 = 2 * image_tokens * config.text_config.hidden_size**2
-    both = 2 * image_tokens * projector_parameters(config)
+    both = 2 * image_tokens * projector_parameters(config).all
     return Flops(forward=both, by_inputs=linear_2, by_weights=both)
 
 
@@ -229,42 +235,80 @@ def memory(
 ) -> dict[str, float]:
     """Bytes on each of `gpus` GPUs: bf16 computation over fp32 master weights, sharded by FSDP2.
 
-    `micro` samples of `tokens` tokens run at once. `offload` keeps the trained state in CPU
-    memory.
+    `micro` samples of `tokens` tokens run at once. `offload` keeps all that is sharded in CPU
+    memory: weights, gradients and moments.
     """
     n = parameters(config)
+    connector = projector_parameters(config)
     trained = trained_parameters(config, trainable)
-    kept, checkpointed = activations(config, trainable, micro * tokens)
+    frozen = connector.all - connector.trained
+    if not trainable[LLM]:
+        frozen += n[LLM]
 
-    weights = FP32 * trained / gpus
+    weights = (FP32 * trained + BF16 * frozen) / gpus
     gradients = FP32 * trained / gpus
     optimizer = 2 * FP32 * trained / gpus  # AdamW's two moments
     if offload:
         weights = gradients = optimizer = 0
     weights += BF16 * n[TOWER]  # whole on each GPU
-    if not trainable[LLM]:
-        weights += BF16 * n[LLM] / gpus
-
-    # FSDP gathers the root (projector, embedding, head), one block, and the next one ahead.
-    root = n[PROJECTOR] + n["embedding"] + n["head"]
-    gathered = BF16 * (root + 2 * n["block"])
-    if trainable[LLM]:  # gradients of one unit: bf16 as computed, fp32 as reduced
-        gathered += (BF16 + FP32) * max(root, n["block"])
 
     # Bytes per logit: 2 in bf16, 4 as float32, 4 for the log-softmax that the backward pass needs.
     logits = (2 + 4 + 4) * micro * label_tokens * config.text_config.vocab_size
-    # W keeps little. Other connectors keep theirs with checkpointing, too, which is of the decoder.
-    connector = 0
-    if config.connector is not None:
-        connector = micro * connector_activations(config, tokens)
     return {
         "weights": weights,
         "gradients": gradients,
         "optimizer": optimizer,
-        "gathered": gathered,
-        "activations": connector + (checkpointed if checkpointing else kept),
+        "gathered": gathered(config, trainable),
+        "activations": all_activations(config, trainable, micro, tokens, checkpointing),
         "logits": logits,
     }
+
+
+def gathered(config: LlavaConfig, trainable: dict[str, bool]) -> int:
+    """Bytes of the whole weights that a GPU holds at once, and of their gradients.
+
+    FSDP gathers the root (projector, embedding, head), one block, and the next one ahead. The
+    blocks that a connector adds to the decoder are gathered one by one, too.
+    """
+    n = parameters(config)
+    connector = projector_parameters(config)
+    added = sum(connector.blocks)
+    root = connector.all - added + n["embedding"] + n["head"]
+    weights = BF16 * (root + n["block"] + max([n["block"], *connector.blocks]))
+
+    root_trained = connector.trained - added
+    trained_units = [*connector.blocks]
+    if trainable[LLM]:
+        root_trained += n["embedding"] + n["head"]
+        trained_units.append(n["block"])
+    if trainable[LLM] or config.connector is not None:  # W's gradient alone is small
+        trained_units.append(root_trained)
+    # Gradients of one unit: bf16 as computed, fp32 as reduced.
+    return weights + (BF16 + FP32) * max(trained_units, default=0)
+
+
+def all_activations(
+    config: LlavaConfig, trainable: dict[str, bool], micro: int, tokens: int, checkpointing: bool
+) -> int:
+    """Bytes that decoder and connector keep for `micro` samples of `tokens` tokens and one image.
+
+    What is checkpointed are the decoder's blocks, and those that the connector adds to it. The rest
+    of the connector keeps everything.
+    """
+    kept, checkpointed = activations(config, trainable, micro * tokens)
+    if config.connector is None:  # W keeps little
+        return checkpointed if checkpointing else kept
+    connector = connector_activations(config, tokens)
+    if not checkpointing:
+        return kept + micro * connector.all
+    total = checkpointed + micro * connector.outside_blocks
+    if connector.blocks:
+        block_input = BF16 * micro * tokens * config.text_config.hidden_size
+        total += len(connector.blocks) * block_input
+        # One block at a time is recomputed. `checkpointed` has room for one of the decoder's.
+        decoder_block = kept // config.text_config.num_hidden_layers
+        total += max(0, micro * max(connector.blocks) - decoder_block)
+    return total
 
 
 # Traffic, time, and everything together
@@ -274,6 +318,7 @@ def bytes_sent(config: LlavaConfig, trainable: dict[str, bool], gpus: int, round
     """Bytes that each GPU sends to its neighbor in a ring per step of `rounds` micro-batches."""
     n = parameters(config)
     all_blocks = config.text_config.num_hidden_layers * n["block"]
+    all_blocks += sum(projector_parameters(config).blocks)
     gathered_forward = BF16 * (n[PROJECTOR] + n[LLM])  # weights
     gathered_backward = BF16 * all_blocks  # their weights were dropped
     gradients = FP32 * trained_parameters(config, trainable)
@@ -354,7 +399,7 @@ def describe(config: TrainConfig, trainable: dict[str, bool]) -> str:
     for part in PARTS:
         state = "trained" if trainable[part] else "frozen"
         if part == PROJECTOR and model_config.connector is not None:
-            state = f"{connector_parameters(model_config).trained:,} of them trained"
+            state = f"{projector_parameters(model_config).trained:,} of them trained"
         lines.append(f"{part.rstrip('.'):24} {n[part]:>20,} parameters, {state}")
     lines.append(f"{'image tokens':24} {model_config.num_image_tokens:>20,} per image")
     for name, count in passes.items():
