@@ -26,6 +26,7 @@ from nanollava.image import ImageConfig
 from nanollava.loading import llava_class
 from nanollava.toyland.pretrain import make_tokenizer
 from nanollava.toyland.scenes import scenes
+from nanollava.training import plan
 
 # A whole run of the program
 
@@ -74,7 +75,8 @@ def compared(tmp_path_factory):
         patch.setattr(subprocess, "run", run_in_this_process)
         patch.setattr(program, "in_parallel", one_after_another)
         patch.setattr(runs.natural_score, "replies", lambda *parts: [])  # its answers are long
-        patch.setattr(runs.natural_score, "summarize", lambda answered: {"overall": 0.25})
+        summary = {"overall": 0.25, "types": {"count": 0.25}, "questions": {"count": 4}}
+        patch.setattr(runs.natural_score, "summarize", lambda answered: summary)
         for _ in range(2):
             output = io.StringIO()
             with redirect_stdout(output):
@@ -116,7 +118,7 @@ def test_a_result_has_what_the_tables_need(compared):
         if result["language_model"] == "frozen":
             continue
         assert 0 <= result["two_images"] <= 1
-        assert result["flops"] > 0 and result["seconds"] > 0
+        assert result["flops"] > result["flops_frozen"] > 0 and result["seconds"] > 0
         is_gated = result["row"] == "gated_xattn-16"
         assert result["image_tokens"] == (1 if is_gated else 16)
         if not is_gated:
@@ -222,12 +224,21 @@ def made_up(row: str, score: float, **changes) -> dict:
         "seed": 0,
         "language_model": "trained",
         "plain": {"overall": score, "color": score},
-        "score": {"overall": 0.2, "detail": {"plain": {"precision": 0.5, "recall": 0.25}}},
-        "natural": {"overall": 0.1},
+        "score": {
+            "overall": 0.2,
+            "types": {"color": 0.15, "outside": 0.25},
+            "detail": {"plain": {"precision": 0.5, "recall": 0.25}},
+        },
+        "natural": {
+            "overall": 0.1,
+            "types": {"count": 0.5, "what": 0.0},
+            "questions": {"count": 6, "what": 3, "follow-up": 0},
+        },
         "two_images": 0.5,
         "image_tokens": 16,
         "connector_parameters": 1234,
         "flops": 2e9,
+        "flops_frozen": 1.5e9,
         "seconds": 0.01,
     }
     return {**result, **changes}
@@ -242,16 +253,55 @@ def test_the_tables_have_the_mean_and_the_range_of_all_seeds():
     ]
     text = table.all_tables(results)
     assert "| linear | 16 | 1,234 | 70.0 (60.0 to 80.0) | 20.0 (20.0 to 20.0) | 10.0" in text
-    assert "| 30.0 | 2.00 | 10.0 | middle |" in text
+    assert "| frozen: score | frozen: GFLOPs | trained: GFLOPs | ms |" in text
+    assert "| 30.0 | 1.50 | 2.00 | 10.0 | middle |" in text
     assert "| linear | trained | 10.0 | 70.0 (60.0 to 80.0) |" in text
     assert "| linear | frozen | - | 30.0 |" in text
     assert table.all_tables([]) == "no result yet"
 
 
+def test_the_tables_by_type_of_question():
+    results = [
+        made_up("linear", 0.6),
+        made_up("linear", 0.1, samples=10),
+        made_up("linear", 0.3, language_model="frozen"),
+        made_up("qwen-4", 0.7),
+    ]
+    *_, plain, all_forms, natural, _ = table.all_tables(results).split("## ")
+    assert plain.startswith("By type of question, plain language\n\n| connector | color |\n")
+    assert "| linear | 60.0 |\n| qwen-4 | 70.0 |" in plain
+    assert all_forms.startswith("By type of question, all forms\n")
+    assert "| connector | color | outside |\n" in all_forms
+    assert "| linear | 15.0 | 25.0 |\n| qwen-4 | 15.0 | 25.0 |" in all_forms
+    assert "| connector | count (6) | what (3) |\n" in natural
+    assert "| linear | 50.0 | 0.0 |\n| qwen-4 | 50.0 | 0.0 |" in natural
+
+
+def test_a_cost_that_an_earlier_version_did_not_measure():
+    result = made_up("linear", 0.6)
+    del result["flops_frozen"]
+    assert "| - | - | 2.00 | 10.0 | middle |" in table.all_tables([result])
+
+
+def test_flops_count_the_images_that_a_training_had():
+    """Half of its samples are text alone, so the tower runs half as often."""
+    config = LlavaConfig()
+    step = {"tokens": 4 * 640, "label_tokens": 4 * 64, "images": 4}
+    each = runs.flops_per_sample(config, runs.STAGE_2, [step], samples=4)
+    half = runs.flops_per_sample(config, runs.STAGE_2, [{**step, "images": 2}], samples=4)
+    frozen = runs.flops_per_sample(config, runs.STAGE_2_FROZEN, [step], samples=4)
+    one_sample = plan.flops(config, runs.STAGE_2, [640], images=1, label_tokens=64)
+    assert each == pytest.approx(sum(one_sample.values()))
+    of_an_image = plan.tower_flops(config, 1) + sum(plan.projector_flops(config, 1, 0))
+    assert each - half == pytest.approx(of_an_image / 2)
+    assert each - frozen == pytest.approx(plan.matrix_flops(config, 640, 64))
+
+
 def test_the_tables_of_a_comparison_that_has_only_begun():
     """Smaller runs and those with a frozen language model are not measured in full."""
     result = made_up("linear", 0.6)
-    for name in ("score", "natural", "two_images", "image_tokens", "flops", "seconds"):
+    unmeasured = ("score", "natural", "two_images", "image_tokens")
+    for name in (*unmeasured, "flops", "flops_frozen", "seconds"):
         del result[name]
     text = table.all_tables([result])
     assert "| linear | trained | 60.0 |" in text

@@ -12,7 +12,6 @@ from threading import Lock
 
 from ...assistant import load
 from ...config import LlavaConfig
-from ...connectors.costs import connector_parameters
 from ...errors import UserError
 from ...files import REPOSITORY, read_json, read_json_lines, write_json
 from ...toyland import natural_score
@@ -23,6 +22,7 @@ from .data import two_image_score
 from .rows import Rate, Row
 
 STAGE_2 = {plan.TOWER: False, plan.PROJECTOR: True, plan.LLM: True}  # what it trains
+STAGE_2_FROZEN = {**STAGE_2, plan.LLM: False}
 QFORMER_LOCK = Lock()  # rows share the Q-Former's own stage: one trains it, the others wait
 
 
@@ -204,17 +204,25 @@ def costs(config: LlavaConfig, trained: Path, settings: Settings) -> dict:
     steps = logged_steps(trained)
     samples = len(steps) * settings.batch
     tokens = round(sum(entry["tokens"] for entry in steps) / samples)
-    labels = round(sum(entry["label_tokens"] for entry in steps) / samples)
-    connector = plan.projector_parameters(config)
-    if config.connector is not None:
-        connector = connector_parameters(config).trained
     return {
-        "connector_parameters": connector,
+        "connector_parameters": plan.projector_parameters(config).trained,
         "trained_parameters": plan.trained_parameters(config, STAGE_2),
-        "flops": sum(plan.flops(config, STAGE_2, [tokens], 1, labels).values()),
+        "flops": flops_per_sample(config, STAGE_2, steps, samples),
+        "flops_frozen": flops_per_sample(config, STAGE_2_FROZEN, steps, samples),
         "seconds": median_step(steps) / settings.batch,
         "tokens": tokens,
     }
+
+
+def flops_per_sample(
+    config: LlavaConfig, trainable: dict[str, bool], steps: list[dict], samples: int
+) -> float:
+    """The mean over the samples of a training, which are taken to be equally long."""
+    tokens = sum(entry["tokens"] for entry in steps) / samples
+    images = sum(entry["images"] for entry in steps)
+    labels = sum(entry["label_tokens"] for entry in steps)
+    flops = plan.flops(config, trainable, [tokens] * samples, images, labels)
+    return sum(flops.values()) / samples
 
 
 def median_step(steps: list[dict]) -> float:

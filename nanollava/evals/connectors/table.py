@@ -1,5 +1,6 @@
 """The results of the comparison as Markdown tables."""
 
+from collections.abc import Callable
 from statistics import fmean
 
 from ...toyland.score import PLAIN
@@ -39,16 +40,23 @@ def overall(results: list[dict]) -> str:
     return percent([result["plain"]["overall"] for result in results])
 
 
+def gflops(result: dict, name: str) -> str:
+    """A cost in 1e9 FLOPs; results of earlier versions do not have them all."""
+    if name not in result:
+        return NOT_MEASURED
+    return f"{result[name] / 1e9:.2f}"
+
+
 def main_table(results: list[dict], samples: int) -> str:
     """One line per connector: score with a trained and a frozen language model, and what it costs.
 
     "score" is in plain language, as the training data are; "all forms" are the ways in which people
-    ask, and "natural" are questions that no template can produce. Costs are those with a trained
-    language model, per sample of stage 2.
+    ask, and "natural" are questions that no template can produce. Costs are per sample of stage 2,
+    "ms" with a trained language model.
     """
     header = ["connector", "image tokens", "parameters"]
     header += ["score", "all forms", "natural", "facts true / stated", "two images"]
-    header += ["frozen: score", "GFLOPs", "ms", "learning rate"]
+    header += ["frozen: score", "frozen: GFLOPs", "trained: GFLOPs", "ms", "learning rate"]
     rows = []
     for row in ROWS:
         trained = select(results, row.name, "trained", samples)
@@ -72,7 +80,8 @@ def main_table(results: list[dict], samples: int) -> str:
                 f"{precision} / {recall}",
                 percent([result["two_images"] for result in trained]),
                 overall(frozen),
-                f"{first['flops'] / 1e9:.2f}",
+                gflops(first, "flops_frozen"),
+                gflops(first, "flops"),
                 f"{1000 * fmean(result['seconds'] for result in trained):.1f}",
                 first["rate"],
             ]
@@ -80,25 +89,58 @@ def main_table(results: list[dict], samples: int) -> str:
     return markdown(header, rows)
 
 
-def type_table(results: list[dict], samples: int) -> str:
-    """One line per connector: exact answers in plain language by type of question, in percent."""
+def plain_types(result: dict) -> dict[str, float]:
+    """Shares of right answers in plain language, by type of question."""
+    return {type: share for type, share in result["plain"].items() if type != "overall"}
+
+
+def all_forms_types(result: dict) -> dict[str, float]:
+    """Those in all forms of asking; empty if not measured."""
+    return result["score"]["types"] if "score" in result else {}
+
+
+def natural_types(result: dict) -> dict[str, float]:
+    """Those to natural questions; empty if not measured."""
+    return result["natural"]["types"] if "natural" in result else {}
+
+
+def natural_counts(results: list[dict]) -> dict[str, int]:
+    """The number of natural questions by type. All results are about the same questions."""
+    for result in results:
+        if "natural" in result:
+            return result["natural"]["questions"]
+    return {}
+
+
+def type_table(
+    results: list[dict],
+    samples: int,
+    types_of: Callable[[dict], dict[str, float]],
+    counts: dict[str, int] | None = None,
+) -> str:
+    """One line per connector: right answers by type of question, in percent.
+
+    `types_of` takes the shares from a result. `counts`, by type, go into the header.
+    """
     types: list[str] = []
     rows = []
     for row in ROWS:
-        trained = select(results, row.name, "trained", samples)
-        if not trained:
+        measured = []  # one dict per seed
+        for result in select(results, row.name, "trained", samples):
+            if types_of(result):
+                measured.append(types_of(result))
+        if not measured:
             continue
         if not types:
-            types = [name for name in trained[0]["plain"] if name != "overall"]
+            types = list(measured[0])
         cells = [row.name]
         for type in types:
-            shares = []
-            for result in trained:
-                if type in result["plain"]:
-                    shares.append(result["plain"][type])
-            cells.append(percent(shares))
+            cells.append(percent([shares[type] for shares in measured if type in shares]))
         rows.append(cells)
-    return markdown(["connector", *types], rows)
+    titles = types
+    if counts is not None:
+        titles = [f"{type} ({counts[type]})" for type in types]
+    return markdown(["connector", *titles], rows)
 
 
 def samples_table(results: list[dict]) -> str:
@@ -117,11 +159,18 @@ def samples_table(results: list[dict]) -> str:
 
 
 def all_tables(results: list[dict]) -> str:
-    """The three tables above, each under its heading."""
+    """All of the tables above, each under its heading."""
     if not results:
         return "no result yet"
     largest = max(result["samples"] for result in results)
-    parts = [f"## {largest:,} samples per stage, score in percent", main_table(results, largest)]
-    parts += ["## By type of question", type_table(results, largest)]
-    parts += ["## Against the number of samples", samples_table(results)]
-    return "\n\n".join(parts)
+    counts = natural_counts(results)
+    tables = {
+        f"{largest:,} samples per stage, score in percent": main_table(results, largest),
+        "By type of question, plain language": type_table(results, largest, plain_types),
+        "By type of question, all forms": type_table(results, largest, all_forms_types),
+        "By type of question, natural (number of questions)": type_table(
+            results, largest, natural_types, counts
+        ),
+        "Against the number of samples": samples_table(results),
+    }
+    return "\n\n".join(f"## {heading}\n\n{table}" for heading, table in tables.items())
