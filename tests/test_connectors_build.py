@@ -14,6 +14,7 @@ from nanollava.config import (
 )
 from nanollava.connectors.gated_llava import GatedLLaVA
 from nanollava.errors import ConfigError
+from nanollava.generate import decode_step, prefill
 from nanollava.llava import LLaVA
 
 VISION = VisionConfig(32, 8, 48, 96, 4, 4)
@@ -51,6 +52,34 @@ def test_a_llava_with_it_reads_the_image(kind):
     assert gradient.abs().sum() > 0
     with pytest.raises(ValueError, match="image"):
         model(ids, torch.cat([pixels, pixels]))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("turns", [1, 2])
+@pytest.mark.parametrize("kind", PROJECTORS + CONNECTORS)
+def test_cached_decoding_equals_recomputation(kind, turns):
+    """Two images, in one prefill or in one each; then single tokens on the cache."""
+    model = make(kind)
+    image = [IMAGE_TOKEN] * model.config.num_image_tokens
+    first_turn = [1, 5, *image, 6, 7]
+    ids = torch.tensor([[*first_turn, *image, 8, 9, 10, 11]])
+    pixels = torch.randn(2, 3, 32, 32)
+    whole = model(ids, pixels)
+
+    prompt_length = ids.shape[1] - 3
+    cache = model.new_cache(1)
+    cache.reserve(ids.shape[1])
+    if turns == 1:
+        logits = prefill(model, ids[:, :prompt_length], pixels, None, cache)
+    else:
+        split = len(first_turn)
+        logits = prefill(model, ids[:, :split], pixels[:1], None, cache)
+        torch.testing.assert_close(logits, whole[:, split - 1])
+        logits = prefill(model, ids[:, split:prompt_length], pixels[1:], None, cache)
+    torch.testing.assert_close(logits, whole[:, prompt_length - 1])
+    for t in range(prompt_length, ids.shape[1]):
+        logits = decode_step(model, ids[:, t], None, cache)
+        torch.testing.assert_close(logits, whole[:, t])
 
 
 @pytest.mark.parametrize("kind", CONNECTORS)

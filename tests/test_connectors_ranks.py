@@ -1,4 +1,4 @@
-"""Every connector in both stages: two ranks train the same model as one."""
+"""Every connector in both stages, and a Q-Former's own: two ranks train the same model as one."""
 
 import os
 import subprocess
@@ -33,12 +33,24 @@ def results(tmp_path_factory):
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("kind", PROJECTORS + CONNECTORS)
 def test_two_ranks_equal_one(results, kind, stage):
+    check_equal(results, f"{kind} {stage}")
+
+
+def check_equal(results, title: str) -> None:
     one, two = results
-    names = [name for name in one if name.startswith(f"{kind} {stage} ")]
+    names = [name for name in one if name.startswith(f"{title} ")]
     assert len(names) > 20
     for name in names:
         difference = (one[name] - two[name]).norm()
         assert difference <= 1e-6 * one[name].norm() + 1e-12, name
+
+
+def test_two_ranks_train_a_q_former_as_one_does(results):
+    """Negatives come from the micro-batch of a rank, so the micro-batches must be the same."""
+    check_equal(results, "qformer pretraining")
+    one, _ = results
+    first, second = one["qformer pretraining losses"].tolist()
+    assert second < first
 
 
 @pytest.mark.parametrize("kind", PROJECTORS + CONNECTORS)
