@@ -117,8 +117,8 @@ def needed_positions(model, prompt_length: int, max_new_tokens: int) -> int:
     if needed > room:
         sizes = f"{prompt_length} prompt tokens + {max_new_tokens} new ones"
         raise UserError(
-            f"{sizes}: the model has room for {room}; lower --max-new-tokens, or start a new "
-            "dialogue"
+            f"{sizes}: the model has room for {room}; lower --max-new-tokens, give fewer images, "
+            "or start a new dialogue"
         )
     return needed
 

@@ -74,16 +74,26 @@ def captions(world) -> str:
 def trained(world, captions) -> Path:
     """Both stages with every connector, in directories align-KIND and instruct-KIND."""
     for kind in CONNECTORS_IN_ORDER:
-        flags = ["--data", world / "data/align.json", "--projector", kind]
-        if kind in ("qformer", "minigpt4"):
-            flags += ["--qformer", world / CAPTIONS]
-        run(world, "train_align.py", f"align-{kind}", *flags)
-        flags = ["--data", world / "data/instruct.json", "--projector", world / f"align-{kind}"]
-        flags += ["--save-steps", 1]
+        run(world, "train_align.py", f"align-{kind}", *stage_flags(world, "align", kind))
+        flags = stage_flags(world, "instruct", kind)
         if kind == "gated_xattn":
-            flags += ["--freeze-llm", "--eval-steps", 2, "--toyland-scenes", 3]
+            flags += ["--eval-steps", 2, "--toyland-scenes", 3]
         run(world, "train_instruct.py", f"instruct-{kind}", *flags)
     return world
+
+
+def stage_flags(world: Path, stage: str, kind: str) -> list:
+    """The flags of a stage, which is "align" or "instruct", with a checkpoint after every step."""
+    flags = ["--data", world / f"data/{stage}.json", "--save-steps", 1]
+    if stage == "instruct":
+        flags += ["--projector", world / f"align-{kind}"]
+        if kind == "gated_xattn":
+            flags += ["--freeze-llm"]
+    else:
+        flags += ["--projector", kind]
+        if kind in ("qformer", "minigpt4"):
+            flags += ["--qformer", world / CAPTIONS]
+    return flags
 
 
 def test_all_connectors_are_trained_here():
@@ -111,20 +121,22 @@ def test_the_result_answers(trained, kind):
     assert isinstance(assistant.ask(["cat.jpg", "cat.jpg"], "Which?", max_new_tokens=2), str)
 
 
+@pytest.mark.parametrize("stage", ["align", "instruct"])
 @pytest.mark.parametrize("kind", CONNECTORS)
-def test_stage_2_resumes_bit_by_bit(trained, kind):
-    out = f"resumed-{kind}"
-    whole = trained / f"instruct-{kind}"
+def test_a_stage_resumes_bit_by_bit(trained, kind, stage):
+    out = f"resumed-{stage}-{kind}"
+    whole = trained / f"{stage}-{kind}"
     checkpoints = sorted((whole / "checkpoints").iterdir())
     assert [path.name for path in checkpoints] == ["step-00000001", "step-00000002"]
     (trained / out / "checkpoints").mkdir(parents=True)
     shutil.copytree(checkpoints[0], trained / out / "checkpoints/step-00000001")
-    flags = ["--data", trained / "data/instruct.json", "--projector", trained / f"align-{kind}"]
-    if kind == "gated_xattn":
-        flags += ["--freeze-llm"]
-    run(trained, "train_instruct.py", out, "--save-steps", 1, *flags)
-    expected = load_file(whole / "model.safetensors")
-    for name, tensor in load_file(trained / out / "model.safetensors").items():
+    text = run(trained, f"train_{stage}.py", out, *stage_flags(trained, stage, kind))
+    assert "resuming from" in text
+    file = "mm_projector.safetensors" if stage == "align" else "model.safetensors"
+    expected = load_file(whole / file)
+    resumed = load_file(trained / out / file)
+    assert resumed.keys() == expected.keys()
+    for name, tensor in resumed.items():
         assert torch.equal(tensor, expected[name]), name
 
 
@@ -165,7 +177,7 @@ def test_the_q_formers_stage_resumes_bit_by_bit(world, captions):
     first = world / CAPTIONS / "checkpoints/step-00000001"
     shutil.copytree(first, world / out / "checkpoints/step-00000001")
     flags = ["--data", world / "data/align.json", "--connector-width", 64, "--save-steps", 1]
-    run(world, TRAIN_QFORMER, out, *flags)
+    assert "resuming from" in run(world, TRAIN_QFORMER, out, *flags)
     expected = load_file(world / CAPTIONS / "qformer.safetensors")
     for name, tensor in load_file(world / out / "qformer.safetensors").items():
         assert torch.equal(tensor, expected[name]), name
@@ -181,14 +193,22 @@ def test_the_q_formers_stage_does_not_resume_with_another_micro_batch(world, cap
     assert "samples compared" in error
 
 
-@pytest.mark.parametrize("kind", ["linear", "gated_xattn", "abstractor"])
-def test_the_plan_says_tokens_and_parameters(world, kind):
+@pytest.mark.parametrize(
+    "kind, tokens", [("linear", "16"), ("gated_xattn", "1"), ("abstractor", "5"), ("minigpt4", "2")]
+)
+def test_the_plan_says_tokens_and_parameters(world, kind, tokens):
     flags = ["--data", world / "data/align.json", "--projector", kind, "--gpus", 1, "--plan"]
     text = run(world, "train_align.py", "planned", *flags)
-    tokens = {"linear": "16", "gated_xattn": "1", "abstractor": "5"}[kind]
     assert ["image", "tokens", tokens, "per", "image"] in [
         line.split() for line in text.split("\n")
     ]
+
+
+def test_a_plan_of_minigpt4_needs_no_trained_q_former(world):
+    flags = ["--data", world / "data/align.json", "--projector", "minigpt4", "--gpus", 1]
+    flags += ["--plan", "--connector-width", 128]
+    text = run(world, "train_align.py", "planned", *flags)
+    assert "8,256 of them trained" in text  # 128 * 64 + 64: the linear map
 
 
 # Bad input: one line, exit code 2.
@@ -246,6 +266,14 @@ def test_a_q_former_without_a_language_model_is_no_projector(trained, capsys):
     flags = ["--data", trained / "data/instruct.json", "--projector", trained / CAPTIONS]
     error = refused(capsys, trained, "train_instruct.py", *flags)
     assert "give --projector qformer --qformer" in error
+
+
+def test_a_connector_without_its_json(trained, capsys):
+    folder = shutil.copytree(trained / "align-resampler", trained / "without-json")
+    (folder / "connector.json").unlink()
+    flags = ["--data", trained / "data/instruct.json", "--projector", folder]
+    error = refused(capsys, trained, "train_instruct.py", *flags)
+    assert "the weights of a connector, but connector.json is missing; copy it from" in error
 
 
 def test_one_connector_opened_as_another(trained, capsys):

@@ -73,6 +73,16 @@ def test_a_connector_alone_comes_back_as_it_was(kind, tmp_path):
         assert torch.equal(tensor, again.state_dict()[name]), name
 
 
+def test_weights_of_another_connector_than_config_json_names(tmp_path):
+    """Gated cross-attention has a resampler, too, and more."""
+    randomise(GatedLLaVA(config("gated_xattn"))).save_pretrained(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(values | {"projector": "resampler"}))
+    message = r"blocks.* is not part of the connector that its config.json names; use the config"
+    with pytest.raises(WeightsError, match=message):
+        LLaVA.from_pretrained(tmp_path)
+
+
 def test_one_connector_opened_as_another(tmp_path):
     save_alone(randomise(LLaVA(config("resampler"))), tmp_path / "out")
     write_connector(tmp_path / "out", "qformer", SIZES)

@@ -131,6 +131,14 @@ def test_an_empty_config(broken_model_refused):
     broken_model_refused("config.json", b"{}", "no vision_config")
 
 
+def test_a_config_that_names_another_connector_than_the_weights_have(broken_model_refused):
+    values = json.loads(Path(TOY, "config.json").read_text())
+    sizes = {"num_queries": 4, "num_layers": 1}
+    values |= {"model_type": "nanollava", "projector": "resampler", "connector": sizes}
+    message = "is not part of the connector that its config.json names; use the config.json"
+    broken_model_refused("config.json", json.dumps(values).encode(), message)
+
+
 def test_a_checkpoint_that_is_not_there(tmp_path, in_this_process):
     flags = ["--image", "cat.jpg", "--model", tmp_path / "none"]
     in_this_process("sample.py", flags, "no such directory")
@@ -153,6 +161,7 @@ def test_a_checkpoint_that_is_not_there(tmp_path, in_this_process):
         (["--image", "cat.jpg", "--temprature", "1"], "unrecognized arguments: --temprature"),
         (["--image", "cat.jpg", "--max-new-tokens", "0"], "max_new_tokens 0"),
         (["--image", "cat.jpg", "--max-new-tokens", "100000"], "the model has room for 1024"),
+        (["--image", *["cat.jpg"] * 11, "--max-new-tokens", "3"], "give fewer images"),
         (["--image", "cat.jpg", "--temperature", "-1"], "temperature -1.0"),
     ],
 )

@@ -10,10 +10,8 @@ from torch import nn
 from ..config import ConnectorConfig
 from ..files import read_json, write_json
 from .config import connector_json, parse_connector
-from .files import projector_files, projector_kind, shapes
+from .files import CONNECTOR_FILE, projector_files, projector_kind, shapes
 from .names import PROJECTOR_LAYOUT, WeightsError
-
-CONNECTOR_FILE = "connector.json"
 
 
 def connector_of(source: str | Path) -> tuple[str, ConnectorConfig | None]:

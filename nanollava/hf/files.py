@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ..config import PROJECTOR
 from ..errors import UserError
 from ..files import PARTIAL_PATTERN, flush_to_disk, json_text, read_json, replacing
 from ..schema import short
@@ -26,6 +27,7 @@ INDEX_FILE = "model.safetensors.index.json"
 # The names of shards that we write. A save uses those of the second kind if the first are in use.
 SHARD_PATTERNS = ("model-?????-of-?????.safetensors", "model-next-?????-of-?????.safetensors")
 PROJECTOR_FILES = ("mm_projector.safetensors", "mm_projector.bin")  # ours, the original's
+CONNECTOR_FILE = "connector.json"  # next to the weights of a connector that is not W
 
 
 class StoredTensor(NamedTuple):
@@ -197,11 +199,17 @@ def projector_files(path: str | Path) -> list[Path]:
 
 def projector_kind(files: list[Path]) -> str:
     """Which projector the files hold, "linear" or "mlp2x_gelu", by the names of its tensors."""
-    our_names = [PROJECTOR_LAYOUT.to_ours_in(files[0], name) for name in shapes(files)]
+    names = list(shapes(files))
+    our_names = [PROJECTOR_LAYOUT.to_ours_in(files[0], name) for name in names]
     if "linear_2.weight" in our_names:
         return "mlp2x_gelu"
     if "linear_1.weight" in our_names:
         return "linear"
+    if any(name.startswith(PROJECTOR) for name in names):
+        raise WeightsError(
+            f"{files[0]}: the weights of a connector, but {CONNECTOR_FILE} is missing; copy it "
+            "from the directory that they were trained in"
+        )
     raise WeightsError(f"{files[0]}: no projector in it; expected tensors named *mm_projector.*")
 
 

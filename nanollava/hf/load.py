@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..config import LlamaConfig, VisionConfig
+from ..config import PROJECTOR, LlamaConfig, VisionConfig
 from ..errors import ConfigError
 from ..files import read_json
 from ..quantize import QuantizedLinear
@@ -121,7 +121,8 @@ def read_tensors(
             if ours is None:
                 continue
             where = f"{shard}: tensor {name!r}"
-            check_tensor(where, shape, expected.get(ours), ours in seen)
+            check_is_expected(where, ours, shape, expected)
+            check_tensor(where, shape, expected[ours], ours in seen)
             seen.add(ours)
             tensor = read()
             if tensor.dtype not in WEIGHT_DTYPES:
@@ -162,10 +163,20 @@ def share_tied_tensors(
     return names
 
 
-def check_tensor(where: str, shape: tuple, expected: tuple | None, is_loaded: bool) -> None:
-    """Raises a WeightsError for a tensor that the model does not have, or has otherwise."""
-    if expected is None:
-        raise WeightsError(f"{where} {shape} is not part of this model")
+def check_is_expected(where: str, name: str, shape: tuple, expected: dict[str, tuple]) -> None:
+    """Raises a WeightsError for a tensor that the model does not have; `name` is our name."""
+    if name in expected:
+        return
+    if name.startswith(PROJECTOR):
+        raise WeightsError(
+            f"{where} {shape} is not part of the connector that its config.json names; use the "
+            "config.json that belongs to these weights"
+        )
+    raise WeightsError(f"{where} {shape} is not part of this model")
+
+
+def check_tensor(where: str, shape: tuple, expected: tuple, is_loaded: bool) -> None:
+    """Raises a WeightsError for a tensor that comes twice, or of another shape than the model's."""
     if is_loaded:
         raise WeightsError(f"{where} comes twice")
     if shape != expected:
