@@ -15,13 +15,15 @@ from .build import build_connector
 
 
 class Parameters(NamedTuple):
+    """Numbers of parameters."""
+
     all: int
     trained: int
     blocks: tuple[int, ...]  # of each block in the decoder; part of `all`
 
 
 class Activations(NamedTuple):
-    """Bytes that wait for the backward pass."""
+    """Bytes that are kept for the backward pass."""
 
     outside_blocks: int
     blocks: tuple[int, ...]  # of each block in the decoder
@@ -44,14 +46,23 @@ class Flops(NamedTuple):
     def plus(self, other: "Flops") -> "Flops":
         return Flops(*(a + b for a, b in zip(self, other, strict=True)))
 
+    def minus(self, other: "Flops") -> "Flops":
+        return self.plus(other.times(-1))
+
 
 def meta_connector(config: LlavaConfig) -> nn.Module:
-    """The connector with shapes alone, and with what no stage trains frozen."""
+    """The connector as shapes without numbers; the parameters that no stage trains are frozen."""
     with torch.device("meta"):
         connector = build_connector(config)
     for name, parameter in connector.named_parameters():
         parameter.requires_grad_(not name.startswith(connector.frozen_prefixes))
     return connector
+
+
+def patch_features(config: LlavaConfig) -> torch.Tensor:
+    """One image's features, Z_v, on the meta device."""
+    vision = config.vision_config
+    return torch.empty(1, vision.num_patches, vision.hidden_size, device="meta")
 
 
 @lru_cache
@@ -73,7 +84,7 @@ def num_parameters(module: nn.Module) -> int:
 def connector_flops(config: LlavaConfig, images: int, tokens: int) -> Flops:
     """FLOPs for `images`, and for the gated blocks over `tokens` positions of text.
 
-    A position of text is taken to read the latents of one image.
+    Each position is assumed to read the latents of one image.
     """
     of_image, of_token = unit_flops(config)
     return of_image.times(images).plus(of_token.times(tokens))
@@ -83,11 +94,10 @@ def connector_flops(config: LlavaConfig, images: int, tokens: int) -> Flops:
 def unit_flops(config: LlavaConfig) -> tuple[Flops, Flops]:
     """FLOPs per image, and per position of text for the blocks in the decoder.
 
-    What a block costs grows in proportion to the positions, plus a constant for the latents.
+    The cost of a block is a constant for the latents plus a slope times the number of positions.
     """
     connector = meta_connector(config)
-    vision = config.vision_config
-    Z_v = torch.empty(1, vision.num_patches, vision.hidden_size, device="meta")
+    Z_v = patch_features(config)
     of_image = count_flops(connector, Z_v)
     of_token = Flops(0, 0, 0)
     blocks = connector.decoder_blocks().values()
@@ -96,9 +106,10 @@ def unit_flops(config: LlavaConfig) -> tuple[Flops, Flops]:
         for block in blocks:
             one = count_flops(block, *block_inputs(config, latents, 1))
             two = count_flops(block, *block_inputs(config, latents, 2))
-            # cost(T) = constant + T slope, so slope = two - one and constant = 2 one - two
-            of_token = of_token.plus(two.plus(one.times(-1)))
-            of_image = of_image.plus(one.times(2)).plus(two.times(-1))
+            slope = two.minus(one)
+            constant = one.minus(slope)
+            of_token = of_token.plus(slope)
+            of_image = of_image.plus(constant)
     return of_image, of_token
 
 
@@ -110,10 +121,7 @@ def connector_activations(config: LlavaConfig, tokens: int) -> Activations:
     count in full, as without fused kernels.
     """
     connector = meta_connector(config).bfloat16()
-    vision = config.vision_config
-    Z_v = torch.empty(
-        1, vision.num_patches, vision.hidden_size, device="meta", dtype=torch.bfloat16
-    )
+    Z_v = patch_features(config).bfloat16()
     outside_blocks = saved_bytes(connector, Z_v)
     of_blocks = []
     blocks = connector.decoder_blocks().values()
@@ -128,14 +136,15 @@ def connector_activations(config: LlavaConfig, tokens: int) -> Activations:
 def saved_bytes(module: nn.Module, *inputs: torch.Tensor) -> int:
     """Bytes of all tensors that autograd keeps in one pass through a module, without its weights.
 
-    Tensors that share a storage count once."""
+    Tensors that share a storage count once. Storages are told apart by id: on the meta device they
+    have no address."""
     weights = [parameter.untyped_storage() for parameter in module.parameters()]
-    is_weight = {id(storage) for storage in weights}
+    weight_ids = {id(storage) for storage in weights}
     storages = {}  # by id; they stay referenced, so no id is used again
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if id(storage) not in is_weight:
+        if id(storage) not in weight_ids:
             storages[id(storage)] = storage
         return tensor
 
@@ -144,7 +153,9 @@ def saved_bytes(module: nn.Module, *inputs: torch.Tensor) -> int:
     return sum(storage.nbytes() for storage in storages.values())
 
 
-def block_inputs(config: LlavaConfig, latents: torch.Tensor, T: int) -> tuple:
+def block_inputs(
+    config: LlavaConfig, latents: torch.Tensor, T: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """x, z and mask of a gated block for T positions and one image."""
     x = torch.empty(1, T, config.text_config.hidden_size, device="meta", requires_grad=True)
     mask = torch.empty(1, T, latents.shape[1], dtype=torch.bool, device="meta")
@@ -161,25 +172,29 @@ def count_flops(module: nn.Module, *inputs: torch.Tensor) -> Flops:
         module(*inputs)
     forward = counter.get_total_flops()
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    matrices = matrices_of(module)
-    others = [parameter for parameter in trained if id(parameter) not in matrices]
-    passing = backward_flops(module, inputs, others)
+    matrix_ids = ids_of_matrices(module)
+    no_matrices = [parameter for parameter in trained if id(parameter) not in matrix_ids]
+    passing = backward_flops(module, inputs, no_matrices)
     all_gradients = backward_flops(module, inputs, trained)
     return Flops(forward, passing, all_gradients - passing)
 
 
-def matrices_of(module: nn.Module) -> set[int]:
+def ids_of_matrices(module: nn.Module) -> set[int]:
     """The ids of the weights of all linear layers."""
     layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
     return {id(layer.weight) for layer in layers}
 
 
-def backward_flops(module: nn.Module, inputs: tuple, parameters: list[nn.Parameter]) -> int:
-    """FLOPs of the gradients of some parameters, and of the inputs that want one."""
+def backward_flops(
+    module: nn.Module, inputs: tuple[torch.Tensor, ...], parameters: list[nn.Parameter]
+) -> int:
+    """FLOPs of the gradients of some parameters, and of the inputs that require one.
+
+    All other parameters are frozen for that pass."""
     wanted = [*parameters, *(tensor for tensor in inputs if tensor.requires_grad)]
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not wanted:
         return 0
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)
     for parameter in parameters:

@@ -82,7 +82,7 @@ def tower_parameters(vision: VisionConfig) -> int:
 
 
 def projector_parameters(config: LlavaConfig) -> Parameters:
-    """One linear layer, or two with a nonlinearity between them, or another connector."""
+    """Of W (one linear layer, or two with a nonlinearity between them) or of another connector."""
     if config.connector is not None:
         return connector_parameters(config)
     vision_width = config.vision_config.hidden_size
@@ -120,7 +120,7 @@ def flops(
     lengths: list[int],
     images: int,
     label_tokens: int,
-) -> dict[str, float]:
+) -> dict[str, int]:
     """FLOPs of forward and backward over samples of `lengths` tokens, image tokens included.
 
     `tower`      the vision tower's forward pass; it is frozen and gets no gradient
@@ -129,8 +129,7 @@ def flops(
     `by_weights` gradients with respect to trained weights
 
     A matrix product takes 2 FLOPs per weight and token in each pass. The head only runs on the
-    `label_tokens`. Recomputed activations do not count: MFU is about the work
-    that must be done.
+    `label_tokens`. Recomputed activations do not count: MFU is about the work that must be done.
     """
     tokens = sum(lengths)
     projector = projector_flops(config, images, tokens)
@@ -165,15 +164,16 @@ def tower_flops(config: LlavaConfig, images: int) -> int:
 
 
 def projector_flops(config: LlavaConfig, images: int, tokens: int) -> Flops:
-    """The projector for `images`, biases included; of gated_xattn also its blocks for `tokens`."""
+    """FLOPs of the projector for `images`, biases included; with gated_xattn also of its blocks in
+    the decoder for `tokens`."""
     if config.connector is not None:
         return connector_flops(config, images, tokens)
     image_tokens = images * config.vision_config.num_patches
     linear_2 = 0
     if config.projector != "linear":
         linear_2 = 2 * image_tokens * config.text_config.hidden_size**2
-    both = 2 * image_tokens * projector_parameters(config).all
-    return Flops(forward=both, by_inputs=linear_2, by_weights=both)
+    all_layers = 2 * image_tokens * projector_parameters(config).all
+    return Flops(forward=all_layers, by_inputs=linear_2, by_weights=all_layers)
 
 
 def matrix_flops(config: LlavaConfig, tokens: int, label_tokens: int) -> int:
@@ -265,7 +265,7 @@ def memory(
 
 
 def gathered(config: LlavaConfig, trainable: dict[str, bool]) -> int:
-    """Bytes of the whole weights that a GPU holds at once, and of their gradients.
+    """Bytes of the unsharded weights that a GPU holds at once, and of their gradients.
 
     FSDP gathers the root (projector, embedding, head), one block, and the next one ahead. The
     blocks that a connector adds to the decoder are gathered one by one, too.
@@ -292,7 +292,7 @@ def all_activations(
 ) -> int:
     """Bytes that decoder and connector keep for `micro` samples of `tokens` tokens and one image.
 
-    What is checkpointed are the decoder's blocks, and those that the connector adds to it. The rest
+    The decoder's blocks are checkpointed, and so are those that the connector adds to it. The rest
     of the connector keeps everything.
     """
     kept, checkpointed = activations(config, trainable, micro * tokens)
@@ -320,7 +320,7 @@ def bytes_sent(config: LlavaConfig, trainable: dict[str, bool], gpus: int, round
     all_blocks = config.text_config.num_hidden_layers * n["block"]
     all_blocks += sum(projector_parameters(config).blocks)
     gathered_forward = BF16 * (n[PROJECTOR] + n[LLM])  # weights
-    gathered_backward = BF16 * all_blocks  # their weights were dropped
+    gathered_backward = BF16 * all_blocks  # their weights were dropped after the forward pass
     gradients = FP32 * trained_parameters(config, trainable)
     return rounds * (gathered_forward + gathered_backward + gradients) * (gpus - 1) / gpus
 
@@ -336,12 +336,18 @@ def figures(
     rate: float,
     offload: bool = False,
 ) -> dict[str, float]:
-    """The plan: GiB per GPU, with checkpointing and with all activations kept; GB that each GPU
-    sends per step; hours for `samples` at `rate` FLOP/s per GPU.
+    """The plan by name of the figure.
+
+    GiB per GPU, with checkpointing and with all activations kept; GB that each GPU sends per step;
+    hours for `samples` at `rate` FLOP/s per GPU.
     """
     label_tokens = max_label_tokens(config, tokens)
-    checkpointed = memory(config, trainable, gpus, micro, tokens, label_tokens, True, offload)
-    kept = memory(config, trainable, gpus, micro, tokens, label_tokens, False, offload)
+    checkpointed = memory(
+        config, trainable, gpus, micro, tokens, label_tokens, checkpointing=True, offload=offload
+    )
+    kept = memory(
+        config, trainable, gpus, micro, tokens, label_tokens, checkpointing=False, offload=offload
+    )
     plan = {name: size / GIB for name, size in checkpointed.items()}
     plan["all"] = sum(checkpointed.values()) / GIB
     plan["activations kept"] = kept["activations"] / GIB
@@ -357,7 +363,7 @@ def figures(
 
 
 def max_label_tokens(config: LlavaConfig, tokens: int) -> int:
-    """At most everything but the image is labelled."""
+    """The most tokens of a sample that can have labels: all but those of its image."""
     return tokens - config.num_image_tokens
 
 
@@ -405,15 +411,19 @@ def describe(config: TrainConfig, trainable: dict[str, bool]) -> str:
     for name, count in passes.items():
         lines.append(f"{name:24} {count:>20.3e} FLOPs per sample of {config.tokens} tokens")
     for name, value in plan.items():
-        unit = f"GiB on each of {config.gpus} GPUs"
-        if name == "GB sent":
-            unit = "GB, by each GPU per step"
-            if config.nodes > 1:
-                unit += "; each node sends as many to the next"
-        if name == "hours":
-            unit = f"for {samples:,} samples, {rate:.2e} FLOP/s per GPU"
-        lines.append(f"{name:24} {value:>20.3f} {unit}")
+        lines.append(f"{name:24} {value:>20.3f} {unit_of(name, config, samples, rate)}")
     return "\n".join(lines)
+
+
+def unit_of(name: str, config: TrainConfig, samples: int, rate: float) -> str:
+    """The unit of one of the `figures`, and what it refers to."""
+    if name == "hours":
+        return f"for {samples:,} samples, {rate:.2e} FLOP/s per GPU"
+    if name == "GB sent" and config.nodes > 1:
+        return "GB, by each GPU per step; each node sends as many to the next"
+    if name == "GB sent":
+        return "GB, by each GPU per step"
+    return f"GiB on each of {config.gpus} GPUs"
 
 
 def planned_model(config: TrainConfig) -> LlavaConfig:
@@ -428,12 +438,12 @@ def planned_model(config: TrainConfig) -> LlavaConfig:
 
 def finished_model(path: Path) -> LlavaConfig:
     """The config of a finished LLaVA, ours, llava-hf or original."""
+    where = f"{path}/config.json"
     values = read_json(path / "config.json")
     if not is_original(values):
-        return parse_llava_config(values, f"{path}/config.json")
+        return parse_llava_config(values, where)
     vision = read_vision_config(original_tower(path, values, vision=None))
     projector = projector_kind(projector_files(path))
-    where = f"{path}/config.json"
     layer = optional(values, "mm_vision_select_layer", int, where, default=-2)
     return joined_model(vision, path, projector, layer)
 
@@ -455,7 +465,7 @@ def joined_model(
         text,
         projector,
         vision_feature_layer,
-        image_token_id=text.vocab_size - 1,
+        image_token_id=text.vocab_size - 1,  # any id: no figure depends on it
         connector=connector,
     )
 
