@@ -1,6 +1,7 @@
 """Instruction data from captions and boxes: what is rejected, and the program over real HTTP."""
 
 import json
+import random
 import subprocess
 import sys
 import time
@@ -17,6 +18,8 @@ from nanollava.evals.answers import Rejected
 from nanollava.synthesize import __main__ as synthesize
 from nanollava.synthesize.prompts import KINDS, messages
 from nanollava.synthesize.records import parse
+from nanollava.toyland.captions import boxes, captions
+from nanollava.toyland.scenes import scenes
 
 DOGS = {
     "image": "000000000007.jpg",
@@ -244,6 +247,19 @@ def test_toylands_teacher(tmp_path, call):
     assert set(records) == {"a_conversation", "a_detail", "a_complex"}
     assert records["a_detail"]["image"] == "images/a.jpg"
     assert "In front on the left there is a red cat." in values(records["a_detail"])[1]
+
+
+def test_toylands_teacher_writes_every_record(tmp_path, call):
+    """Its questions may have words that are unusable in a language model's: "caption"."""
+    rng = random.Random(0)
+    rows = []
+    for i, scene in enumerate(scenes("train", 60)):
+        rows.append({"image": f"{i}.jpg", "captions": captions(scene, rng), "boxes": boxes(scene)})
+    images = write_rows(tmp_path / "images.jsonl", *rows)
+    call(synthesize, "--pictures", images, "--out", tmp_path)
+    text = (tmp_path / "instruct.json").read_text()
+    assert len(json.loads(text)) == 3 * 60
+    assert "caption" in text and "Question: " in text
 
 
 def test_toylands_teacher_refuses_other_captions(tmp_path, call):

@@ -25,7 +25,7 @@ from ..schema import LARGEST_INT
 from ..toyland.dialogues import instructions
 from ..toyland.teacher import check_colors, read
 from .prompts import DETAIL_QUESTIONS, KINDS, messages
-from .records import check_record, parse
+from .records import check_record, parse, parse_unchecked
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -117,14 +117,19 @@ def main() -> None:
         for kind in args.kinds:
             job = make_job(args, name, contexts[name], kind)
             jobs[job["id"]] = job
-    teacher = Endpoint.from_arguments(args).ask if args.model else toyland_teacher
+    if args.model:
+        teacher = Endpoint.from_arguments(args).ask
+        parse_reply = parse
+    else:
+        teacher = toyland_teacher
+        parse_reply = parse_unchecked
     out = Path(args.out)
     rows = collect(
         out / "answers.jsonl",
         "id",
         jobs,
         teacher,
-        parse,
+        parse_reply,
         check_record,
         tries=args.tries,
         wait=args.wait,

@@ -30,7 +30,20 @@ UNCERTAIN = (
 
 
 def parse(job: dict, text: str) -> dict:
-    """Turn a teacher's answer into a record: id, image, conversations. Raises Rejected.
+    """Turn a language model's answer into a record: id, image, conversations. Raises Rejected."""
+    turns = read_answer(job, text)
+    check_content(job["kind"], turns)
+    return make_record(job, turns)
+
+
+def parse_unchecked(job: dict, text: str) -> dict:
+    """The same for the rule-based teacher. What it says is true of the image by construction, and
+    it may speak of captions: "Give this photo a caption." is one of its questions."""
+    return make_record(job, read_answer(job, text))
+
+
+def read_answer(job: dict, text: str) -> list[str]:
+    """The texts of questions and answers in turn. Raises Rejected.
 
     The answer's form is "Question: ... === Answer: ... === ..."; a detailed description may be the
     answer alone, to the job's question.
@@ -38,8 +51,11 @@ def parse(job: dict, text: str) -> dict:
     blocks = split_blocks(text)
     if job["kind"] == "detail" and len(blocks) == 1:
         blocks = [f"Question: {job['question']}", f"Answer: {blocks[0]}"]
-    turns = read_turns(blocks)
-    check_content(job["kind"], turns)
+    return read_turns(blocks)
+
+
+def make_record(job: dict, turns: list[str]) -> dict:
+    """The record of a job with these texts. Raises Rejected if it would be no conversation."""
     qas = []
     for i in range(0, len(turns), 2):
         qas.append(QA(job["kind"], turns[i], turns[i + 1]))
