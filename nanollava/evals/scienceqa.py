@@ -1,9 +1,7 @@
 """ScienceQA: training file, accuracy by group, and GPT-4 as complement and judge (section 5.2).
 
-python -m nanollava.evals.scienceqa --data ScienceQA/data --images ScienceQA/images \
-    --split train --make sqa_train.json
-python -m nanollava.evals.scienceqa --data ScienceQA/data --images ScienceQA/images \
-    --model M --out out/sqa
+python -m nanollava.evals.scienceqa --split train --make sqa_train.json
+python -m nanollava.evals.scienceqa --model M --out out/sqa
 """
 
 import argparse
@@ -181,11 +179,13 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--data",
-        default="ScienceQA/data",
+        default="ScienceQA/data/scienceqa",
         help="directory of problems.json and pid_splits.json",
     )
     parser.add_argument(
-        "--images", default="ScienceQA/images", help="directory of SPLIT/NUMBER/image.png"
+        "--images",
+        default="ScienceQA/data/scienceqa/images",
+        help="directory of SPLIT/NUMBER/image.png",
     )
     parser.add_argument("--split", default="test", help="split of pid_splits.json")
     parser.add_argument(
