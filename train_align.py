@@ -61,7 +61,7 @@ def main() -> None:
     exported = PROJECTOR if config.model is None else ""  # prefix of names; "": all weights
     frozen = frozen_state(model, trainable, exported)
     distributed.shard(model, model.blocks(), model.vision_tower, device, config)
-    announce(config, parameter_report, len(data), "stage 1: align")
+    announce(config, device, parameter_report, len(data), "stage 1: align")
 
     # Train.
     measure = partial(

@@ -61,7 +61,7 @@ def main() -> None:
     parameter_report = distributed.freeze(model, trainable)
     frozen = frozen_state(model, trainable)
     distributed.shard(model, model.blocks(), model.vision_tower, device, config)
-    announce(config, parameter_report, len(data), "stage 2: instruct")
+    announce(config, device, parameter_report, len(data), "stage 2: instruct")
 
     # Train.
     measure = partial(

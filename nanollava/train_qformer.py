@@ -60,7 +60,7 @@ def main() -> None:
     # Freeze by the table, then shard.
     parameter_report = distributed.freeze(model, TRAINABLE)
     distributed.shard(model, [], model.vision_tower, device, config)  # no blocks: it is small
-    announce(config, parameter_report, len(data), "Q-Former, stage 1")
+    announce(config, device, parameter_report, len(data), "Q-Former, stage 1")
 
     # Train: contrast, matching and captioning. Negatives come from the micro-batch of a rank.
     measure = partial(

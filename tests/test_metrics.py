@@ -31,6 +31,15 @@ def path(tmp_path):
     return path
 
 
+def test_the_first_line_says_where_the_training_runs(capsys):
+    """ "device=auto" does not tell that no GPU was found."""
+    config = TrainConfig(device="auto", dtype="auto")
+    metrics.announce(config, torch.device("cpu"), ["W  10  trained"], 5, "stage 1: align")
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert first == "stage 1: align, on cpu in float32"
+    assert last == "W  10  trained"
+
+
 def test_a_resumed_run_drops_the_steps_that_it_repeats(path):
     assert metrics.keep_lines_before(path, first_step=2) == 3.0  # seconds
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0, 1]

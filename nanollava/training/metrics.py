@@ -27,11 +27,18 @@ if sys.platform != "win32":
     import resource  # a module of Unix
 
 
-def announce(config: TrainConfig, parameter_report: list[str], samples: int, title: str) -> None:
-    """Print all settings and what is trained."""
+def announce(
+    config: TrainConfig,
+    device: torch.device,
+    parameter_report: list[str],
+    samples: int,
+    title: str,
+) -> None:
+    """Print all settings, where the training runs, and what is trained."""
     settings = asdict(config) | {"samples": samples, "ranks": dist.get_world_size()}
     words = " ".join(f"{name}={value}" for name, value in settings.items())
-    print_on_rank_0(title)
+    dtype = str(pick_dtype(config.dtype, device)).removeprefix("torch.")
+    print_on_rank_0(f"{title}, on {device.type} in {dtype}")
     print_on_rank_0(textwrap.fill(words, 100, break_long_words=False, break_on_hyphens=False))
     print_on_rank_0("\n".join(parameter_report))
 
