@@ -104,6 +104,17 @@ def broken_model_refused(tmp_path, in_this_process):
     return ask
 
 
+@pytest.mark.parametrize("flag", ["--projector", "--model"])
+def test_a_training_that_has_not_finished_is_no_start(tmp_path, flag):
+    """A stage 1 that was stopped leaves its lock file and its checkpoints."""
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "training.lock").touch()
+    done = run(
+        "train_instruct.py", flag, tmp_path, "--data", "none.json", "--out", tmp_path / "out"
+    )
+    refused(done, f"{flag} {tmp_path}: its training has not finished; run the same command again")
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

@@ -8,6 +8,7 @@ from ..hf.load import read_vision_config
 from ..loading import Loaded, join_parts, load_llava
 from .arguments import TrainConfig
 from .connector import check_token_budget, load_qformer, planned_connector
+from .output import LOCK_FILE, has_model
 
 
 def build(config: TrainConfig) -> Loaded:
@@ -18,6 +19,7 @@ def build(config: TrainConfig) -> Loaded:
     """
     torch.manual_seed(config.seed)
     if config.model is not None:
+        check_is_finished("--model", config.model)
         loaded = load_llava(shipped(config.model))
     else:
         loaded = join(config)
@@ -29,6 +31,7 @@ def join(config: TrainConfig) -> Loaded:
     """CLIP, a language model and a new or saved projector, joined."""
     check_is_directory("--vision", config.vision)
     check_is_directory("--llm", config.llm)
+    check_is_finished("--projector", config.projector)
     vision = shipped(config.vision)
     _, sizes = planned_connector(config, read_vision_config(vision))
     loaded = join_parts(
@@ -49,3 +52,12 @@ def check_is_directory(flag: str, path: str) -> None:
     if not shipped(path).is_dir():
         advice = "models are local directories: download it first (docs/weights.md)"
         raise UserError(f"{flag} {path}: no such directory; {advice}")
+
+
+def check_is_finished(flag: str, path: str) -> None:
+    """A UserError for the directory of a training that ended before it wrote its result."""
+    folder = shipped(path)
+    if (folder / LOCK_FILE).is_file() and not has_model(folder):
+        raise UserError(
+            f"{flag} {path}: its training has not finished; run the same command again, it resumes"
+        )

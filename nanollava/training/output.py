@@ -13,6 +13,7 @@ if sys.platform == "win32":
 else:
     import fcntl
 
+LOCK_FILE = "training.lock"  # every training leaves it in its --out
 RESULTS = ("*.safetensors", "*.bin", "config.json")
 
 # Open as long as the process lives: closing a file ends its lock.
@@ -25,7 +26,7 @@ def lock(out: str) -> None:
     def on_rank_0() -> None:
         folder = Path(out)
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / "training.lock", "a+b")
+        file = open(folder / LOCK_FILE, "a+b")
         if not try_lock(file):
             file.close()
             raise UserError(
@@ -73,4 +74,9 @@ def has_results(out: Path) -> bool:
     metrics = out / "metrics.jsonl"
     if metrics.is_file() and metrics.stat().st_size > 0:
         return True
-    return any(any(out.glob(pattern)) for pattern in RESULTS)
+    return has_model(out)
+
+
+def has_model(folder: Path) -> bool:
+    """Whether there are weights or a config, which a training writes at its end."""
+    return any(any(folder.glob(pattern)) for pattern in RESULTS)
