@@ -112,7 +112,7 @@ def test_a_training_that_has_not_finished_is_no_start(tmp_path, flag):
     done = run(
         "train_instruct.py", flag, tmp_path, "--data", "none.json", "--out", tmp_path / "out"
     )
-    refused(done, f"{flag} {tmp_path}: its training has not finished; run the same command again")
+    refused(done, f"{flag} {tmp_path}: its training has not finished; repeat its command")
 
 
 @pytest.mark.parametrize(

@@ -59,5 +59,5 @@ def check_is_finished(flag: str, path: str) -> None:
     folder = shipped(path)
     if (folder / LOCK_FILE).is_file() and not has_model(folder):
         raise UserError(
-            f"{flag} {path}: its training has not finished; run the same command again, it resumes"
+            f"{flag} {path}: its training has not finished; repeat its command, which resumes"
         )
