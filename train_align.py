@@ -7,6 +7,8 @@ torchrun --nproc_per_node 2 train_align.py             # the same with two proce
 import shlex
 from functools import partial
 
+import torch.distributed as dist
+
 from nanollava.config import LLM, PROJECTOR, TOWER
 from nanollava.data import collate
 from nanollava.errors import run
@@ -44,6 +46,7 @@ def main() -> None:
         print(plan.describe(config, TRAINABLE))
         return
     device = distributed.start(config.device)
+    arguments.micro_batch_size(config, dist.get_world_size())  # an error now, not after loading
     signals.end_with_launcher()
     output.lock(config.out)
     ensure_data(config.data, made_here=DEFAULTS["data"])
@@ -56,7 +59,7 @@ def main() -> None:
     trainable = trained_parts(TRAINABLE, model, config)
     collator = Collator(collate, flops=partial(plan.flops, model.config, trainable))
 
-    # Freeze by the table, then shard. The result gets what is frozen as it is in the files.
+    # Freeze by the table, then shard. Sharding casts; the result gets the frozen weights uncast.
     parameter_report = distributed.freeze(model, trainable)
     exported = PROJECTOR if config.model is None else ""  # prefix of names; "": all weights
     frozen = frozen_state(model, trainable, exported)
@@ -80,7 +83,10 @@ def main() -> None:
 
 
 def stage_2_command(config: arguments.TrainConfig) -> str:
-    """The command that continues from this result, ready to be pasted."""
+    """The command that continues from this result.
+
+    FILE stands for stage 2's data, except after Toyland's captions: its questions are the default.
+    """
     flags = ["--model", config.out]
     if config.model is None:
         flags = ["--vision", config.vision, "--llm", config.llm, "--projector", config.out]
@@ -90,6 +96,8 @@ def stage_2_command(config: arguments.TrainConfig) -> str:
             flags += ["--recipe", config.recipe]
         else:
             flags += ["--image-mode", config.image_mode]
+    if config.data != DEFAULTS["data"]:
+        flags += ["--data", "FILE"]
     return shlex.join(["python", "train_instruct.py", *flags])
 
 

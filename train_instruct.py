@@ -8,6 +8,8 @@ torchrun --nproc_per_node 2 train_instruct.py          # the same with two proce
 import shlex
 from functools import partial
 
+import torch.distributed as dist
+
 from nanollava.config import LLM, PROJECTOR, TOWER
 from nanollava.conversation import CHAT_TEMPLATES
 from nanollava.data import collate
@@ -45,6 +47,7 @@ def main() -> None:
         print(plan.describe(config, TRAINABLE))
         return
     device = distributed.start(config.device)
+    arguments.micro_batch_size(config, dist.get_world_size())  # an error now, not after loading
     signals.end_with_launcher()
     output.lock(config.out)
     ensure_data(config.data, made_here=DEFAULTS["data"])
@@ -57,7 +60,7 @@ def main() -> None:
     trainable = trained_parts(TRAINABLE, model, config)
     collator = Collator(collate, flops=partial(plan.flops, model.config, trainable))
 
-    # Freeze by the table, then shard. The result gets what is frozen as it is in the files.
+    # Freeze by the table, then shard. Sharding casts; the result gets the frozen weights uncast.
     parameter_report = distributed.freeze(model, trainable)
     frozen = frozen_state(model, trainable)
     distributed.shard(model, model.blocks(), model.vision_tower, device, config)

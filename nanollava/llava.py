@@ -1,5 +1,8 @@
 """LLaVA: CLIP's patch features, projected into the word embedding space, take the positions of the
-image token in the language model's input."""
+image token in the language model's input.
+
+B sequences of T tokens, N images of all sequences together, D the language model's width.
+"""
 
 from dataclasses import replace
 from functools import partial
@@ -47,7 +50,10 @@ class LLaVA(nn.Module):
         self.add_blocks(connector.decoder_blocks())
 
     def add_blocks(self, blocks: dict[int, nn.Module]) -> None:
-        """For GatedLLaVA, which runs blocks before decoder layers. A plain LLaVA has none."""
+        """Runs a connector's blocks before decoder layers, which only `GatedLLaVA` can.
+
+        Here any block is a ConfigError.
+        """
         if blocks:
             kind = self.config.projector
             raise ConfigError(f"{kind}: made by GatedLLaVA; nanollava.load opens every LLaVA")
@@ -124,8 +130,9 @@ class LLaVA(nn.Module):
         """Returns the summed cross-entropy of the labelled tokens, and their number.
 
         The sum is the negative log of equation 3 in the paper: - sum_t log p(x_t | x_<t) over the
-        labelled t. `labels` (B, T) repeat the id where it is trained and are IGNORE_INDEX
-        elsewhere. The caller divides by the labels of all micro-batches and ranks.
+        labelled t. `input_ids` (B, T) and images (N, 3, height, width) are as in `forward`.
+        `labels` (B, T) are the ids at trained positions and IGNORE_INDEX elsewhere. The caller
+        divides by the labels of all micro-batches and ranks.
         """
         embeds = self.embed(input_ids, pixel_values)
         if pixel_values is None:
@@ -166,7 +173,7 @@ class LLaVA(nn.Module):
         quantize: str | None = None,
         connector: ConnectorConfig | None = None,
     ) -> "LLaVA":
-        """Joins a CLIP directory, a Llama directory and a projector, as each stage does first.
+        """Joins a CLIP directory, a Llama directory and a projector: how both stages begin.
 
         `projector` is the name of a new one, such as "linear", else a directory or file that holds
         one. `connector` has the sizes of a new one that is not "linear" or "mlp2x_gelu".
@@ -197,6 +204,7 @@ class LLaVA(nn.Module):
             W.to(device, torch.float32 if dtype is None else dtype)
         else:
             W = load_projector(projector, config, device, dtype)
+        # The model is made with empty parts, which take no memory; the loaded ones replace them.
         with uninitialized():
             model = cls(config)
         model.set_parts(vision_tower, W, language_model)
@@ -216,8 +224,9 @@ class LLaVA(nn.Module):
 
         `dtype` None keeps the files' dtype. `quantize` "int8" or "int4" quantizes the linear layers
         of the decoder while they are read. An original LLaVA often only names its vision tower:
-        `vision` then gives the CLIP directory. Its config has no `image_token_id` either: give the
-        first id that its tokenizer leaves free; the default is the first one after its embedding.
+        `vision` then gives the CLIP directory; for any other LLaVA it must be None. The original's
+        config has no `image_token_id` either: give the first id that its tokenizer leaves free; the
+        default is the first one after its embedding.
         """
         values = read_json(Path(path) / "config.json")
         if is_original(values):
@@ -235,6 +244,8 @@ class LLaVA(nn.Module):
                 quantize=quantize,
             )
             return model.eval()
+        if vision is not None:
+            raise ConfigError(f"--vision {vision}: {path} has its own vision tower; omit --vision")
         config = parse_llava_config(values, f"{path}/config.json")
         prepare = partial(prepare_quantization, quantize=quantize)
         return build(cls, config, path, layout(config), device, dtype, prepare)

@@ -306,6 +306,12 @@ def test_an_original_llava_without_its_tower_is_an_error(original_and_clip):
         LLaVA.from_pretrained(original)
 
 
+def test_a_vision_tower_for_a_llava_that_has_one_is_an_error(original_and_clip):
+    _, clip = original_and_clip
+    with pytest.raises(ConfigError, match="checkpoints/toy-llava has its own vision tower; omit"):
+        LLaVA.from_pretrained("checkpoints/toy-llava", vision=clip)
+
+
 def change_config(path, **changes) -> None:
     values = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(values | changes))

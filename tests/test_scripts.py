@@ -246,9 +246,9 @@ def test_a_record_that_begins_with_an_answer(align_refused):
     align_refused([CAT, backwards], ".", message)
 
 
-def test_a_batch_that_the_micro_batches_cannot_share(align_refused):
+def test_a_batch_that_the_micro_batches_cannot_share_is_refused_before_data_is_read(align_refused):
     message = "--batch 3 (global) is not a multiple of"
-    align_refused([CAT], ".", message, "--batch", "3", "--micro-batch", "2")
+    align_refused([CAT], "nowhere", message, "--batch", "3", "--micro-batch", "2")
 
 
 def test_images_that_are_nowhere(align_refused):
@@ -280,11 +280,18 @@ def test_a_broken_image_in_the_middle_of_the_training(tmp_path):
 
 
 def test_the_next_command_of_stage_1_keeps_what_w_was_trained_for():
-    config = TrainConfig(out="my run", vision="a", llm="b", vision_layer=-1, image_mode="pad")
+    parts = {"vision": "a", "llm": "b", "vision_layer": -1}
+    toyland = train_align.DEFAULTS["data"]
+    config = TrainConfig(out="my run", data=toyland, image_mode="pad", **parts)
     command = "python train_instruct.py --vision a --llm b --projector 'my run' --vision-layer -1"
     assert train_align.stage_2_command(config) == f"{command} --image-mode pad"
     config = replace(config, recipe="v1.5")  # which pads in stage 2 only
     assert train_align.stage_2_command(config) == f"{command} --recipe v1.5"
+
+
+def test_the_next_command_of_stage_1_asks_for_data_after_real_captions():
+    config = TrainConfig(out="out/align", data="blip_laion_cc_sbu_558k.json")
+    assert train_align.stage_2_command(config).endswith(" --data FILE")
 
 
 @pytest.mark.parametrize(
