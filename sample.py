@@ -39,7 +39,7 @@ def parse_arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("words", nargs="*", help=argparse.SUPPRESS)  # to say what to do with them
+    add("words", nargs="*", help=argparse.SUPPRESS)  # for an error with advice
     add("--image", nargs="+", action="extend", default=[], metavar="PATH", help="one or several")
     add("--prompt", metavar="TEXT", help=f"the question (default: {DEFAULT_PROMPT})")
     add(
@@ -60,7 +60,7 @@ def parse_arguments() -> argparse.Namespace:
         "--top-p",
         type=float,
         default=1.0,
-        help="sample from the most likely of this total probability",
+        help="sample from the fewest tokens that have this total probability",
     )
     add("--top-k", type=int, default=0, help="sample from the most likely K (default: all)")
     add("--repetition-penalty", type=float, default=1.0, help="above 1: less repetition")

@@ -13,7 +13,7 @@ ACTIVATIONS = ("quick_gelu", "gelu")  # OpenAI's CLIP; most of its successors
 # Fields of LlavaConfig, and keys of config.json.
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 PROJECTORS = ("linear", "mlp2x_gelu")  # paper, v1: one linear layer; v1.5: Linear, GELU, Linear
-# What other models have in its place; a file each in nanollava/connectors.
+# What other models have in place of W; each has a file in nanollava/connectors.
 CONNECTORS = ("resampler", "gated_xattn", "qformer", "minigpt4", "abstractor", "qwen")
 SEES = ("last", "all")  # the images before it that a text token of gated_xattn attends to
 # How the parameter names of a LLaVA's three parts begin.

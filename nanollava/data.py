@@ -219,7 +219,8 @@ def collate(samples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor | 
     images in reading order, or is None without any.
     """
     ids = [sample["input_ids"] for sample in samples]
-    padding = int(ids[0][0])  # of no effect, as long as it is no image token; all begin with BOS
+    # Any id but the image token would do: no token attends to later ones, and padding has no label.
+    padding = int(ids[0][0])  # BOS
     labels = [sample["labels"] for sample in samples]
     pixels = [sample["pixel_values"] for sample in samples if "pixel_values" in sample]
     return {

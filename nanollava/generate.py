@@ -80,8 +80,8 @@ def stream(
     `input_ids` (B, T) are right-padded to `lengths` (B,). A row ends with the end token and yields
     -1 from there on. Rows do not see each other, but their draws share one random stream. A
     `kv_cache` that already holds the first positions of the prompt saves computing them;
-    `pixel_values` are then only the images after them. `step` may be a compiled one. `sampling`
-    are fields of `SamplingConfig`.
+    `pixel_values` are then only the images after them. `step` computes one token: `decode_step`,
+    or what `compiled.compile_step` makes of it. `sampling` are fields of `SamplingConfig`.
     """
     settings = SamplingConfig(**sampling)
     config = model.config
@@ -98,13 +98,13 @@ def stream(
     new_ids = input_ids[:, kv_cache.length :]
     logits = prefill(model, new_ids, pixel_values, padding, kv_cache)  # (B, vocab)
     finished = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-    for remaining in reversed(range(settings.max_new_tokens)):
+    for count in range(1, settings.max_new_tokens + 1):
         logits = penalty.apply(logits)
         ids = sample(logits, settings.temperature, settings.top_p, generator, settings.top_k)
         if config.eos_token_id is not None:
             finished = finished | (ids == config.eos_token_id)
         yield ids.masked_fill(finished, -1).tolist()
-        if remaining == 0 or bool(finished.all()):
+        if count == settings.max_new_tokens or bool(finished.all()):
             return
         penalty.add(ids[:, None])
         logits = step(model, ids, padding, kv_cache)

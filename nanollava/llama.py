@@ -36,6 +36,8 @@ def rope_cos_sin(
 
     `position` (1 or B, T) holds the m. Both results are (1 or B, 1, T, E) in the dtype of `like`,
     computed in float32. The angle of pair i is at i and again at i + E/2: it rotates both.
+    The paper pairs neighbors, 2i and 2i + 1. The rows of q_proj and k_proj in Hugging Face's files
+    are reordered to match, and q k^T stays the same.
     """
     E = config.head_dim
     two_i = torch.arange(0, E, 2, device=position.device)
@@ -59,9 +61,10 @@ def apply_rotary_emb(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> t
 class KVCache:
     """Keys and values of the positions computed so far, one pair of tensors per layer.
 
-    Only this class and its compiled view (`compiled.StaticKVCache`) write to them. Every layer
-    appends its keys and values after the `length` filled positions, then `advance` adds the new
-    positions to `length`. `truncate` forgets the last ones.
+    Only this class and its compiled view (`compiled.StaticKVCache`) write to them. A new cache has
+    no memory: call `reserve` first. Every layer appends its keys and values after the `length`
+    filled positions, then `advance` adds the new positions to `length`. `truncate` forgets the last
+    ones.
     """
 
     def __init__(self, config: LlamaConfig, batch: int, like: torch.Tensor):
@@ -93,7 +96,9 @@ class KVCache:
         start = self.length
         end = start + k.shape[2]
         if end > self.capacity:
-            raise ValueError(f"KV cache is full: {end} tokens, room for {self.capacity}")
+            raise ValueError(
+                f"KV cache: {end} tokens, room for {self.capacity}; call reserve({end}) first"
+            )
         keys = self.keys[layer]
         values = self.values[layer]
         keys[:, :, start:end] = k

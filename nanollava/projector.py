@@ -13,7 +13,7 @@ from .config import PROJECTORS
 class Connector(nn.Module):
     """The module between the vision tower and the language model: W, or another one.
 
-    Three questions are asked about each of them:
+    Connectors differ in three things:
 
     - How many positions does an image take in the language model's input?
       `LlavaConfig.num_image_tokens`.

@@ -1,7 +1,7 @@
 """CLIP's vision transformer, the g of the paper: Z_v = g(X_v).
 
-N images, T = 1 + P tokens (class token and patches), D width, E head width. Leaf modules carry the
-names that Hugging Face files use.
+N images of P patches, T = 1 + P tokens (the class token first), D width, E head width. Leaf modules
+carry the names that Hugging Face files use.
 """
 
 from collections.abc import Callable

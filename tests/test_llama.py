@@ -139,7 +139,7 @@ def test_a_full_cache_is_an_error():
     model = random_llama()
     kv_cache = KVCache(model.config, batch=1, like=model.lm_head.weight)
     kv_cache.reserve(4)
-    with pytest.raises(ValueError, match="KV cache is full: 5 tokens, room for 4"):
+    with pytest.raises(ValueError, match="KV cache: 5 tokens, room for 4"):
         model.model(torch.zeros(1, 5, 64).double(), kv_cache=kv_cache)
 
 
