@@ -1,6 +1,7 @@
-"""Stage 1 of a Q-Former: it learns from images and captions, without a language model (BLIP-2).
+"""BLIP-2's stage 1: a Q-Former learns from images and captions, without a language model.
 
 python -m nanollava.train_qformer                      # Toyland, on this machine
+# LLaVA's stage 1 with this Q-Former:
 python train_align.py --projector qformer --qformer out/qformer
 """
 
@@ -46,8 +47,10 @@ def main() -> None:
 
     # Build: the tower, a new Q-Former, and the tokenizer of the language model.
     model, sizes, tokenizer = qformer.build_stage_1(config)
-    size = model.vision_tower.config.image_size
-    image_config = ImageConfig.from_pretrained(shipped(config.vision), config.image_mode, size)
+    image_size = model.vision_tower.config.image_size
+    image_config = ImageConfig.from_pretrained(
+        shipped(config.vision), config.image_mode, image_size
+    )
 
     # Data: every record is checked now, not in the middle of the training.
     parts = (config, tokenizer, image_config)

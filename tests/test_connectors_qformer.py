@@ -83,9 +83,10 @@ def test_weights_go_to_transformers_and_back(ours, theirs):
     assert back.keys() == ours.state_dict().keys()
 
 
-def test_other_tensors_are_refused():
-    with pytest.raises(WeightsError, match=r"'encoder.layer.0.pooler.dense.weight' is not part"):
-        from_transformers({"encoder.layer.0.pooler.dense.weight": torch.zeros(1)})
+@pytest.mark.parametrize("name", ["encoder.layer.0.pooler.dense.weight", "encoder.layer.0.bias"])
+def test_other_tensors_are_refused(name):
+    with pytest.raises(WeightsError, match=f"'{name}' is not part"):
+        from_transformers({name: torch.zeros(1)})
 
 
 def test_published_size_of_the_query_path():

@@ -141,9 +141,12 @@ def test_figures_are_drawn_from_the_runs(compared, monkeypatch, tmp_path):
         assert [value != 0 for _, value in curve] == [False, True, True, True, True]
 
 
-def test_a_row_that_does_not_exist():
+def test_a_row_that_does_not_exist_ends_it_before_anything_is_written(tmp_path, monkeypatch):
+    argv = ["program", "run", "--out", str(tmp_path / "out"), "--rows", "perceiver"]
+    monkeypatch.setattr(sys, "argv", argv)
     with pytest.raises(UserError, match=r"--rows perceiver: expected some of linear, mlp2x_gelu"):
-        program.chosen_rows(["perceiver"])
+        program.main()
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_training_that_fails_is_one_line(tmp_path, monkeypatch):

@@ -37,7 +37,7 @@ class Flops(NamedTuple):
     """Floating-point operations. A multiplication and its addition count as 2."""
 
     forward: int
-    by_inputs: int  # gradients that pass through, to earlier parts of the connector
+    by_inputs: int  # gradients of activations; of a gated block also of the text and the latents
     by_weights: int  # gradients of the matrices that are trained
 
     def times(self, factor: int) -> "Flops":
@@ -60,7 +60,7 @@ def meta_connector(config: LlavaConfig) -> nn.Module:
 
 
 def patch_features(config: LlavaConfig) -> torch.Tensor:
-    """One image's features, Z_v, on the meta device."""
+    """One image's features Z_v (1, P, vision_width), on the meta device."""
     vision = config.vision_config
     return torch.empty(1, vision.num_patches, vision.hidden_size, device="meta")
 
@@ -156,7 +156,8 @@ def saved_bytes(module: nn.Module, *inputs: torch.Tensor) -> int:
 def block_inputs(
     config: LlavaConfig, latents: torch.Tensor, T: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """x, z and mask of a gated block for T positions and one image."""
+    """Of a gated block, for T positions and one image: x (1, T, text_width), z (1, L, vision_width)
+    and the mask (1, T, L)."""
     x = torch.empty(1, T, config.text_config.hidden_size, device="meta", requires_grad=True)
     mask = torch.empty(1, T, latents.shape[1], dtype=torch.bool, device="meta")
     return x, latents, mask
@@ -165,8 +166,8 @@ def block_inputs(
 def count_flops(module: nn.Module, *inputs: torch.Tensor) -> Flops:
     """FLOPs of one pass through a module.
 
-    The backward pass runs twice: for all that is trained, and without the matrices, which leaves
-    the gradients that only pass through.
+    The backward pass is counted without and with the gradients of the matrices; the difference is
+    `by_weights`.
     """
     with FlopCounterMode(display=False) as counter:
         module(*inputs)
@@ -174,9 +175,9 @@ def count_flops(module: nn.Module, *inputs: torch.Tensor) -> Flops:
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     matrix_ids = ids_of_matrices(module)
     no_matrices = [parameter for parameter in trained if id(parameter) not in matrix_ids]
-    passing = backward_flops(module, inputs, no_matrices)
-    all_gradients = backward_flops(module, inputs, trained)
-    return Flops(forward, passing, all_gradients - passing)
+    by_inputs = backward_flops(module, inputs, no_matrices)
+    backward = backward_flops(module, inputs, trained)
+    return Flops(forward, by_inputs, backward - by_inputs)
 
 
 def ids_of_matrices(module: nn.Module) -> set[int]:

@@ -17,7 +17,7 @@ from .gated_xattn import image_mask, images_before, latents_by_row
 
 
 class Images:
-    """What the decoder looks at in one pass. It has a KV cache's methods, and stores no keys."""
+    """The images of one pass without a KV cache. It takes the cache's place, and keeps no keys."""
 
     length = 0  # LlamaModel counts positions from here
 
@@ -66,15 +66,20 @@ class GatedKVCache(KVCache):
         self.image_latents = latents_by_row(torch.cat(rows), self.count[:, -1])
 
     def mask(self, T: int) -> torch.Tensor:
-        """(B, T, M L), True where one of the next T positions attends to a latent.
-
-        The first block that asks in a step of decoding also extends `count` to that step."""
-        missing = self.length + T - self.count.shape[1]
-        if missing > 0:  # a step of decoding: a new word, no new image
-            last = self.count[:, -1:].expand(-1, missing)
-            self.count = torch.cat([self.count, last], dim=1)
-        count = self.count[:, self.length : self.length + T]
+        """(B, T, M L), True where one of the next T positions attends to a latent."""
+        end = self.length + T
+        count = self.count_until(end)[:, self.length : end]
         return image_mask(count, *self.image_latents.shape[1:3], self.sees)
+
+    def count_until(self, end: int) -> torch.Tensor:
+        """c_t (B, end). Decoding adds words alone, so its positions repeat the last c_t."""
+        missing = max(0, end - self.count.shape[1])
+        last = self.count[:, -1:].expand(-1, missing)
+        return torch.cat([self.count, last], dim=1)
+
+    def advance(self, tokens: int) -> None:
+        self.count = self.count_until(self.length + tokens)
+        super().advance(tokens)
 
     def truncate(self, length: int) -> None:
         """Keeps the first `length` positions. Images after them are not seen any more."""
@@ -130,14 +135,14 @@ class GatedLLaVA(LLaVA):
         embeds = self.embed(input_ids, pixel_values)
         count = images_before(input_ids, self.config.image_token_id)  # c_t (B, T)
         if pixel_values is None:
-            latents = self.no_images(embeds)
+            latents = self.no_images(embeds)  # (B, 1, L, vision_width)
         else:
-            latents = self.encode_images(pixel_values.to(embeds.dtype))
-            latents = latents_by_row(latents, count[:, -1])
+            latents_of_images = self.encode_images(pixel_values.to(embeds.dtype))  # (N, L, ...)
+            latents = latents_by_row(latents_of_images, count[:, -1])  # (B, M, L, vision_width)
         if kv_cache is None:
-            kv_cache = Images(latents, count, self.config.connector.sees)
-        else:
-            kv_cache.add(latents, count)
+            images = Images(latents, count, self.config.connector.sees)
+            return self.language_model.model(embeds, position, mask, images)
+        kv_cache.add(latents, count)
         return self.language_model.model(embeds, position, mask, kv_cache)
 
     def no_images(self, like: torch.Tensor) -> torch.Tensor:

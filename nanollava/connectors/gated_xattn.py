@@ -106,16 +106,16 @@ def image_mask(count: torch.Tensor, num_images: int, num_latents: int, sees: str
 
     `sees` is "last" for the last image before it, "all" for all of them.
     """
-    image = torch.arange(1, num_images + 1, device=count.device)  # j = 1 ... M
+    j = torch.arange(1, num_images + 1, device=count.device)  # the images, counted from 1 as by c_t
     if sees == "last":
-        is_seen = count.unsqueeze(-1) == image  # (B, T, M)
+        is_seen = count.unsqueeze(-1) == j  # (B, T, M)
     else:
-        is_seen = count.unsqueeze(-1) >= image
+        is_seen = count.unsqueeze(-1) >= j
     return is_seen.repeat_interleave(num_latents, dim=-1)
 
 
 def latents_by_row(latents: torch.Tensor, images_per_row: torch.Tensor) -> torch.Tensor:
-    """Latents of all images in reading order, (N, L, D), as one row per sequence: (B, M, L, D).
+    """Latents (N, L, vision_width) of all images in reading order, as (B, M, L, vision_width).
 
     M is the largest number of images of a row, and at least 1. What a row lacks is 0, and no
     position sees it.

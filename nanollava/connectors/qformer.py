@@ -1,17 +1,17 @@
 """BLIP-2's Q-Former: a BERT whose queries read an image by cross-attention.
 
 It takes queries, text, or both in one sequence. Equations of a layer, with LN for a LayerNorm, q
-for the queries, t for the text and x for the patches:
+for the queries, t for the text and x for the patches, which are normalized once, x <- LN(x):
 
     [q; t] <- LN([q; t] + SelfAttention([q; t]))          masked as the task wants it
     q      <- LN(q + CrossAttention(q, x))                in layers 0, 2, 4 ..., queries only
     q      <- LN(q + W_2 gelu(W_1 q)),  t <- LN(t + W'_2 gelu(W'_1 t))
 
-Before the first layer: [q; t] <- LN([q; t]). Biases are left out: every linear map has one. The
-norm comes after each residual sum, as in BERT. Queries and text share the self-attention, and have
-feed-forwards of their own. Source: BLIP-2 (Li et al. 2023), with its sizes: 32 queries, 12 layers
-of width 768, 12 heads, 3072 wide inside. Its three training objectives are in
-qformer_objectives.py.
+Before the first layer: [q; t] <- LN([q; t]). After the last: H_v = W q. Biases are left out: every
+linear map has one. The norm comes after each residual sum, as in BERT. Queries and text share the
+self-attention, and have feed-forwards of their own. Source: BLIP-2 (Li et al. 2023), with its
+sizes: 32 queries, 12 layers of width 768, 12 heads, 3072 wide inside. Its three training objectives
+are in qformer_objectives.py.
 """
 
 import torch
@@ -27,7 +27,10 @@ CROSS_ATTENTION_EVERY = 2  # layers
 
 
 class Attention(nn.Module):
-    """softmax(q k^T / sqrt(E)) v, and then LN(residual + W_o ...)."""
+    """LN(x + W_o softmax(Q K^T / sqrt(E)) V), E the width of a head.
+
+    Q = W_q x; K = W_k source and V = W_v source.
+    """
 
     def __init__(self, width: int, source_width: int):
         super().__init__()

@@ -4,12 +4,15 @@ The weights themselves are the same. A model of transformers needs these options
 ours: `cross_attention_frequency=2`, GELU, and `use_qformer_text_input` where ours has text.
 """
 
+import re
+
 import torch
 
 from ..hf.names import WeightsError
 
-# Parts of a layer: (ours, theirs). Theirs nests attention, and names a feed-forward by its outputs.
-PARTS = (
+# Modules of a layer: (ours, theirs). Theirs nests attention, and splits a feed-forward in two:
+# `intermediate` is fc1, `output` is fc2 and the norm.
+LAYER_MODULES = (
     ("self_attention.q_proj", "attention.attention.query"),
     ("self_attention.k_proj", "attention.attention.key"),
     ("self_attention.v_proj", "attention.attention.value"),
@@ -31,7 +34,7 @@ PARTS = (
 
 def to_transformers(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The state dict of a `QFormer` under the names of a Blip2QFormerModel."""
-    theirs_of = dict(PARTS)
+    theirs_of = dict(LAYER_MODULES)
     renamed = {}
     for name, tensor in state.items():
         if name.startswith("layers."):
@@ -44,18 +47,19 @@ def to_transformers(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def from_transformers(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The state dict of a Blip2QFormerModel under the names of a `QFormer`."""
-    ours_of = {theirs: ours for ours, theirs in PARTS}
+    """The state dict of a Blip2QFormerModel under the names of a `QFormer`.
+
+    Raises WeightsError for a tensor that such a model does not have.
+    """
+    ours_of = {theirs: ours for ours, theirs in LAYER_MODULES}
     renamed = {}
     for name, tensor in state.items():
         if name.startswith("layernorm."):
             renamed[name.replace("layernorm.", "norm.")] = tensor
             continue
-        module = ""
-        if name.startswith("encoder.layer."):
-            _, _, layer, part = name.split(".", 3)
-            module, leaf = part.rsplit(".", 1)
-        if module not in ours_of:
+        match = re.fullmatch(r"encoder\.layer\.(\d+)\.(.+)\.(\w+)", name)
+        if match is None or match[2] not in ours_of:
             raise WeightsError(f"tensor {name!r} is not part of a Blip2QFormerModel")
+        layer, module, leaf = match.groups()
         renamed[f"layers.{layer}.{ours_of[module]}.{leaf}"] = tensor
     return renamed

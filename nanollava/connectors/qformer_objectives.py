@@ -36,8 +36,8 @@ class QFormerPretraining(nn.Module):
     """A Q-Former with all that stage 1 needs besides the query path.
 
     `norm_patches`, `queries` and `qformer` have the names and the place that they have in a
-    QFormerConnector. `vocab_size` counts the tokenizer's ids; one more, [DEC], begins a caption
-    that is generated.
+    QFormerConnector. `vocab_size` counts the tokenizer's ids; one more, [DEC], is the first token
+    of captions in the captioning objective.
     """
 
     def __init__(
@@ -121,9 +121,9 @@ class QFormerPretraining(nn.Module):
     ) -> torch.Tensor:
         """Does the caption describe the image? The cross-entropy of three pairs per sample.
 
-        They are: the sample itself; another image, number `other_image` (B,), with the sample's
-        caption; the sample's image with another caption, number `other_text` (B,). The last two do
-        not match, unless there is only one sample.
+        They are: the sample itself; another image, by its index `other_image` (B,), with the
+        sample's caption; the sample's image with another caption, by its index `other_text` (B,).
+        The last two do not match, unless there is only one sample.
         """
         pair_patches = torch.cat([patches, patches[other_image], patches])  # (3 B, P, vision_width)
         pair_ids = torch.cat([input_ids, input_ids, input_ids[other_text]])
@@ -137,7 +137,8 @@ class QFormerPretraining(nn.Module):
         )
         logits = self.match_head(states[:, :num_queries]).mean(1)  # (3 B, 2): mean over the queries
         own = torch.arange(len(patches), device=logits.device)
-        is_match = torch.cat([own == own, other_image == own, other_text == own])  # (3 B,)
+        is_own = torch.ones_like(own, dtype=torch.bool)  # the sample itself
+        is_match = torch.cat([is_own, other_image == own, other_text == own])  # (3 B,)
         return F.cross_entropy(logits.float(), is_match.long())
 
     def captioning_loss(

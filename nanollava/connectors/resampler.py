@@ -74,7 +74,7 @@ class PerceiverResampler(nn.Module):
 
     def __init__(self, width: int, num_latents: int = 64, num_layers: int = 6):
         super().__init__()
-        self.latents = nn.Parameter(torch.randn(num_latents, width))
+        self.latents = nn.Parameter(torch.randn(num_latents, width))  # as in OpenFlamingo
         self.layers = nn.ModuleList([ResamplerLayer(width) for _ in range(num_layers)])
         self.norm = nn.LayerNorm(width)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from ... import errors
+from ...config import PROJECTORS
 from ...errors import UserError
 from ...files import shipped
 from ...flags import HelpFormatter, check_number
@@ -51,10 +52,10 @@ def run_comparison(args: argparse.Namespace) -> None:
         args.count,
         args.dtype,
     )
+    rows = {row.name: row for row in chosen_rows(args.rows)}  # an error before anything is written
     out.mkdir(parents=True, exist_ok=True)
     check_settings(settings)
     write_data(out / "data", args.samples)
-    rows = {row.name: row for row in chosen_rows(args.rows)}
     torch.set_num_threads(1)  # measuring, too, has one thread per row
     compare = partial(compare_row, settings=settings, seeds=args.seeds)
     for _ in in_parallel(compare, args.parallel, rows):  # after an error running rows finish first
@@ -85,10 +86,10 @@ def compare_row(row: Row, settings: Settings, seeds: int) -> None:
 
 
 def best_rate(row: Row, settings: Settings) -> Rate:
-    """The learning rate with the smallest validation loss.
+    """The learning rate with the smallest validation loss, for all runs of the row.
 
-    Seed 0 and the middle one of the sizes decide (of two the smaller): with the largest the three
-    trainings would take as long as the rest of the comparison."""
+    It is chosen with seed 0, a trained language model and the middle one of the sizes (of two the
+    smaller): with the largest, the three trainings would take as long as the rest."""
     middle = settings.samples[(len(settings.samples) - 1) // 2]
     losses = {}
     for rate in RATES:
@@ -110,7 +111,7 @@ def print_table(args: argparse.Namespace) -> None:
 
 
 def draw_figures(args: argparse.Namespace) -> None:
-    """The masks, and of the runs that are there the gates and where the queries look."""
+    """Draws the masks and, for finished runs, the gates and where the queries look."""
     out = Path(args.out)
     folder = Path(args.to or out / "figures")
     folder.mkdir(parents=True, exist_ok=True)
@@ -119,7 +120,7 @@ def draw_figures(args: argparse.Namespace) -> None:
     for row, model in largest_models(out).items():
         if row.startswith("gated_xattn"):
             figures.draw_gates(model.parent, folder / f"gates-{row}.png")
-        if row not in ("linear", "mlp2x_gelu"):
+        if row not in PROJECTORS:  # these rows are named like their projector
             figures.draw_queries(model, folder / f"queries-{row}.jpg")
     print(f"figures are in {folder}")
 

@@ -23,7 +23,7 @@ from ...toyland.score import IMAGE_SIZE, normal
 from ...toyland.teacher import facts_from_captions
 
 VALIDATION_SCENES = 100
-TWO_IMAGES = 5  # one record about two images for so many records about one
+TWO_IMAGES = 5  # one of so many records is about two images
 QUESTION = f"{IMAGE}\n{IMAGE}\nWhich picture has the {{kind}}?"
 ANSWERS = ("the first picture", "the second picture")
 

@@ -212,17 +212,18 @@ def heads_of(module: nn.Module) -> int:
     return module.heads
 
 
-def draw_queries(model_path: Path, path: Path, scene: int = 4, num_queries: int = 6) -> None:
-    """A Toyland scene, and where the first queries of a trained connector look in it."""
+def draw_queries(model_path: Path, path: Path, index: int = 4, num_queries: int = 6) -> None:
+    """Test scene number `index`, and where the first queries of a trained connector look in it."""
     assistant = load(model_path, device="cpu", dtype="fp32")
-    facts = list(scenes("test", scene + 1, unseen=False))[-1]
-    image = draw(facts, 200)
+    scene = list(scenes("test", index + 1, unseen=False))[-1]
+    image = draw(scene, 200)
     pixel_values = image_tensor([image], assistant.image_config, assistant.model)
     weights = query_attention(assistant.model, pixel_values)[:num_queries]
     grid = math.isqrt(weights.shape[1])
     square = fit(image, assistant.image_config.scaled(PANEL))
     panels = [square]
     for row in weights:
+        # The root lifts small weights, and 39 of 255 keeps visible what is not looked at.
         light = (row / row.max()).sqrt().view(grid, grid) * 216 + 39
         shade = Image.fromarray(light.byte().numpy())
         shade = shade.resize(square.size, Image.Resampling.BICUBIC)

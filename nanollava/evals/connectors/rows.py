@@ -27,7 +27,7 @@ def with_tokens(projector: str, image_tokens: int) -> Row:
     return Row(f"{projector}-{image_tokens}", projector, image_tokens=image_tokens)
 
 
-TOKENS = 16  # where it is not varied
+TOKENS = 16  # image tokens where their number is not varied
 
 ROWS = (
     Row("linear", "linear"),
@@ -40,10 +40,10 @@ ROWS = (
     with_tokens("qwen", 64),
     with_tokens("abstractor", 17),  # 16 queries and the end of the image
     with_tokens("qformer", TOKENS),
-    Row("qformer-16-stage-1", "qformer", image_tokens=TOKENS, has_qformer_stage=True),
-    Row("minigpt4-16", "minigpt4", image_tokens=TOKENS, has_qformer_stage=True),
+    Row(f"qformer-{TOKENS}-stage-1", "qformer", image_tokens=TOKENS, has_qformer_stage=True),
+    Row(f"minigpt4-{TOKENS}", "minigpt4", image_tokens=TOKENS, has_qformer_stage=True),
     with_tokens("gated_xattn", TOKENS),
-    Row("gated_xattn-16-all", "gated_xattn", ("--sees", "all"), TOKENS),
+    Row(f"gated_xattn-{TOKENS}-all", "gated_xattn", ("--sees", "all"), TOKENS),
 )
 RATES = (
     Rate("low", align=1.5e-3, instruct=5e-4),

@@ -90,17 +90,18 @@ def train_and_measure(run: Run, settings: Settings) -> dict:
 
 
 def train(run: Run, settings: Settings) -> float:
-    """Both stages. Returns the validation loss after the last step."""
+    """Both stages of LLaVA, after the Q-Former's own if the row has it. Returns the last validation
+    loss."""
     align = run.folder(settings.out) / "align"
-    trained = run.llava(settings.out)
+    llava = run.llava(settings.out)
     train_stage_1(run, settings, align)
-    train_stage_2(run, settings, align, trained)
-    return logged_steps(trained)[-1]["validation_loss"]
+    train_stage_2(run, settings, align, llava)
+    return logged_steps(llava)[-1]["validation_loss"]
 
 
-def logged_steps(trained: Path) -> list[dict]:
-    """What a training wrote about each of its steps."""
-    return [entry for _, entry in read_json_lines(trained / "metrics.jsonl")]
+def logged_steps(result: Path) -> list[dict]:
+    """What the training of a result wrote about each of its steps."""
+    return [entry for _, entry in read_json_lines(result / "metrics.jsonl")]
 
 
 def train_stage_1(run: Run, settings: Settings, out: Path) -> None:
@@ -151,7 +152,7 @@ def common_flags(run: Run, settings: Settings) -> list[str]:
 
 
 def checkpoint_flags(run: Run, settings: Settings) -> list[str]:
-    """Checkpoints from which the gates are read: of each stage twenty."""
+    """Flags that save about 20 checkpoints per stage, from which the gates are read."""
     if run.row.projector != "gated_xattn" or not is_largest(run, settings):
         return []
     every = max(1, steps_of(run, settings) // 20)
@@ -174,11 +175,14 @@ def call(program: list[str], out: Path, flags: list[str]) -> None:
 
 
 def measure(run: Run, settings: Settings) -> dict:
-    """The score of a run; with the largest set and a trained language model, all that is measured.
+    """The scores of a run by type of question, and its validation loss.
 
-    `plain` is the score that all runs have, by type of question."""
-    trained = run.llava(settings.out)
-    assistant = load(trained, device="cpu", dtype="fp32")
+    Every run has `plain`, the column "score" of the tables. With the largest set and a trained
+    language model there are also `score` (the column "all forms"), `natural`, `two_images` and the
+    costs.
+    """
+    llava = run.llava(settings.out)
+    assistant = load(llava, device="cpu", dtype="fp32")
     parts = (assistant.model, assistant.tokenizer, assistant.image_config)
     result = {
         "row": run.row.name,
@@ -187,7 +191,7 @@ def measure(run: Run, settings: Settings) -> dict:
         "seed": run.seed,
         "language_model": run.language_model,
         "plain": plain_score(*parts, settings.count),
-        "validation_loss": logged_steps(trained)[-1]["validation_loss"],
+        "validation_loss": logged_steps(llava)[-1]["validation_loss"],
     }
     if is_largest(run, settings) and run.language_model == "trained":
         natural = natural_score.replies(*parts, max(1, settings.count // 5))
@@ -195,13 +199,13 @@ def measure(run: Run, settings: Settings) -> dict:
         result["natural"] = natural_score.summarize(natural)
         result["two_images"] = two_image_score(*parts, settings.count)
         result["image_tokens"] = assistant.model.config.num_image_tokens
-        result |= costs(assistant.model.config, trained, settings)
+        result |= costs(assistant.model.config, llava, settings)
     return result
 
 
-def costs(config: LlavaConfig, trained: Path, settings: Settings) -> dict:
+def costs(config: LlavaConfig, llava: Path, settings: Settings) -> dict:
     """Trained parameters, FLOPs and seconds per sample of stage 2."""
-    steps = logged_steps(trained)
+    steps = logged_steps(llava)
     samples = len(steps) * settings.batch
     tokens = round(sum(entry["tokens"] for entry in steps) / samples)
     return {
@@ -217,7 +221,7 @@ def costs(config: LlavaConfig, trained: Path, settings: Settings) -> dict:
 def flops_per_sample(
     config: LlavaConfig, trainable: dict[str, bool], steps: list[dict], samples: int
 ) -> float:
-    """The mean over the samples of a training, which are taken to be equally long."""
+    """Mean FLOPs per sample of a training, with all samples taken to be equally long."""
     tokens = sum(entry["tokens"] for entry in steps) / samples
     images = sum(entry["images"] for entry in steps)
     labels = sum(entry["label_tokens"] for entry in steps)
@@ -243,7 +247,7 @@ def result_files(out: Path) -> list[Path]:
 
 
 def largest_models(out: Path) -> dict[str, Path]:
-    """By name of the row: the LLaVA that the largest set and seed 0 have trained."""
+    """The LLaVA trained on the largest set with seed 0, by name of the row."""
     models = {}
     for file in result_files(out):
         result = read_json(file)

@@ -95,12 +95,12 @@ def plain_types(result: dict) -> dict[str, float]:
 
 
 def all_forms_types(result: dict) -> dict[str, float]:
-    """Those in all forms of asking; empty if not measured."""
+    """Shares of right answers in all forms of asking, by type; empty if not measured."""
     return result["score"]["types"] if "score" in result else {}
 
 
 def natural_types(result: dict) -> dict[str, float]:
-    """Those to natural questions; empty if not measured."""
+    """Shares of right answers to natural questions, by type; empty if not measured."""
     return result["natural"]["types"] if "natural" in result else {}
 
 
