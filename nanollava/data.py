@@ -123,14 +123,14 @@ class InstructionData(torch.utils.data.Dataset):
         )
 
     def groups(self) -> list[tuple[bool, int]]:
-        """(has images, maximum length) of every record in use: batches are grouped by it."""
+        """(has images, upper bound of the tokens) of every record in use, to group batches by."""
         groups = []
         for index in range(len(self)):
             record = self.record(index)
-            groups.append((len(image_names(record)) > 0, self.max_tokens(record)))
+            groups.append((len(image_names(record)) > 0, self.token_upper_bound(record)))
         return groups
 
-    def max_tokens(self, record: dict) -> int:
+    def token_upper_bound(self, record: dict) -> int:
         """An upper bound of a record's number of tokens."""
         tokens = TEMPLATE_TOKENS + len(image_names(record)) * self.num_image_tokens
         for turn in record["conversations"]:
@@ -166,7 +166,7 @@ class InstructionData(torch.utils.data.Dataset):
             last_role, _ = turns[-1]
             if last_role != "gpt":
                 return "the last turn has no answer"
-            if self.max_tokens(record) > self.max_length:  # else it is surely short enough
+            if self.token_upper_bound(record) > self.max_length:  # else it fits without encoding it
                 self.tokens(record)
             for name in names:  # after the length, which limits their number
                 if open_images:

@@ -180,4 +180,4 @@ def test_a_batch_that_the_micro_batches_cannot_share_is_refused():
 
 def test_the_largest_seed_and_epoch_fit_into_the_64_bits_of_torch():
     config = TrainConfig(seed=MAX_SEED, epochs=1_000_000)
-    epoch_batches(samples=2, batch=1, epoch=config.epochs, seed=config.seed)
+    epoch_batches(samples=2, batch_size=1, epoch=config.epochs, seed=config.seed)

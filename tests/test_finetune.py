@@ -104,7 +104,7 @@ def test_the_first_loss_is_that_of_the_finished_model(world, tuned):
         model.config.image_token_id,
         model.config.vision_config.num_patches,
     )
-    order = next(global_batches(len(data), batch=10, seed=0))
+    order = next(global_batches(len(data), batch_size=10, seed=0))
     inputs = collate([data[i] for i in order])
     with torch.no_grad():
         loss, count = model.loss(**inputs)

@@ -46,7 +46,7 @@ def total_steps(config: TrainConfig, samples: int) -> int:
 
 def epoch_batches(
     samples: int,
-    batch: int,
+    batch_size: int,
     epoch: int,
     seed: int,
     groups: list[tuple[bool, int]] | None = None,
@@ -60,41 +60,41 @@ def epoch_batches(
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order = torch.randperm(samples, generator=generator).tolist()
     if groups is None:
-        return split(order, batch)
+        return split(order, batch_size)
     batches = []
-    for indices in one_modality_batches(order, batch, groups, generator):
+    for indices in one_modality_batches(order, batch_size, groups, generator):
         batches.append(sorted(indices, key=lambda i: (-groups[i][1], i)))
     return batches
 
 
 def global_batches(
     samples: int,
-    batch: int,
+    batch_size: int,
     seed: int,
     first_step: int = 0,
     groups: list[tuple[bool, int]] | None = None,
 ) -> Iterator[list[int]]:
     """Sample indices of every step from `first_step` on, epoch after epoch, without end."""
-    steps_per_epoch = math.ceil(samples / batch)
+    steps_per_epoch = math.ceil(samples / batch_size)
     first_epoch, skipped = divmod(first_step, steps_per_epoch)
     for epoch in count(first_epoch):
-        yield from epoch_batches(samples, batch, epoch, seed, groups)[skipped:]
+        yield from epoch_batches(samples, batch_size, epoch, seed, groups)[skipped:]
         skipped = 0
 
 
 def one_modality_batches(
-    order: list[int], batch: int, groups: list[tuple[bool, int]], generator: torch.Generator
+    order: list[int], batch_size: int, groups: list[tuple[bool, int]], generator: torch.Generator
 ) -> list[list[int]]:
     """Full batches with images and full batches without, shuffled; then what remains of both."""
     full_batches = []
     remainder = []
     for with_images in (True, False):
         indices = [i for i in order if groups[i][0] == with_images]
-        full = len(indices) // batch * batch
-        full_batches += split(indices[:full], batch)
+        full = len(indices) // batch_size * batch_size
+        full_batches += split(indices[:full], batch_size)
         remainder += indices[full:]
     shuffled = torch.randperm(len(full_batches), generator=generator).tolist()
-    return [full_batches[i] for i in shuffled] + split(remainder, batch)
+    return [full_batches[i] for i in shuffled] + split(remainder, batch_size)
 
 
 def split(indices: list[int], size: int) -> list[list[int]]:

@@ -99,9 +99,10 @@ def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> float:
 
 
 def cosine(step: int, steps: int, warmup: float) -> float:
-    """Fraction of the peak learning rate: linear warm-up, then half a cosine down to 0.
+    """Fraction of the peak learning rate at `step`, from 0: linear warm-up, then half a cosine.
 
-    `warmup` is the fraction of the steps in which it rises.
+    `warmup` is the fraction of the steps in which it rises, from more than 0, so that the first
+    step learns. The cosine reaches 0 at `steps`, one after the last step.
     """
     warmup_steps = max(1, math.ceil(steps * warmup))
     if step < warmup_steps:
