@@ -9,6 +9,7 @@ python sample.py --image cat.jpg --chat
 import argparse
 import io
 import json
+import os
 import sys
 import time
 from contextlib import suppress
@@ -205,11 +206,11 @@ def chat(dialogue: Dialogue, first_question: str | None) -> None:
     """Reads questions and commands until the input ends. An error does not end the dialogue."""
     if sys.stdin is None:
         raise UserError("--chat: there is no input to read")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # bytes that are not UTF-8
     if sys.stdin.isatty():
         with suppress(ImportError):
             import readline  # noqa: F401 - gives input() line editing and history
-    elif isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")  # bytes that are not UTF-8
     question = first_question
     while True:
         try:
@@ -229,7 +230,7 @@ def chat(dialogue: Dialogue, first_question: str | None) -> None:
 def handle_line(dialogue: Dialogue, line: str) -> None:
     """Answers a question, or does what a line that begins with "/" says."""
     command, _, path = line.partition(" ")
-    path = path.strip()
+    path = os.path.expanduser(path.strip())  # "~" is home; no shell has seen this line
     if command == "/image" and path:
         dialogue.open([path])
     elif command == "/save" and path:

@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 from .compiled import compile_step
-from .conversation import IMAGE, find_template
+from .conversation import CHAT_TEMPLATES, IMAGE, find_template
 from .device import DTYPES, pick_device
 from .errors import UserError
 from .files import shipped
 from .generate import decode_step, stream
-from .image import ImageConfig, open_image
+from .image import ImageConfig, open_image, turn_upright
 from .llava import LLaVA
 from .loading import load_llava
 from .streaming import TextStream, answer_dialogues, encode_prompt, image_tensor
@@ -45,6 +45,8 @@ def load(
     its tower. `compile` makes the first answer of `ask` and `stream` slow and the later ones
     faster; `batch` is not compiled.
     """
+    if template not in CHAT_TEMPLATES:
+        raise UserError(f"template {template!r}: expected {', '.join(CHAT_TEMPLATES)}")
     path = shipped(path)
     if vision is not None:
         vision = shipped(vision)
@@ -123,7 +125,10 @@ class Assistant:
     def batch(
         self, requests: list[tuple[Images, str]], batch_size: int = 16, **options
     ) -> list[str]:
-        """The answers to many (images, question) pairs, computed `batch_size` at a time."""
+        """The answers to many (images, question) pairs, computed `batch_size` at a time.
+
+        All images are opened first: give thousands of them in parts.
+        """
         dialogues = []
         for images, question in requests:
             opened = open_images(images)
@@ -156,6 +161,7 @@ class Reply:
         stop = find_template(assistant.template).stop
         self.text_stream = TextStream(assistant.tokenizer, stop)
         self.seconds = {"prefill": 0.0, "decode": 0.0}  # prefill: the vision tower, too
+        self.pieces = self.generate()
 
     @property
     def text(self) -> str:
@@ -164,7 +170,7 @@ class Reply:
 
     @property
     def ids(self) -> list[int]:
-        """The ids of the answer so far, without the end token."""
+        """The ids of the answer so far, without the end token, but with those of a stop string."""
         return self.text_stream.ids
 
     @property
@@ -175,6 +181,11 @@ class Reply:
         return self.text_stream.end
 
     def __iter__(self) -> Iterator[str]:
+        """The pieces of the text. A second loop goes on where the first one ended."""
+        return self.pieces
+
+    def generate(self) -> Iterator[str]:
+        """Generates the pieces of the text, and measures `seconds`."""
         start = time.perf_counter()
         for token in self.tokens():
             if not self.seconds["prefill"]:
@@ -275,7 +286,9 @@ def open_images(images: Images) -> list[Image.Image]:
         images = [images]
     opened = []
     for image in images:
-        if isinstance(image, Image.Image):
+        if isinstance(image, ImageFile.ImageFile):  # from Image.open: as it lies in its file
+            opened.append(turn_upright(image))
+        elif isinstance(image, Image.Image):
             opened.append(image)
         elif isinstance(image, str | Path):
             opened.append(open_image(image))

@@ -53,6 +53,8 @@ def compile_step(model, **options) -> Callable:
 
     @torch.compile(dynamic=False, fullgraph=True, options=options)
     def decode(ids, keys, values, slot, padding_count):
+        # ids (B,), keys and values (B, K, S, E) of each layer, slot (1,), padding_count (B,). S is
+        # the cache's capacity: the slots after `slot` are still empty.
         S = keys[0].shape[2]
         slots = torch.arange(S, device=ids.device)
         mask = (slots <= slot) & (slots >= padding_count[:, None])  # (B, S)

@@ -1,4 +1,4 @@
-"""Write any LLaVA, or CLIP and Llama with or without a projector, as one llava-hf directory.
+"""Write any LLaVA, or CLIP and Llama with or without a projector, as one directory.
 
 An original LLaVA and its vision tower:
     python -m nanollava.convert llava-v1.5-7b clip-vit-large-patch14-336 OUT
@@ -9,6 +9,7 @@ The same with the projector that stage 1 has trained:
 """
 
 import argparse
+import shlex
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from .device import DTYPES
 from .errors import ConfigError, UserError, run
 from .export import save_llava
 from .files import new_directory, read_json
+from .hf.config import OUR_MODEL_TYPE
 from .hf.files import is_projector_directory, projector_files, shapes, shards
 from .hf.names import CLIP_VISION, LLAMA, LLAVA, PROJECTOR_LAYOUT, Layout, is_original
 from .llava import layout
@@ -41,6 +43,7 @@ KINDS = {
     "clip_vision_model": "clip",
     "llama": "llama",
     "mistral": "llama",
+    OUR_MODEL_TYPE: "llava-hf",  # with another connector, and otherwise the same names
 }
 # The sources that together make a LLaVA.
 COMPLETE = (
@@ -58,7 +61,7 @@ def main() -> None:
     if out.exists():
         raise UserError(f"{out}: exists already; remove it or choose another directory")
     sources = find_sources([Path(source) for source in args.sources])
-    model, tokenizer, image_config = load(sources, args.projector, DTYPES.get(args.dtype))
+    model, tokenizer, image_config = load_sources(sources, args.projector, DTYPES.get(args.dtype))
     for kind in sources:
         report_source(kind, sources)
     with new_directory(out) as folder:
@@ -67,7 +70,10 @@ def main() -> None:
     num_bytes = sum(parameter.nbytes for parameter in parameters)
     form = layout(model.config).name
     print(f"wrote {out} ({form}): {len(parameters)} tensors, {num_bytes:,} bytes")
-    print(f"try: python sample.py --model {out} --image cat.jpg")
+    ask = ["python", "sample.py", "--model", str(out), "--image", "cat.jpg"]
+    if args.template != "vicuna_v1":
+        ask += ["--template", args.template]
+    print(f"try: {shlex.join(ask)}")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -133,7 +139,7 @@ def kind_of(path: Path) -> str:
     return KINDS[require(values, "model_type", str, str(file), choices=KINDS)]
 
 
-def load(sources: dict[str, Path], new_projector: str, dtype: torch.dtype | None) -> Loaded:
+def load_sources(sources: dict[str, Path], new_projector: str, dtype: torch.dtype | None) -> Loaded:
     """The LLaVA that the sources make. dtype None keeps that of the files."""
     if "llava-hf" in sources:
         return load_llava(sources["llava-hf"], dtype=dtype)

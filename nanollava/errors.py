@@ -23,12 +23,18 @@ class Stopped(Exception):
 COMPILER_REMEDY = (
     "--compile needs a working C++ compiler, on a GPU Triton; leave it out, or install them"
 )
-MEMORY_REMEDY = "a smaller --micro-batch or --checkpoint-activations, --int8 or --device cpu"
+MEMORY_REMEDY = (
+    "in a training a smaller --micro-batch or --checkpoint-activations; "
+    "for questions --dtype bf16, --int8, --int4 or --device cpu"
+)
 REMEDIES = {
     "InvalidCxxCompiler": COMPILER_REMEDY,
     "CppCompileError": COMPILER_REMEDY,
     "TritonMissing": COMPILER_REMEDY,
-    "OutOfMemoryError": MEMORY_REMEDY,
+    "OutOfMemoryError": MEMORY_REMEDY,  # on CUDA
+    "MPS backend out of memory": MEMORY_REMEDY,
+    "DefaultCPUAllocator": MEMORY_REMEDY,
+    "MemoryError": MEMORY_REMEDY,  # Python's and NumPy's
     "DataLoader worker": (
         "memory may have run out; fewer --workers need less; the same command resumes from the "
         "newest checkpoint"
@@ -57,7 +63,7 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(141)
     except (UserError, OSError) as error:  # OSError: a file that cannot be read or written
         exit_with(error_message(error))
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         first_line = f"{type(error).__name__}: {error}".splitlines()[0]
         remedy = find_remedy(first_line)
         if remedy is None:

@@ -163,7 +163,8 @@ def check_writable(folder: Path) -> None:
 def check_not_input(flag: str, path: str | Path, inputs: Iterable[str | Path]) -> None:
     """A UserError if a file to be written is one of the inputs, even under another name."""
     for file in inputs:
-        if Path(path).exists() and Path(file).exists() and os.path.samefile(path, file):
+        # os.path.exists is False, too, for a name that cannot be looked up; writing then fails.
+        if os.path.exists(path) and os.path.exists(file) and os.path.samefile(path, file):
             raise UserError(f"{flag} {path}: would overwrite the input {file}; choose another")
 
 

@@ -151,10 +151,11 @@ def max_pixels_of_fit(size: tuple[int, int], config: ImageConfig) -> int:
 
 
 def fit_by_rows(image: Image.Image, config: ImageConfig) -> Image.Image:
-    """What `fit` returns, to the bit, for an image of 1 x 60,000 pixels too.
+    """The same bytes as `fit` returns, in less memory.
 
-    Only the columns and rows that the crop keeps are computed. Columns come first, as in Pillow
-    where both sides grow, or both shrink alike.
+    A long image, such as one of 1 x 60,000 pixels, would be resized or padded to gigabytes. Only
+    the columns and rows that the crop keeps are computed. Columns come first, as in Pillow where
+    both sides grow, or both shrink alike.
     """
     width, height = image.size
     padded_width, padded_height = padded_size(image.size, config)

@@ -8,7 +8,7 @@ float32, so the pixels differ.
 import numpy as np
 
 PRECISION = 22  # bits after the binary point of Pillow's weights, which are integers
-STRIP_VALUES = 2**21  # pixels that are converted to float64 at a time
+STRIP_PIXELS = 2**21  # pixels that are converted to float64 at a time
 
 
 def bicubic(x: np.ndarray) -> np.ndarray:
@@ -38,7 +38,7 @@ def resample_rows(
     background = np.array(color, dtype=np.float64)
     result = np.empty((count, width, 3), dtype=np.uint8)
     windows = [row_weights(row, length, new_length) for row in range(start, start + count)]
-    strip_width = max(1, STRIP_VALUES // height)
+    strip_width = max(1, STRIP_PIXELS // height)
     for left in range(0, width, strip_width):
         strip = pixels[:, left : left + strip_width]
         strip_values = np.ascontiguousarray(strip, dtype=np.float64).reshape(height, -1)

@@ -100,9 +100,9 @@ def look(
     pixel_values: torch.Tensor,
     layers: range | None = None,
 ) -> torch.Tensor:
-    """Where the model looked for each token of an answer: (answer tokens, image positions).
+    """Where the model looked for each token of an answer: (answer tokens, image tokens).
 
-    Shares of the image positions that sum to one, the mean over heads and `layers`. The default is
+    Shares of the image tokens that sum to one, the mean over heads and `layers`. The default is
     the decoder's second quarter. In toy-llava's descriptions of validation scenes these layers
     look most at the thing spoken of.
     """
@@ -171,7 +171,7 @@ def draw(
 def draw_panel(
     sheet: Image.Image, squares: list[Image.Image], heat: torch.Tensor, left: int, top: int
 ) -> None:
-    """The images side by side, lit by `heat` (image positions,), the strongest patch framed."""
+    """The images side by side, lit by `heat` (image tokens,), the strongest patch framed."""
     grid = math.isqrt(len(heat) // len(squares))  # patches in a row of an image
     heat = heat.view(len(squares), grid, grid)
     # The square root lifts weak places; nothing gets darker than 39 of 255.
@@ -191,13 +191,14 @@ def draw_panel(
 
 def show_mask(texts: list[str], num_images: int, model: str, template: str) -> None:
     """Prints question, answer, question, answer ... with the trained tokens highlighted."""
+    if not texts:
+        raise UserError("no text: after mask, give a question and its answer")
     tokenizer = Tokenizer.from_pretrained(shipped(model))
     turns = []
     for i, text in enumerate(texts):
         role = "human" if i % 2 == 0 else "gpt"
         turns.append({"from": role, "value": clean(text)})
-    if turns:
-        turns[0]["value"] = f"{IMAGE}\n" * max(1, num_images) + turns[0]["value"]
+    turns[0]["value"] = f"{IMAGE}\n" * max(1, num_images) + turns[0]["value"]
     ids, labels = encode(turns, tokenizer, template)
     trained = sum(label != IGNORE_INDEX for label in labels)
     print(mask(ids, labels, tokenizer, color=sys.stdout.isatty()))

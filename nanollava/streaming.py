@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from .conversation import encode, expand, find_template
+from .errors import UserError
 from .generate import stream
 from .image import ImageConfig, preprocess
 from .tokenizer import Tokenizer
@@ -111,7 +112,7 @@ def answer_dialogues(
     image_config: ImageConfig,
     dialogues: list[tuple[list[Image.Image], list[dict]]],
     template: str = "vicuna_v1",
-    batch: int = 16,
+    batch_size: int = 16,
     **options,
 ) -> list[str]:
     """The model's answers to (images, turns) pairs, in their order.
@@ -119,11 +120,13 @@ def answer_dialogues(
     Turns have the data set's form and end with a question. Prompts of similar length share a
     batch. `options` as for `generate.stream`.
     """
+    if batch_size < 1:
+        raise UserError(f"batch_size {batch_size}: expected at least 1")
     prompts = [encode_prompt(turns, model, tokenizer, template) for _, turns in dialogues]
     by_length = sorted(range(len(dialogues)), key=lambda i: len(prompts[i]))
     answers = [""] * len(dialogues)
-    for start in range(0, len(dialogues), batch):
-        group = by_length[start : start + batch]
+    for start in range(0, len(dialogues), batch_size):
+        group = by_length[start : start + batch_size]
         images = [image for i in group for image in dialogues[i][0]]
         pixel_values = image_tensor(images, image_config, model) if images else None
         streams = [TextStream(tokenizer, find_template(template).stop) for _ in group]

@@ -53,6 +53,27 @@ def test_reply_tells_ids_end_and_seconds(toy):
     assert reply.seconds["prefill"] > 0 and reply.seconds["decode"] > 0
 
 
+def test_a_second_loop_over_a_reply_goes_on(toy):
+    question = "Describe the picture in detail."
+    reply = toy.stream("cat.jpg", question)
+    next(iter(reply))
+    list(reply)
+    assert reply.text == toy.ask("cat.jpg", question)
+    assert list(reply) == []
+
+
+def test_a_photograph_is_turned_upright_as_its_file_says(toy, tmp_path):
+    lying = Image.open("cat.jpg").transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: to be turned clockwise
+    lying.save(tmp_path / "photo.png", exif=exif)
+    question = "Describe the picture in detail."
+    answer = toy.ask("cat.jpg", question)
+    assert toy.ask(tmp_path / "photo.png", question) == answer
+    assert toy.ask(Image.open(tmp_path / "photo.png"), question) == answer
+    assert toy.ask(lying, question) != answer  # an image that was made is taken as it is
+
+
 def test_batch_equals_single_questions(toy):
     questions = ["What color is the cat?", "Where is the cat?", "Is there a dog?"]
     found = toy.batch([("cat.jpg", question) for question in questions], batch_size=2)
@@ -160,6 +181,8 @@ def test_a_missing_image_is_a_user_error(toy):
 def test_load_checks_its_names():
     with pytest.raises(UserError, match="dtype 'fp8': expected fp32, bf16, fp16"):
         load(TOY, dtype="fp8")
+    with pytest.raises(UserError, match="template 'plain': expected vicuna_v1"):
+        load(TOY, template="plain")
     with pytest.raises(UserError, match="--device abacus"):
         load(TOY, device="abacus")
 

@@ -26,8 +26,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from nanollava import LLaVA, convert, errors
+from nanollava.config import ConnectorConfig
+from nanollava.export import save_llava
 from nanollava.hf import files as hf_files
+from nanollava.image import ImageConfig
 from nanollava.llama import Llama
+from nanollava.loading import load_llava
+from nanollava.tokenizer import Tokenizer
 
 
 def run_convert(*arguments) -> None:
@@ -171,6 +176,20 @@ def test_what_was_converted_converts_again(tmp_path, tied):
     assert first.keys() == second.keys()
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name]), name
+
+
+def test_a_llava_with_another_connector_is_written_with_it(tmp_path, capsys):
+    sizes = ConnectorConfig(num_queries=4, num_layers=1, hidden_size=64)
+    qformer = LLaVA.compose(
+        "checkpoints/toy-clip", "checkpoints/toy-vicuna", "qformer", connector=sizes
+    )
+    tokenizer = Tokenizer.from_pretrained("checkpoints/toy-vicuna")
+    image_config = ImageConfig.from_pretrained("checkpoints/toy-clip")
+    save_llava(tmp_path / "qformer", qformer, tokenizer, image_config, "vicuna_v1")
+    run_convert(tmp_path / "qformer", tmp_path / "a copy", "--template", "v0")
+    assert load_llava(tmp_path / "a copy").model.config == qformer.config
+    *_, ask = capsys.readouterr().out.splitlines()
+    assert ask.endswith(f"--model '{tmp_path}/a copy' --image cat.jpg --template v0")
 
 
 @pytest.fixture

@@ -78,11 +78,19 @@ def test_ctrl_c_is_no_traceback(capsys):
     [
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB\nmore"),
-            "2 GiB (what helps: a smaller --micro",
+            "2 GiB (what helps: in a training a smaller --micro",
         ),
         (
             InductorError(torch.OutOfMemoryError("Tried 2 GiB"), None),
-            "2 GiB (what helps: a smaller --micro",
+            "2 GiB (what helps: in a training a smaller --micro",
+        ),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+            "(what helps: in a training a smaller --micro",
+        ),
+        (
+            MemoryError("Unable to allocate 28 GiB"),
+            "(what helps: in a training a smaller --micro",
         ),
         (
             InductorError(InvalidCxxCompiler("nowhere/g++"), None),
@@ -93,7 +101,14 @@ def test_ctrl_c_is_no_traceback(capsys):
             "what helps: --compile needs a working C++ compiler, on a GPU Triton",
         ),
     ],
-    ids=["memory", "memory while compiling", "no compiler", "no Triton"],
+    ids=[
+        "memory",
+        "memory while compiling",
+        "memory of a CPU",
+        "memory of Python",
+        "no compiler",
+        "no Triton",
+    ],
 )
 def test_an_error_of_torch_says_what_helps(error, message, capsys):
     code, printed = end_of(error, capsys)

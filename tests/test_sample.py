@@ -163,10 +163,19 @@ def test_a_dialogue_that_cannot_be_saved_leaves_no_file(tmp_path, monkeypatch):
     dialogue = names["Dialogue"](names["parse_arguments"]())
     dialogue.ask("What color is the cat?")
     dialogue.paths = ["caf\udce9.jpg"]  # as a shell gives a name that is not UTF-8
-    for name in (tmp_path / "talk.json", f"{tmp_path}/a\0b"):
+    for name in (tmp_path / "talk.json", f"{tmp_path}/a\0b", "a" * 300):
         with pytest.raises(UserError, match="cannot be written"):
             dialogue.save(str(name))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_path_in_the_chat_may_begin_with_the_home_folder(tmp_path, monkeypatch):
+    names = script(monkeypatch, "--chat")
+    dialogue = names["Dialogue"](names["parse_arguments"]())
+    dialogue.history = [("What color is the cat?", "purple")]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    names["handle_line"](dialogue, "/save ~/talk.json")
+    assert (tmp_path / "talk.json").is_file()
 
 
 @pytest.mark.parametrize("name", ["cat.jpg", "./cat.jpg"])

@@ -177,6 +177,12 @@ def test_flags_that_would_do_harm_or_nothing(call, flags, message):
         call(show, "attention", "--image", "cat.jpg", *flags)
 
 
+def test_a_mask_of_nothing_is_an_error(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["show", "mask"])
+    with pytest.raises(UserError, match="no text: after mask, give a question and its answer"):
+        show.main()
+
+
 def test_a_question_without_its_flag_is_an_error(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["show", "attention", "What?", "--image", "cat.jpg"])
     with pytest.raises(UserError, match="What.: the question is given with --prompt"):

@@ -4,6 +4,7 @@ import pytest
 
 from nanollava import load
 from nanollava.conversation import IMAGE
+from nanollava.errors import UserError
 from nanollava.image import open_image
 from nanollava.streaming import TextStream, answer_dialogues, encode_prompt
 from nanollava.tokenizer import Tokenizer
@@ -97,13 +98,18 @@ def test_answers_in_batches_equal_single_answers(toy):
     asked.append(([cat, cat], [{"from": "human", "value": two}]))
     options = dict(max_new_tokens=24)
     parts = (toy.model, toy.tokenizer, toy.image_config)
-    found = answer_dialogues(*parts, asked, batch=4, **options)
+    found = answer_dialogues(*parts, asked, batch_size=4, **options)
     assert found[:3] == ["purple", "on the left", "no"]
-    assert found == answer_dialogues(*parts, asked, batch=1, **options)
+    assert found == answer_dialogues(*parts, asked, batch_size=1, **options)
 
 
 def test_no_questions_have_no_answers(toy):
     assert answer_dialogues(toy.model, toy.tokenizer, toy.image_config, []) == []
+
+
+def test_a_batch_of_nothing_is_an_error(toy):
+    with pytest.raises(UserError, match="batch_size 0: expected at least 1"):
+        answer_dialogues(toy.model, toy.tokenizer, toy.image_config, [], batch_size=0)
 
 
 def test_a_stop_string_ends_an_answer_of_the_v0_template(toy, monkeypatch):

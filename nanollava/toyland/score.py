@@ -86,7 +86,7 @@ def ask(
                 image_config,
                 prompts,
                 template,
-                batch=BATCH,
+                batch_size=BATCH,
                 max_new_tokens=max_new_tokens,
             )
             for i, answer in zip(batch, answers, strict=True):
