@@ -18,6 +18,7 @@ from nanollava.errors import Stopped, UserError
 from nanollava.training import distributed, loop, resume
 from nanollava.training.arguments import TrainConfig
 from nanollava.training.batches import Collator
+from nanollava.training.evaluation import mean_loss
 
 STEPS = 11  # 26 samples in batches of 4: epochs end in the middle, after steps 7 and 14
 CPU = torch.device("cpu")
@@ -94,7 +95,12 @@ def train(out: Path, data=None, **settings) -> dict[str, torch.Tensor]:
     config = TrainConfig(out=str(out), **{**SETTINGS, **settings})
     distributed.shard(model, model.blocks, model.tower, CPU, config)
     out.mkdir(exist_ok=True)
-    loop.train(model, data or Samples(), Collator(collate), config, CPU)
+    collator = Collator(collate)
+
+    def evaluate() -> dict[str, float]:
+        return {"validation_loss": mean_loss(model, Samples(), collator, 2, CPU)}
+
+    loop.train(model, data or Samples(), collator, config, CPU, evaluate)
     return distributed.full_state(model, torch.float32, "")
 
 
@@ -149,6 +155,15 @@ def test_the_same_command_resumes_after_a_signal(tmp_path, undisturbed):
         file.write('{"step": 6, "loss": 99.0}\n{"step": 7, "lo')
     weights = train(tmp_path, save_steps=0)
     assert_equals_undisturbed(tmp_path, weights, undisturbed)
+
+
+def test_a_checkpoint_right_after_an_evaluation_resumes_like_any_other(tmp_path, undisturbed):
+    """An evaluation gathers the weights, and a checkpoint is made of the shards."""
+    evaluated = {"eval_steps": 2, "validation": "given to `train`"}
+    train(tmp_path, **evaluated)
+    shutil.rmtree(tmp_path / f"checkpoints/step-{STEPS:08d}")
+    assert checkpoints(tmp_path)[0] == "step-00000010"
+    assert_equals_undisturbed(tmp_path, train(tmp_path, **evaluated), undisturbed)
 
 
 def test_a_resumed_run_saves_its_last_step(tmp_path):

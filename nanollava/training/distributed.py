@@ -131,6 +131,16 @@ def shard(
     fsdp.register_fsdp_forward_method(model, "loss")
 
 
+def reshard(model: nn.Module) -> None:
+    """Leave only this rank's shards: `model.parameters()` are the optimizer's again.
+
+    A forward pass without a backward pass, as in an evaluation, leaves weights gathered.
+    """
+    for module in model.modules():  # each resharding is of that module's own parameters
+        if isinstance(module, fsdp.FSDPModule):
+            module.reshard()
+
+
 def move_and_cast(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     """Move the parameters that are not shards yet; trained ones become float32, others `dtype`."""
     for parameter in module.parameters():

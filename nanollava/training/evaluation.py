@@ -7,7 +7,7 @@ from torch import nn
 from ..toyland.score import score
 from .arguments import TrainConfig, micro_batch_size
 from .batches import Collator, load_steps, split, to_device
-from .distributed import sum_over_ranks
+from .distributed import reshard, sum_over_ranks
 
 
 def evaluate(
@@ -35,7 +35,7 @@ def evaluate(
             config.toyland_scenes,
             template=config.template,
         )
-        model.reshard()
+        reshard(model)
         results["toyland_score"] = shares["overall"]
     return results
 

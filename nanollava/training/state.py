@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from ..errors import UserError
 from ..hf.files import write_safetensors
+from .distributed import reshard
 
 RNG = "rng"
 
@@ -29,6 +30,7 @@ def training_state(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[str, 
 
     Frozen weights come from the model's own files; a checkpoint does not repeat them.
     """
+    reshard(model)
     state = {RNG: torch.get_rng_state()}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
