@@ -171,7 +171,7 @@ def test_the_q_formers_stage_prints_what_comes_next(captions):
 
 
 def test_the_q_formers_stage_resumes_bit_by_bit(world, captions):
-    """Its hard negatives are drawn from the random state, which a checkpoint keeps."""
+    """Its hard negatives are drawn anew in each step, by the seed and the number of the step."""
     out = "stage1-resumed"
     (world / out / "checkpoints").mkdir(parents=True)
     first = world / CAPTIONS / "checkpoints/step-00000001"

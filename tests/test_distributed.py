@@ -25,6 +25,16 @@ def test_one_process_on_cuda_uses_the_first_device(monkeypatch):
     assert devices == [torch.device("cuda", 0)] * 2
 
 
+def test_more_processes_than_gpus_are_an_error(monkeypatch):
+    for name in ("is_available", "device_count"):
+        monkeypatch.setattr(torch.cuda, name, lambda: 1)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *args, **options: None)
+    monkeypatch.setattr(torch.distributed, "is_torchelastic_launched", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_node_local_rank", lambda: 1)
+    with pytest.raises(UserError, match="no GPU: torch finds 1; start torchrun with --nproc_per"):
+        distributed.start("cuda")
+
+
 def test_training_does_not_run_on_mps(monkeypatch):
     """FSDP2 has no backend for it: auto takes the CPU, and mps is refused."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

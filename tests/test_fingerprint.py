@@ -127,6 +127,15 @@ def test_a_config_or_tokenizer_that_changed(world, name):
     assert changed_keys(before, take(world)) == ["checksum of model files"]
 
 
+def test_the_sizes_beside_a_connectors_file_changed(world):
+    shutil.copy("checkpoints/toy-projector/mm_projector.safetensors", world / "W.safetensors")
+    (world / "connector.json").write_text('{"sees": "last"}')
+    before = take(world, projector=str(world / "W.safetensors"))
+    (world / "connector.json").write_text('{"sees": "all"}')
+    after = take(world, projector=str(world / "W.safetensors"))
+    assert changed_keys(before, after) == ["checksum of model files"]
+
+
 def test_a_copy_of_the_files_is_the_same(world):
     before = take(world)
     for name in ("toy-clip", "toy-vicuna"):

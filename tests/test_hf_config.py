@@ -163,6 +163,12 @@ def test_null_key_value_heads_of_a_mistral_are_as_many_as_heads():
     assert parse_llama_config(values).num_key_value_heads == 32
 
 
+def test_nulls_of_a_mistral_inside_a_llava_mean_the_same():
+    text = {"model_type": "mistral", "sliding_window": None, "num_key_value_heads": None}
+    values = {"text_config": text | {"vocab_size": 32064}, "vision_config": {}}
+    assert parse_llava_config(values).text_config.num_key_value_heads == 32
+
+
 @pytest.mark.parametrize("window", [{}, {"sliding_window": 4096}, {"sliding_window": 8191}])
 def test_a_mistral_with_a_sliding_window_is_an_error(window):
     values = {"model_type": "mistral", "max_position_embeddings": 8192}

@@ -108,6 +108,19 @@ def test_a_full_disk_is_a_warning(tmp_path, capsys):
     assert "warning: /dev/full: [Errno 28] No space left on device" in capsys.readouterr().out
 
 
+def test_a_full_disk_ends_the_board_and_not_the_training(tmp_path, capsys):
+    class FullBoard:
+        def add_scalar(self, name, value, step):
+            raise OSError("No space left on device")
+
+    with metrics.Metrics(TrainConfig(out=str(tmp_path)), CPU, 0, 2) as log:
+        log.board = FullBoard()
+        log.write({"step": 0})
+        log.write({"step": 1})
+    assert capsys.readouterr().out.count("warning: tensorboard: No space left on device") == 1
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+
+
 def test_tensorboard_that_is_not_installed_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(UserError, match="--tensorboard: pip install tensorboard"):

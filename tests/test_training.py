@@ -298,7 +298,7 @@ def test_the_learning_rate_rises_linearly_and_falls_to_0():
 
 
 def test_a_loss_that_is_not_finite_stops_the_training():
-    with pytest.raises(UserError, match="step 7: the loss is nan"):
+    with pytest.raises(UserError, match=r"step 7 \(from 0\): the loss is nan"):
         loop.check_finite(7, float("nan"), 1.0, TrainConfig())
 
 

@@ -227,10 +227,11 @@ def parse_llava_config(values: dict, where: str = "config") -> LlavaConfig:
     for key in ("vision_config", "text_config"):
         if not isinstance(values.get(key), dict):
             raise ConfigError(f"{where}: no {key}; expected the config.json of a llava-hf model")
-    text_values = without_nulls(values["text_config"])
+    text_values = values["text_config"]  # with its nulls: a Mistral's mean something
     vision_values = values["vision_config"]
-    tied = tied_embeddings(values.pop("tie_word_embeddings", False), text_values, where)
-    text_values["tie_word_embeddings"] = tied
+    top_level = values.pop("tie_word_embeddings", False)
+    tied = tied_embeddings(top_level, without_nulls(text_values), where)
+    text_values = text_values | {"tie_word_embeddings": tied}
     values["vision_config"] = parse_vision_config(vision_values, f"{where}: vision_config")
     values["text_config"] = parse_llama_config(text_values, f"{where}: text_config")
 

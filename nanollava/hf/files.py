@@ -386,7 +386,7 @@ def unused_prefix(path: Path) -> str:
 
 
 def save_projector(state: dict[str, torch.Tensor], path: str | Path) -> None:
-    """Write W alone, the result of stage 1, with the names `multi_modal_projector.*`."""
+    """Write a projector or a Q-Former alone, under the names in `state`."""
     contiguous = {name: tensor.contiguous() for name, tensor in state.items()}
     with replacing(Path(path)) as temporary:
         write_safetensors(contiguous, temporary)

@@ -374,9 +374,9 @@ def micro_batch_size(config: TrainConfig, world_size: int) -> int:
     return size
 
 
-def is_due(step: int, interval: int) -> bool:
-    """Whether `step` is a multiple of `interval`. An interval of 0 is never due."""
-    return interval > 0 and step % interval == 0
+def is_due(steps_done: int, interval: int) -> bool:
+    """Whether `steps_done` is a multiple of `interval`. An interval of 0 is never due."""
+    return interval > 0 and steps_done % interval == 0
 
 
 def combine(stage_defaults: dict, recipe: dict, flags: dict) -> TrainConfig:
@@ -395,7 +395,7 @@ def combine(stage_defaults: dict, recipe: dict, flags: dict) -> TrainConfig:
 
 
 def drop_parts(values: dict, flags: dict) -> None:
-    """Unset what a finished LLaVA already has. A UserError if a flag asks for something else."""
+    """Unset what a finished LLaVA already has. A UserError if a flag gives one of them."""
     for name in PARTS_OF_A_MODEL:
         if name in flags:
             raise UserError(

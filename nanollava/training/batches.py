@@ -2,7 +2,7 @@
 
 The order depends on the seed, the number of samples, the global batch and, with --group, on the
 samples' modality and length. It never depends on the number of ranks or the micro-batch: more GPUs
-train the same model.
+train the same model. Only a Q-Former's own stage differs: it compares the samples of a micro-batch.
 """
 
 import math

@@ -222,7 +222,8 @@ def check_token_budget(config: TrainConfig, model_config: LlavaConfig) -> None:
     if tokens >= room:
         raise UserError(
             f"an image takes {tokens} tokens, but a sample has room for {room} (--max-length "
-            f"{config.max_length}, the language model {positions}); choose fewer --image-tokens"
+            f"{config.max_length}, the language model {positions}); raise --max-length, or take a "
+            "tower or a connector with fewer tokens per image"
         )
 
 
@@ -252,7 +253,10 @@ def load_qformer(connector: nn.Module, folder: str) -> None:
 
 
 def trained_parts(trainable: dict[str, bool], model: LLaVA, config: TrainConfig) -> dict[str, bool]:
-    """A stage's table with what the connector never trains in front, and with --freeze-llm."""
+    """A stage's table after what the connector never trains: the first prefix that fits decides.
+
+    --freeze-llm freezes the language model.
+    """
     table = {}
     for prefix in model.multi_modal_projector.frozen_prefixes:
         table[PROJECTOR + prefix] = False

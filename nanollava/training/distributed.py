@@ -41,6 +41,12 @@ def start(device_name: str) -> torch.device:
     atexit.unregister(wait_for_gloo_threads)  # once is enough, however many groups there were
     atexit.register(wait_for_gloo_threads)
     if device.type == "cuda":
+        num_gpus = torch.cuda.device_count()
+        if index >= num_gpus:
+            raise UserError(
+                f"process {index} of this node has no GPU: torch finds {num_gpus}; start torchrun "
+                f"with --nproc_per_node {num_gpus}"
+            )
         device = torch.device("cuda", index)
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")  # TF32, as in the paper's runs

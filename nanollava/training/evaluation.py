@@ -47,11 +47,9 @@ def mean_loss(
     """The mean loss per label token of a whole data set. All ranks share the work."""
     totals = torch.zeros(2, dtype=torch.float64, device=device)  # loss, label tokens
     batches = split(list(range(len(data))), micro * dist.get_world_size())
-    # A Q-Former's loss draws random numbers. The training goes on with those it would have had.
-    with torch.random.fork_rng(devices=[]):
-        for micro_batches in load_steps(data, collator, batches, micro):
-            for inputs, _ in micro_batches:
-                loss_sum, num_labels = model.loss(**to_device(inputs, device))
-                totals += torch.stack([loss_sum.double(), num_labels.double()])
-    loss_sum, num_labels = sum_over_ranks(totals).tolist()
-    return loss_sum / num_labels
+    for micro_batches in load_steps(data, collator, batches, micro):
+        for inputs, _ in micro_batches:
+            loss_sum, num_labels = model.loss(**to_device(inputs, device))
+            totals += torch.stack([loss_sum.double(), num_labels.double()])
+    total_loss, total_labels = sum_over_ranks(totals).tolist()
+    return total_loss / total_labels

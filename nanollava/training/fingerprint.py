@@ -39,7 +39,9 @@ def fingerprint(config: TrainConfig, model: nn.Module, data, device: torch.devic
     values["trained parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     values["samples"] = len(data)
     if getattr(model, "compares_samples", False):
-        values["samples compared"] = micro_batch_size(config, dist.get_world_size())
+        world_size = dist.get_world_size()
+        micro = micro_batch_size(config, world_size)
+        values["samples compared"] = f"{micro} on each of {world_size} ranks"
     if isinstance(data, InstructionData):
         values["crc32 of data"] = data.crc32
         values["crc32 of records in use"] = zlib.crc32(repr(data.rows).encode())
@@ -80,7 +82,8 @@ def model_files(config: TrainConfig) -> list[Path]:
     if config.projector not in PROJECTORS + CONNECTORS:
         projector = shipped(config.projector)
         files += projector_files(projector)
-        files += small_file(projector, CONNECTOR_FILE)
+        folder = projector.parent if projector.is_file() else projector
+        files += small_file(folder, CONNECTOR_FILE)
     if config.qformer is not None:
         files += [Path(config.qformer) / QFORMER_FILE]
     return files

@@ -30,7 +30,11 @@ def train(
     device: torch.device,
     evaluate: Callable[[], dict[str, float]] | None = None,
 ) -> None:
-    """Train what `freeze` left trainable in a sharded model; write metrics.jsonl in config.out."""
+    """Train what `freeze` left trainable in a sharded model. With --group, `data` has `groups()`.
+
+    Writes metrics.jsonl, training.json and checkpoints to config.out. Raises Stopped after a signal
+    and its checkpoint, and UserError if the loss is not finite or config.out is of another run.
+    """
     world_size = dist.get_world_size()
     steps = total_steps(config, len(data))
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -42,6 +46,8 @@ def train(
         for step in range(first_step, steps):  # from 0, as in metrics.jsonl
             lr = config.lr * cosine(step, steps, config.warmup)
             set_learning_rate(optimizer, lr)
+            # What a loss draws at random depends on the step, so a resumed run draws the same.
+            torch.manual_seed(config.seed * 1_000_003 + step)
 
             # The loss is the mean over all label tokens of the step: their summed loss, over all
             # ranks and micro-batches, divided by their number. So every token weighs the same
@@ -120,6 +126,6 @@ def check_finite(step: int, loss: float, grad_norm: float, config: TrainConfig) 
     """Stop before infinities reach the weights."""
     if not math.isfinite(loss + grad_norm):
         raise UserError(
-            f"step {step}: the loss is {loss}, the gradient norm {grad_norm}; start over with --lr "
-            f"below {config.lr} or with --dtype fp32, and with another --out"
+            f"step {step} (from 0): the loss is {loss}, the gradient norm {grad_norm}; start over "
+            f"with --lr below {config.lr} or with --dtype fp32, and with another --out"
         )

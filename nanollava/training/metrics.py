@@ -142,8 +142,15 @@ class Metrics:
         except OSError as error:  # a full disk does not end a training
             print(f"warning: {self.file.name}: {error}", flush=True)
         if self.board is not None:
+            self.write_to_board(entry)
+
+    def write_to_board(self, entry: dict) -> None:
+        try:
             for name, value in entry.items():
                 self.board.add_scalar(name, value, entry["step"])
+        except OSError as error:  # of an earlier entry: TensorBoard writes in a thread
+            print(f"warning: tensorboard: {error}; nothing more is written to it", flush=True)
+            self.board = None
 
 
 def keep_lines_before(path: Path, first_step: int) -> float:

@@ -46,10 +46,11 @@ class QFormerStage1(nn.Module):
     def loss(
         self, input_ids: torch.Tensor, labels: torch.Tensor, pixel_values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """ITC + ITM + ITG over a micro-batch, times its labels, and their number.
+        """(ITC + ITM + ITG) * num_labels, and num_labels, of captions and their images.
 
-        The loop divides by the labels of the step. What is left is a mean over its micro-batches,
-        weighted by their labels.
+        `input_ids` and `labels` are (B, T), images (B, 3, height, width). The three are means over
+        the micro-batch. The loop divides by the labels of the step: the result is the mean of its
+        micro-batches, weighted by their labels.
         """
         is_labelled = labels != IGNORE_INDEX
         num_labels = is_labelled[:, 1:].sum()

@@ -1,6 +1,6 @@
 """Resumable checkpoints: directories `step-N`, written under a temporary name.
 
-A checkpoint holds the trained weights, AdamW's state and the random state, sharded as they are.
+A checkpoint holds the trained weights and AdamW's state, sharded as they are.
 With the step number they determine the rest of the run bit for bit.
 """
 
@@ -23,7 +23,7 @@ from .arguments import TrainConfig, is_due
 from .distributed import on_all_ranks, print_on_rank_0, sum_over_ranks, write_on_rank_0
 from .fingerprint import crc32_of_files, differences
 from .output import check_previous
-from .state import RNG, CheckpointError, read_state, training_state, write_state
+from .state import CheckpointError, read_state, training_state, write_state
 
 
 class Checkpoints:
@@ -70,7 +70,7 @@ class Checkpoints:
         return record["step"]
 
     def load(self) -> dict | None:
-        """Load the newest readable checkpoint into model, optimizer and random state.
+        """Load the newest readable checkpoint into model and optimizer.
 
         Returns its run.json, or None if there is no checkpoint. An unreadable one is reported, and
         the one before it is used. One with another fingerprint is a CheckpointError.
@@ -87,7 +87,6 @@ class Checkpoints:
             except (UserError, OSError) as error:
                 print_on_rank_0(f"{path} is not readable ({error}); using the previous one")
                 continue
-            torch.set_rng_state(state[RNG])
             print_on_rank_0(f"resuming from {path}")
             return record
         if checkpoints:

@@ -49,10 +49,10 @@ class StopSignals:
         return None
 
 
-def stopped(number: int, step: int, steps: int, checkpoint: Path) -> Stopped:
+def stopped(number: int, steps_done: int, steps: int, checkpoint: Path) -> Stopped:
     """The exception that ends a training after a signal and a checkpoint."""
     name = signal.Signals(number).name
-    return Stopped(number, f"{name} after step {step}/{steps}: {checkpoint} is written")
+    return Stopped(number, f"{name} after step {steps_done}/{steps}: {checkpoint} is written")
 
 
 def end_with_launcher() -> None:

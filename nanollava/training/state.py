@@ -18,20 +18,18 @@ from ..errors import UserError
 from ..hf.files import write_safetensors
 from .distributed import reshard
 
-RNG = "rng"
-
 
 class CheckpointError(UserError):
     """A checkpoint cannot be written, cannot be read, or belongs to another run."""
 
 
 def training_state(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:
-    """All tensors that determine the next step: trained weights, AdamW's state, the random state.
+    """All tensors that determine the next step: trained weights and AdamW's state.
 
     Frozen weights come from the model's own files; a checkpoint does not repeat them.
     """
     reshard(model)
-    state = {RNG: torch.get_rng_state()}
+    state = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
