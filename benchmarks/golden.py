@@ -14,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 from nanollava.conversation import encode
+from nanollava.errors import UserError, run
 from nanollava.files import read_json_lines, write_json
 from nanollava.tokenizer import Tokenizer
 
@@ -53,6 +54,8 @@ def main() -> None:
         num_all[case] += 1
         if ids == row["input_ids"] and labels == row["labels"]:
             num_equal[case] += 1
+    if not num_all:
+        raise UserError(f"--conversations {args.conversations}: no conversation in it")
     for case in sorted(num_all):
         print(f"{case:25} {num_equal[case]:4} of {num_all[case]:4} equal")
     if num_equal != num_all:
@@ -60,4 +63,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -2,10 +2,10 @@
 
 python -m benchmarks.loading --size 1        # gigabytes of fp16; also 4
 
-Every load is a fresh process. Prints the median seconds and the process's peak memory, imports
-included: when `from_pretrained` has returned, and when every page of the weights has been read.
-transformers maps files of the same dtype into memory and reads them later. Ours reads every weight
-at once, to check for NaN and infinity, so the second state is the fair comparison.
+Every load is a fresh process. Prints the median seconds, without imports, and the process's peak
+memory, with them: when `from_pretrained` has returned, and when every page of the weights has been
+read. transformers maps files of the same dtype into memory and reads them later. Ours reads every
+weight at once, to check for NaN and infinity, so the second state is the fair comparison.
 """
 
 import argparse

@@ -149,31 +149,31 @@ def compare(
     batch = make_batch(config, samples, device)
     our_seconds = []
     their_seconds = []
-    for round in range(runs + 1):
-        seconds, our_loss = timed(ours, batch)
-        other_seconds, their_loss = timed(theirs, batch)
-        if round == 0:  # warm-up
+    for run in range(runs + 1):
+        our_time, our_loss = timed(ours, batch)
+        their_time, their_loss = timed(theirs, batch)
+        if run == 0:  # warm-up
             difference = abs(our_loss - their_loss) / their_loss
             assert difference < LOSS_TOLERANCE[dtype], (
                 f"not the same model: {our_loss} {their_loss}"
             )
             continue
-        our_seconds.append(seconds)
-        their_seconds.append(other_seconds)
+        our_seconds.append(our_time)
+        their_seconds.append(their_time)
     ratios = [b / a for a, b in zip(our_seconds, their_seconds, strict=True)]
 
     lengths = (batch["input_ids"] != 0).sum(1).tolist()
     label_tokens = int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
     work = sum(plan.flops(config, TRAINABLE[stage], lengths, samples, label_tokens).values())
-    seconds = statistics.median(our_seconds)
+    median_seconds = statistics.median(our_seconds)
     return {
         "dtype": dtype,
         "stage": stage,
-        "ours": seconds,
+        "ours": median_seconds,
         "theirs": statistics.median(their_seconds),
         "ratio": statistics.median(ratios),
-        "tokens": sum(lengths) / seconds,
-        "mfu": work / seconds / matmul_rate(device, DTYPES[dtype]),
+        "tokens": sum(lengths) / median_seconds,
+        "mfu": work / median_seconds / matmul_rate(device, DTYPES[dtype]),
     }
 
 
@@ -197,7 +197,7 @@ def against_transformers(
 def against_tokens(config: LlavaConfig, path: Path, device, samples: int, runs: int) -> list[dict]:
     """Seconds per step for 1, 2, 4 and 8 times as many samples.
 
-    Longer batches are also padded more, so the tokens grow faster than the samples."""
+    Larger batches also have more padding, so the tokens grow faster than the samples."""
     rows = []
     for stage in (1, 2):
         step = our_step(path, stage, "fp32", device, recompute=False)

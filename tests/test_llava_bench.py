@@ -1,6 +1,7 @@
 """LLaVA-Bench: scores read from reviews, relative scores, judges, files that do not fit."""
 
 import json
+import re
 from argparse import Namespace
 
 import numpy as np
@@ -12,7 +13,13 @@ from PIL import Image
 from nanollava.errors import UserError
 from nanollava.evals import ask, llava_bench
 from nanollava.evals.answers import Refused, Reply
-from nanollava.evals.llava_bench import claims, exact_judge, parse_scores, relative_scores
+from nanollava.evals.llava_bench import (
+    claims,
+    exact_judge,
+    parse_scores,
+    relative_scores,
+    toyland_questions,
+)
 from nanollava.toyland.plain import FORMS
 
 
@@ -85,6 +92,20 @@ def test_toylands_judge(category, reference, answer, score):
     job = {"category": category, "reference": reference, "answer": answer}
     ((_, review),) = exact_judge({"1": job})
     assert parse_scores(review.text) == (10, pytest.approx(score))
+
+
+def test_the_entries_of_a_list_are_claims():
+    assert claims("conv", "a red cat, a dog and a boat") == {"a red cat", "a dog", "a boat"}
+
+
+def test_questions_of_toyland_are_asked_without_their_dialogue():
+    """So none refers back, and none asks for a description in the place of a short answer."""
+    questions, _ = toyland_questions(120, seed=0)
+    texts = [row["text"].lower() for row in questions.values() if row["category"] == "conv"]
+    assert len(texts) == 120
+    assert not [text for text in texts if re.match(r"(and|why|where is it|what about)\b", text)]
+    references = [row["reference"] for row in questions.values() if row["category"] == "conv"]
+    assert max(map(len, references)) < 120  # a description is longer
 
 
 def test_a_description_claims_every_fact():

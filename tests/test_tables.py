@@ -119,7 +119,7 @@ def commands(tmp_path, monkeypatch):
 
     def make_smaller_llm(path: Path, steps: int) -> None:
         path.mkdir(parents=True)
-        (path / "tokenizer.json").touch()
+        (path / "config.json").touch()
 
     def run_on_one_thread(*command) -> str:
         command = list(map(str, command))

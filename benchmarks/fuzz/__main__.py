@@ -19,6 +19,7 @@ The exit code is 1 if there was any. Needs Linux. The cases depend only on seed,
 
 import argparse
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -106,6 +107,13 @@ def make_world(path: Path) -> None:
         sys.exit("error: the files to damage could not be made")
 
 
+def keep_failures(name: str, scratch: Path, folder: Path) -> None:
+    """Copies the inputs on which a target failed. Nothing else in the folder is touched."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in scratch.glob(f"{name}-*.input"):
+        shutil.copy(path, folder)
+
+
 def print_row(name: str, counts: Counter, seconds: float) -> None:
     cells = "".join(f"{counts[kind]:>10}" for kind in KINDS)
     print(f"{name:18}{counts.total():>8}{cells}{seconds:>10.1f}", flush=True)
@@ -127,7 +135,7 @@ def main() -> None:
     results: dict[str, Result] = {}
     sums = Counter()
     with tempfile.TemporaryDirectory() as folder:
-        scratch = args.keep or Path(folder) / "cases"
+        scratch = Path(folder) / "cases"
         world_path = Path(folder) / "world"
         make_world(world_path)
         header = "".join(f"{kind:>10}" for kind in KINDS)
@@ -137,6 +145,8 @@ def main() -> None:
             results[name] = result
             sums.update(result.counts)
             print_row(name, result.counts, result.slowest)
+            if args.keep is not None:
+                keep_failures(name, scratch, args.keep)
     for name, result in results.items():
         print_failures(name, result, args.seed)
     failures = {kind: sums[kind] for kind in FAILURES}

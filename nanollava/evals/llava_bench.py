@@ -108,7 +108,10 @@ def toyland_questions(
         context = Context(str(number), captions(scene, rng), boxes(scene))
         facts = read(context.captions, context.boxes)
         for category, kind in CATEGORIES.items():
-            qa = rng.choice(write_instructions(facts, rng, kind))
+            qas = write_instructions(facts, rng, kind)
+            if category == "conv":  # each is asked alone, and judged as a short answer
+                qas = [qa for qa in qas if qa.type not in ("follow-up", "detail")]
+            qa = rng.choice(qas)
             questions[f"{number}-{category}"] = {
                 "image": str(number),
                 "text": qa.question,
@@ -120,10 +123,12 @@ def toyland_questions(
 
 
 def claims(category: str, text: str) -> set:
-    """What an answer states: the facts of a description, or a short answer and its reason."""
+    """What an answer states: the facts of a description, a short answer and its reason, or the
+    entries of a list."""
     if category == "detail":
         return set(stated_facts(text))
-    return {part.removeprefix("because ") for part in normal(text).split(", ")}
+    separator = r", | and " if category == "conv" else ", "  # "a red cat, a dog and a boat"
+    return {part.removeprefix("because ") for part in re.split(separator, normal(text))}
 
 
 def exact_judge(jobs: dict[str, dict]) -> Iterator[tuple[str, Reply]]:

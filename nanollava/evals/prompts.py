@@ -1,11 +1,13 @@
-"""What judges and GPT-4 are told: for LLaVA-Bench (section 5.1) and ScienceQA (section 5.2)."""
+"""What judges and GPT-4 are told, in our own words: for LLaVA-Bench (section 5.1) and ScienceQA
+(section 5.2).
+"""
 
 JUDGE = """\
 You judge answers about an image that you cannot see. You are given facts about the image, then a \
-question about it and the answers of two assistants, who saw the image itself. Judge how helpful, \
-relevant and accurate each answer is, and whether it is as detailed as the question asks for. A \
-statement that contradicts the facts is an error; one that goes beyond the facts without \
-contradicting them is not. Do not favor an answer because of its position or its length.
+question about it and the answers of two assistants. Judge how helpful, relevant and accurate \
+each answer is, and whether it is as detailed as the question asks for. A statement that \
+contradicts the facts is an error; one that goes beyond the facts without contradicting them is \
+not. Do not favor an answer because of its position or its length.
 
 The first line of your reply contains only two numbers from 1 (useless) to 10 (perfect), \
 separated by a space: the score of assistant 1, then the score of assistant 2. From the second \

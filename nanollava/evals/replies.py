@@ -9,7 +9,7 @@ from .answers import Rejected, Reply
 
 
 class NotACompletion(Rejected):
-    """The server sent something else than a chat completion."""
+    """The server sent something other than a chat completion."""
 
 
 WHERE = "the reply is not a chat completion"
@@ -74,7 +74,8 @@ def read_content(message: dict) -> str:
 def without_thoughts(text: str) -> str:
     """The answer without what a reasoning model thought before it: <think>...</think>.
 
-    Some servers give the first mark with the prompt, so an end without a beginning is one too.
+    Some servers put the opening mark into the prompt. So the text before a closing mark alone is a
+    thought, too.
     """
     if not text.strip():
         raise Rejected("empty answer")

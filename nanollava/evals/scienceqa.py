@@ -7,6 +7,7 @@ python -m nanollava.evals.scienceqa --model M --out out/sqa
 import argparse
 import json
 import re
+import shlex
 from functools import partial
 from pathlib import Path
 from string import ascii_uppercase as LETTERS
@@ -246,8 +247,8 @@ def make_training_file(args: argparse.Namespace) -> None:
         ]
         records.append(record)
     write_json(args.make, records)
-    next_command = f"train_instruct.py --data {args.make} --images {args.images}"
-    print(f"{len(records)} records; next: {next_command}")
+    next_command = ["python", "train_instruct.py", "--data", args.make, "--images", args.images]
+    print(f"{len(records)} records; next: {shlex.join(map(str, next_command))}")
 
 
 def collect_texts(
@@ -357,13 +358,14 @@ def score(args: argparse.Namespace) -> None:
         result[name]["unreadable"] = list(options.values()).count(None)
         if len(options) < len(problems):
             result[name]["missing"] = len(problems) - len(options)
-            missing += result[name]["missing"]
+            missing = max(missing, result[name]["missing"])
     write_json(Path(args.out) / "score.json", result)
     print(json.dumps(result, indent=2))
     if missing:
         raise UserError(
-            f"{missing} answers are missing and not in the accuracies above; run the same command "
-            "again to get them"
+            f"up to {missing} answers of a row are missing and not in its accuracy, so the rows "
+            "differ in their questions; the same command asks for the missing ones again, except "
+            "for those that are always refused"
         )
 
 

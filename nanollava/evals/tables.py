@@ -29,10 +29,12 @@ from ..toyland.pretrain import fit
 from ..toyland.scenes import scenes
 from ..toyland.vicuna import dialogues, save_vicuna, text_backward
 from .answers import Rejected, Reply, collect
+from .ask import modification_times
 from .program import in_parallel, run_on_one_thread
 
 BENCH_COLUMNS = ("conv", "detail", "complex", "all")
 COLUMNS = (*BENCH_COLUMNS, "exact")
+VISION = "checkpoints/toy-clip"
 LLM = "checkpoints/toy-vicuna"
 MAX_COUNT = 1_000_000  # of any flag
 SMALL_LAYERS = 3  # of the smaller language model
@@ -239,7 +241,7 @@ class Settings:
 
 
 def train(settings: Settings, script: str, steps: int, job: dict, out: str, *flags) -> None:
-    """Run one of the two training scripts into the empty directory `out`."""
+    """Run one of the two training scripts into `out`, which is deleted first."""
     path = REPOSITORY / script
     if not path.is_file():
         raise UserError(f"{path}: no such file; the tables need a clone of the repository")
@@ -267,11 +269,11 @@ def instruct(settings: Settings, job: dict) -> Reply:
     flags = ["--data", data, "--projector", job["start"]]
     train(settings, "train_instruct.py", settings.steps[1], job, str(out), *flags)
 
-    asked = ["--model", out, "--plain", "--count", settings.scenes]
-    exact = run_on_one_thread("-m", "nanollava.toyland", "score", *asked, "--json")
+    score_flags = ["--model", out, "--plain", "--count", settings.scenes, "--json"]
+    exact = run_on_one_thread("-m", "nanollava.toyland", "score", *score_flags)
     scores = {"exact": 100 * json.loads(exact)["overall"]}
-    asked = ["--model", out, "--plain", "--count", settings.images]
-    run_on_one_thread("-m", "nanollava.evals.llava_bench", *asked, "--out", out / "bench")
+    bench_flags = ["--model", out, "--plain", "--count", settings.images, "--out", out / "bench"]
+    run_on_one_thread("-m", "nanollava.evals.llava_bench", *bench_flags)
     bench = read_json(out / "bench" / "score.json")
     for column in BENCH_COLUMNS:
         scores[column] = bench[column][0]
@@ -286,7 +288,11 @@ def make_jobs(settings: Settings, seeds: int) -> tuple[dict[str, dict], dict[str
         for cell in CELLS:
             aligned = cell.name if cell.align_flags else "full"
             start = str(settings.out / "align" / f"{aligned}-{seed}")
-            common = {"seed": seed, "settings": [settings.batch, settings.heal]}
+            common = {
+                "seed": seed,
+                "settings": [settings.batch, settings.heal],
+                "files": [modification_times(folder) for folder in (VISION, LLM, settings.data)],
+            }
             if f"{aligned}-{seed}" not in stage_1:
                 stage_1[f"{aligned}-{seed}"] = {
                     **common,
@@ -342,15 +348,19 @@ INTRODUCTION = """\
 Written by `python -m nanollava.evals.tables`. Every cell is the mean over the seeds (here {seeds})
 ± the standard deviation between them; a seed sets the order of the data, the new W and the part of
 the data that is used. Every row gets the same optimizer steps ({align_steps} in stage 1,
-{instruct_steps} in stage 2, of {batch} samples), so a mixture with less data repeats it more often.
+{instruct_steps} in stage 2, of {batch} samples). With the default flags that is less than one epoch
+of any mixture. So the mixtures differ in the share of each kind of data, not in its amount: without
+conversations a row trains on more descriptions and reasons.
 Data and questions are in Toyland's plain language, a few forms of each question: so few steps teach
 no more.
 Conversation (conv), detail, complex and all are relative scores on Toyland's LLaVA-Bench ({images}
 test images, three questions each, exact judge); exact is the share of exact answers to the short
-questions of `nanollava.toyland score --plain` over {scenes} test scenes.
+questions of `nanollava.toyland score --plain` over {scenes} test scenes. It compares whole texts:
+the row that is trained to give the reason first gets every question that needs a reason wrong.
 
 The last column compares with the table's first row in the measure in bold, seed by seed: an effect
-is shown if the mean difference has the paper's sign and is more than twice its standard error.
+is shown if the mean difference has the paper's sign and is more than twice its standard error. With
+three seeds, chance alone passes this test about once in eleven times.
 
 Two things limit what can be shown. Toyland's teacher is a program: its answers have one form, and
 answering in that form is much of what the instruction data teach. And the smaller language model is
@@ -499,7 +509,7 @@ def main() -> None:
         toyland.write(settings.data)
     torch.set_num_threads(1)
     small = settings.out / f"small-{settings.heal}"
-    if not (small / "tokenizer.json").exists():
+    if not (small / "config.json").exists():  # which is written last
         make_smaller_llm(small, settings.heal)
 
     stage_1, stage_2 = make_jobs(settings, args.seeds)
