@@ -81,6 +81,11 @@ class ImageFiles:
                 continue
             seen.add((prefix, path.resolve()))
             if path.is_dir():
+                if prefix:
+                    raise ArchiveError(
+                        f"--images {source}: a folder takes no prefix; name the folder above it, "
+                        f"in which it is called {prefix}"
+                    )
                 self.folders.append(path)
             else:
                 self.archives.append(path)
@@ -93,7 +98,7 @@ class ImageFiles:
                 self.twins[whole_name] = member
             self.members.setdefault(whole_name, member)
             _top_folder, _, name_below = member.name.partition("/")
-            name_below = name_below or member.name
+            name_below = f"{prefix}/{name_below or member.name}".lstrip("/")
             if name_below in self.members_below:
                 self.twins_below[name_below] = member
             self.members_below.setdefault(name_below, member)

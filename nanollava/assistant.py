@@ -72,7 +72,10 @@ def default_dtype(device: torch.device, quantize: str | None) -> torch.dtype:
 
 
 class Assistant:
-    """Answers questions about images. Made by `load`."""
+    """Answers questions about images. Made by `load`.
+
+    It keeps the KV cache of its last question: after a change of the weights, make another one.
+    """
 
     def __init__(
         self,

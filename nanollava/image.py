@@ -77,6 +77,7 @@ def check_image_size(image: Image.Image) -> None:
 
 def turn_upright(image: Image.Image) -> Image.Image:
     """The image turned as its EXIF data says. EXIF data that cannot be read turns nothing."""
+    image.load()  # which turns a TIFF, and changes its EXIF data
     try:
         orientation = image.getexif().get(EXIF_ORIENTATION)
     except Exception:  # Pillow raises many types for broken EXIF data

@@ -172,11 +172,17 @@ def kernel_order(weight: torch.Tensor) -> str:
     if weight.dtype != torch.bfloat16:
         return "plain"
     # CUDA's kernel takes tiles of 8 rows and 16 * INNER_K_TILES columns, the CPU's blocks of 64.
-    if weight.is_cuda and out_features % 8 == 0 and in_features % (16 * INNER_K_TILES) == 0:
+    fits_tiles = out_features % 8 == 0 and in_features % (16 * INNER_K_TILES) == 0
+    if weight.is_cuda and fits_tiles and has_int4_kernel(weight.device):
         return "cuda"
     if weight.device.type == "cpu" and out_features % 64 == 0 and cpu_block() is not None:
         return "cpu"
     return "plain"
+
+
+def has_int4_kernel(device: torch.device) -> bool:
+    """Whether torch's int4 kernel is compiled for a GPU: NVIDIA's from Ampere (8.0) on."""
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def pack_int4(q: torch.Tensor, order: str) -> torch.Tensor:

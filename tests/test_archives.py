@@ -69,8 +69,15 @@ def test_names_without_the_topmost_folder_are_found(archive):
 def test_a_prefix_stands_before_the_names_of_an_archive(archive):
     images = ImageFiles([f"coco={archive}"])
     assert color(images, "coco/train/a.png") == (255, 0, 0)
-    with pytest.raises(ImageError):
-        images.find("train/a.png")
+    assert color(images, "coco/a.png") == (255, 0, 0)  # without the topmost folder
+    for name in ("train/a.png", "a.png"):
+        with pytest.raises(ImageError):
+            images.find(name)
+
+
+def test_a_prefix_for_a_folder_is_an_error(tmp_path):
+    with pytest.raises(ArchiveError, match="a folder takes no prefix; name the folder above it"):
+        ImageFiles([f"coco={tmp_path}"])
 
 
 def test_a_missing_image_is_an_error_that_lists_all_sources(archive, tmp_path):

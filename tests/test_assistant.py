@@ -66,11 +66,12 @@ def test_a_photograph_is_turned_upright_as_its_file_says(toy, tmp_path):
     lying = Image.open("cat.jpg").transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()
     exif[0x0112] = 6  # orientation: to be turned clockwise
-    lying.save(tmp_path / "photo.png", exif=exif)
     question = "Describe the picture in detail."
     answer = toy.ask("cat.jpg", question)
-    assert toy.ask(tmp_path / "photo.png", question) == answer
-    assert toy.ask(Image.open(tmp_path / "photo.png"), question) == answer
+    for photo in (tmp_path / "photo.png", tmp_path / "photo.tiff"):
+        lying.save(photo, exif=exif)
+        assert toy.ask(photo, question) == answer
+        assert toy.ask(Image.open(photo), question) == answer
     assert toy.ask(lying, question) != answer  # an image that was made is taken as it is
 
 

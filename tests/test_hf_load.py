@@ -297,6 +297,17 @@ def test_an_original_llava_is_loaded_in_another_dtype(original_and_clip):
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 
 
+def test_an_original_llava_has_the_dtype_of_its_language_model(original_and_clip, tmp_path):
+    """The files of CLIP are often float32, and those of LLaVA float16."""
+    original, clip = original_and_clip
+    shutil.copytree(original, tmp_path / "half")
+    for file in (tmp_path / "half").glob("*.bin"):
+        tensors = torch.load(file)
+        torch.save({name: tensor.bfloat16() for name, tensor in tensors.items()}, file)
+    model = LLaVA.from_pretrained(tmp_path / "half", vision=clip)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
 def test_an_original_llava_without_its_tower_is_an_error(original_and_clip):
     original, _ = original_and_clip
     with pytest.raises(

@@ -1,5 +1,7 @@
 """int8 and int4 layers: rounding errors, kernels against the slow version, loading, the score."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,7 @@ from nanollava.quantize import (
     GROUP,
     Int4Linear,
     Int8Linear,
+    kernel_order,
     pack_int4,
     quantize_int4,
     quantize_int8,
@@ -43,6 +46,14 @@ def test_int4_error_is_at_most_half_a_step():
     zero = zero.repeat_interleave(GROUP, dim=1)
     error = ((q.float() - 8) * scale + zero - weight).abs()
     assert (error <= scale / 2 + 1e-6).all()
+
+
+@pytest.mark.parametrize("capability, order", [((7, 5), "plain"), ((8, 0), "cuda")])
+def test_a_gpu_without_torchs_int4_kernel_gets_the_plain_order(capability, order, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    device = torch.device("cuda")
+    weight = SimpleNamespace(shape=(128, 128), dtype=torch.bfloat16, is_cuda=True, device=device)
+    assert kernel_order(weight) == order
 
 
 @pytest.mark.parametrize("layer_type", [Int8Linear, Int4Linear])

@@ -217,6 +217,14 @@ def test_dry_run_prints_the_prompts_and_asks_nothing(tmp_path, call, monkeypatch
     assert output.count("Two dogs on a sofa.\nDogs asleep.\n\ndog: [0.1, 0.25, 0.5, 1.0]\n") == 3
 
 
+def test_a_file_that_it_has_not_written_stays(tmp_path, call):
+    images = write_images(tmp_path / "images.jsonl", 2)
+    (tmp_path / "instruct.json").write_text("another program's")
+    with pytest.raises(UserError, match="instruct.json: is not of this program; choose another"):
+        call(synthesize, "--pictures", images, "--out", tmp_path)
+    assert (tmp_path / "instruct.json").read_text() == "another program's"
+
+
 def test_limit_takes_the_first_images(tmp_path, call):
     images = write_images(tmp_path / "images.jsonl", 5)
     output = call(synthesize, "--pictures", images, "--limit", 2, "--kinds", "detail", "--dry-run")

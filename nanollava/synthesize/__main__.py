@@ -124,6 +124,8 @@ def main() -> None:
         teacher = toyland_teacher
         parse_reply = parse_unchecked
     out = Path(args.out)
+    if (out / "instruct.json").exists() and not (out / "answers.jsonl").exists():
+        raise UserError(f"{out / 'instruct.json'}: is not of this program; choose another --out")
     rows = collect(
         out / "answers.jsonl",
         "id",
