@@ -90,7 +90,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--dtype",
         choices=tuple(DTYPES),
-        help="dtype of the weights; default: that of the language model's files",
+        help="dtype of the weights; default: that of the files",
     )
     parser.add_argument(
         "--projector",
@@ -142,16 +142,15 @@ def kind_of(path: Path) -> str:
 
 
 def load_sources(sources: dict[str, Path], new_projector: str, dtype: torch.dtype | None) -> Loaded:
-    """The LLaVA that the sources make. dtype None keeps that of the files, the language model's
-    where they differ."""
+    """The LLaVA that the sources make. dtype None keeps that of the files."""
     if "llava-hf" in sources:
         return load_llava(sources["llava-hf"], dtype=dtype)
     if "original" in sources:
         return load_llava(sources["original"], dtype=dtype, vision=sources.get("clip"))
     projector = sources.get("projector", new_projector)
     loaded = join_parts(sources["clip"], sources["llama"], projector, dtype)
-    if dtype is None:  # a new W is float32, and so are the files of many towers
-        loaded.model.to(loaded.model.language_model.lm_head.weight.dtype)
+    if "projector" not in sources:  # a new W is float32; write it like the language model
+        loaded.model.multi_modal_projector.to(loaded.model.language_model.lm_head.weight.dtype)
     return loaded
 
 

@@ -71,10 +71,11 @@ class LLaVA(nn.Module):
     def encode_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """H_v = W g(X_v): images (N, 3, height, width) to word-like vectors (N, tokens, D).
 
-        `tokens` is the config's `num_image_tokens`: one per patch with the paper's W.
+        `tokens` is the config's `num_image_tokens`: one per patch with the paper's W. The tower may
+        have another dtype than the rest: CLIP's files are often float32, and LLaVA's float16.
         """
         Z_v = self.vision_tower.features(pixel_values, self.config.vision_feature_layer)
-        return self.multi_modal_projector(Z_v)
+        return self.multi_modal_projector(Z_v.to(pixel_values.dtype))
 
     def embed(
         self, input_ids: torch.Tensor, pixel_values: torch.Tensor | None = None
@@ -222,11 +223,11 @@ class LLaVA(nn.Module):
     ) -> "LLaVA":
         """Loads a llava-hf directory or an original LLaVA.
 
-        `dtype` None keeps the files' dtype, of an original the language model's. `quantize` "int8"
-        or "int4" quantizes the linear layers of the decoder while they are read. An original LLaVA
-        often only names its vision tower: `vision` then gives the CLIP directory; for any other
-        LLaVA it must be None. The original's config has no `image_token_id` either: give the first
-        id that its tokenizer leaves free; the default is the first one after its embedding.
+        `dtype` None keeps the files' dtype. `quantize` "int8" or "int4" quantizes the linear layers
+        of the decoder while they are read. An original LLaVA often only names its vision tower:
+        `vision` then gives the CLIP directory; for any other LLaVA it must be None. The original's
+        config has no `image_token_id` either: give the first id that its tokenizer leaves free; the
+        default is the first one after its embedding.
         """
         values = read_json(Path(path) / "config.json")
         if is_original(values):
@@ -243,8 +244,6 @@ class LLaVA(nn.Module):
                 vision_feature_layer=layer,
                 quantize=quantize,
             )
-            if dtype is None:  # the tower's files are often float32, and the LLaVA's float16
-                model.to(model.language_model.lm_head.weight.dtype)
             return model.eval()
         if vision is not None:
             raise ConfigError(f"--vision {vision}: {path} has its own vision tower; omit --vision")

@@ -5,6 +5,7 @@ python -m nanollava.train_qformer                      # Toyland, on this machin
 python train_align.py --projector qformer --qformer out/qformer
 """
 
+import shlex
 from functools import partial
 from pathlib import Path
 
@@ -73,10 +74,22 @@ def main() -> None:
 
     qformer.export_qformer(config, model, sizes)
     distributed.print_on_rank_0(
-        f"the Q-Former is in {Path(config.out) / qformer.QFORMER_FILE}; next: "
-        f"python train_align.py --projector qformer --qformer {config.out}"
+        f"the Q-Former is in {Path(config.out) / qformer.QFORMER_FILE}; "
+        f"next: {stage_1_command(config)}"
     )
     distributed.finish()
+
+
+def stage_1_command(config: arguments.TrainConfig) -> str:
+    """The command that continues from this result. FILE stands for stage 1's data, except after
+    Toyland's captions."""
+    flags = ["--projector", "qformer", "--qformer", config.out]
+    flags += ["--vision", config.vision, "--llm", config.llm]
+    # The Q-Former has learned from images in this form, and from this hidden state of the tower.
+    flags += ["--vision-layer", str(config.vision_layer), "--image-mode", config.image_mode]
+    if config.data != DEFAULTS["data"]:
+        flags += ["--data", "FILE"]
+    return shlex.join(["python", "train_align.py", *flags])
 
 
 if __name__ == "__main__":

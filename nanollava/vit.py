@@ -107,6 +107,7 @@ class CLIPVisionEmbeddings(nn.Module):
         if pixel_values.ndim != 4 or pixel_values.shape[1:] != (3, size, size):
             shape = tuple(pixel_values.shape)
             raise ValueError(f"pixel_values {shape}: this tower takes (images, 3, {size}, {size})")
+        pixel_values = pixel_values.to(self.patch_embedding.weight.dtype)
         patches = self.patch_embedding(pixel_values)  # (N, D, grid, grid)
         patches = patches.flatten(2).transpose(1, 2)  # (N, P, D)
         class_token = self.class_embedding.to(patches.dtype)  # autocast converts the patches only

@@ -161,3 +161,10 @@ def test_negatives_are_never_the_own_pair_and_mostly_the_hardest():
         assert all(images != torch.arange(3)) and all(captions != torch.arange(3))
         hardest += int((captions == torch.tensor([1, 2, 0])).sum())
     assert hardest > 140  # of 150; softmax(5, 0) is 0.993
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_similarity_that_is_not_finite_is_left_to_the_loss(value):
+    """The training loop reports a loss that is not finite, and says what to do."""
+    images, captions = draw_negatives(torch.full((3, 3), value))
+    assert images.shape == captions.shape == (3,)

@@ -166,7 +166,8 @@ def test_minigpt4_keeps_the_q_former_as_stage_1_left_it(trained):
 
 
 def test_the_q_formers_stage_prints_what_comes_next(captions):
-    assert "train_align.py --projector qformer --qformer" in captions
+    assert "next: python train_align.py --projector qformer --qformer" in captions
+    assert "--vision-layer -2 --image-mode crop --data FILE" in captions
     assert "pretraining" in captions and "frozen" in captions
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conftest import batch
+from torch import nn
 
 from nanollava import LLaVA
 from nanollava.errors import UserError
@@ -57,6 +58,25 @@ def test_freeze_needs_a_row_for_every_parameter(llava_dir):
     model = LLaVA.from_pretrained(llava_dir())
     with pytest.raises(UserError, match="matches no row of the table"):
         distributed.freeze(model, {"vision_tower.": False, "language_model.": True})
+
+
+class LinearWithLoss(nn.Linear):
+    def loss(self, x):
+        return self(x).sum()
+
+
+def test_a_weight_that_a_file_stores_transposed_is_sharded():
+    """FSDP2 takes contiguous parameters only, and a pickle keeps the order of its tensors."""
+    model = LinearWithLoss(3, 2)
+    model.weight = nn.Parameter(torch.randn(3, 2).t())
+    expected = model.weight.detach().clone()
+    device = distributed.start("cpu")
+    try:
+        distributed.freeze(model, {"": True})
+        distributed.shard(model, [], nn.Module(), device, TrainConfig(dtype="fp32"))
+        assert torch.equal(distributed.full_state(model, torch.float32, "")["weight"], expected)
+    finally:
+        distributed.finish()
 
 
 def test_sharded_bf16_training_has_fp32_gradients_near_those_of_fp32(llava_dir):

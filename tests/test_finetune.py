@@ -1,6 +1,7 @@
 """--model: both stages continue from a finished LLaVA, whoever wrote it."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -193,6 +194,19 @@ def test_a_projector_alone_is_no_finished_model(tmp_path, capsys):
     data = write_own_data(tmp_path)
     refused(train_instruct, "--model", tmp_path, "--data", data, "--out", out)
     assert "a projector alone, as train_align.py writes it" in capsys.readouterr().err
+
+
+def test_an_image_token_of_another_name_is_an_error_before_the_training(tmp_path, capsys):
+    """The result could not be written: its tokenizer has `<image>`."""
+    model = tmp_path / "model"
+    shutil.copytree("checkpoints/toy-llava", model)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        text = (model / file).read_text(encoding="utf-8")
+        (model / file).write_text(text.replace("<image>", "<|vision|>"), encoding="utf-8")
+    data = write_own_data(tmp_path)
+    refused(train_instruct, "--model", model, "--data", data, "--out", tmp_path / "out")
+    assert "<image> becomes token" in capsys.readouterr().err
+    assert not (tmp_path / "out/metrics.jsonl").exists()
 
 
 def test_an_original_without_its_tower_says_how_to_join_them(tmp_path, capsys):

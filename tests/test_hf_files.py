@@ -410,6 +410,12 @@ def test_the_projector_of_stage_1_is_found_in_its_directory(tmp_path):
     assert projector_files(tmp_path) == [tmp_path / "mm_projector.safetensors"]
 
 
+def test_saving_a_projector_removes_what_a_killed_save_has_left(tmp_path):
+    (tmp_path / "mm_projector.safetensors.12345678.partial").touch()
+    save_projector(LINEAR, tmp_path / "mm_projector.safetensors")
+    assert [file.name for file in tmp_path.iterdir()] == ["mm_projector.safetensors"]
+
+
 def test_the_projector_of_an_original_llava_is_in_its_shards(tmp_path):
     save(tensors_of(5), tmp_path, LLAMA, shard_bytes=800)
     assert projector_files(tmp_path) == shards(tmp_path)

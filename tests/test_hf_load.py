@@ -297,7 +297,7 @@ def test_an_original_llava_is_loaded_in_another_dtype(original_and_clip):
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 
 
-def test_an_original_llava_has_the_dtype_of_its_language_model(original_and_clip, tmp_path):
+def test_a_tower_may_have_another_dtype_than_the_rest(original_and_clip, tmp_path):
     """The files of CLIP are often float32, and those of LLaVA float16."""
     original, clip = original_and_clip
     shutil.copytree(original, tmp_path / "half")
@@ -305,7 +305,10 @@ def test_an_original_llava_has_the_dtype_of_its_language_model(original_and_clip
         tensors = torch.load(file)
         torch.save({name: tensor.bfloat16() for name, tensor in tensors.items()}, file)
     model = LLaVA.from_pretrained(tmp_path / "half", vision=clip)
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert next(model.vision_tower.parameters()).dtype == torch.float32
+    ids, pixels = next(prompts())
+    with torch.no_grad():
+        assert model(ids, pixels).dtype == torch.bfloat16
 
 
 def test_an_original_llava_without_its_tower_is_an_error(original_and_clip):

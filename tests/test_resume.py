@@ -382,6 +382,7 @@ def test_a_disk_that_is_full_while_writing_leaves_the_previous_checkpoint(
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "step-00000006, is still valid" in capsys.readouterr().out
     assert checkpoints(stopped_run) == ["step-00000006"]
+    assert not list(stopped_run.glob("checkpoints/*.partial"))  # it would keep the disk full
     assert_equals_undisturbed(stopped_run, train(stopped_run), undisturbed)
 
 

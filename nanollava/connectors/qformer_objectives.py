@@ -187,11 +187,11 @@ def draw_negatives(
     """For every caption another image, and for every image another caption, each (B,).
 
     Drawn with the probabilities softmax(s) of the wrong ones: those that look right come most often
-    (hard negatives). A single pair, which has no wrong ones, gets itself. Drawn on the CPU, whose
-    random state a checkpoint keeps.
+    (hard negatives). A single pair, which has no wrong ones, gets itself. Drawn on the CPU, so they
+    are the same on every device.
     """
     B = len(similarity)
-    similarity = similarity.float().cpu().clone()
+    similarity = torch.nan_to_num(similarity.float().cpu())  # such a loss is the loop's to report
     if B > 1:
         similarity.fill_diagonal_(-torch.inf)
     images = torch.multinomial(similarity.T.softmax(-1), 1, generator=generator)

@@ -388,6 +388,8 @@ def unused_prefix(path: Path) -> str:
 def save_projector(state: dict[str, torch.Tensor], path: str | Path) -> None:
     """Write a projector or a Q-Former alone, under the names in `state`."""
     contiguous = {name: tensor.contiguous() for name, tensor in state.items()}
+    for unfinished in Path(path).parent.glob(f"{Path(path).name}.{PARTIAL_PATTERN}"):
+        unfinished.unlink()  # of a save that was killed
     with replacing(Path(path)) as temporary:
         write_safetensors(contiguous, temporary)
 

@@ -24,6 +24,8 @@ def build(config: TrainConfig) -> Loaded:
     else:
         loaded = join(config)
     check_token_budget(config, loaded.model.config)
+    # The result's tokenizer has `<image>`. If it cannot, this is an error now, not at the end.
+    loaded.tokenizer.with_image_token(loaded.model.config.image_token_id)
     return loaded
 
 

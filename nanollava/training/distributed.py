@@ -153,7 +153,7 @@ def move_and_cast(module: nn.Module, device: torch.device, dtype: torch.dtype) -
         if isinstance(parameter, DTensor):
             continue
         target = torch.float32 if parameter.requires_grad else dtype
-        parameter.data = parameter.data.to(device).to(target)
+        parameter.data = parameter.data.to(device).to(target).contiguous()  # as FSDP2 wants it
 
 
 def full_state(model: nn.Module, dtype: torch.dtype, *prefixes: str) -> dict[str, torch.Tensor]:

@@ -17,7 +17,7 @@ from ..hf.names import is_original
 from ..hf.original import original_tower
 from .arguments import TrainConfig, micro_batch_size
 from .connector import QFORMER_FILE
-from .distributed import merge_over_ranks, sum_over_ranks
+from .distributed import merge_over_ranks, on_all_ranks, sum_over_ranks
 
 # The small files of a model directory that decide what is computed.
 SMALL_FILES = (
@@ -38,7 +38,8 @@ def fingerprint(config: TrainConfig, model: nn.Module, data, device: torch.devic
     values["dtype"] = str(pick_dtype(config.dtype, device))  # "auto" may differ elsewhere
     values["trained parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     values["samples"] = len(data)
-    if getattr(model, "compares_samples", False):
+    trains_qformer = getattr(model, "compares_samples", False)
+    if trains_qformer:
         world_size = dist.get_world_size()
         micro = micro_batch_size(config, world_size)
         values["samples compared"] = f"{micro} on each of {world_size} ranks"
@@ -46,7 +47,8 @@ def fingerprint(config: TrainConfig, model: nn.Module, data, device: torch.devic
         values["crc32 of data"] = data.crc32
         values["crc32 of records in use"] = zlib.crc32(repr(data.rows).encode())
         values["checksum of images"] = checksum_of_images(data)
-        values["checksum of model files"] = sum(crc32_of_files(model_files(config)).values())
+        files = model_files(config, reads_llm=not trains_qformer)
+        values["checksum of model files"] = sum(crc32_of_files(files).values())
     return values
 
 
@@ -69,8 +71,9 @@ def checksum_of_images(data: InstructionData) -> int:
     return int(sum_over_ranks(torch.tensor(total)))
 
 
-def model_files(config: TrainConfig) -> list[Path]:
-    """The files that the training starts from."""
+def model_files(config: TrainConfig, reads_llm: bool) -> list[Path]:
+    """The files that the training starts from; without `reads_llm`, of the language model only the
+    small ones."""
     if config.model is not None:
         path = shipped(config.model)
         values = read_json(path / "config.json")
@@ -78,7 +81,9 @@ def model_files(config: TrainConfig) -> list[Path]:
         if is_original(values):  # its tower may be elsewhere
             files += directory_files(Path(original_tower(path, values, vision=None)))
         return files
-    files = directory_files(shipped(config.vision)) + directory_files(shipped(config.llm))
+    llm = shipped(config.llm)
+    files = directory_files(shipped(config.vision))
+    files += directory_files(llm) if reads_llm else small_files(llm)
     if config.projector not in PROJECTORS + CONNECTORS:
         projector = shipped(config.projector)
         files += projector_files(projector)
@@ -95,19 +100,30 @@ def small_file(folder: Path, name: str) -> list[Path]:
     return [file] if file.is_file() else []
 
 
+def small_files(path: Path) -> list[Path]:
+    """The configs and the tokenizer of a model directory."""
+    return [path / name for name in SMALL_FILES if (path / name).is_file()]
+
+
 def directory_files(path: Path) -> list[Path]:
     """The files of a model directory that are read."""
-    small_files = [path / name for name in SMALL_FILES if (path / name).is_file()]
-    return small_files + shards(path)
+    return small_files(path) + shards(path)
 
 
 def crc32_of_files(files: list[Path]) -> dict[str, int]:
-    """CRC-32 of each file, by path. Each rank reads its share. All ranks must call it."""
-    for file in files:
-        check_regular_file(file)
+    """CRC-32 of each file, by path. Each rank reads its share. All ranks must call it.
+
+    If a rank cannot read a file, every rank raises OSError.
+    """
     sums = {}
-    for file in files[dist.get_rank() :: dist.get_world_size()]:
-        sums[str(file)] = crc32_of_file(file)
+
+    def read_share() -> None:
+        for file in files:
+            check_regular_file(file)
+        for file in files[dist.get_rank() :: dist.get_world_size()]:
+            sums[str(file)] = crc32_of_file(file)
+
+    on_all_ranks(read_share)
     return merge_over_ranks(sums)
 
 

@@ -126,8 +126,8 @@ class Checkpoints:
         final = self.folder / f"step-{steps_done:08d}"
         temporary = final.with_suffix(".partial")
         try:
-            write_on_rank_0(lambda: make_room(temporary, self.model))
             state = training_state(self.model, self.optimizer)
+            write_on_rank_0(lambda: make_room(temporary, self.model))
             on_all_ranks(lambda: write_state(state, temporary))
             record = {
                 "step": steps_done,
@@ -136,6 +136,8 @@ class Checkpoints:
             }
             write_on_rank_0(lambda: publish(temporary, final, record, self.config.keep))
         except OSError as error:
+            if dist.get_rank() == 0:  # the disk may be full, and the result needs space, too
+                shutil.rmtree(temporary, ignore_errors=True)
             previous = list_checkpoints(self.folder)
             remains = "there is no previous one"
             if previous:
