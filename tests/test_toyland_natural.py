@@ -434,3 +434,21 @@ def test_a_share_of_no_questions_is_none():
 
 def test_color_words_are_those_of_the_scenes():
     assert tuple(judges.ACCEPTED_WORDS["color"]) == COLORS
+
+
+@pytest.mark.parametrize("word", ["farther", "further", "farther away"])
+def test_a_comparison_is_no_fact_about_the_image(word):
+    """The near cat is not called far."""
+    question = natural.Question("relation", "Which is nearer?", CLOSER, "The cat.", CAT_AND_DOG)
+    assert question.is_right(f"The dog is {word} than the cat.")
+
+
+def test_a_side_of_another_thing_is_no_side_of_the_image():
+    scene = scene_of(("cat", "red", "middle", "near"), ("dog", "blue", "right", "near"))
+    questions = []
+    for seed in range(40):
+        question = natural.side_relation(*scene.things, random.Random(seed))
+        if question.expected == "To the left.":
+            questions.append(question)
+    assert questions
+    assert all(question.is_right("The cat is to the left.") for question in questions)

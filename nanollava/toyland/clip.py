@@ -241,6 +241,8 @@ def change(scene: Scene, rng: random.Random) -> Scene:
     new = place_thing(rng, kind, color, *slot)
     if color != old.color:
         new = replace(old, color=color)  # where only the color changes, the box stays
+    # Not sorted again, so a far thing may be drawn over a near one. Sorting would change the images
+    # that the shipped toy-clip learned from.
     things = (*scene.things[:index], new, *scene.things[index + 1 :])
     return replace(scene, things=things)
 
@@ -384,7 +386,9 @@ class ClipData:
         return indices
 
     def shifted_pixel_values(self, indices: list[int], device: torch.device) -> torch.Tensor:
-        """The images (B, 3, H, W), all moved by the same random shift; the edges are repeated."""
+        """The images (B, 3, H, W), all moved by the same random shift, with repeated edges.
+
+        The boxes stay where they are: SHIFT is less than a third of a patch."""
         pixel_values = to_pixel_values(self.images[indices].to(device))
         padded = F.pad(pixel_values, (SHIFT, SHIFT, SHIFT, SHIFT), mode="replicate")
         down = self.rng.randint(-SHIFT, SHIFT)

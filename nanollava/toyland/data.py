@@ -51,11 +51,11 @@ def write_image(scene: Scene, path: Path, size: int) -> None:
 
 def write_images(jobs: list[tuple[Scene, Path]], size: int) -> None:
     """Draws all scenes in two processes."""
-    scenes = [scene for scene, _ in jobs]
+    drawn = [scene for scene, _ in jobs]
     paths = [path for _, path in jobs]
     sizes = [size] * len(jobs)
     with ProcessPoolExecutor(2) as processes:
-        list(processes.map(write_image, scenes, paths, sizes, chunksize=256))
+        list(processes.map(write_image, drawn, paths, sizes, chunksize=256))
 
 
 def write(
@@ -81,7 +81,7 @@ def write_files(folder: Path, train: int, validation: int, seed: int, size: int)
     rng = random.Random(f"data/{seed}")
     drawings = []
     captions_rows = []
-    plain_rng = random.Random(f"plain/{seed}")  # so that plain.json changes no other file
+    plain_rng = random.Random(f"plain/{seed}")  # align.json and plain.json do not change the others
     records = {"align": [], "plain": [], "instruct": [], "validation": []}
     for split, count in (("train", train), ("validation", validation)):
         for i, scene in enumerate(scenes(split, count, seed)):
@@ -92,8 +92,8 @@ def write_files(folder: Path, train: int, validation: int, seed: int, size: int)
             captions_rows.append({"image": image, "captions": texts, "boxes": boxes(scene)})
             facts = read(texts, boxes(scene))
             if split == "train":
-                # Stage 1 trains only W. The frozen language model must be able to write the
-                # answer, so it is the detailed description and not a caption, in plain language.
+                # Stage 1 trains only W, so the answer must be text that the frozen language model
+                # can write already: the detailed description in plain language, and no caption.
                 description = plain_instructions(facts, plain_rng, "detail")
                 records["align"].append(record(name, image, description))
                 records["plain"] += instruction_records(

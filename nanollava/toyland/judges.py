@@ -6,6 +6,7 @@ An answer may be a word or a sentence. Clauses with a negation ("there is no dog
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .captions import plural
 from .scenes import COLORS, KINDS, Scene
@@ -16,7 +17,7 @@ KIND_WORDS = {
     "bicycle": ("bicycle", "bicycles", "bike", "bikes"),
     "boat": ("boat", "boats", "sailboat", "sailboats", "ship"),
 }
-# What an answer may call each value. No word belongs to two values of one attribute.
+# What an answer may call each value. No word occurs twice, not even under two attributes.
 ACCEPTED_WORDS: dict[str, dict[str, tuple[str, ...]]] = {
     "kind": {kind: KIND_WORDS.get(kind, (kind, plural(kind))) for kind in KINDS},
     "color": {color: (color,) for color in COLORS},
@@ -45,7 +46,7 @@ ACCEPTED_WORDS: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 def values_by_word() -> dict[str, str]:
-    """Every word of `ACCEPTED_WORDS` with the value that it stands for."""
+    """Every word of `ACCEPTED_WORDS`, of all attributes together, with its value."""
     result = {}
     for values in ACCEPTED_WORDS.values():
         for value, words in values.items():
@@ -101,7 +102,14 @@ HONEST = re.compile(
 SELF = re.compile(r"\bi am (a |an |the )?(\w+ ){0,3}(model|assistant|nanollava|llava)\b")
 
 Fact = tuple[str, ...]
-Span = tuple[int, int]
+
+
+class Match(NamedTuple):
+    """A word for a value, and where it is in the text."""
+
+    start: int
+    end: int
+    value: str
 
 
 def plain(text: str) -> str:
@@ -117,7 +125,10 @@ def plain(text: str) -> str:
 def without_relations(text: str) -> str:
     """Drops what is relative to another thing: "left of the dog", "near the tree"."""
     image = r"(?:image|picture|photo|scene|frame|camera|viewer|us)\b"
-    relation = r"(?:left|right|in front|front) of|near|nearer than|closer than|(?:close|closer) to"
+    relation = (
+        r"(?:left|right|in front|front) of|near|(?:close|closer) to|"
+        r"(?:nearer|closer|farther|further)(?: away)? than"
+    )
     return re.sub(rf"\b(?:{relation}) (?=(?:the|a|an) )(?!(?:the|a|an) {image})", "beside ", text)
 
 
@@ -164,18 +175,18 @@ def split_by_negation(text: str) -> tuple[str, str]:
     return ", ".join(affirmed), ", ".join(denied)
 
 
-def matches(text: str, attribute: str) -> list[tuple[Span, str]]:
+def matches(text: str, attribute: str) -> list[Match]:
     """Where the text names a value of an attribute, and which, in the order of the text."""
     result = []
     for match in PATTERNS[attribute].finditer(text):
-        result.append((match.span(), VALUE_OF_WORD[match[0]]))
+        result.append(Match(*match.span(), VALUE_OF_WORD[match[0]]))
     return result
 
 
 def values_in(text: str, attribute: str) -> set[str]:
     """The values of an attribute that a text names."""
     text = without_relations(plain(text))
-    values = {value for _, value in matches(text, attribute)}
+    values = {match.value for match in matches(text, attribute)}
     if attribute == "weather" and len(values) > 1:
         values.discard("cloudy")  # there are clouds on sunny, rainy and dark images, too
     return values
@@ -220,7 +231,7 @@ def mentions_in(clause: str) -> tuple[list[Mention], int]:
     result = []
     kinds = matches(clause, "kind")
     before_start = 0
-    for (start, end), kind in kinds:
+    for start, end, kind in kinds:
         before = clause[before_start:start]
         before_start = end
         color = re.search(rf"\b({colors})( (?!a\b|an\b|the\b)\w+)? $", before)
@@ -235,7 +246,7 @@ def mentions_in(clause: str) -> tuple[list[Mention], int]:
         result.append(mention)
     if not kinds:
         return [], 0
-    return result, kinds[0][0][0]
+    return result, kinds[0].start
 
 
 def attach(parts: list[Clause], attribute: str, waiting: list[Mention]) -> None:
@@ -247,7 +258,7 @@ def attach(parts: list[Clause], attribute: str, waiting: list[Mention]) -> None:
     leading = ""  # words that came before their things
     for part in parts:
         value_matches = matches(part.text, attribute)
-        values = [value for _, value in value_matches]
+        values = [match.value for match in value_matches]
         if not part.mentions:  # "on the left"
             if not values:
                 continue
@@ -264,7 +275,7 @@ def attach(parts: list[Clause], attribute: str, waiting: list[Mention]) -> None:
             for mention, value in zip(part.mentions, values, strict=True):
                 setattr(mention, attribute, value)
             leading = ""
-            if value_matches[0][0][0] < part.start:
+            if value_matches[0].start < part.start:
                 leading = values[-1]
             elif part.joint == "and":
                 set_all(waiting, attribute, values[0])
@@ -384,9 +395,9 @@ def fact_shares(text: str, scene: Scene) -> tuple[float, float]:
 
 
 def describes(text: str, scene: Scene) -> bool:
-    """Whether at least 90% of what the text states is true, and it states 80% of what is true."""
+    """Whether all that the text states is true, and it states at least 80% of what is true."""
     true_share, stated_share = fact_shares(text, scene)
-    return true_share >= 0.9 and stated_share >= 0.8
+    return true_share == 1 and stated_share >= 0.8
 
 
 def names(text: str, attribute: str, values: Iterable[str]) -> bool:
@@ -460,7 +471,7 @@ def knows_day(text: str, weather: str) -> bool:
 
 def tells_side(text: str, direction: str) -> bool:
     """Judges the answer to "left or right of it?"; the words may come before "of the dog"."""
-    sides = {value for _, value in matches(plain(text), "side")}
+    sides = {match.value for match in matches(plain(text), "side")}
     return sides == {direction} and not is_negated(text)
 
 

@@ -380,7 +380,7 @@ def relation_question(scene: Scene, rng: random.Random) -> Question | None:
     if compares_sides and thing.distance != other.distance:
         compares_sides = rng.random() < 0.5
     if compares_sides:
-        return side_relation(scene, thing, other, rng)
+        return side_relation(thing, other, rng)
     if thing.distance != other.distance:
         return distance_relation(scene, thing, other, rng)
     return None
@@ -392,7 +392,9 @@ def pair_words(thing: Thing, other: Thing, rng: random.Random) -> dict[str, str]
     return words
 
 
-def side_relation(scene: Scene, thing: Thing, other: Thing, rng: random.Random) -> Question:
+def side_relation(thing: Thing, other: Thing, rng: random.Random) -> Question:
+    """Which of two things is further left or right. The facts of the answer are not compared with
+    the scene: in "the cat is to the left", left is not its side of the image."""
     words = pair_words(thing, other, rng)
     direction = "right"
     if SIDES.index(thing.side) < SIDES.index(other.side):
@@ -402,16 +404,16 @@ def side_relation(scene: Scene, thing: Thing, other: Thing, rng: random.Random) 
     if form < 0.4:
         text = fill(rng, wordings.SIDE_CHECK, direction=asked, **words)
         judge = partial(judges.says, yes=asked == direction)
-        return Question("relation", text, judge, yes_or_no(asked == direction), scene)
+        return Question("relation", text, judge, yes_or_no(asked == direction), None)
     if form < 0.7:
         text = fill(rng, wordings.SIDE_CHOICE, **words)
         judge = partial(judges.tells_side, direction=direction)
-        return Question("relation", text, judge, f"To the {direction}.", scene)
+        return Question("relation", text, judge, f"To the {direction}.", None)
     text = fill(rng, wordings.SIDE_WHICH, direction=asked, **words)
     opposite = other_value(("left", "right"), asked, rng)
     if asked != direction:
         thing, other = other, thing
-    return which(scene, "relation", thing, other, (opposite,), text)
+    return which(None, "relation", thing, other, (opposite,), text)
 
 
 NEAR_WORDS = ("closer", "nearer", "near", "close", "front")
@@ -437,9 +439,9 @@ def distance_relation(scene: Scene, thing: Thing, other: Thing, rng: random.Rand
 
 
 def which(
-    scene: Scene, type: str, thing: Thing, other: Thing, opposite: tuple[str, ...], text: str
+    scene: Scene | None, type: str, thing: Thing, other: Thing, opposite: tuple[str, ...], text: str
 ) -> Question:
-    """Which of two things? `thing` is right, in words of the `opposite` comparison `other` is."""
+    """Which of two things? `thing` is right; in words of the `opposite` comparison, `other` is."""
     judge = partial(judges.tells_which, kind=thing.kind, other=other.kind, opposite=opposite)
     return Question(type, text, judge, f"The {thing.kind}.", scene)
 

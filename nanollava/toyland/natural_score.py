@@ -2,7 +2,7 @@
 
 The scenes are without the unseen combinations of kind and color: only the language is new. More
 than two thirds of the questions only open a dialogue or happen to be ones that the grammar can
-produce; they are asked, for later turns may depend on them, but not scored.
+produce. They are not scored, and asked only inside a dialogue: later turns may depend on them.
 """
 
 import random
@@ -43,12 +43,13 @@ def replies(
     seed: int = 0,
     template: str = TEMPLATE,
 ) -> list[Reply]:
-    """The model's answers to all questions about `count` test scenes, dialogue by dialogue."""
+    """The model's answers to questions about `count` test scenes, dialogue by dialogue."""
     rng = random.Random(f"natural/{seed}")
     pairs = []
     for scene in scenes("test", count, seed, unseen=False):
         for dialogue in dialogues(scene, rng):
-            pairs.append((scene, dialogue))
+            if len(dialogue) > 1 or is_scored(dialogue[0]):
+                pairs.append((scene, dialogue))
     pairs.sort(key=last_type)  # answers of similar length share a batch
     texts_of_pairs = [(scene, [question.text for question in talk]) for scene, talk in pairs]
     answers = ask(model, tokenizer, image_config, texts_of_pairs, MAX_NEW_TOKENS, template)

@@ -95,10 +95,10 @@ def fit(
     """Takes at most `steps` optimizer steps.
 
     `backward(step)` computes the gradients and returns the loss and further values for the
-    progress bar. The learning rate rises over `warmup` steps to the optimizer's, then follows a
-    cosine. With `stop_at` it stays constant, and training ends as soon as exp(-loss), the geometric
-    mean of the right tokens' probabilities, exceeds `stop_at` on a running average over about ten
-    steps.
+    progress bar. The learning rate is the optimizer's, times a linear warm-up over `warmup` steps,
+    times a cosine over all steps. With `stop_at` there is no cosine, and training ends as soon as
+    exp(-loss), the geometric mean of the right tokens' probabilities, exceeds `stop_at` on a
+    running average over about ten steps.
     """
     peak_lr = optimizer.param_groups[0]["lr"]
     average = 0.0

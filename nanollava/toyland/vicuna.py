@@ -112,7 +112,7 @@ def copies(rng: random.Random, count: int, vocab_size: int, length: int = 48) ->
 
 
 def dialogues(rng: random.Random, count: int, tokenizer: Tokenizer, pool: list[Scene]) -> list[Row]:
-    """Dialogues about scenes of the pool: mostly short answers, sometimes reasons or a retelling.
+    """Dialogues about scenes of the pool: mostly short answers, some reasons and descriptions.
 
     Full scenes are more frequent: among several things, an answer must be looked up.
     """
