@@ -1,5 +1,7 @@
 """The compiled decode step against the plain one."""
 
+import shutil
+
 import pytest
 import torch
 from conftest import batch
@@ -9,7 +11,10 @@ from nanollava.compiled import StaticKVCache, compile_step, power_of_two
 from nanollava.generate import stream
 from nanollava.llama import KVCache
 
+COMPILERS = ("g++", "clang++", "c++", "cl")
 
+
+@pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="needs a C++ compiler")
 @pytest.mark.parametrize("rows", [1, 2])
 def test_compiled_ids_equal_plain_ids(llava_dir, rows):
     """Greedy ids of one row, and of two of unequal length. One layer, because compiling is slow."""

@@ -168,3 +168,28 @@ def test_a_similarity_that_is_not_finite_is_left_to_the_loss(value):
     """The training loop reports a loss that is not finite, and says what to do."""
     images, captions = draw_negatives(torch.full((3, 3), value))
     assert images.shape == captions.shape == (3,)
+
+
+def test_the_other_image_is_mostly_the_hardest():
+    similarity = torch.tensor([[9.0, 5.0, 0.0], [0.0, 9.0, 5.0], [5.0, 0.0, 9.0]])
+    generator = torch.Generator().manual_seed(0)
+    hardest = 0
+    for _ in range(50):
+        images, _ = draw_negatives(similarity, generator)
+        hardest += int((images == torch.tensor([2, 0, 1])).sum())  # by column: row i is image i
+    assert hardest > 140  # of 150; softmax(5, 0) is 0.993
+
+
+def test_forward_matches_with_the_negatives_that_it_draws(model, inputs):
+    Z_v, input_ids, is_text = inputs
+    patches = model.norm_patches(Z_v)
+    states = model.image_states(patches)
+    similarity = model.similarity(states, model.class_states(input_ids, is_text)).detach()
+    for seed in range(20):
+        images, captions = draw_negatives(similarity, torch.Generator().manual_seed(seed))
+        if not torch.equal(images, captions):
+            break
+    assert not torch.equal(images, captions)
+    expected = model.matching_loss(patches, input_ids, is_text, images, captions)
+    losses = model(Z_v, input_ids, is_text, torch.Generator().manual_seed(seed))
+    assert losses.itm.item() == pytest.approx(expected.item(), abs=1e-9)

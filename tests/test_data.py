@@ -164,6 +164,19 @@ def test_groups_tell_images_and_an_upper_bound_of_the_length(make):
         assert len(data[index]["input_ids"]) <= max_tokens
 
 
+@pytest.mark.parametrize("template", ["vicuna_v1", "v0", "llama_2"])
+@pytest.mark.parametrize("text", ["a", "猫" * 400])
+def test_the_upper_bound_holds_for_every_template_and_script(make, template, text):
+    data = make([{"conversations": [human(text), gpt(text)]}], template=template)
+    ((_, bound),) = data.groups()
+    assert len(data[0]["input_ids"]) <= bound
+
+
+def test_a_long_record_in_another_script_is_found_before_the_training(make):
+    data = make([{"conversations": [human("猫" * 400), gpt("a cat")]}], max_length=1000)
+    assert list(data.check([0])) == [0]  # three bytes each, and so three tokens
+
+
 # Bad files and records
 
 

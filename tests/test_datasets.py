@@ -3,9 +3,12 @@
 import json
 
 import pytest
+from PIL import Image
 
+from nanollava.conversation import encode, expand
 from nanollava.data import DataError, InstructionData
-from nanollava.files import shipped
+from nanollava.files import read_json, shipped
+from nanollava.hf.config import parse_llava_config
 from nanollava.image import ImageConfig
 from nanollava.tokenizer import Tokenizer
 from nanollava.training import datasets, distributed
@@ -56,3 +59,37 @@ def test_half_a_character_in_a_name_is_listed(tmp_path):
         records = [{"image": "\ud800.png", "conversations": turns}]
         check(tmp_path, "train", records, datasets.BAD_RECORDS)
     assert r"\ud800.png" in (tmp_path / datasets.BAD_RECORDS).read_text()
+
+
+# What a training reads: the flags reach the data
+
+CONFIG = parse_llava_config(read_json(shipped("checkpoints/toy-llava") / "config.json"))
+TOKENIZER = Tokenizer.from_pretrained(shipped("checkpoints/toy-llava"))
+CAPTION = [{"from": "human", "value": "What is it?\n<image>"}, {"from": "gpt", "value": "a cat"}]
+
+
+def load(folder, turns: list[dict], **settings) -> InstructionData:
+    """The training data of a run with one record."""
+    Image.new("RGB", (30, 30)).save(folder / "a.png")
+    path = folder / "train.json"
+    path.write_text(json.dumps([{"image": "a.png", "conversations": turns}]))
+    config = TrainConfig(out=str(folder), data=str(path), **settings)
+    data, _ = datasets.load_datasets(config, TOKENIZER, ImageConfig(100), CONFIG)
+    return data
+
+
+@pytest.mark.parametrize(
+    ("template", "position"), [("plain", "front"), ("v0", "as_written"), ("llama_2", "front")]
+)
+def test_records_are_written_as_the_flags_say(tmp_path, template, position):
+    sample = load(tmp_path, CAPTION, template=template, image_position=position)[0]
+    ids, labels = encode(CAPTION, TOKENIZER, template, position)
+    ids, labels = expand(ids, labels, CONFIG.image_token_id, CONFIG.num_image_tokens)
+    assert sample["input_ids"].tolist() == ids
+    assert sample["labels"].tolist() == labels
+
+
+@pytest.mark.parametrize(("flag", "longest"), [(200, 200), (5000, 1024)])  # the model has 1024
+def test_a_sample_is_as_long_as_the_flag_and_the_model_allow(tmp_path, flag, longest):
+    turns = [CAPTION[0], {"from": "gpt", "value": "a cat " * 2000}]
+    assert len(load(tmp_path, turns, max_length=flag)[0]["input_ids"]) == longest

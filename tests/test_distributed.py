@@ -79,6 +79,22 @@ def test_a_weight_that_a_file_stores_transposed_is_sharded():
         distributed.finish()
 
 
+def test_bf16_is_the_dtype_of_the_computation(llava_dir):
+    device = distributed.start("cpu")
+    try:
+        model = LLaVA.from_pretrained(llava_dir(), dtype=torch.float32)
+        distributed.freeze(model, STAGE_2)
+        blocks = model.language_model.model.layers
+        distributed.shard(model, blocks, model.vision_tower, device, TrainConfig(dtype="bf16"))
+        dtypes = []
+        blocks[0].register_forward_hook(lambda block, inputs, x: dtypes.append(x.dtype))
+        ids, labels, _, pixels = batch()
+        model.loss(ids, labels, pixels)
+        assert dtypes == [torch.bfloat16]
+    finally:
+        distributed.finish()
+
+
 def test_sharded_bf16_training_has_fp32_gradients_near_those_of_fp32(llava_dir):
     ids, labels, _, pixels = batch()
     path = llava_dir()

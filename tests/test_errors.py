@@ -1,6 +1,7 @@
 """How a program ends: one line and an exit code for what the user can fix, a traceback for bugs."""
 
 import multiprocessing
+import shlex
 import signal
 import subprocess
 import sys
@@ -129,7 +130,10 @@ def test_a_bug_keeps_its_traceback(error):
 def test_a_closed_pipe_is_no_traceback():
     program = "from nanollava.errors import run; run(lambda: [print(i) for i in range(10**6)])"
     done = subprocess.run(
-        f'{sys.executable} -c "{program}" | head -n 1', shell=True, capture_output=True, text=True
+        f'{shlex.quote(sys.executable)} -c "{program}" | head -n 1',
+        shell=True,
+        capture_output=True,
+        text=True,
     )
     assert done.stdout == "0\n"
     assert done.stderr == ""

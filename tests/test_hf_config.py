@@ -361,7 +361,12 @@ def test_a_vision_config_comes_back():
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_llava_config_comes_back(projector, tied):
     text_config = LlamaConfig(vocab_size=32064, tie_word_embeddings=tied)
-    config = LlavaConfig(text_config=text_config, projector=projector, pad_token_id=32001)
+    config = LlavaConfig(
+        text_config=text_config,
+        projector=projector,
+        pad_token_id=32001,
+        vision_feature_layer=-1,
+    )
     assert parse_llava_config(llava_config_json(config)) == config
 
 

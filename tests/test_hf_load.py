@@ -311,6 +311,13 @@ def test_a_tower_may_have_another_dtype_than_the_rest(original_and_clip, tmp_pat
         assert model(ids, pixels).dtype == torch.bfloat16
 
 
+def test_an_original_llava_is_read_at_its_own_layer(original_and_clip, tmp_path):
+    source, clip = original_and_clip
+    original = shutil.copytree(source, tmp_path / "original")
+    change_config(original, mm_vision_select_layer=-3)
+    assert LLaVA.from_pretrained(original, vision=clip).config.vision_feature_layer == -3
+
+
 def test_an_original_llava_without_its_tower_is_an_error(original_and_clip):
     original, _ = original_and_clip
     with pytest.raises(

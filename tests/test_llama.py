@@ -24,6 +24,8 @@ VARIANTS = {
     "theta": {"rope_parameters": {"rope_type": "default", "rope_theta": 5000.0}},
     "linear": {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}},
     "tied": {"tie_word_embeddings": True},
+    "epsilon": {"rms_norm_eps": 0.1},
+    "head width": {"head_dim": 32},
 }
 
 

@@ -1,6 +1,7 @@
 """LLaVA as a whole against transformers: logits, loss, gradients, round trips, composition."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,6 +38,18 @@ def test_logits_and_loss(llava_dir, dtype, act, text):
     assert (
         abs(loss.item() / 12 - expected.loss.item()) <= 1e-6
     )  # both take the cross-entropy in float32
+
+
+@pytest.mark.parametrize("layer", [-1, -4, 2])
+def test_the_tower_is_read_at_the_layer_of_the_config(llava_dir, layer):
+    path = Path(llava_dir())
+    values = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(values | {"vision_feature_layer": layer}))
+    ids, _, mask, pixels = batch()
+    theirs = THEIRS.from_pretrained(path).eval()
+    expected = theirs(input_ids=ids, attention_mask=mask, pixel_values=pixels).logits
+    logits = LLaVA.from_pretrained(path)(ids, pixels)
+    assert ((logits - expected).abs() * mask[..., None]).max() <= 1e-5
 
 
 def test_gradients(llava_dir):

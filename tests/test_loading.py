@@ -7,6 +7,9 @@ from safetensors.torch import save_file
 from nanollava.conversation import encode
 from nanollava.errors import ConfigError
 from nanollava.loading import join_parts, load_llava
+from nanollava.training.arguments import TrainConfig
+from nanollava.training.build import build
+from nanollava.training.qformer import build_stage_1
 
 TOY_LLAVA = "checkpoints/toy-llava"
 TOY_CLIP = "checkpoints/toy-clip"
@@ -49,3 +52,18 @@ def test_the_result_of_stage_1_says_what_to_do_with_it(tmp_path):
     save_file({"W": torch.zeros(1)}, tmp_path / "mm_projector.safetensors")
     with pytest.raises(ConfigError, match="a projector alone.*train_instruct.py --projector"):
         load_llava(tmp_path)
+
+
+def test_a_training_pads_images_if_the_flag_says_so():
+    assert build(TrainConfig(projector="linear", image_mode="pad")).image_config.mode == "pad"
+
+
+def test_a_training_reads_the_hidden_state_of_the_flag():
+    model = build(TrainConfig(projector="linear", vision_layer=-4)).model
+    assert model.config.vision_feature_layer == -4
+
+
+def test_a_q_former_reads_the_hidden_state_of_the_flag():
+    config = TrainConfig(projector="qformer", vision_layer=-4, connector_width=64)
+    model, _, _ = build_stage_1(config)
+    assert model.layer == -4

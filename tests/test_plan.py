@@ -238,6 +238,12 @@ def figures(gpus: int) -> dict[str, float]:
     )
 
 
+def test_hours():
+    """1000 samples at 1e14 FLOP/s."""
+    work = sum(plan.flops(SEVEN_B, STAGE_2, [640], 1, label_tokens=640 - 256).values())
+    assert figures(1)["hours"] * 3600 == pytest.approx(1000 * work / 1e14)
+
+
 def test_two_gpus_take_half_the_time():
     assert figures(2)["hours"] == pytest.approx(figures(1)["hours"] / 2)
 

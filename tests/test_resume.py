@@ -1,6 +1,7 @@
 """Checkpoints: a resumed run equals an undisturbed one, whatever stopped it."""
 
 import json
+import math
 import os
 import pickle
 import resource
@@ -8,6 +9,7 @@ import shutil
 import signal
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from nanollava import errors
 from nanollava.errors import Stopped, UserError
 from nanollava.training import distributed, loop, resume
 from nanollava.training.arguments import TrainConfig
-from nanollava.training.batches import Collator
+from nanollava.training.batches import Collator, global_batches
 from nanollava.training.evaluation import mean_loss
 
 STEPS = 11  # 26 samples in batches of 4: epochs end in the middle, after steps 7 and 14
@@ -132,6 +134,49 @@ def assert_equals_undisturbed(out: Path, weights: dict, undisturbed) -> None:
     assert losses(out) == expected_losses
 
 
+# The loop itself
+
+
+def plain_run(max_grad_norm: float) -> dict[str, torch.Tensor]:
+    """The obvious loop: one process, the whole batch at once."""
+    torch.manual_seed(0)
+    model = TinyModel()
+    model.tower.requires_grad_(False)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
+    data = Samples()
+    for step, indices in zip(range(STEPS), global_batches(26, 4, seed=0), strict=False):
+        # One step of warm-up (3% of 11), then half a cosine over the other ten.
+        rate = 1.0 if step == 0 else 0.5 * (1 + math.cos(math.pi * (step - 1) / 10))
+        optimizer.param_groups[0]["lr"] = 0.05 * rate
+        loss_sum, num_labels = model.loss(**collate([data[i] for i in indices]))
+        (loss_sum / num_labels).backward()
+        nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.state_dict()
+
+
+@pytest.mark.parametrize("max_grad_norm", [0.1, 100.0])  # all norms are clipped, or none
+def test_the_loop_equals_the_obvious_one(tmp_path, max_grad_norm):
+    weights = train(tmp_path, max_grad_norm=max_grad_norm)
+    for name, tensor in plain_run(max_grad_norm).items():
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_another_seed_is_another_order(tmp_path, undisturbed):
+    train(tmp_path, seed=1)
+    assert losses(tmp_path) != undisturbed[1]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_before_a_checkpoint(tmp_path):
+    data = Samples()
+    data.x[:] = torch.nan
+    with pytest.raises(UserError, match=r"step 0 \(from 0\): the loss is nan"):
+        train(tmp_path, data)
+    assert checkpoints(tmp_path) == []
+
+
 # Signals
 
 
@@ -231,6 +276,20 @@ def test_checkpoints_by_time_and_data_workers_do_not_change_the_result(tmp_path,
     weights = train(tmp_path, workers=2, save_steps=0, save_minutes=1e-9, keep=2)
     assert_equals_undisturbed(tmp_path, weights, undisturbed)
     assert len(checkpoints(tmp_path)) == 2
+
+
+def test_a_checkpoint_is_written_every_so_many_minutes(tmp_path, monkeypatch):
+    now = [0.0]
+    original_loss = TinyModel.loss
+
+    def takes_a_minute(self, **inputs):
+        now[0] += 60
+        return original_loss(self, **inputs)
+
+    monkeypatch.setattr(TinyModel, "loss", takes_a_minute)
+    monkeypatch.setattr(resume, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    train(tmp_path, batch=2, max_steps=10, save_steps=0, save_minutes=3, keep=9)
+    assert checkpoints(tmp_path) == [f"step-{step:08d}" for step in (10, 9, 6, 3)]
 
 
 # Broken checkpoints

@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -77,7 +78,7 @@ def test_chat_through_a_pipe():
 
 def test_output_cut_by_a_pipe_is_no_traceback():
     done = subprocess.run(
-        f"{sys.executable} sample.py --image cat.jpg | head -c 20",
+        f"{shlex.quote(sys.executable)} sample.py --image cat.jpg | head -c 20",
         shell=True,
         capture_output=True,
         text=True,

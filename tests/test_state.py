@@ -1,10 +1,13 @@
 """The files of a checkpoint: rows of tensors, read by any number of ranks."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from nanollava.training import state
 from nanollava.training.state import CheckpointError, read_rows
 
 
@@ -44,3 +47,18 @@ def test_a_number_in_place_of_a_tensor_is_refused(tmp_path):
     save_file({"x": torch.tensor(1.0)}, path)
     with safe_open(path, framework="pt") as file, pytest.raises(CheckpointError, match="x: "):
         read_rows([file], "x", 0, 2, torch.Size([2]))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 8])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 5])
+def test_a_rank_has_the_rows_of_torch_chunk(monkeypatch, rows, ranks):
+    """FSDP2 cuts tensors so. A resumed run reads these rows."""
+    whole = torch.arange(rows)
+    parts = list(torch.chunk(whole, ranks))
+    parts += [whole[:0]] * (ranks - len(parts))
+    monkeypatch.setattr(state.dist, "get_world_size", lambda: ranks)
+    for rank, part in enumerate(parts):
+        monkeypatch.setattr(state.dist, "get_rank", lambda rank=rank: rank)
+        tensor = SimpleNamespace(shape=whole.shape, to_local=lambda part=part: part)
+        first, end = state.row_range(tensor)
+        assert torch.equal(whole[first:end], part)

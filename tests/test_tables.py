@@ -96,6 +96,9 @@ def test_reasoning_first_turns_only_answers_with_a_reason(tmp_path, records):
     [
         ([-5.0, -6.0, -5.5], -3.2, "yes: -5.5, the paper -3.2"),
         ([-5.0, 6.0, -5.5], -3.2, "not beyond the noise: -1.5, the paper -3.2"),
+        # Twice the standard error of three values that are 1 apart is 1.155.
+        ([0.1, 1.1, 2.1], 1.0, "not beyond the noise: +1.1, the paper +1.0"),
+        ([0.2, 1.2, 2.2], 1.0, "yes: +1.2, the paper +1.0"),
         ([5.0], -3.2, "no: +5.0, the paper -3.2"),
         ([-5.0], -3.2, "not beyond the noise: -5.0, the paper -3.2"),  # one seed shows nothing
         ([1.0, 2.0], None, "+1.5"),

@@ -152,6 +152,13 @@ def test_two_ranks_equal_one_in_stage_1(world, align):
     assert_same_weights(world / "align1" / file, world / "kept" / file)
 
 
+def test_two_ranks_have_the_gradient_norm_of_one(align, instruct):
+    """AdamW hardly notices a gradient of another scale; clipping does."""
+    for runs in (align, instruct):
+        for one, two in zip(runs["one"], runs["two"], strict=True):
+            assert one["grad_norm"] == pytest.approx(two["grad_norm"], rel=1e-4)
+
+
 def test_one_rank_resumes_what_two_have_saved(world, align):
     """In the middle of an epoch. The steps before come from the first run's metrics."""
     assert align["resumed"][:3] == align["two"][:3]

@@ -65,3 +65,11 @@ def test_the_gelu_of_other_towers(tmp_path):
 def test_wrong_picture_size(pair, dtype):
     with pytest.raises(ValueError, match=r"\(1, 3, 16, 16\).*3, 32, 32"):
         pair[1](torch.zeros(1, 3, 16, 16, dtype=dtype))
+
+
+def test_the_epsilon_of_the_config(tmp_path):
+    theirs = randomise(transformers.CLIPVisionModel(vision_config(layer_norm_eps=0.1)))
+    theirs.save_pretrained(tmp_path)
+    ours = CLIPVisionTransformer.from_pretrained(tmp_path)
+    x = torch.randn(1, 3, 32, 32)
+    assert (ours(x) - theirs(x).pooler_output).abs().max() <= 1e-5
