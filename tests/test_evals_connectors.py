@@ -149,6 +149,17 @@ def test_a_row_that_does_not_exist_ends_it_before_anything_is_written(tmp_path, 
     assert not (tmp_path / "out").exists()
 
 
+def test_a_rate_at_which_the_training_diverges_is_not_chosen(monkeypatch):
+    def train(run, settings):
+        if run.rate.name == "high":
+            raise UserError("train_align.py: error: step 3 (from 0): the loss is nan, ...")
+        return {"low": 0.4, "middle": 0.3}[run.rate.name]
+
+    monkeypatch.setattr(program, "train", train)
+    settings = SimpleNamespace(samples=[500, 2000, 8000])
+    assert program.best_rate(ROWS[0], settings).name == "middle"
+
+
 def test_a_training_that_fails_is_one_line(tmp_path, monkeypatch):
     failed = SimpleNamespace(returncode=2, stderr="a warning\nerror: no such file\n")
     monkeypatch.setattr(subprocess, "run", lambda *command, **options: failed)

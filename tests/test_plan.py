@@ -188,13 +188,26 @@ def test_offloading_leaves_only_the_tower_on_the_gpu(trainable):
 def test_gated_blocks_are_gathered_one_by_one(trainable):
     one = plan.gathered(gated_7b(1), trainable)
     assert plan.gathered(gated_7b(32), trainable) == one
-    # Two bytes for each weight of the resampler, embedding, head and two decoder layers; six for
-    # each gradient of the largest unit.
+    # Two bytes for each weight of the resampler, embedding, head, two decoder layers and the gated
+    # block that runs inside one of them; six for each gradient of the largest unit.
     n = plan.parameters(SEVEN_B)
     resampler = connector_parameters(gated_7b(1)).all - GATED_BLOCK
     ends = 2 * 32000 * 4096
     largest = ends + resampler if trainable["language_model."] else GATED_BLOCK
-    assert one == 2 * (resampler + ends + 2 * n["block"]) + 6 * largest
+    assert one == 2 * (resampler + ends + 2 * n["block"] + GATED_BLOCK) + 6 * largest
+
+
+def test_layers_before_the_first_gated_block_have_no_backward_pass():
+    """If the language model is frozen, there is nothing to train in front of them."""
+    sizes = replace(SIZES, layers_per_block=3)
+    config = with_connector(CONFIG, "gated_xattn", sizes)
+    frozen = plan.flops(config, STAGE_1, [40], images=1, label_tokens=20)
+    trained = plan.flops(config, STAGE_2, [40], images=1, label_tokens=20)
+    layers = plan.matrix_flops(config, 40, 0) + 2 * plan.attention_flops(TEXT, [40])
+    difference = trained["by_inputs"] - frozen["by_inputs"]
+    assert difference == pytest.approx(layers * 2 / 3, abs=2)
+    plain = plan.activations(CONFIG, STAGE_1, tokens=40)
+    assert plan.activations(config, STAGE_1, tokens=40)[0] == plain[0] / 3
 
 
 def test_a_connector_that_is_trained_alone_has_gathered_gradients():

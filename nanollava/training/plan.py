@@ -137,8 +137,10 @@ def flops(
     attention = attention_flops(config.text_config, lengths)
 
     forward = projector.forward + matrices + attention
-    by_inputs = projector.by_inputs + matrices
-    by_inputs += 2 * attention  # two products, two inputs each
+    backward_share = backward_layers(config, trainable) / config.text_config.num_hidden_layers
+    head = matrix_flops(config, 0, label_tokens)
+    by_inputs = projector.by_inputs + head + int(backward_share * (matrices - head))
+    by_inputs += int(backward_share * 2 * attention)  # two products, two inputs each
     by_weights = projector.by_weights
     if trainable[LLM]:
         by_weights += matrices
@@ -148,6 +150,17 @@ def flops(
         "by_inputs": by_inputs,
         "by_weights": by_weights,
     }
+
+
+def backward_layers(config: LlavaConfig, trainable: dict[str, bool]) -> int:
+    """Decoder layers that the backward pass goes through.
+
+    With gated_xattn and a frozen language model, nothing before the first gated block is trained.
+    """
+    layers = config.text_config.num_hidden_layers
+    if config.projector == "gated_xattn" and not trainable[LLM]:
+        return layers - (config.connector.layers_per_block - 1)
+    return layers
 
 
 def tower_flops(config: LlavaConfig, images: int) -> int:
@@ -218,8 +231,9 @@ def activations(
         block += size * (2 * D + F)  # inputs of q/k/v, of gate/up and of down
     block_input = size * D
 
-    kept = tokens * text.num_hidden_layers * block
-    checkpointed = tokens * (text.num_hidden_layers * block_input + block)
+    layers = backward_layers(config, trainable)
+    kept = tokens * layers * block
+    checkpointed = tokens * (layers * block_input + block)
     return kept, checkpointed
 
 
@@ -267,14 +281,15 @@ def memory(
 def gathered(config: LlavaConfig, trainable: dict[str, bool]) -> int:
     """Bytes of the unsharded weights that a GPU holds at once, and of their gradients.
 
-    FSDP gathers the root (projector, embedding, head), one block, and the next one ahead. The
-    blocks that a connector adds to the decoder are gathered one by one, too.
+    FSDP gathers the root (projector, embedding, head), one block, and the next one ahead. A block
+    that a connector adds before a decoder layer runs in that layer's own call, so its weights come
+    on top of both.
     """
     n = parameters(config)
     connector = projector_parameters(config)
     added = sum(connector.blocks)
     root = connector.all - added + n["embedding"] + n["head"]
-    weights = BF16 * (root + n["block"] + max([n["block"], *connector.blocks]))
+    weights = BF16 * (root + 2 * n["block"] + max(connector.blocks, default=0))
 
     root_trained = connector.trained - added
     trained_units = [*connector.blocks]
@@ -306,7 +321,7 @@ def all_activations(
         block_input = BF16 * micro * tokens * config.text_config.hidden_size
         total += len(connector.blocks) * block_input
         # One block at a time is recomputed. `checkpointed` has room for one of the decoder's.
-        decoder_block = kept // config.text_config.num_hidden_layers
+        decoder_block = kept // backward_layers(config, trainable)
         total += max(0, micro * max(connector.blocks) - decoder_block)
     return total
 
@@ -317,10 +332,10 @@ def all_activations(
 def bytes_sent(config: LlavaConfig, trainable: dict[str, bool], gpus: int, rounds: int) -> float:
     """Bytes that each GPU sends to its neighbor in a ring per step of `rounds` micro-batches."""
     n = parameters(config)
-    all_blocks = config.text_config.num_hidden_layers * n["block"]
-    all_blocks += sum(projector_parameters(config).blocks)
+    blocks = backward_layers(config, trainable) * n["block"]
+    blocks += sum(projector_parameters(config).blocks)
     gathered_forward = BF16 * (n[PROJECTOR] + n[LLM])  # weights
-    gathered_backward = BF16 * all_blocks  # their weights were dropped after the forward pass
+    gathered_backward = BF16 * blocks  # their weights were dropped after the forward pass
     gradients = FP32 * trained_parameters(config, trainable)
     return rounds * (gathered_forward + gathered_backward + gradients) * (gpus - 1) / gpus
 

@@ -6,6 +6,7 @@ python -m nanollava.evals.connectors figures --out out/connectors
 """
 
 import argparse
+import math
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from .runs import (
     train_and_measure,
 )
 
+DIVERGED = "(from 0): the loss is"  # in the error of a training whose rate was too high
 MAX_SCENES = 1_000_000
 MAX_BATCH = 4096
 MAX_SEEDS = 100
@@ -94,7 +96,12 @@ def best_rate(row: Row, settings: Settings) -> Rate:
     losses = {}
     for rate in RATES:
         run = Run(row, rate, middle, 0, "trained")
-        losses[rate] = train(run, settings)
+        try:
+            losses[rate] = train(run, settings)
+        except UserError as error:
+            if DIVERGED not in str(error) or rate == RATES[0]:  # the smallest one does not diverge
+                raise
+            losses[rate] = math.inf
         print(f"{title(run)}: validation loss {losses[rate]:.4f}", flush=True)
     return min(losses, key=losses.get)
 

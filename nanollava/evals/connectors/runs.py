@@ -206,14 +206,15 @@ def measure(run: Run, settings: Settings) -> dict:
 def costs(config: LlavaConfig, llava: Path, settings: Settings) -> dict:
     """Trained parameters, FLOPs and seconds per sample of stage 2."""
     steps = logged_steps(llava)
-    samples = len(steps) * settings.batch
+    per_step = min(settings.batch, max(settings.samples))
+    samples = len(steps) * per_step
     tokens = round(sum(entry["tokens"] for entry in steps) / samples)
     return {
         "connector_parameters": plan.projector_parameters(config).trained,
         "trained_parameters": plan.trained_parameters(config, STAGE_2),
         "flops": flops_per_sample(config, STAGE_2, steps, samples),
         "flops_frozen": flops_per_sample(config, STAGE_2_FROZEN, steps, samples),
-        "seconds": median_step(steps) / settings.batch,
+        "seconds": median_step(steps) / per_step,
         "tokens": tokens,
     }
 
