@@ -1,4 +1,4 @@
-"""Compares the connectors on equal terms: same images, tower, decoder, steps and batch.
+"""Compares the connectors with the same images, tower, decoder, steps and batch.
 
 python -m nanollava.evals.connectors run --out out/connectors
 python -m nanollava.evals.connectors table --out out/connectors
