@@ -8,8 +8,6 @@ torchrun --nproc_per_node 2 train_instruct.py          # the same with two proce
 import shlex
 from functools import partial
 
-import torch.distributed as dist
-
 from nanollava.config import LLM, PROJECTOR, TOWER
 from nanollava.conversation import CHAT_TEMPLATES
 from nanollava.data import collate
@@ -47,7 +45,7 @@ def main() -> None:
         print(plan.describe(config, TRAINABLE))
         return
     device = distributed.start(config.device)
-    arguments.micro_batch_size(config, dist.get_world_size())  # an error now, not after loading
+    distributed.check_batch(config)
     signals.end_with_launcher()
     output.lock(config.out)
     ensure_data(config.data, made_here=DEFAULTS["data"])

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint as recompute_in_backward
 
 from ..device import pick_device, pick_dtype
 from ..errors import UserError
-from .arguments import TrainConfig
+from .arguments import TrainConfig, micro_batch_size
 
 
 def start(device_name: str) -> torch.device:
@@ -51,6 +51,11 @@ def start(device_name: str) -> torch.device:
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")  # TF32, as in the paper's runs
     return device
+
+
+def check_batch(config: TrainConfig) -> None:
+    """A UserError if the ranks cannot share a batch: now, and not after the model is loaded."""
+    micro_batch_size(config, dist.get_world_size())
 
 
 def finish() -> None:
