@@ -155,12 +155,14 @@ def test_a_single_pair_matches_itself(model, inputs):
 def test_negatives_are_never_the_own_pair_and_mostly_the_hardest():
     similarity = torch.tensor([[9.0, 5.0, 0.0], [0.0, 9.0, 5.0], [5.0, 0.0, 9.0]])
     generator = torch.Generator().manual_seed(0)
-    hardest = 0
+    hardest_images = 0
+    hardest_captions = 0
     for _ in range(50):
         images, captions = draw_negatives(similarity, generator)
         assert all(images != torch.arange(3)) and all(captions != torch.arange(3))
-        hardest += int((captions == torch.tensor([1, 2, 0])).sum())
-    assert hardest > 140  # of 150; softmax(5, 0) is 0.993
+        hardest_images += int((images == torch.tensor([2, 0, 1])).sum())  # by column
+        hardest_captions += int((captions == torch.tensor([1, 2, 0])).sum())
+    assert min(hardest_images, hardest_captions) > 140  # of 150; softmax(5, 0) is 0.993
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
@@ -168,16 +170,6 @@ def test_a_similarity_that_is_not_finite_is_left_to_the_loss(value):
     """The training loop reports a loss that is not finite, and says what to do."""
     images, captions = draw_negatives(torch.full((3, 3), value))
     assert images.shape == captions.shape == (3,)
-
-
-def test_the_other_image_is_mostly_the_hardest():
-    similarity = torch.tensor([[9.0, 5.0, 0.0], [0.0, 9.0, 5.0], [5.0, 0.0, 9.0]])
-    generator = torch.Generator().manual_seed(0)
-    hardest = 0
-    for _ in range(50):
-        images, _ = draw_negatives(similarity, generator)
-        hardest += int((images == torch.tensor([2, 0, 1])).sum())  # by column: row i is image i
-    assert hardest > 140  # of 150; softmax(5, 0) is 0.993
 
 
 def test_forward_matches_with_the_negatives_that_it_draws(model, inputs):
