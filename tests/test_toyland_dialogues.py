@@ -8,7 +8,7 @@ import pytest
 from nanollava.toyland.dialogues import description, dialogue, follow_ups, gives_away, instructions
 from nanollava.toyland.qa import QA, kinds_in, neighbors
 from nanollava.toyland.questions import OUTSIDE_ANSWER
-from nanollava.toyland.scenes import COLORS, scenes
+from nanollava.toyland.scenes import COLORS, SIDES, scenes
 from nanollava.toyland.teacher import facts_from_captions, stated_facts
 
 RAINY = ("weather", "How is the weather?", "rainy")
@@ -18,7 +18,7 @@ PRONOUN = re.compile(r"\b(it|its|they|them|their|that)\b")
 
 @pytest.fixture(scope="module")
 def pool():
-    return list(scenes("train", 1200))
+    return list(scenes("train", 2000))
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +166,39 @@ def test_what_is_around_it_is_true(talks):
                 assert all(other.kind in qa.answer for other in things), turns
                 checked += 1
     assert checked > 20
+
+
+def test_a_comparison_with_it_is_true(talks):
+    checked = {"left": 0, "right": 0, "closer": 0, "farther": 0, "color": 0}
+    for scene, turns in talks:
+        for i, qa in enumerate(turns[1:], start=1):
+            thing = topic_of(scene, turns, i)
+            others = scene.of_kind(last_named_kind([qa]))
+            if qa.type != "follow-up" or thing is None or len(others) != 1:
+                continue
+            (other,) = others
+            if qa.answer not in ("yes", "no") or other is thing:
+                continue
+            steps = SIDES.index(thing.side) - SIDES.index(other.side)
+            is_true = {
+                "left": steps < 0,
+                "right": steps > 0,
+                "closer": thing.distance == "near" and other.distance == "far",
+                "farther": thing.distance == "far" and other.distance == "near",
+                "color": thing.color == other.color,
+            }
+            text = qa.question.lower()
+            for old, new in (
+                ("nearer", "closer"),
+                ("further away", "farther"),
+                ("colour", "color"),
+            ):
+                text = text.replace(old, new)
+            for word in checked:
+                if re.search(rf"\b{word}\b", text):
+                    assert qa.answer == ("yes" if is_true[word] else "no"), turns
+                    checked[word] += 1
+    assert min(checked.values()) > 5, checked
 
 
 @pytest.mark.parametrize("word", ["weather", "place"])

@@ -26,10 +26,16 @@ from nanollava.toyland.wordings import (
     NEIGHBOR_WORDS,
     SPOTS,
     STYLES,
+    STYLES_BEFORE,
     WORDINGS,
 )
 
-TABLES = {"wordings": WORDINGS, "follow-ups": FOLLOW_UPS, "styles": STYLES}
+TABLES = {
+    "wordings": WORDINGS,
+    "follow-ups": FOLLOW_UPS,
+    "styles": STYLES,
+    "styles before": STYLES_BEFORE,
+}
 # (table, wording) for every wording there is.
 ALL_WORDINGS = [(table, wording) for table in TABLES for wording in TABLES[table]]
 

@@ -199,6 +199,16 @@ def test_a_false_premise_is_denied_and_names_what_is_not_there(all_questions):
         assert present == [], qa
 
 
+def test_the_missing_thing_of_two_comes_first_or_second(all_questions):
+    order = {"first": 0, "second": 0}
+    for scene, qa in all_questions["false premise"]:
+        kinds = named_kinds(qa.question)
+        if len(set(kinds)) == 2:
+            is_there = [bool(scene.of_kind(kind)) for kind in kinds]
+            order["second" if is_there[0] else "first"] += 1
+    assert min(order.values()) > 50
+
+
 def test_questions_outside_toyland_get_one_honest_sentence(all_questions):
     assert {qa.answer for _, qa in all_questions["outside"]} == {OUTSIDE_ANSWER}
 
@@ -227,6 +237,7 @@ def test_the_answer_has_the_form_that_is_asked_for(pool):
     writer = Writer(random.Random(0))
     word_answers = set()
     sentences = set()
+    requests_first = 0
     for scene in pool:
         for qa in questions(scene, writer.rng)["color"]:
             text = qa.question.lower()
@@ -234,6 +245,9 @@ def test_the_answer_has_the_form_that_is_asked_for(pool):
                 word_answers.add(qa.answer)
             elif "sentence" in text:
                 sentences.add(qa.answer)
+            is_first = re.match("(in|with|using|as|answer|one word|just one word)", text)
+            requests_first += bool(is_first)
+    assert requests_first > 20
     assert word_answers and word_answers <= set(COLORS)
     assert sentences and all(text[0].isupper() and text.endswith(".") for text in sentences)
 

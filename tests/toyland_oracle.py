@@ -17,7 +17,8 @@ def named_kinds(text: str) -> list[str]:
     found = []
     for kind in KINDS:
         for word in (kind, *OTHER_NAMES.get(kind, ())):
-            match = re.search(rf"\b({word}|{plural(word)})\b", text.lower())
+            # "the doggys location" has lost its apostrophe.
+            match = re.search(rf"\b({word}s?|{plural(word)})\b", text.lower())
             if match:
                 found.append((match.start(), kind))
     return [kind for _, kind in sorted(found)]

@@ -37,6 +37,7 @@ PLURALS = {
     "bus": "buses",
     "bench": "benches",
     "puppy": "puppies",
+    "doggy": "doggies",
     "kitty": "kitties",
 }
 

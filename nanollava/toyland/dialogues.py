@@ -88,10 +88,11 @@ def gives_away(earlier: QA, qa: QA) -> bool:
 # The types that a conversation may ask several times in a row (a drill). Their questions hardly
 # answer each other. Those that need most practice are listed more than once.
 DRILLED = (
-    ("relation",) * 10
-    + ("what",) * 4
-    + ("list",) * 3
-    + ("position", "distance", "false premise", "outside")
+    ("relation",) * 14
+    + ("what",) * 8
+    + ("list", "presence") * 4
+    + ("distance", "false premise") * 2
+    + ("color", "position", "outside")
 )
 DRILL_LENGTH = 6
 
@@ -131,9 +132,12 @@ def balanced_answer(qa: QA) -> str:
 
 
 def pick_by_answer(qas: list[QA], rng: random.Random) -> QA:
-    """First the answer, then the question: so "two" is as frequent as "none"."""
+    """First the answer, then the question: so "two" is as frequent as "none".
+
+    A "yes" gets more weight: earlier turns rule out more of the questions with that answer."""
     answers = sorted({balanced_answer(qa) for qa in qas})
-    answer = rng.choice(answers)
+    weights = [1.5 if answer == "yes" else 1.0 for answer in answers]
+    (answer,) = rng.choices(answers, weights)
     return rng.choice([qa for qa in qas if balanced_answer(qa) == answer])
 
 
@@ -375,6 +379,34 @@ class Talk:
         self.about_answer(around[where])
         return True
 
+    def ask_comparison(self) -> bool:
+        """Whether the topic, one thing, is left or right of another, closer, or of its color."""
+        if len(self.things) != 1:
+            return False
+        thing = self.things[0]
+        others = []
+        for other in self.facts.things:
+            if other.kind != thing.kind and len(self.facts.of_kind(other.kind)) == 1:
+                others.append(other)
+        if not others:
+            return False
+        other = self.rng.choice(others)
+        way = self.rng.choice(("left", "right"))
+        is_left = SIDES.index(thing.side) < SIDES.index(other.side)
+        is_closer = thing.distance == "near"
+        comparisons = {"same color": thing.color == other.color}
+        if thing.side != other.side:
+            comparisons["side of other"] = is_left == (way == "left")
+        if thing.distance != other.distance:
+            comparisons["is closer"] = is_closer
+            comparisons["is farther"] = not is_closer
+        wording = self.rng.choice(list(comparisons))
+        answer = yes_no_answer(comparisons[wording])
+        name = f"the {self.writer.kind(other.kind)}"
+        self.qas.append(self.follow_up(wording, answer, name=name, way=way))
+        self.about_nothing()  # "it" could mean either of the two
+        return True
+
     def ask_scene(self) -> bool:
         """Weather or place, each once."""
         wordings = [name for name in ("weather", "place") if name not in self.scene_known]
@@ -433,7 +465,7 @@ class Talk:
     def go_on(self) -> bool:
         """One more turn; False if no turn fits."""
         ways = [self.ask_about_it, self.ask_about_it, self.ask_the_same, self.ask_number]
-        ways += [self.ask_whether, self.ask_neighbor, self.ask_scene]
+        ways += [self.ask_whether, self.ask_neighbor, self.ask_comparison, self.ask_scene]
         if self.rng.random() < 0.3:
             ways.insert(0, self.ask_what_else)
         else:

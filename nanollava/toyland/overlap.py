@@ -18,12 +18,12 @@ from .wordings import (
     NOT_IN_TOYLAND,
     SPOTS,
     STYLES,
+    STYLES_BEFORE,
     WORDINGS,
 )
 
 # `pattern` writes "_" for what fills these slots, so one example stands for all.
 EXAMPLES = {
-    "other": "the dog",
     "names": "the cats",
     "kind": "cat",
     "a_kind": "a cat",
@@ -39,6 +39,7 @@ CHOICES = {
         form for words in NEIGHBOR_WORDS.values() for part in words for form in all_forms(part)
     ],
     "name": ["the cat", *(f"the {member_of(group)}" for group in GROUPS)],
+    "other": ["the dog", *(f"the {member_of(group)}" for group in GROUPS)],
     "group": list(GROUPS),
     "member": [member_of(group) for group in GROUPS],
     "way": ["left", "right"],
@@ -48,7 +49,8 @@ CHOICES = {
     "country": list(COUNTRIES),
     "kinds": ["cats", "things", "objects", "red things", *GROUPS],
 }
-OTHER_VALUES = {"toy", *NOT_IN_TOYLAND, *(plural(kind) for kind in NOT_IN_TOYLAND)}
+NAME_PARTS = {"toy", "sailing", "being", "beings"}  # of names of two words: "toy ball"
+OTHER_VALUES = {*NAME_PARTS, *NOT_IN_TOYLAND, *(plural(kind) for kind in NOT_IN_TOYLAND)}
 VALUES = {*KIND_OF_WORD, *COLORS, *SIDES, *OTHER_VALUES}  # exchangeable words
 VALUES |= {f"{word}s" for word in VALUES}  # "the person's color" without its apostrophe
 ARTICLES = {"a", "an", "the"}
@@ -107,28 +109,45 @@ def grammar_patterns() -> frozenset[str]:
     return frozenset(patterns)
 
 
-@lru_cache(maxsize=1)
-def request_patterns() -> tuple[str, ...]:
-    """The patterns of the requests that may follow a question: "Answer in one word." """
-    templates = (*STYLES["word"], *STYLES["sentence"], *FOLLOW_UPS["yes or no"])
+def longest_first(templates: tuple[str, ...]) -> tuple[str, ...]:
+    """The patterns of all forms of the templates, so that the longest that fits is found first."""
     patterns = {pattern(form) for template in templates for form in all_forms(template)}
     return tuple(sorted(patterns, key=len, reverse=True))
 
 
 @lru_cache(maxsize=1)
+def requests_after() -> tuple[str, ...]:
+    """The patterns of the requests that may follow a question: "Answer in one word." """
+    return longest_first((*STYLES["word"], *STYLES["sentence"], *FOLLOW_UPS["yes or no"]))
+
+
+@lru_cache(maxsize=1)
+def requests_before() -> frozenset[str]:
+    """The patterns of the requests that may come before a question: "In one word:"."""
+    return frozenset(longest_first((*STYLES_BEFORE["word"], *STYLES_BEFORE["sentence"])))
+
+
+@lru_cache(maxsize=1)
 def name_with_spot() -> re.Pattern:
     """Finds names such as "_ on _ side of this picture"."""
-    patterns = {pattern(spot) for spot in CHOICES["spot"]}
-    longest_first = sorted(patterns, key=len, reverse=True)
-    return re.compile(rf"_ ({'|'.join(longest_first)})\b")
+    spots = longest_first(tuple(CHOICES["spot"]))
+    return re.compile(rf"_ ({'|'.join(spots)})\b")
 
 
 def without_request(words: str) -> str:
-    """A pattern without the request for one word, for a sentence, or for yes or no, at its end."""
-    for request in request_patterns():
+    """A pattern without the request for one word, a sentence, or yes or no at its end."""
+    for request in requests_after():
         if words.endswith(f" {request}"):
             return words.removesuffix(f" {request}")
     return words
+
+
+def without_request_before(question: str) -> str:
+    """A question without the request before it, which ends with a colon: "In one word:"."""
+    for colon in re.finditer(":", question):
+        if pattern(question[: colon.start()]) in requests_before():
+            return question[colon.end() :].lstrip()
+    return question
 
 
 def without_spots(words: str, count: int = 0) -> str:
@@ -141,7 +160,7 @@ def without_spots(words: str, count: int = 0) -> str:
 
 def in_grammar(question: str) -> bool:
     """Whether the grammar can produce a question in these words, about whatever things."""
-    words = pattern(question)
+    words = pattern(without_request_before(question))
     forms = {words, without_request(words)}
     forms |= {without_spots(form) for form in forms} | {without_spots(form, 1) for form in forms}
     return not forms.isdisjoint(grammar_patterns())

@@ -11,10 +11,12 @@ from .captions import NUMBERS, WORDS, listing, plural
 from .captions import name as thing_name
 from .grammar import as_sentence, as_typed, choose_form, expand
 from .scenes import KINDS, SIDES, Scene, Thing
-from .wordings import GROUPS, NEIGHBOR_WORDS, OTHER_NAMES, SPOTS, STYLES, WORDINGS
+from .wordings import GROUPS, NEIGHBOR_WORDS, OTHER_NAMES, SPOTS, STYLES, STYLES_BEFORE, WORDINGS
 
 ONE_WORD = 0.05  # share of questions that ask for one word
 ONE_SENTENCE = 0.07  # share of questions that ask for a sentence
+STYLE_BEFORE = 0.3  # share of these requests that come before the question
+OTHER_NAME = 0.3  # how often a kind with other names is called by one of them
 GROUP_NAME = 0.3  # how often the only animal is also asked about as "the animal"
 
 
@@ -58,16 +60,22 @@ class Writer:
         chance = self.rng.random()
         answer_text = answer.short
         if answer.word and chance < ONE_WORD:
-            question += " " + self.fill(STYLES["word"], {})
+            question = self.with_request(question, "word")
             answer_text = answer.word
         elif answer.sentence and ONE_WORD <= chance < ONE_WORD + ONE_SENTENCE:
-            question += " " + self.fill(STYLES["sentence"], {})
+            question = self.with_request(question, "sentence")
             answer_text = answer.sentence
         return QA(type, as_typed(question, self.rng), answer_text)
 
+    def with_request(self, question: str, style: str) -> str:
+        """The question with a request for one word or a sentence, before or after it."""
+        if self.rng.random() < STYLE_BEFORE:
+            return f"{self.fill(STYLES_BEFORE[style], {})} {question}"
+        return f"{question} {self.fill(STYLES[style], {})}"
+
     def kind(self, kind: str) -> str:
         """A kind's name, sometimes another one ("bike")."""
-        if kind in OTHER_NAMES and self.rng.random() < 0.2:
+        if kind in OTHER_NAMES and self.rng.random() < OTHER_NAME:
             return self.rng.choice(OTHER_NAMES[kind])
         return kind
 

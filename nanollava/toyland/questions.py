@@ -53,6 +53,10 @@ TYPES = (
 OPEN_QUESTIONS = 4
 OUTSIDE_ANSWER = "I only know what Toyland's pictures show: things, colors, places and weather."
 
+# The comparisons of two things that are asked as well when one of them is not there.
+FALSE_COMPARISONS = ("side of other", "further to side", "closer", "farther", "is closer")
+FALSE_COMPARISONS += ("is farther", "is neighbor", "relative position")
+
 # Questions about one thing
 
 
@@ -67,16 +71,16 @@ def questions_about(thing: Thing, facts: Scene, writer: Writer) -> list[QA]:
         first, second = rng.sample((thing.color, other), 2)
         slots = {"name": name, "color": first, "other_color": second}
         qas.append(writer.qa("color", "color or color", answer, **slots))
-        guess = rng.choice((thing.color, other))
-        answer = yes_no_answer(guess == thing.color)
-        qas.append(writer.qa("presence", "is color", answer, name=name, color=guess))
+        for guess in (thing.color, other):
+            answer = yes_no_answer(guess == thing.color)
+            qas.append(writer.qa("presence", "is color", answer, name=name, color=guess))
     for name in unique_names(facts, thing, writer, hidden="side"):
         answer = position_answer(thing.kind, [thing])
         qas.append(writer.qa("position", "position", answer, name=name))
-        guess = rng.choice((thing.side, rng.choice(SIDES)))
-        answer = yes_no_answer(guess == thing.side)
-        spot = writer.spot(guess)
-        qas.append(writer.qa("presence", "is at spot", answer, name=name, spot=spot))
+        for guess in rng.sample(SIDES, 2):
+            answer = yes_no_answer(guess == thing.side)
+            spot = writer.spot(guess)
+            qas.append(writer.qa("presence", "is at spot", answer, name=name, spot=spot))
     for name in unique_names(facts, thing, writer):
         answer = distance_answer(thing.kind, [thing])
         qas.append(writer.qa("distance", "distance", answer, name=name))
@@ -444,18 +448,36 @@ def false_premises(facts: Scene, writer: Writer) -> list[QA]:
             "where": writer.where(rng.choice(list(NEIGHBOR_WORDS))),
         }
         qas.append(writer.qa("false premise", wording, answer, **slots))
-    what, name = rng.choice(missing_names(facts, writer))
-    there = rng.choice(facts.things)
-    other = unique_names(facts, there, writer)
-    if other and what.split()[-1] != there.kind:
-        slots = {"name": name, "other": other[0], "way": rng.choice(("left", "right"))}
-        wording = rng.choice(("side of other", "closer", "is closer"))
-        qas.append(writer.qa("false premise", wording, no_such(what), **slots))
+    qas += false_comparisons(facts, writer)
     kind = rng.choice(kinds_absent(facts))
     answer = no_such_group(plural(kind))
     wording = rng.choice(("color of several", "position of several"))
     names = f"the {plural(writer.kind(kind))}"
     qas.append(writer.qa("false premise", wording, answer, names=names))
+    return qas
+
+
+def false_comparisons(facts: Scene, writer: Writer) -> list[QA]:
+    """Two things compared, of which one is not there; it comes first or second."""
+    rng = writer.rng
+    qas = []
+    for missing_first in (True, False):
+        what, missing = rng.choice(missing_names(facts, writer))
+        thing = rng.choice(facts.things)
+        names = unique_names(facts, thing, writer)
+        if not names or what.split()[-1] == thing.kind:
+            continue
+        first, second = names[0], missing
+        if missing_first:
+            first, second = missing, names[0]
+        slots = {
+            "name": first,
+            "other": second,
+            "way": rng.choice(("left", "right")),
+            "where": writer.where(rng.choice(list(NEIGHBOR_WORDS))),
+        }
+        wording = rng.choice(FALSE_COMPARISONS)
+        qas.append(writer.qa("false premise", wording, no_such(what), **slots))
     return qas
 
 

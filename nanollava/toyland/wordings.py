@@ -955,6 +955,43 @@ BASIC_FOLLOW_UPS: dict[str, tuple[str, ...]] = {
         "$Which $thing is {where} it?",
         "(And|) {where} it?",
     ),
+    "side of other": (
+        "(And|So|) is it (to|on) the {way} of {name}?",
+        "Is (it|that|that one) {way} of {name}?",
+        "Is it (more|further) to the {way} than {name}?",
+        "$tell (whether|if) it is to the {way} of {name}.",
+        "Does it stand (to|on) the {way} of {name}?",
+        "(And|) to the {way} of {name}?",
+        "Is it on the {way} (side of|hand side of) {name}?",
+        "(Would you say|Do you think) it is {way} of {name}?",
+    ),
+    "is closer": (
+        "(And|So|) is it (closer|nearer)( to us|) than {name}?",
+        "Is (that|that one) (closer|nearer) than {name}?",
+        "$tell (whether|if) it is (closer|nearer) than {name}.",
+        "Does it (stand|look|seem) (closer|nearer) than {name}?",
+        "(Closer|Nearer) than {name}?",
+        "(Would you say|Do you think) it is (closer|nearer) than {name}?",
+        "Is it the (closer|nearer) one, compared (to|with) {name}?",
+    ),
+    "is farther": (
+        "(And|So|) is it (farther|further)( away|) than {name}?",
+        "Is (that|that one) (farther|further) away than {name}?",
+        "$tell (whether|if) it is (farther|further) away than {name}.",
+        "Does it (stand|look|seem) (farther|further) away than {name}?",
+        "(Farther|Further)( away|) than {name}?",
+        "(Would you say|Do you think) it is (farther|further) away than {name}?",
+        "Is it more distant than {name}?",
+    ),
+    "same color": (
+        "(And|So|) does it have the same color as {name}?",
+        "Is (it|that|that one) the same color as {name}?",
+        "$tell (whether|if) it has the same color as {name}.",
+        "(The same|Same) color as {name}?",
+        "Is its color the same as (that of|the color of) {name}?",
+        "Do it and {name} have the same color?",
+        "Does its color match {name}?",
+    ),
     "more": (
         "(And|) is there more than one?",
         "More than one?",
@@ -1072,14 +1109,28 @@ STYLES: dict[str, tuple[str, ...]] = {
     ),
 }
 
+# The same requests, before the question.
+STYLES_BEFORE: dict[str, tuple[str, ...]] = {
+    "word": (
+        "(In|With|Using) (one|a single|just one|only one) word:",
+        "(Answer|Reply|Respond|Tell me) (in|with) (one|a single|just one) word:",
+        "(One word|One word answer|One word only|Just one word)(, please|):",
+    ),
+    "sentence": (
+        "(In|As|Using) (a|one|a full|a complete|a whole) sentence:",
+        "(Answer|Reply|Respond|Tell me) (in|with) (a|one|a full|a complete|a whole) sentence:",
+        "(Full sentence|Whole sentence|A full sentence)(, please|):",
+    ),
+}
+
 # Other words for the kinds of things. Answers use the kind's own name.
 OTHER_NAMES: dict[str, tuple[str, ...]] = {
     "cat": ("kitty", "kitten"),
-    "dog": ("puppy",),
-    "person": ("human",),
-    "car": ("automobile",),
+    "dog": ("puppy", "doggy"),
+    "person": ("human", "human being"),
+    "car": ("automobile", "auto"),
     "bicycle": ("bike",),
-    "boat": ("ship", "sailboat"),
+    "boat": ("ship", "sailboat", "sailing boat"),
     "ball": ("toy ball",),
 }
 GROUPS: dict[str, tuple[str, ...]] = {
