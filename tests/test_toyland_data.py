@@ -15,16 +15,16 @@ DIGESTS = {
     0: {
         "align.json": "5e766eb15c48fc7b",
         "plain.json": "2e761e21f9638b02",
-        "instruct.json": "b71634165db990a5",
-        "validation.json": "1dd60d72b4e8c1a6",
-        "captions.jsonl": "6e96a9f1e492aea7",
+        "instruct.json": "39b4d85b29e63e8f",
+        "validation.json": "0af267280aa52860",
+        "captions.jsonl": "0ddd0086f6af2935",
     },
     1: {
         "align.json": "cd47e9bfcefabf20",
         "plain.json": "07a887763c9a7778",
-        "instruct.json": "c47a1a228ca7900b",
-        "validation.json": "2473841816aec346",
-        "captions.jsonl": "48b62d09c3723046",
+        "instruct.json": "9250a0b69c560e04",
+        "validation.json": "8d6f6c0cff61dc62",
+        "captions.jsonl": "416f11757be39c53",
     },
 }
 

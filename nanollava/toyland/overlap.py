@@ -1,4 +1,7 @@
-"""Which questions the grammar can produce. The natural questions that are scored are others."""
+"""Which questions the grammar can produce, and which are plain language.
+
+The natural questions that are scored are others than the grammar's, and unseen wordings others than
+plain language's."""
 
 import re
 from collections.abc import Iterator
@@ -8,6 +11,7 @@ from itertools import product
 from ..errors import exit_with
 from .captions import NUMBERS, plural
 from .grammar import BRITISH, CONTRACTIONS, OPENINGS, THANKS, all_forms
+from .plain import FORMS
 from .qa import KIND_OF_WORD, member_of
 from .scenes import COLORS, SIDES
 from .wordings import (
@@ -50,6 +54,16 @@ CHOICES = {
     "kinds": ["cats", "things", "objects", "red things", *GROUPS],
 }
 NAME_PARTS = {"toy", "sailing", "being", "beings"}  # of names of two words: "toy ball"
+# One example for every slot of plain language.
+PLAIN_EXAMPLES = {
+    "kind": "cat",
+    "a_kind": "a cat",
+    "kinds": "cats",
+    "name": "the cat",
+    "other": "the dog",
+    "side": "on the left",
+    "way": "left",
+}
 OTHER_VALUES = {*NAME_PARTS, *NOT_IN_TOYLAND, *(plural(kind) for kind in NOT_IN_TOYLAND)}
 VALUES = {*KIND_OF_WORD, *COLORS, *SIDES, *OTHER_VALUES}  # exchangeable words
 VALUES |= {f"{word}s" for word in VALUES}  # "the person's color" without its apostrophe
@@ -164,6 +178,20 @@ def in_grammar(question: str) -> bool:
     forms = {words, without_request(words)}
     forms |= {without_spots(form) for form in forms} | {without_spots(form, 1) for form in forms}
     return not forms.isdisjoint(grammar_patterns())
+
+
+@lru_cache(maxsize=1)
+def plain_patterns() -> frozenset[str]:
+    """The patterns of plain language (`plain.py`)."""
+    patterns = set()
+    for forms in FORMS.values():
+        patterns |= {pattern(form.format(**PLAIN_EXAMPLES)) for form in forms}
+    return frozenset(patterns)
+
+
+def in_plain_language(question: str) -> bool:
+    """Whether a question has a form of plain language, which every model has learned."""
+    return pattern(question) in plain_patterns()
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from ..tokenizer import Tokenizer
 from .dialogues import description, follow_ups
 from .draw import draw
 from .grammar import WORDING_SPLITS
+from .overlap import in_plain_language
 from .plain import plain_instructions, plain_questions
 from .qa import QA
 from .questions import TYPES, questions
@@ -96,7 +97,9 @@ def ask(
 
 
 def choose_questions(pool: list[Scene], rng: random.Random, split: str) -> list[tuple[Scene, QA]]:
-    """For every scene one question of every type that it allows."""
+    """For every scene one question of every type that it allows.
+
+    An unseen one is never a form of plain language, which the decoder learned before."""
     chosen = []
     for scene in pool:
         facts = facts_from_captions(scene, rng)
@@ -105,9 +108,22 @@ def choose_questions(pool: list[Scene], rng: random.Random, split: str) -> list[
         else:
             by_type = questions(facts, rng, split)
         for qas in by_type.values():
+            if split == "unseen":
+                qas = [qa for qa in qas if not in_plain_language(qa.question)]
             if qas:
                 chosen.append((scene, rng.choice(qas)))
     return chosen
+
+
+def choose_description(facts: Scene, rng: random.Random, split: str) -> QA:
+    """A description, asked for in a form of the split; an unseen one is not plain language."""
+    if split == PLAIN:
+        (qa,) = plain_instructions(facts, rng, "detail")
+        return qa
+    qa = description(facts, rng, split)
+    while split == "unseen" and in_plain_language(qa.question):
+        qa = description(facts, rng, split)
+    return qa
 
 
 class Scorer:
@@ -159,10 +175,7 @@ class Scorer:
         dialogues = []
         for scene in pool:
             facts = facts_from_captions(scene, self.rng)
-            if split == PLAIN:
-                (qa,) = plain_instructions(facts, self.rng, "detail")
-            else:
-                qa = description(facts, self.rng, split)
+            qa = choose_description(facts, self.rng, split)
             texts = [qa.question]
             if first_type is not None:
                 first = self.rng.choice(questions(facts, self.rng, split)[first_type])
