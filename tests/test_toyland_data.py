@@ -15,16 +15,16 @@ DIGESTS = {
     0: {
         "align.json": "5e766eb15c48fc7b",
         "plain.json": "2e761e21f9638b02",
-        "instruct.json": "39b4d85b29e63e8f",
-        "validation.json": "0af267280aa52860",
-        "captions.jsonl": "0ddd0086f6af2935",
+        "instruct.json": "ef3db2eb7e0a33b6",
+        "validation.json": "eabce8e308827639",
+        "captions.jsonl": "a7d3f36c2c8fe0b6",
     },
     1: {
         "align.json": "cd47e9bfcefabf20",
         "plain.json": "07a887763c9a7778",
-        "instruct.json": "9250a0b69c560e04",
-        "validation.json": "8d6f6c0cff61dc62",
-        "captions.jsonl": "416f11757be39c53",
+        "instruct.json": "eb2062236344c75f",
+        "validation.json": "1cfae1fcf6539e34",
+        "captions.jsonl": "77f45b8967bc4d76",
     },
 }
 

@@ -28,6 +28,8 @@ def test_questions_of_the_grammar_are_found():
         "What colour's the cat?",
         "What color is the cat on the left side of the photo? Answer in one word.",
         "Hey, in one word: what's the color of the cat?",
+        "In one word, please, what is the color of the cat?",
+        "One word, please: what is the color of the cat?",
         "Is the cat on the left in the background?",
         "What is the capital of China?",
     ],

@@ -43,6 +43,13 @@ def capitalized(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def after_comma(text: str) -> str:
+    """The text as the rest of a sentence: without its capital letter, except "I"."""
+    if text.startswith(("I ", "I'")):
+        return text
+    return text[:1].lower() + text[1:]
+
+
 def as_sentence(text: str) -> str:
     """With a capital letter, and a question mark where `$tell` made a question of it."""
     text = capitalized(text)
@@ -147,9 +154,7 @@ def as_typed(text: str, rng: random.Random) -> str:
     if rng.random() < 0.2 and is_long:
         opening = rng.choice(OPENINGS)
         ends_sentence = opening.endswith((". ", "! ", ": "))
-        if not ends_sentence and not text.startswith(("I ", "I'")):
-            text = text[0].lower() + text[1:]
-        text = opening + text
+        text = opening + (text if ends_sentence else after_comma(text))
     if rng.random() < 0.5:
         text = text.lower()
         if rng.random() < 0.3:

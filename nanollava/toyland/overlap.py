@@ -137,7 +137,7 @@ def requests_after() -> tuple[str, ...]:
 
 @lru_cache(maxsize=1)
 def requests_before() -> frozenset[str]:
-    """The patterns of the requests that may come before a question: "In one word:"."""
+    """The patterns of the requests that may come before a question: "In one word"."""
     return frozenset(longest_first((*STYLES_BEFORE["word"], *STYLES_BEFORE["sentence"])))
 
 
@@ -157,10 +157,11 @@ def without_request(words: str) -> str:
 
 
 def without_request_before(question: str) -> str:
-    """A question without the request before it, which ends with a colon: "In one word:"."""
-    for colon in re.finditer(":", question):
-        if pattern(question[: colon.start()]) in requests_before():
-            return question[colon.end() :].lstrip()
+    """A question without the request before it: "In one word: ..." or "In one word, ..."."""
+    marks = [mark.start() for mark in re.finditer("[:,]", question)]
+    for mark in reversed(marks):  # a request may have a comma of its own: "One word, please:"
+        if pattern(question[:mark]) in requests_before():
+            return question[mark + 1 :].lstrip()
     return question
 
 

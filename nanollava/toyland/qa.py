@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from .captions import NUMBERS, WORDS, listing, plural
 from .captions import name as thing_name
-from .grammar import as_sentence, as_typed, choose_form, expand
+from .grammar import after_comma, as_sentence, as_typed, choose_form, expand
 from .scenes import KINDS, SIDES, Scene, Thing
 from .wordings import GROUPS, NEIGHBOR_WORDS, OTHER_NAMES, SPOTS, STYLES, STYLES_BEFORE, WORDINGS
 
@@ -70,7 +70,10 @@ class Writer:
     def with_request(self, question: str, style: str) -> str:
         """The question with a request for one word or a sentence, before or after it."""
         if self.rng.random() < STYLE_BEFORE:
-            return f"{self.fill(STYLES_BEFORE[style], {})} {question}"
+            request = self.fill(STYLES_BEFORE[style], {})
+            return self.rng.choice(
+                (f"{request}: {question}", f"{request}, {after_comma(question)}")
+            )
         return f"{question} {self.fill(STYLES[style], {})}"
 
     def kind(self, kind: str) -> str:

@@ -1112,14 +1112,14 @@ STYLES: dict[str, tuple[str, ...]] = {
 # The same requests, before the question.
 STYLES_BEFORE: dict[str, tuple[str, ...]] = {
     "word": (
-        "(In|With|Using) (one|a single|just one|only one) word:",
-        "(Answer|Reply|Respond|Tell me) (in|with) (one|a single|just one) word:",
-        "(One word|One word answer|One word only|Just one word)(, please|):",
+        "(In|With|Using) (one|a single|just one|only one) word",
+        "(Answer|Reply|Respond|Tell me) (in|with) (one|a single|just one) word",
+        "(One word|One word answer|One word only|Just one word)(, please|)",
     ),
     "sentence": (
-        "(In|As|Using) (a|one|a full|a complete|a whole) sentence:",
-        "(Answer|Reply|Respond|Tell me) (in|with) (a|one|a full|a complete|a whole) sentence:",
-        "(Full sentence|Whole sentence|A full sentence)(, please|):",
+        "(In|As|Using) (a|one|a full|a complete|a whole) sentence",
+        "(Answer|Reply|Respond|Tell me) (in|with) (a|one|a full|a complete|a whole) sentence",
+        "(Full sentence|Whole sentence|A full sentence)(, please|)",
     ),
 }
 
