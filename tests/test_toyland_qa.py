@@ -1,5 +1,7 @@
 """Questions with their answers: what a question is about, and where things are."""
 
+import pytest
+
 from nanollava.toyland.qa import QA, kinds_in, neighbors
 from nanollava.toyland.scenes import scenes
 
@@ -22,6 +24,11 @@ def test_neighbors_of_a_thing_in_front():
 def test_other_names_and_plurals_belong_to_their_kind():
     assert kinds_in(QA("count", "How many bikes and puppies?", "one")) == {"bicycle", "dog"}
     assert kinds_in(QA("count", "How many people?", "one")) == {"person"}
+
+
+@pytest.mark.parametrize("word", ["doggys", "kittys", "persons"])
+def test_a_name_that_lost_its_apostrophe_belongs_to_its_kind(word):
+    assert len(kinds_in(QA("color", f"what is the {word} color", "red"))) == 1
 
 
 def test_a_group_is_about_all_its_kinds():

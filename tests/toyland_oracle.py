@@ -21,7 +21,7 @@ def named_kinds(text: str) -> list[str]:
             match = re.search(rf"\b({word}s?|{plural(word)})\b", text.lower())
             if match:
                 found.append((match.start(), kind))
-    return [kind for _, kind in sorted(found)]
+    return list(dict.fromkeys(kind for _, kind in sorted(found)))  # "sailing boat" is a boat, too
 
 
 def things_named(scene: Scene, text: str) -> list[Thing]:

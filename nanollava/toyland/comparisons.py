@@ -20,7 +20,10 @@ def relation_questions(facts: Scene, writer: Writer) -> list[QA]:
         second_names = unique_names(facts, second, writer, hidden="side")
         if not first_names or not second_names:
             continue
-        names = {"name": first_names[0], "other": second_names[0]}
+        names = {
+            "name": writer.rng.choice(first_names),
+            "other": writer.rng.choice(second_names),
+        }
         if first.side != second.side:
             qas += side_questions(first, second, names, writer)
         if first.distance != second.distance:
@@ -35,7 +38,7 @@ def color_comparisons(first: Thing, second: Thing, facts: Scene, writer: Writer)
     second_names = unique_names(facts, second, writer, hidden="color")
     if not first_names or not second_names:
         return []
-    names = {"name": first_names[0], "other": second_names[0]}
+    names = {"name": writer.rng.choice(first_names), "other": writer.rng.choice(second_names)}
     is_same = first.color == second.color
     qas = [writer.qa("relation", "same color", yes_no_answer(is_same), **names)]
     if not is_same:

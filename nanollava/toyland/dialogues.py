@@ -85,8 +85,8 @@ def gives_away(earlier: QA, qa: QA) -> bool:
     return True
 
 
-# The types that a conversation may ask several times in a row (a drill). Their questions hardly
-# answer each other. Those that need most practice are listed more than once.
+# The types that a conversation may ask several times in a row (a drill), as long as no question
+# answers another. The weaker a type's score was, the more often it is listed.
 DRILLED = (
     ("relation",) * 14
     + ("what",) * 8
@@ -131,12 +131,17 @@ def balanced_answer(qa: QA) -> str:
     return qa.answer
 
 
-def pick_by_answer(qas: list[QA], rng: random.Random) -> QA:
-    """First the answer, then the question: so "two" is as frequent as "none".
+# Weight of "yes" in questions about presence: earlier turns rule out more questions with that
+# answer than with "no".
+YES_WEIGHT = 1.5
 
-    A "yes" gets more weight: earlier turns rule out more of the questions with that answer."""
+
+def pick_by_answer(qas: list[QA], rng: random.Random) -> QA:
+    """First the answer, then the question: so "two" is as frequent as "none"."""
     answers = sorted({balanced_answer(qa) for qa in qas})
-    weights = [1.5 if answer == "yes" else 1.0 for answer in answers]
+    weights = [1.0] * len(answers)
+    if qas[0].type == "presence" and "yes" in answers:
+        weights[answers.index("yes")] = YES_WEIGHT
     (answer,) = rng.choices(answers, weights)
     return rng.choice([qa for qa in qas if balanced_answer(qa) == answer])
 
@@ -184,6 +189,10 @@ ATTRIBUTES: dict[str, Callable[[str, list[Thing]], Answer]] = {
     "distance": distance_answer,
 }
 
+
+# How often a thing is compared with one of another color: most colors differ, and "no" would be
+# the answer nearly always.
+OTHER_COLOR = 0.25
 
 # Umbrella, sunglasses, snowman and sea can be asked about in every scene.
 REASONS_OF_EVERY_SCENE = 4
@@ -380,7 +389,8 @@ class Talk:
         return True
 
     def ask_comparison(self) -> bool:
-        """Whether the topic, one thing, is left or right of another, closer, or of its color."""
+        """Whether the topic, one thing, is left or right of another thing, closer, farther, or of
+        the same color; nothing that an earlier turn has told."""
         if len(self.things) != 1:
             return False
         thing = self.things[0]
@@ -392,14 +402,18 @@ class Talk:
             return False
         other = self.rng.choice(others)
         way = self.rng.choice(("left", "right"))
-        is_left = SIDES.index(thing.side) < SIDES.index(other.side)
-        is_closer = thing.distance == "near"
-        comparisons = {"same color": thing.color == other.color}
-        if thing.side != other.side:
+        comparisons = {}  # whether each of them is true, by wording
+        if thing.color == other.color or self.rng.random() < OTHER_COLOR:
+            comparisons["same color"] = thing.color == other.color
+        if thing.side != other.side and "position" not in self.known:
+            is_left = SIDES.index(thing.side) < SIDES.index(other.side)
             comparisons["side of other"] = is_left == (way == "left")
-        if thing.distance != other.distance:
+        if thing.distance != other.distance and "distance" not in self.known:
+            is_closer = thing.distance == "near"
             comparisons["is closer"] = is_closer
             comparisons["is farther"] = not is_closer
+        if not comparisons:
+            return False
         wording = self.rng.choice(list(comparisons))
         answer = yes_no_answer(comparisons[wording])
         name = f"the {self.writer.kind(other.kind)}"

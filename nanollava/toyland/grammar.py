@@ -43,9 +43,9 @@ def capitalized(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def after_comma(text: str) -> str:
-    """The text as the rest of a sentence: without its capital letter, except "I"."""
-    if text.startswith(("I ", "I'")):
+def uncapitalized(text: str) -> str:
+    """The text without its capital letter; "I" and "OK" keep theirs."""
+    if text.startswith(("I ", "I'", "OK")):
         return text
     return text[:1].lower() + text[1:]
 
@@ -154,7 +154,7 @@ def as_typed(text: str, rng: random.Random) -> str:
     if rng.random() < 0.2 and is_long:
         opening = rng.choice(OPENINGS)
         ends_sentence = opening.endswith((". ", "! ", ": "))
-        text = opening + (text if ends_sentence else after_comma(text))
+        text = opening + (text if ends_sentence else uncapitalized(text))
     if rng.random() < 0.5:
         text = text.lower()
         if rng.random() < 0.3:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 from .captions import NUMBERS, WORDS, listing, plural
 from .captions import name as thing_name
-from .grammar import after_comma, as_sentence, as_typed, choose_form, expand
+from .grammar import as_sentence, as_typed, choose_form, expand, uncapitalized
 from .scenes import KINDS, SIDES, Scene, Thing
 from .wordings import GROUPS, NEIGHBOR_WORDS, OTHER_NAMES, SPOTS, STYLES, STYLES_BEFORE, WORDINGS
 
 ONE_WORD = 0.05  # share of questions that ask for one word
 ONE_SENTENCE = 0.07  # share of questions that ask for a sentence
-STYLE_BEFORE = 0.3  # share of these requests that come before the question
+REQUEST_FIRST = 0.3  # share of these requests that come before the question
 OTHER_NAME = 0.3  # how often a kind with other names is called by one of them
 GROUP_NAME = 0.3  # how often the only animal is also asked about as "the animal"
 
@@ -69,11 +69,12 @@ class Writer:
 
     def with_request(self, question: str, style: str) -> str:
         """The question with a request for one word or a sentence, before or after it."""
-        if self.rng.random() < STYLE_BEFORE:
+        is_one_sentence = re.search("[.?!:] ", question) is None
+        if is_one_sentence and self.rng.random() < REQUEST_FIRST:
             request = self.fill(STYLES_BEFORE[style], {})
-            return self.rng.choice(
-                (f"{request}: {question}", f"{request}, {after_comma(question)}")
-            )
+            if self.rng.random() < 0.5:
+                return f"{request}: {question}"
+            return f"{request}, {uncapitalized(question)}"
         return f"{question} {self.fill(STYLES[style], {})}"
 
     def kind(self, kind: str) -> str:
@@ -273,6 +274,7 @@ for _kind in KINDS:
     for _word in (_kind, *OTHER_NAMES.get(_kind, ())):
         KIND_OF_WORD[_word] = _kind
         KIND_OF_WORD[plural(_word)] = _kind
+        KIND_OF_WORD[f"{_word}s"] = _kind  # "the puppys color" has lost its apostrophe
 
 
 def kinds_in(qa: QA) -> set[str]:

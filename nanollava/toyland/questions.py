@@ -53,9 +53,19 @@ TYPES = (
 OPEN_QUESTIONS = 4
 OUTSIDE_ANSWER = "I only know what Toyland's pictures show: things, colors, places and weather."
 
-# The comparisons of two things that are asked as well when one of them is not there.
-FALSE_COMPARISONS = ("side of other", "further to side", "closer", "farther", "is closer")
-FALSE_COMPARISONS += ("is farther", "is neighbor", "relative position")
+# Wordings of comparisons.py that also ask about one thing that is there and one that is not; the
+# second ones only if the missing thing is not named by its color.
+FALSE_COMPARISONS = (
+    "side of other",
+    "further to side",
+    "closer",
+    "farther",
+    "is closer",
+    "is farther",
+    "is neighbor",
+    "relative position",
+)
+FALSE_COLOR_COMPARISONS = ("same color", "which is color")
 
 # Questions about one thing
 
@@ -77,7 +87,8 @@ def questions_about(thing: Thing, facts: Scene, writer: Writer) -> list[QA]:
     for name in unique_names(facts, thing, writer, hidden="side"):
         answer = position_answer(thing.kind, [thing])
         qas.append(writer.qa("position", "position", answer, name=name))
-        for guess in rng.sample(SIDES, 2):
+        other = rng.choice([side for side in SIDES if side != thing.side])
+        for guess in (thing.side, other):
             answer = yes_no_answer(guess == thing.side)
             spot = writer.spot(guess)
             qas.append(writer.qa("presence", "is at spot", answer, name=name, spot=spot))
@@ -458,26 +469,31 @@ def false_premises(facts: Scene, writer: Writer) -> list[QA]:
 
 
 def false_comparisons(facts: Scene, writer: Writer) -> list[QA]:
-    """Two things compared, of which one is not there; it comes first or second."""
+    """Two things compared, of which one is not there: once the first, once the second.
+
+    A thing that has no name of its own, or of the same kind as the missing one, is left out."""
     rng = writer.rng
     qas = []
-    for missing_first in (True, False):
+    for order in ("missing first", "missing second"):
         what, missing = rng.choice(missing_names(facts, writer))
         thing = rng.choice(facts.things)
-        names = unique_names(facts, thing, writer)
+        # Named as in comparisons of two things that are there, so the name tells nothing.
+        names = unique_names(facts, thing, writer, hidden="side")
         if not names or what.split()[-1] == thing.kind:
             continue
-        first, second = names[0], missing
-        if missing_first:
-            first, second = missing, names[0]
         slots = {
-            "name": first,
-            "other": second,
+            "name": missing,
+            "other": rng.choice(names),
             "way": rng.choice(("left", "right")),
             "where": writer.where(rng.choice(list(NEIGHBOR_WORDS))),
+            "color": rng.choice(COLORS),
         }
-        wording = rng.choice(FALSE_COMPARISONS)
-        qas.append(writer.qa("false premise", wording, no_such(what), **slots))
+        if order == "missing second":
+            slots["name"], slots["other"] = slots["other"], slots["name"]
+        wordings = FALSE_COMPARISONS
+        if " " not in what:
+            wordings += FALSE_COLOR_COMPARISONS
+        qas.append(writer.qa("false premise", rng.choice(wordings), no_such(what), **slots))
     return qas
 
 

@@ -835,7 +835,7 @@ BASIC_WORDINGS: dict[str, tuple[str, ...]] = {
         "Who (wrote|invented|discovered|painted) (this book|the telephone|America|the Mona Lisa)?",
         "When (did|does) (the war end|the train leave|the shop open|the show start)?",
         "What (happened|happens) (before|after|next|then|yesterday)?",
-        "What is (outside|behind|beyond) the (frame|camera)?",
+        "What is (outside|behind|beyond) the frame?",
         "What is the (name|title|size|price|date|author) of (this|the) $image?",
         "(Which|What) camera was used( for (this|the) $image|)?",
         "How (old|big|good|expensive) is (this|the) $image?",
@@ -961,7 +961,7 @@ BASIC_FOLLOW_UPS: dict[str, tuple[str, ...]] = {
         "Is it (more|further) to the {way} than {name}?",
         "$tell (whether|if) it is to the {way} of {name}.",
         "Does it stand (to|on) the {way} of {name}?",
-        "(And|) to the {way} of {name}?",
+        "(And|So|) it is to the {way} of {name}?",
         "Is it on the {way} (side of|hand side of) {name}?",
         "(Would you say|Do you think) it is {way} of {name}?",
     ),
@@ -989,7 +989,6 @@ BASIC_FOLLOW_UPS: dict[str, tuple[str, ...]] = {
         "$tell (whether|if) it has the same color as {name}.",
         "(The same|Same) color as {name}?",
         "Is its color the same as (that of|the color of) {name}?",
-        "Do it and {name} have the same color?",
         "Does its color match {name}?",
     ),
     "more": (
@@ -1109,16 +1108,16 @@ STYLES: dict[str, tuple[str, ...]] = {
     ),
 }
 
-# The same requests, before the question.
+# Requests for the form of an answer, before the question.
 STYLES_BEFORE: dict[str, tuple[str, ...]] = {
     "word": (
         "(In|With|Using) (one|a single|just one|only one) word",
-        "(Answer|Reply|Respond|Tell me) (in|with) (one|a single|just one) word",
+        "(Answer|Reply|Respond) (in|with) (one|a single|just one) word",
         "(One word|One word answer|One word only|Just one word)(, please|)",
     ),
     "sentence": (
         "(In|As|Using) (a|one|a full|a complete|a whole) sentence",
-        "(Answer|Reply|Respond|Tell me) (in|with) (a|one|a full|a complete|a whole) sentence",
+        "(Answer|Reply|Respond) (in|with) (a|one|a full|a complete|a whole) sentence",
         "(Full sentence|Whole sentence|A full sentence)(, please|)",
     ),
 }
