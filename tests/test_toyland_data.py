@@ -15,16 +15,16 @@ DIGESTS = {
     0: {
         "align.json": "5e766eb15c48fc7b",
         "plain.json": "2e761e21f9638b02",
-        "instruct.json": "ef3db2eb7e0a33b6",
-        "validation.json": "eabce8e308827639",
-        "captions.jsonl": "a7d3f36c2c8fe0b6",
+        "instruct.json": "d273c88009c61a1c",
+        "validation.json": "2b0b853fd0479827",
+        "captions.jsonl": "50845ee85e59e31d",
     },
     1: {
         "align.json": "cd47e9bfcefabf20",
         "plain.json": "07a887763c9a7778",
-        "instruct.json": "eb2062236344c75f",
-        "validation.json": "1cfae1fcf6539e34",
-        "captions.jsonl": "77f45b8967bc4d76",
+        "instruct.json": "593fefc6710066d9",
+        "validation.json": "54c7ca05023c2a10",
+        "captions.jsonl": "0072c5b92f1ed69d",
     },
 }
 

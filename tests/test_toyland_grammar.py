@@ -17,6 +17,7 @@ from nanollava.toyland.grammar import (
     choose_form,
     expand,
     split_of,
+    uncapitalized,
 )
 from nanollava.toyland.more_wordings import MORE_FOLLOW_UPS, MORE_WORDINGS
 from nanollava.toyland.wordings import (
@@ -151,6 +152,14 @@ def test_spots_are_well_formed(spot):
 )
 def test_a_sentence_has_a_capital_letter_and_the_right_mark(text, sentence):
     assert as_sentence(text) == sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "inside"),
+    [("Where is it?", "where is it?"), ("I'd like to know.", "I'd like to know."), ("OK", "OK")],
+)
+def test_a_sentence_that_continues_another_has_no_capital_letter(text, inside):
+    assert uncapitalized(text) == inside
 
 
 # Trained and unseen forms

@@ -1,16 +1,16 @@
 """Which questions the grammar can produce, and which are plain language.
 
-The natural questions that are scored are others than the grammar's, and unseen wordings others than
-plain language's."""
+Natural questions are scored only if the grammar cannot produce them, unseen wordings only if they
+are not plain language."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from itertools import product
+from itertools import chain, product
 
 from ..errors import exit_with
-from .captions import NUMBERS, plural
-from .grammar import BRITISH, CONTRACTIONS, OPENINGS, THANKS, all_forms
+from .captions import NUMBERS, WORDS, plural
+from .grammar import BRITISH, CONTRACTIONS, OPENINGS, THANKS, all_forms, replace_words
 from .plain import FORMS
 from .qa import KIND_OF_WORD, member_of
 from .scenes import COLORS, SIDES
@@ -20,6 +20,7 @@ from .wordings import (
     GROUPS,
     NEIGHBOR_WORDS,
     NOT_IN_TOYLAND,
+    OTHER_NAMES,
     SPOTS,
     STYLES,
     STYLES_BEFORE,
@@ -53,18 +54,18 @@ CHOICES = {
     "country": list(COUNTRIES),
     "kinds": ["cats", "things", "objects", "red things", *GROUPS],
 }
-NAME_PARTS = {"toy", "sailing", "being", "beings"}  # of names of two words: "toy ball"
-# One example for every slot of plain language.
+# The slots of plain language besides the side, which is tried with each of its words.
 PLAIN_EXAMPLES = {
     "kind": "cat",
     "a_kind": "a cat",
     "kinds": "cats",
     "name": "the cat",
     "other": "the dog",
-    "side": "on the left",
     "way": "left",
 }
-OTHER_VALUES = {*NAME_PARTS, *NOT_IN_TOYLAND, *(plural(kind) for kind in NOT_IN_TOYLAND)}
+# Names of two words, "toy ball", and the kinds that they mean.
+LONG_NAMES = {name: kind for kind, names in OTHER_NAMES.items() for name in names if " " in name}
+OTHER_VALUES = {*NOT_IN_TOYLAND, *(plural(kind) for kind in NOT_IN_TOYLAND)}
 VALUES = {*KIND_OF_WORD, *COLORS, *SIDES, *OTHER_VALUES}  # exchangeable words
 VALUES |= {f"{word}s" for word in VALUES}  # "the person's color" without its apostrophe
 ARTICLES = {"a", "an", "the"}
@@ -93,6 +94,7 @@ def pattern(text: str) -> str:
         text = text.replace(british.lower(), american.lower())
     for long, short in CONTRACTIONS.items():
         text = text.replace(short.lower().replace("'", ""), long.lower())
+    text = replace_words(text, LONG_NAMES)
     kept = []
     for word in re.findall(r"[a-z]+", text):
         if word in ARTICLES or word == "please":
@@ -123,28 +125,30 @@ def grammar_patterns() -> frozenset[str]:
     return frozenset(patterns)
 
 
-def longest_first(templates: tuple[str, ...]) -> tuple[str, ...]:
-    """The patterns of all forms of the templates, so that the longest that fits is found first."""
-    patterns = {pattern(form) for template in templates for form in all_forms(template)}
-    return tuple(sorted(patterns, key=len, reverse=True))
+def patterns_of(templates: Iterable[str]) -> set[str]:
+    """The patterns of all forms of templates without slots."""
+    return {pattern(form) for template in templates for form in all_forms(template)}
 
 
 @lru_cache(maxsize=1)
 def requests_after() -> tuple[str, ...]:
-    """The patterns of the requests that may follow a question: "Answer in one word." """
-    return longest_first((*STYLES["word"], *STYLES["sentence"], *FOLLOW_UPS["yes or no"]))
+    """The patterns of the requests that may follow a question: "Answer in one word."
+
+    The longest come first, so that "only one word" is not cut to "only"."""
+    templates = (*STYLES["word"], *STYLES["sentence"], *FOLLOW_UPS["yes or no"])
+    return tuple(sorted(patterns_of(templates), key=len, reverse=True))
 
 
 @lru_cache(maxsize=1)
 def requests_before() -> frozenset[str]:
     """The patterns of the requests that may come before a question: "In one word"."""
-    return frozenset(longest_first((*STYLES_BEFORE["word"], *STYLES_BEFORE["sentence"])))
+    return frozenset(patterns_of((*STYLES_BEFORE["word"], *STYLES_BEFORE["sentence"])))
 
 
 @lru_cache(maxsize=1)
 def name_with_spot() -> re.Pattern:
     """Finds names such as "_ on _ side of this picture"."""
-    spots = longest_first(tuple(CHOICES["spot"]))
+    spots = sorted(patterns_of(CHOICES["spot"]), key=len, reverse=True)  # the longest that fits
     return re.compile(rf"_ ({'|'.join(spots)})\b")
 
 
@@ -173,26 +177,33 @@ def without_spots(words: str, count: int = 0) -> str:
     return re.sub("_( _)+", "_", words)
 
 
+def possible_patterns(question: str) -> set[str]:
+    """The pattern of a question, and those without its requests and the spots in its names."""
+    patterns = {pattern(question), pattern(without_request_before(question))}
+    patterns |= {without_request(words) for words in patterns}
+    shorter = {without_spots(words) for words in patterns}
+    shorter |= {without_spots(words, 1) for words in patterns}
+    return patterns | shorter
+
+
 def in_grammar(question: str) -> bool:
     """Whether the grammar can produce a question in these words, about whatever things."""
-    words = pattern(without_request_before(question))
-    forms = {words, without_request(words)}
-    forms |= {without_spots(form) for form in forms} | {without_spots(form, 1) for form in forms}
-    return not forms.isdisjoint(grammar_patterns())
+    return not possible_patterns(question).isdisjoint(grammar_patterns())
 
 
 @lru_cache(maxsize=1)
 def plain_patterns() -> frozenset[str]:
     """The patterns of plain language (`plain.py`)."""
     patterns = set()
-    for forms in FORMS.values():
-        patterns |= {pattern(form.format(**PLAIN_EXAMPLES)) for form in forms}
+    for form in chain.from_iterable(FORMS.values()):
+        for side in SIDES:
+            patterns.add(pattern(form.format(**PLAIN_EXAMPLES, side=WORDS[side])))
     return frozenset(patterns)
 
 
 def in_plain_language(question: str) -> bool:
     """Whether a question has a form of plain language, which every model has learned."""
-    return pattern(question) in plain_patterns()
+    return not possible_patterns(question).isdisjoint(plain_patterns())
 
 
 if __name__ == "__main__":
