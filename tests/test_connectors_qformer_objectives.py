@@ -1,4 +1,4 @@
-"""The three objectives of BLIP-2's stage 1, derived again in NumPy; the body has its own test."""
+"""The three objectives of BLIP-2's stage 1, derived again in NumPy from images and captions on."""
 
 from copy import deepcopy
 
@@ -6,24 +6,27 @@ import numpy as np
 import pytest
 import torch
 from conftest import randomise
-from numpy_layers import gelu, layer_norm, linear, softmax, weights_of
+from numpy_layers import Weights, attention, gelu, layer_norm, linear, part, softmax, weights_of
 
 from nanollava.connectors.qformer_objectives import (
+    Losses,
     QFormerPretraining,
     captioning_mask,
-    contrastive_loss,
     draw_negatives,
 )
 
 VOCABULARY = 20
 QUERIES = 4
+LAYERS = 2  # the first has cross-attention, the second has not
+HEAD_WIDTH = 64  # of every Q-Former
+WIDTH = 2 * HEAD_WIDTH
 B = 3  # images, and captions
 
 
 @pytest.fixture(scope="module")
 def model():
     model = QFormerPretraining(
-        24, VOCABULARY, num_queries=QUERIES, num_layers=2, width=64, contrast_width=8
+        24, VOCABULARY, num_queries=QUERIES, num_layers=LAYERS, width=WIDTH, contrast_width=8
     )
     randomise(model.double())
     model.temperature.data.fill_(0.3)
@@ -46,76 +49,145 @@ def smoothed_cross_entropy(logits: np.ndarray, target: int) -> float:
     return -(0.9 * log_p[target] + 0.1 * log_p.mean())
 
 
-def test_contrastive_loss(model, inputs):
-    Z_v, input_ids, is_text = inputs
-    weights = weights_of(model)
-    image = model.image_states(model.norm_patches(Z_v))
-    text = model.class_states(input_ids, is_text)
-    u = linear(image.detach().numpy(), weights, "image_proj")
-    w = linear(text.detach().numpy(), weights, "text_proj")
+# The whole stage in NumPy: one image, one caption or one pair at a time
+
+
+def numpy_attention(
+    x: np.ndarray, source: np.ndarray, weights: Weights, mask: np.ndarray | None = None
+) -> np.ndarray:
+    """LN(x + W_o softmax(Q K^T / sqrt(E)) V) of x (T, D) and source (S, source_width)."""
+    q = linear(x, weights, "q_proj")
+    k = linear(source, weights, "k_proj")
+    v = linear(source, weights, "v_proj")
+    y = attention(q, k, v, WIDTH // HEAD_WIDTH, mask)
+    return layer_norm(x + linear(y, weights, "out_proj"), weights, "norm", 1e-12)
+
+
+def numpy_feed_forward(x: np.ndarray, weights: Weights) -> np.ndarray:
+    y = linear(gelu(linear(x, weights, "fc1")), weights, "fc2")
+    return layer_norm(x + y, weights, "norm", 1e-12)
+
+
+def numpy_body(
+    x: np.ndarray,
+    num_queries: int,
+    patches: np.ndarray | None,
+    weights: Weights,
+    mask: np.ndarray | None = None,
+) -> np.ndarray:
+    """States of queries and text x (Q + T, D), the queries first."""
+    x = layer_norm(x, weights, "qformer.norm", 1e-12)
+    for i in range(LAYERS):
+        layer = part(weights, f"qformer.layers.{i}.")
+        x = numpy_attention(x, x, part(layer, "self_attention."), mask)
+        queries = x[:num_queries]
+        text = x[num_queries:]
+        if num_queries > 0:
+            if i % 2 == 0:
+                queries = numpy_attention(queries, patches, part(layer, "cross_attention."))
+            queries = numpy_feed_forward(queries, part(layer, "feed_forward."))
+        if len(text) > 0:
+            text = numpy_feed_forward(text, part(layer, "text_feed_forward."))
+        x = np.concatenate([queries, text])
+    return x
+
+
+def numpy_text(ids: np.ndarray, weights: Weights) -> np.ndarray:
+    positions = weights["position_embedding.weight"][: len(ids)]
+    return weights["word_embedding.weight"][ids] + positions
+
+
+def numpy_similarity(images: list, captions: list, weights: Weights) -> np.ndarray:
+    """s_ij = max_q cos(u_iq, w_j) / temperature; a caption has no padding here."""
     s = np.empty((B, B))
-    for i in range(B):
-        for j in range(B):
-            cosines = []
-            for q in range(QUERIES):
-                norms = np.linalg.norm(u[i, q]) * np.linalg.norm(w[j])
-                cosines.append(u[i, q] @ w[j] / norms)
-            s[i, j] = max(cosines) / 0.3
-    expected = 0.0
-    for i in range(B):
-        expected += smoothed_cross_entropy(s[i], i) / (2 * B)
-        expected += smoothed_cross_entropy(s[:, i], i) / (2 * B)
-    loss = contrastive_loss(model.similarity(image, text))
-    assert loss.item() == pytest.approx(expected, abs=1e-6)
+    for i, patches in enumerate(images):
+        states = numpy_body(weights["queries"], QUERIES, patches, weights)
+        u = linear(states, weights, "image_proj")  # (Q, d)
+        for j, ids in enumerate(captions):
+            states = numpy_body(numpy_text(ids, weights), 0, None, weights)
+            w = linear(states[0], weights, "text_proj")  # of the class token
+            cosines = u @ w / (np.linalg.norm(u, axis=1) * np.linalg.norm(w))
+            s[i, j] = cosines.max() / 0.3
+    return s
 
 
-def test_matching_loss(model, inputs):
-    Z_v, input_ids, is_text = inputs
-    weights = weights_of(model)
-    patches = model.norm_patches(Z_v)
-    other_image = torch.tensor([1, 2, 0])
-    other_text = torch.tensor([2, 0, 1])
-    pairs = []  # image, text, whether they belong together
-    for i in range(B):
-        pairs.append((i, i, 1))
-        pairs.append((int(other_image[i]), i, 0))
-        pairs.append((i, int(other_text[i]), 0))
-    expected = 0.0
-    for image, text, target in pairs:
-        length = int(is_text[text].sum())  # without its padding, nothing is to be masked
-        embedded = model.embed_text(input_ids[text : text + 1, :length])
-        states = model.qformer(model.queries[None], embedded, patches[image : image + 1])
-        logits = linear(states[0, :QUERIES].detach().numpy(), weights, "match_head").mean(0)
-        expected -= np.log(softmax(logits)[target]) / len(pairs)
-    loss = model.matching_loss(patches, input_ids, is_text, other_image, other_text)
-    assert loss.item() == pytest.approx(expected, abs=1e-6)
-
-
-def test_captioning_loss(model, inputs):
-    """Word by word: the states of a prefix do not depend on what follows."""
-    Z_v, input_ids, is_text = inputs
-    weights = weights_of(model)
-    patches = model.norm_patches(Z_v)
+def numpy_contrastive(s: np.ndarray) -> float:
     losses = []
     for i in range(B):
-        for t in range(1, int(is_text[i].sum())):
-            prefix = input_ids[i : i + 1, :t].clone()
-            prefix[0, 0] = VOCABULARY  # [DEC]
-            visible = torch.ones(1, t, dtype=torch.bool)
-            states = model.qformer(
-                model.queries[None],
-                model.embed_text(prefix),
-                patches[i : i + 1],
-                captioning_mask(QUERIES, visible),
-            )
-            last = states[0, -1].detach().numpy()
-            word = layer_norm(
-                gelu(linear(last, weights, "word_layer")), weights, "word_norm", 1e-12
-            )
+        losses.append(smoothed_cross_entropy(s[i], i))
+        losses.append(smoothed_cross_entropy(s[:, i], i))
+    return np.mean(losses)
+
+
+def numpy_matching(images: list, captions: list, negatives: tuple, weights: Weights) -> float:
+    """The cross-entropy of the pair itself and of both wrong pairs of every sample."""
+    other_image, other_caption = negatives
+    losses = []
+    for i in range(B):
+        for image, caption in ((i, i), (int(other_image[i]), i), (i, int(other_caption[i]))):
+            text = numpy_text(captions[caption], weights)
+            x = np.concatenate([weights["queries"], text])
+            states = numpy_body(x, QUERIES, images[image], weights)
+            logits = linear(states[:QUERIES], weights, "match_head").mean(0)
+            losses.append(-np.log(softmax(logits)[int(image == caption)]))
+    return np.mean(losses)
+
+
+def numpy_captioning(images: list, captions: list, weights: Weights) -> float:
+    """The cross-entropy of every token from the states of the queries and the prefix before it."""
+    losses = []
+    for patches, ids in zip(images, captions, strict=True):
+        for t in range(1, len(ids)):
+            prefix = np.array([VOCABULARY, *ids[1:t]])  # [DEC] is the first token
+            x = np.concatenate([weights["queries"], numpy_text(prefix, weights)])
+            sees = np.tril(np.ones((QUERIES + t, QUERIES + t), dtype=bool))
+            sees[:QUERIES, :QUERIES] = True
+            last = numpy_body(x, QUERIES, patches, weights, sees)[-1]
+            word = gelu(linear(last, weights, "word_layer"))
+            word = layer_norm(word, weights, "word_norm", 1e-12)
             logits = word @ weights["word_embedding.weight"].T + weights["word_bias"]
-            losses.append(smoothed_cross_entropy(logits, int(input_ids[i, t])))
-    loss = model.captioning_loss(patches, input_ids, is_text)
-    assert loss.item() == pytest.approx(np.mean(losses), abs=1e-6)
+            losses.append(smoothed_cross_entropy(logits, ids[t]))
+    return np.mean(losses)
+
+
+@pytest.fixture(scope="module")
+def expected(model, inputs) -> dict[str, float]:
+    """The three losses, with negatives that `draw_negatives` chooses by NumPy's similarities."""
+    Z_v, input_ids, is_text = inputs
+    weights = weights_of(model)
+    images = [layer_norm(patches, weights, "norm_patches") for patches in Z_v.numpy()]
+    captions = []
+    for ids, is_word in zip(input_ids, is_text, strict=True):
+        captions.append(ids[is_word].numpy())
+    s = numpy_similarity(images, captions, weights)
+    negatives = draw_negatives(torch.from_numpy(s), torch.Generator().manual_seed(1))
+    return {
+        "itc": numpy_contrastive(s),
+        "itm": numpy_matching(images, captions, negatives, weights),
+        "itg": numpy_captioning(images, captions, weights),
+    }
+
+
+@pytest.mark.parametrize("name", Losses._fields)
+def test_objective_equals_numpy(model, inputs, expected, name):
+    losses = model(*inputs, torch.Generator().manual_seed(1))
+    assert getattr(losses, name).item() == pytest.approx(expected[name], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name, own_weights",
+    [
+        ("itc", ("image_proj.weight", "text_proj.weight", "temperature")),
+        ("itm", ("match_head.weight",)),
+        ("itg", ("word_layer.weight", "word_norm.weight", "word_bias")),
+    ],
+)
+def test_each_objective_trains_its_own_weights(model, inputs, name, own_weights):
+    model.zero_grad()
+    getattr(model(*inputs, torch.Generator().manual_seed(1)), name).backward()
+    parameters = dict(model.named_parameters())
+    for weight in (*own_weights, "queries", "qformer.layers.0.self_attention.q_proj.weight"):
+        assert parameters[weight].grad.abs().sum() > 0, weight
 
 
 def test_in_captioning_queries_see_no_text_and_text_no_future(model, inputs):
