@@ -80,6 +80,13 @@ def test_with_closed_gates_the_logits_are_the_language_models_bit_by_bit():
     assert torch.equal(model(IDS, images(2)), model.language_model(IDS))
 
 
+def test_its_language_model_by_itself_sees_no_image():
+    model = gated_model()
+    embeds = model.language_model.model.embed_tokens(IDS)
+    states = model.language_model.model.hidden_states(embeds)
+    torch.testing.assert_close(states[-1], model.language_model.model(embeds))
+
+
 def test_new_gates_are_closed():
     for block in GatedLLaVA(config()).multi_modal_projector.decoder_blocks().values():
         assert block.attention_gate.item() == 0

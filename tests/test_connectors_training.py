@@ -233,6 +233,11 @@ def refused(capsys, world: Path, script: str, *flags) -> str:
         (["--projector=abstractor", "--image-tokens=1"], "abstractor needs 2"),
         (["--projector=resampler", "--image-tokens=600"], "an image takes 600 tokens"),
         (["--projector=resampler", "--max-length=4"], "an image takes 4 tokens"),
+        (["--projector=resampler", "--image-tokens=600", "--plan"], "an image takes 600 tokens"),
+        # Refused before anything is allocated:
+        (["--projector=resampler", "--image-tokens=16000"], "an image takes 16000 tokens"),
+        (["--projector=gated_xattn", "--image-tokens=1000000"], "expected at most 16384"),
+        (["--projector=resampler", "--connector-layers=1025"], "expected at most 1024"),
         (["--projector=qformer", "--connector-width=100"], "a multiple of 64"),
         (["--projector=qwen", "--connector-layers=4"], "qwen has no such size"),
         (["--projector=resampler", "--sees=all"], "--sees all: resampler has no such size"),

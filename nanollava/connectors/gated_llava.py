@@ -88,14 +88,16 @@ class GatedKVCache(KVCache):
 
 
 def look_first(block: nn.Module, _layer: nn.Module, inputs: tuple) -> tuple:
-    """The inputs of a decoder layer, with x as a gated block changes it.
+    """The inputs of a decoder layer (x, cos, sin, mask, kv_cache), x as a gated block changes it.
 
-    Without images to look at, which is the language model used by itself, x stays as it is.
+    Without images to look at, which is the language model used by itself, x stays as it is; then
+    there may be no `mask` and no `kv_cache`.
     """
-    x, cos, sin, mask, kv_cache = inputs
+    x, *others = inputs
+    kv_cache = others[-1] if len(others) == 4 else None
     if kv_cache is not None:
         x = block(x, kv_cache.latents.to(x.dtype), kv_cache.mask(x.shape[1]))
-    return x, cos, sin, mask, kv_cache
+    return x, *others
 
 
 class GatedLLaVA(LLaVA):

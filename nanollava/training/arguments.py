@@ -18,6 +18,8 @@ from ..flags import MAX_SEED, check_number, check_texts, flag_name
 MAX_STEPS = 10**8 - 1  # a checkpoint's name has eight digits
 MAX_BATCH = 2**20
 MAX_COUNT = 10**12  # of any other integer flag
+MAX_LAYERS = 1024  # of a connector, as in its saved config
+MAX_CONNECTOR_SIZE = 2**14  # width, or vectors per image; more does not fit into memory
 # The sizes of a new connector that is not one of PROJECTORS.
 CONNECTOR_FLAGS = (
     "image_tokens",
@@ -178,14 +180,23 @@ class TrainConfig:
 
     # Sizes of a new connector; by default as published, in proportion to the tower.
     image_tokens: int | None = affects_result(
-        None, "a new connector's vectors per image, which the language model reads", minimum=1
+        None,
+        "a new connector's vectors per image, which the language model reads; for gated_xattn the "
+        "latents, which its blocks read",
+        minimum=1,
+        maximum=MAX_CONNECTOR_SIZE,
     )
-    connector_layers: int | None = affects_result(None, "a new connector's layers", minimum=1)
+    connector_layers: int | None = affects_result(
+        None, "a new connector's layers", minimum=1, maximum=MAX_LAYERS
+    )
     connector_width: int | None = affects_result(
-        None, "a new Q-Former's width, a multiple of 64", minimum=64
+        None, "a new Q-Former's width, a multiple of 64", minimum=64, maximum=MAX_CONNECTOR_SIZE
     )
     layers_per_block: int | None = affects_result(
-        None, "gated_xattn: one gated block before every so many decoder layers", minimum=1
+        None,
+        "gated_xattn: one gated block before every so many decoder layers",
+        minimum=1,
+        maximum=MAX_LAYERS,
     )
     sees: str | None = affects_result(
         None,

@@ -9,6 +9,7 @@ from ..loading import Loaded, join_parts, load_llava
 from .arguments import TrainConfig
 from .connector import check_token_budget, load_qformer, planned_connector
 from .output import LOCK_FILE, has_model
+from .plan import planned_model
 
 
 def build(config: TrainConfig) -> Loaded:
@@ -21,9 +22,9 @@ def build(config: TrainConfig) -> Loaded:
     if config.model is not None:
         check_is_finished("--model", config.model)
         loaded = load_llava(shipped(config.model))
+        check_token_budget(config, loaded.model.config)
     else:
         loaded = join(config)
-    check_token_budget(config, loaded.model.config)
     # The result's tokenizer has `<image>`. If it cannot, this is an error now, not at the end.
     loaded.tokenizer.with_image_token(loaded.model.config.image_token_id)
     return loaded
@@ -34,6 +35,7 @@ def join(config: TrainConfig) -> Loaded:
     check_is_directory("--vision", config.vision)
     check_is_directory("--llm", config.llm)
     check_is_finished("--projector", config.projector)
+    check_token_budget(config, planned_model(config))  # before anything is allocated
     vision = shipped(config.vision)
     _, sizes = planned_connector(config, read_vision_config(vision))
     loaded = join_parts(

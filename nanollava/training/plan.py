@@ -36,7 +36,7 @@ from ..hf.original import original_tower
 from ..schema import optional
 from ..tokenizer import Tokenizer
 from .arguments import TrainConfig, micro_batch_size
-from .connector import planned_connector
+from .connector import check_token_budget, planned_connector
 
 BF16 = 2  # bytes
 FP32 = 4  # bytes
@@ -392,6 +392,7 @@ def describe(config: TrainConfig, trainable: dict[str, bool]) -> str:
             f"--gpus {config.gpus} (in total) is not a multiple of --nodes {config.nodes}"
         )
     model_config = planned_model(config)
+    check_token_budget(config, model_config)
     if config.tokens <= model_config.num_image_tokens:
         raise UserError(
             f"--tokens {config.tokens}: a sample has more, because its image alone takes "
