@@ -43,4 +43,6 @@ def what_to_ask() -> str:
 Photographs do not work: they need real weights (docs/weights.md).
 Ask, in these words or in your own:
 {examples}
-Then go on, for example with "And the house?", "Where is it?" or "Why?"; /reset starts over."""
+Answers are short; add "In a sentence." for longer ones.
+Then go on, for example with "And the house?" or "Where is it?", and after "Can we build a snowman?
+Yes or no?" with "Why?"; /reset starts over."""
