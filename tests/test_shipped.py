@@ -90,8 +90,7 @@ def test_score_in_plain_language(ours, result):
     assert combinations["overall"] >= 0.85, combinations
 
 
-# On 300 scenes every type reaches this in trained wordings (docs/toyland.md).
-@pytest.mark.xfail(strict=True, reason="on these 40 scenes one type is below its goal")
+@pytest.mark.xfail(strict=True, reason="relations miss the goal (docs/toyland.md)")
 def test_no_type_of_question_is_weak(result):
     assert min(result["types"].values()) >= 0.85, result
 
