@@ -64,7 +64,7 @@ def main() -> None:
     for (name, answer), (text,) in zip(expected, answers, strict=True):
         right.setdefault(name, []).append(normal(text) == answer)
     for name, results in right.items():
-        print(f"{name:22} {sum(results):3} of {len(results)}")
+        print(f"{name:22} {results.count(True):3} of {len(results)}")
 
 
 if __name__ == "__main__":

@@ -77,18 +77,18 @@ def questions_about(thing: Thing, facts: Scene, writer: Writer) -> list[QA]:
     for name in unique_names(facts, thing, writer, hidden="color"):
         answer = color_answer(thing.kind, [thing])
         qas.append(writer.qa("color", "color", answer, name=name))
-        other = rng.choice([color for color in COLORS if color != thing.color])
-        first, second = rng.sample((thing.color, other), 2)
+        other_color = rng.choice([color for color in COLORS if color != thing.color])
+        first, second = rng.sample((thing.color, other_color), 2)
         slots = {"name": name, "color": first, "other_color": second}
         qas.append(writer.qa("color", "color or color", answer, **slots))
-        for guess in (thing.color, other):
+        for guess in (thing.color, other_color):
             answer = yes_no_answer(guess == thing.color)
             qas.append(writer.qa("presence", "is color", answer, name=name, color=guess))
     for name in unique_names(facts, thing, writer, hidden="side"):
         answer = position_answer(thing.kind, [thing])
         qas.append(writer.qa("position", "position", answer, name=name))
-        other = rng.choice([side for side in SIDES if side != thing.side])
-        for guess in (thing.side, other):
+        other_side = rng.choice([side for side in SIDES if side != thing.side])
+        for guess in (thing.side, other_side):
             answer = yes_no_answer(guess == thing.side)
             spot = writer.spot(guess)
             qas.append(writer.qa("presence", "is at spot", answer, name=name, spot=spot))
