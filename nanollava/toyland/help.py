@@ -44,5 +44,5 @@ Photographs do not work: they need real weights (docs/weights.md).
 Ask, in these words or in your own:
 {examples}
 Answers are short; add "In a sentence." for longer ones.
-Then go on, for example with "And the house?" or "Where is it?", and after "Can we build a snowman?
-Yes or no?" with "Why?"; /reset starts over."""
+Then go on, for example with "And the house?" or "Where is it?"; /reset starts over.
+For a reason ask "Can we build a snowman? Yes or no?", then "Why?"."""
