@@ -43,9 +43,9 @@ from nanollava.toyland.vicuna import in_words
 from nanollava.vit import CLIPVisionTransformer
 
 
-def pixel_values_of(pool: list[Scene]) -> torch.Tensor:
-    """(scenes, 3, H, W)"""
-    images = np.stack([pixels(scene) for scene in pool])
+def pixel_values_of(pool: list[Scene], size: int) -> torch.Tensor:
+    """(scenes, 3, size, size)"""
+    images = np.stack([pixels(scene, size) for scene in pool])
     return to_pixel_values(torch.from_numpy(images))
 
 
@@ -69,7 +69,8 @@ def retrieval(model: CLIP, tokenizer: Tokenizer, count: int = 128, seed: int = 0
         pool = scenes_with_sky(place, weather, count, seed)
         texts = [captions(scene, rng)[0] for scene in pool]
         ids, ends = encode_captions(tokenizer, texts)
-        image, text = model(pixel_values_of(pool), ids, ends)
+        image_size = model.vision_model.config.image_size
+        image, text = model(pixel_values_of(pool, image_size), ids, ends)
         best = (image @ text.T).argmax(1)
         is_right.append(best == torch.arange(count))
     return torch.cat(is_right).double().mean().item()
@@ -78,11 +79,12 @@ def retrieval(model: CLIP, tokenizer: Tokenizer, count: int = 128, seed: int = 0
 @torch.no_grad()
 def box_features(tower: CLIPVisionTransformer, pool: list[Scene], layer: int) -> torch.Tensor:
     """The mean feature of the patches under each thing's box, weighted by overlap: (things, D)."""
-    grid = tower.config.image_size // tower.config.patch_size
+    image_size = tower.config.image_size
+    grid = image_size // tower.config.patch_size
     means = []
     for start in range(0, len(pool), 128):
         part = pool[start : start + 128]
-        features = tower.features(pixel_values_of(part), layer)  # (scenes, P, D)
+        features = tower.features(pixel_values_of(part, image_size), layer)  # (scenes, P, D)
         for scene, patches in zip(part, features, strict=True):
             for thing in scene.things:
                 means.append(patch_weights(thing.box, grid) @ patches.float())

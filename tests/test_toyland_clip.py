@@ -1,6 +1,7 @@
 """toy-clip: its losses, its training data, and its files in transformers."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,6 @@ from nanollava.files import shipped
 from nanollava.toyland.captions import captions
 from nanollava.toyland.clip import (
     CLIP,
-    GRID,
     PHRASES,
     VISION,
     ClipData,
@@ -25,6 +25,7 @@ from nanollava.toyland.clip import (
     make_caption_tokenizer,
     patch_weights,
     pixels,
+    pretrain_clip,
     region_losses,
     to_pixel_values,
     variants,
@@ -79,6 +80,18 @@ def test_variants_belong_to_the_training_split():
         assert all(scene.split == "train" for scene in variants(rng, 4, "snow", "night"))
 
 
+def test_only_the_kind_of_one_thing_changes_on_request():
+    rng = random.Random(0)
+    for scene in scenes("train", 50, 0):
+        changed = change(scene, rng, only_kinds=True)
+        differing = []
+        for old, new in zip(scene.things, changed.things, strict=True):
+            if new.kind != old.kind:
+                differing.append(old)
+            assert (new.color, new.side, new.distance) == (old.color, old.side, old.distance)
+        assert len(differing) == 1
+
+
 def test_a_change_of_color_keeps_the_box():
     cat = Thing("cat", "red", "left", "near", (0.1, 0.6, 0.3, 0.95))
     scene = Scene("park", "sunny", (cat,))
@@ -123,7 +136,7 @@ def test_captions_end_with_the_end_of_text(tokenizer):
 @pytest.fixture(scope="module")
 def data(tokenizer):
     phase = ClipPhase(steps=4, region_steps=2, batch=8, group=2, images=64, seed=0)
-    return ClipData(phase, tokenizer)
+    return ClipData(phase, tokenizer, VISION)
 
 
 def test_a_batch_consists_of_whole_groups(data):
@@ -158,7 +171,7 @@ def test_first_steps_train_on_regions_only(data):
 def test_captions_alone_move_no_region(tokenizer):
     """Without the second loss, the loss is that of whole images."""
     phase = ClipPhase(steps=2, regions=False, max_things=1, batch=8, group=2, images=64, seed=0)
-    data = ClipData(phase, tokenizer)
+    data = ClipData(phase, tokenizer, VISION)
     assert all(len(scene.things) == 1 for scene in data.scenes)
     model = CLIP(VISION, TextConfig(vocab_size=len(tokenizer) + 1))
     loss, metrics = clip_loss(model, data, 0, torch.device("cpu"))
@@ -176,9 +189,18 @@ def test_both_recipes_take_equally_many_steps():
 def test_region_weights_address_the_patches_of_their_own_image(data):
     weights = data.region_weights([0, 1])  # (things, 2 * P)
     first = len(data.scenes[0].things)
-    assert weights.shape == (first + len(data.scenes[1].things), 2 * GRID**2)
-    assert weights[:first, GRID**2 :].abs().sum() == 0
-    assert weights[first:, : GRID**2].abs().sum() == 0
+    assert weights.shape == (first + len(data.scenes[1].things), 2 * VISION.num_patches)
+    assert weights[:first, VISION.num_patches :].abs().sum() == 0
+    assert weights[first:, : VISION.num_patches].abs().sum() == 0
+
+
+def test_a_tower_with_smaller_patches_is_trained_and_loaded(tmp_path):
+    vision = replace(VISION, image_size=98, patch_size=7, num_hidden_layers=1)
+    (phase,) = captions_only(0.001, 96, 0)[:1]
+    device = torch.device("cpu")
+    pretrain_clip(tmp_path, [replace(phase, batch=4)], 0, torch.float32, device, vision)
+    model, _ = load_clip(tmp_path)
+    assert model.vision_model.config == vision
 
 
 def test_toy_clip_in_transformers():

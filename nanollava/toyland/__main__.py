@@ -14,7 +14,7 @@ from ..files import check_writable
 from ..flags import MAX_SEED, HelpFormatter, check_number, check_texts
 from ..image import save_image
 from . import data, natural_score
-from .clip import MIN_IMAGES, MIN_IMAGES_CAPTIONS_ONLY, pretrain_clip
+from .clip import MIN_IMAGES, MIN_IMAGES_CAPTIONS_ONLY, captions_only, pretrain_clip, with_regions
 from .draw import MIN_SIZE, draw
 from .scenes import SPLITS, scenes
 from .score import TEMPLATE, plain_score, plain_table, score, table
@@ -45,15 +45,9 @@ def run_pretrain(args: argparse.Namespace) -> None:
     out = Path(args.out)
     check_writable(out)
     if args.only in (None, "clip"):
-        pretrain_clip(
-            out / "toy-clip",
-            args.scale,
-            args.pictures,
-            args.seed,
-            dtype,
-            device,
-            regions=not args.captions_only,
-        )
+        recipe = captions_only if args.captions_only else with_regions
+        phases = recipe(args.scale, args.pictures, args.seed)
+        pretrain_clip(out / "toy-clip", phases, args.seed, dtype, device)
     if args.only in (None, "vicuna"):
         pretrain_vicuna(out / "toy-vicuna", args.scale, args.seed, dtype, device)
 

@@ -12,7 +12,7 @@ import random
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from ..config import VisionConfig
 from ..errors import exit_with
 from ..files import command_line, made_by, read_json
 from ..hf.config import vision_config_json
-from ..hf.load import load
+from ..hf.load import load, read_vision_config
 from ..hf.names import Layout
 from ..image import ImageConfig, normalize
 from ..tokenizer import Tokenizer
@@ -69,7 +69,6 @@ VISION = VisionConfig(
     num_attention_heads=2,
 )
 CAPTION_VOCAB_SIZE = 512
-GRID = VISION.image_size // VISION.patch_size  # patches per side
 LAYER = -2  # the hidden state that LLaVA will read, so the one that must know the things
 LAYER_NORM_EPS = 1e-5
 WHOLE_CLIP = Layout("CLIP", (("", ""),))  # both towers under their own names
@@ -195,11 +194,10 @@ def make_caption_tokenizer(seed: int) -> Tokenizer:
     return train_bpe(texts, CAPTION_VOCAB_SIZE)
 
 
-def pixels(scene: Scene) -> np.ndarray:
-    """The image of a scene as the tower will see it, (H, W, 3) bytes.
+def pixels(scene: Scene, size: int = VISION.image_size) -> np.ndarray:
+    """The image of a scene as a tower of this image size will see it, (size, size, 3) bytes.
 
     It is drawn larger and then resized, as CLIP's preprocessing does (bicubic)."""
-    size = VISION.image_size
     return np.asarray(draw(scene, 2 * size).resize((size, size)))
 
 
@@ -223,15 +221,17 @@ def encode_captions(tokenizer: Tokenizer, texts: list[str]) -> tuple[torch.Tenso
 # Scenes that differ in one fact
 
 
-def change(scene: Scene, rng: random.Random) -> Scene:
-    """The scene with one fact of one thing changed: kind (50%), color (30%) or slot (20%)."""
+def change(scene: Scene, rng: random.Random, only_kinds: bool = False) -> Scene:
+    """The scene with one fact of one thing changed: kind (50%), color (30%) or slot (20%).
+
+    With `only_kinds` it is always the kind."""
     index = rng.randrange(len(scene.things))
     old = scene.things[index]
     kind = old.kind
     color = old.color
     slot = (old.side, old.distance)
     which = rng.random()
-    if which < 0.5:
+    if only_kinds or which < 0.5:
         kind = rng.choice([other for other in KINDS if other != kind])
     elif which < 0.8:
         color = rng.choice([other for other in COLORS if other != color])
@@ -248,7 +248,12 @@ def change(scene: Scene, rng: random.Random) -> Scene:
 
 
 def variants(
-    rng: random.Random, size: int, place: str, weather: str, max_things: int = 4
+    rng: random.Random,
+    size: int,
+    place: str,
+    weather: str,
+    max_things: int = 4,
+    only_kinds: bool = False,
 ) -> list[Scene]:
     """A training scene and size - 1 others, each of which differs from it in one fact."""
     while True:
@@ -256,7 +261,7 @@ def variants(
         first = replace(first, place=place, weather=weather, things=first.things[:max_things])
         group = [first]
         for _ in range(8 * size):
-            other = change(first, rng)
+            other = change(first, rng, only_kinds)
             is_new = other.facts not in [scene.facts for scene in group]
             # A `first` of another split is dropped only when its changes have been drawn: to drop
             # it at once would change all later draws, so the images of a seed.
@@ -331,6 +336,7 @@ class ClipPhase:
     max_things: int = 4  # in one image
     batch: int  # images per step
     group: int  # scenes that differ in one fact and share a batch
+    only_kinds: bool = False  # whether this fact is always the kind of a thing
     images: int
     seed: int
 
@@ -349,7 +355,7 @@ class ClipData:
     The groups are ordered by sky, which is a place and a weather.
     """
 
-    def __init__(self, phase: ClipPhase, tokenizer: Tokenizer):
+    def __init__(self, phase: ClipPhase, tokenizer: Tokenizer, vision: VisionConfig):
         self.rng = random.Random(f"clip/{phase.seed}")
         self.phase = phase
         self.tokenizer = tokenizer
@@ -357,14 +363,18 @@ class ClipData:
         self.scenes: list[Scene] = []
         for place, weather in SKIES:
             for _ in range(self.groups_per_sky):
-                self.scenes += variants(self.rng, phase.group, place, weather, phase.max_things)
+                self.scenes += variants(
+                    self.rng, phase.group, place, weather, phase.max_things, phase.only_kinds
+                )
         print(f"drawing {len(self.scenes):,} images ...", flush=True)
+        draw_pixels = partial(pixels, size=vision.image_size)
         with ProcessPoolExecutor(2) as processes:
-            drawings = list(processes.map(pixels, self.scenes, chunksize=64))
+            drawings = list(processes.map(draw_pixels, self.scenes, chunksize=64))
         self.images = torch.from_numpy(np.stack(drawings))  # (scenes, H, W, 3) bytes
         self.regions = []  # for every scene (things, P): weights of the patches under the boxes
+        grid = vision.image_size // vision.patch_size  # patches per side
         for scene in self.scenes:
-            weights = [patch_weights(thing.box, GRID) for thing in scene.things]
+            weights = [patch_weights(thing.box, grid) for thing in scene.things]
             self.regions.append(torch.stack(weights))
 
     def choose(self, step: int) -> list[int]:
@@ -388,7 +398,7 @@ class ClipData:
     def shifted_pixel_values(self, indices: list[int], device: torch.device) -> torch.Tensor:
         """The images (B, 3, H, W), all moved by the same random shift, with repeated edges.
 
-        The boxes stay where they are: SHIFT is less than a third of a patch."""
+        The boxes stay where they are: SHIFT is less than a third of toy-clip's patches."""
         pixel_values = to_pixel_values(self.images[indices].to(device))
         padded = F.pad(pixel_values, (SHIFT, SHIFT, SHIFT, SHIFT), mode="replicate")
         down = self.rng.randint(-SHIFT, SHIFT)
@@ -476,7 +486,7 @@ def train_clip(
 ) -> None:
     """Trains for one phase: first on regions only, then on whole images and regions."""
     model.to(device).train()
-    data = ClipData(phase, tokenizer)
+    data = ClipData(phase, tokenizer, model.vision_model.config)
 
     def backward(step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
@@ -493,6 +503,7 @@ def train_clip(
 
 def save_clip(model: CLIP, tokenizer: Tokenizer, path: Path) -> None:
     """Writes a Hugging Face CLIP directory (float16)."""
+    vision = model.vision_model.config
     projection = {"projection_dim": model.text_config.projection_dim}
     end_of_text = len(tokenizer)
     text_config = {
@@ -509,10 +520,10 @@ def save_clip(model: CLIP, tokenizer: Tokenizer, path: Path) -> None:
         "model_type": "clip",
         **projection,
         "text_config": text_config,
-        "vision_config": {**vision_config_json(VISION), **projection},
+        "vision_config": {**vision_config_json(vision), **projection},
     }
     save(model, config, WHOLE_CLIP, tokenizer, path)
-    ImageConfig(VISION.image_size).save_pretrained(path)
+    ImageConfig(vision.image_size).save_pretrained(path)
 
 
 def load_clip(path: str | Path) -> tuple[CLIP, Tokenizer]:
@@ -520,7 +531,7 @@ def load_clip(path: str | Path) -> tuple[CLIP, Tokenizer]:
     path = Path(path)
     values = read_json(path / "config.json")["text_config"]
     text = TextConfig(**{field.name: values[field.name] for field in fields(TextConfig)})
-    model = CLIP(VISION, text)
+    model = CLIP(read_vision_config(path), text)
     load(model, path, WHOLE_CLIP, dtype=torch.float32)
     return model.eval(), Tokenizer.from_pretrained(path)
 
@@ -575,21 +586,17 @@ def captions_only(scale: float, images: int, seed: int) -> list[ClipPhase]:
 
 def pretrain_clip(
     out: Path,
-    scale: float,
-    images: int,
+    phases: list[ClipPhase],
     seed: int,
     dtype: torch.dtype,
     device: torch.device,
-    regions: bool = True,
+    vision: VisionConfig = VISION,
 ) -> None:
-    """Makes toy-clip and writes it, with the command that made it, to `out`.
-
-    Without `regions` only whole images and captions are compared, as in OpenAI's CLIP."""
+    """Trains a CLIP in these phases and writes it, with the command that made it, to `out`."""
     torch.manual_seed(seed)
     tokenizer = make_caption_tokenizer(seed)
-    model = CLIP(VISION, TextConfig(vocab_size=len(tokenizer) + 1))
-    recipe = with_regions if regions else captions_only
-    for phase in recipe(scale, images, seed):
+    model = CLIP(vision, TextConfig(vocab_size=len(tokenizer) + 1))
+    for phase in phases:
         train_clip(model, tokenizer, phase, dtype, device)
     save_clip(model, tokenizer, out)
     made_by(out, command_line(sys.argv))
