@@ -21,7 +21,7 @@ from nanollava.config import CONNECTORS, ConnectorConfig, LlamaConfig, LlavaConf
 from nanollava.errors import UserError
 from nanollava.evals.connectors import __main__ as program
 from nanollava.evals.connectors import data, figures, runs, table
-from nanollava.evals.connectors.rows import RATES, ROWS
+from nanollava.evals.connectors.rows import ROWS, STAGE_1_RATES, STAGE_2_RATES
 from nanollava.image import ImageConfig
 from nanollava.loading import llava_class
 from nanollava.toyland.pretrain import make_tokenizer
@@ -93,20 +93,31 @@ def test_a_rerun_trains_nothing_and_says_the_same(compared):
 
 @pytest.mark.parametrize("row", ["gated_xattn-16", "minigpt4-16"])
 def test_every_rate_is_tried_and_the_best_goes_on(compared, row):
+    """Stage 1's by its own loss; stage 2's after that stage 1, for each language model."""
     out, _ = compared
-    losses = {}
-    for rate in RATES:
-        *_, last = runs.logged_steps(out / row / f"{rate.name}-10-0/trained")
-        losses[rate.name] = last["validation_loss"]
-    rates = {result["rate"] for result in runs.all_results(out) if result["row"] == row}
-    assert rates == {min(losses, key=losses.get)}
+
+    def best(rates: tuple[float, ...], folders: str) -> float:
+        losses = {}
+        for rate in rates:
+            *_, last = runs.logged_steps(out / row / folders.format(rate))
+            losses[rate] = last["validation_loss"]
+        return min(losses, key=losses.get)
+
+    stage_1_rate = best(STAGE_1_RATES, "{:g}-10-0/align")
+    results = [result for result in runs.all_results(out) if result["row"] == row]
+    assert len(results) == 2
+    for result in results:
+        folders = f"{stage_1_rate:g}-10-0/{result['language_model']}-{{:g}}"
+        stage_2_rate = best(STAGE_2_RATES, folders)
+        assert result["rates"] == [stage_1_rate, stage_2_rate]
 
 
 def test_one_pass_over_the_training_set(compared):
     out, _ = compared
     for result in runs.all_results(out):
-        folder = out / result["row"] / f"{result['rate']}-10-0"
-        for stage in ("align", "trained", "frozen"):
+        stage_1_rate, stage_2_rate = result["rates"]
+        folder = out / result["row"] / f"{stage_1_rate:g}-10-0"
+        for stage in ("align", f"{result['language_model']}-{stage_2_rate:g}"):
             assert len(runs.logged_steps(folder / stage)) == 10 // 4
 
 
@@ -134,7 +145,7 @@ def test_figures_are_drawn_from_the_runs(compared, monkeypatch, tmp_path):
     program.main()
     names = {path.name.split("-")[0] for path in tmp_path.glob("*.*")}
     assert names == {"qformer_masks.png", "image_masks.png", "gates", "queries"}
-    curves, last_of_stage_1 = figures.gates_of(runs.largest_models(out)["gated_xattn-16"].parent)
+    curves, last_of_stage_1 = figures.gates_of(runs.largest_models(out)["gated_xattn-16"])
     assert last_of_stage_1 == 2
     for curve in curves.values():
         assert [step for step, _ in curve] == [0, 1, 2, 3, 4]
@@ -149,15 +160,18 @@ def test_a_row_that_does_not_exist_ends_it_before_anything_is_written(tmp_path, 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_rate_at_which_the_training_diverges_is_not_chosen(monkeypatch):
-    def train(run, settings):
-        if run.rate.name == "high":
+def test_a_rate_at_which_the_training_diverges_is_not_chosen():
+    def loss_at(rate: float) -> float:
+        if rate == 3.0:
             raise UserError("train_align.py: error: step 3 (from 0): the loss is nan, ...")
-        return {"low": 0.4, "middle": 0.3}[run.rate.name]
+        return {1.0: 0.4, 2.0: 0.3}[rate]
 
-    monkeypatch.setattr(program, "train", train)
-    settings = SimpleNamespace(samples=[500, 2000, 8000])
-    assert program.best_rate(ROWS[0], settings).name == "middle"
+    assert program.best_rate((1.0, 2.0, 3.0), loss_at) == 2.0
+
+
+def test_rates_are_chosen_on_the_middle_size():
+    for samples, middle in (([500, 2000, 8000], 2000), ([10], 10), ([10, 20], 10)):
+        assert program.middle_size(SimpleNamespace(samples=samples)) == middle
 
 
 def test_a_training_that_fails_is_one_line(tmp_path, monkeypatch):
@@ -183,7 +197,7 @@ def test_rows_at_the_same_time_share_one_qformer_stage(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "run_on_one_thread", run_program)
     rows = {row.name: row for row in ROWS if row.has_qformer_stage}
     folders = program.in_parallel(
-        lambda row: runs.qformer_stage(runs.Run(row, RATES[0], 10, 0, "trained"), settings),
+        lambda row: runs.qformer_stage(runs.Stage1(row, 0.01, 10, 0), settings),
         len(rows),
         rows,
     )
@@ -233,7 +247,7 @@ def test_right_answers_about_two_images_score_1(monkeypatch):
 def made_up(row: str, score: float, **changes) -> dict:
     result = {
         "row": row,
-        "rate": "middle",
+        "rates": [0.005, 0.0015],
         "samples": 100,
         "seed": 0,
         "language_model": "trained",
@@ -268,7 +282,7 @@ def test_the_tables_have_the_mean_and_the_range_of_all_seeds():
     text = table.all_tables(results)
     assert "| linear | 16 | 1,234 | 70.0 (60.0 to 80.0) | 20.0 (20.0 to 20.0) | 10.0" in text
     assert "| frozen: score | frozen: GFLOPs | trained: GFLOPs | ms |" in text
-    assert "| 30.0 | 1.50 | 2.00 | 10.0 | middle |" in text
+    assert "| 30.0 | 1.50 | 2.00 | 10.0 | 0.005 / 0.0015 |" in text
     assert "| linear | trained | 10.0 | 70.0 (60.0 to 80.0) |" in text
     assert "| linear | frozen | - | 30.0 |" in text
     assert table.all_tables([]) == "no result yet"
@@ -294,7 +308,7 @@ def test_the_tables_by_type_of_question():
 def test_a_cost_that_an_earlier_version_did_not_measure():
     result = made_up("linear", 0.6)
     del result["flops_frozen"]
-    assert "| - | - | 2.00 | 10.0 | middle |" in table.all_tables([result])
+    assert "| - | - | 2.00 | 10.0 | 0.005 / 0.0015 |" in table.all_tables([result])
 
 
 def test_flops_count_the_images_that_a_training_had():
@@ -356,5 +370,8 @@ def test_data_sets_of_several_sizes(tmp_path):
     assert len(small) == 5 and len(large) == 10
     assert sum(isinstance(record["image"], list) for record in large) == 2
     assert len(json.loads((folder / "align-10.json").read_text())) == 10
+    for stage in ("align", "plain"):
+        validation = json.loads((folder / f"{stage}-validation.json").read_text())
+        assert all("validation_" in record["image"] for record in validation)
     with pytest.raises(UserError, match="has 10 training scenes, --samples asks for 20"):
         data.write_data(folder, [20])

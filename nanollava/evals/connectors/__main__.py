@@ -7,6 +7,7 @@ python -m nanollava.evals.connectors figures --out out/connectors
 
 import argparse
 import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -20,15 +21,17 @@ from ...flags import HelpFormatter, check_number
 from ..program import in_parallel
 from . import figures, table
 from .data import write_data
-from .rows import LANGUAGE_MODELS, RATES, ROWS, SAMPLES, Rate, Row
+from .rows import LANGUAGE_MODELS, ROWS, SAMPLES, STAGE_1_RATES, STAGE_2_RATES, Row
 from .runs import (
     Run,
     Settings,
+    Stage1,
     all_results,
     check_settings,
     largest_models,
-    train,
     train_and_measure,
+    train_stage_1,
+    train_stage_2,
 )
 
 DIVERGED = "(from 0): the loss is"  # in the error of a training whose rate was too high
@@ -77,40 +80,74 @@ def chosen_rows(names: list[str] | None) -> list[Row]:
 
 
 def compare_row(row: Row, settings: Settings, seeds: int) -> None:
-    """Chooses the learning rate, then trains and measures everything at it."""
-    rate = best_rate(row, settings)
+    """Chooses the learning rates, then trains and measures everything at them."""
+    stage_1_rate = best_stage_1_rate(row, settings)
+    stage_2_rates = {}
+    for language_model in LANGUAGE_MODELS:
+        rate = best_stage_2_rate(row, stage_1_rate, language_model, settings)
+        stage_2_rates[language_model] = rate
     for seed in range(seeds):
         for size in settings.samples:
-            for language_model in LANGUAGE_MODELS:
-                run = Run(row, rate, size, seed, language_model)
+            for language_model, rate in stage_2_rates.items():
+                run = Run(Stage1(row, stage_1_rate, size, seed), rate, language_model)
                 result = train_and_measure(run, settings)
                 print(f"{title(run)}: score {result['plain']['overall']:.1%}", flush=True)
 
 
-def best_rate(row: Row, settings: Settings) -> Rate:
-    """The learning rate with the smallest validation loss, for all runs of the row.
+def best_stage_1_rate(row: Row, settings: Settings) -> float:
+    """The learning rate of stage 1 with the smallest validation loss of that stage.
 
-    It is chosen with seed 0, a trained language model and the middle one of the sizes (of two the
-    smaller): with the largest, the three trainings would take as long as the rest."""
-    middle = settings.samples[(len(settings.samples) - 1) // 2]
+    Rates are chosen with seed 0 and the middle one of the sizes (of two the smaller): with the
+    largest, these trainings would take longer than the rest."""
+
+    def loss_at(rate: float) -> float:
+        stage_1 = Stage1(row, rate, middle_size(settings), 0)
+        loss = train_stage_1(stage_1, settings)
+        print(f"{title_of_stage_1(stage_1)}: validation loss {loss:.4f}", flush=True)
+        return loss
+
+    return best_rate(STAGE_1_RATES, loss_at)
+
+
+def best_stage_2_rate(
+    row: Row, stage_1_rate: float, language_model: str, settings: Settings
+) -> float:
+    """The learning rate of stage 2 with the smallest validation loss, after the best stage 1."""
+    stage_1 = Stage1(row, stage_1_rate, middle_size(settings), 0)
+
+    def loss_at(rate: float) -> float:
+        run = Run(stage_1, rate, language_model)
+        loss = train_stage_2(run, settings)
+        print(f"{title(run)}: validation loss {loss:.4f}", flush=True)
+        return loss
+
+    return best_rate(STAGE_2_RATES, loss_at)
+
+
+def best_rate(rates: tuple[float, ...], loss_at: Callable[[float], float]) -> float:
+    """The rate with the smallest loss. One at which the training diverges is not chosen."""
     losses = {}
-    for rate in RATES:
-        run = Run(row, rate, middle, 0, "trained")
+    for rate in rates:
         try:
-            losses[rate] = train(run, settings)
+            losses[rate] = loss_at(rate)
         except UserError as error:
-            if DIVERGED not in str(error) or rate == RATES[0]:  # the smallest one does not diverge
+            if DIVERGED not in str(error) or rate == rates[0]:  # the smallest one does not diverge
                 raise
             losses[rate] = math.inf
-        print(f"{title(run)}: validation loss {losses[rate]:.4f}", flush=True)
     return min(losses, key=losses.get)
 
 
+def middle_size(settings: Settings) -> int:
+    return settings.samples[(len(settings.samples) - 1) // 2]
+
+
+def title_of_stage_1(stage_1: Stage1) -> str:
+    samples = f"{stage_1.samples:,} samples"
+    return f"{stage_1.row.name:18} {samples:>13}, seed {stage_1.seed}, stage 1 at {stage_1.rate:g}"
+
+
 def title(run: Run) -> str:
-    return (
-        f"{run.row.name:18} {run.rate.name:6} {run.samples:6,} samples, seed {run.seed}, "
-        f"language model {run.language_model}"
-    )
+    return f"{title_of_stage_1(run.stage_1)}, {run.language_model} at {run.rate:g}"
 
 
 def print_table(args: argparse.Namespace) -> None:
@@ -126,7 +163,7 @@ def draw_figures(args: argparse.Namespace) -> None:
     figures.draw_image_masks(folder / "image_masks.png")
     for row, model in largest_models(out).items():
         if row.startswith("gated_xattn"):
-            figures.draw_gates(model.parent, folder / f"gates-{row}.png")
+            figures.draw_gates(model, folder / f"gates-{row}.png")
         if row not in PROJECTORS:  # these rows are named like their projector
             figures.draw_queries(model, folder / f"queries-{row}.jpg")
     print(f"figures are in {folder}")

@@ -61,17 +61,21 @@ def two_image_records(count: int, num_scenes: int, seed: int) -> list[dict]:
     return records
 
 
-def validation_records(seed: int) -> list[dict]:
-    """Instruction data about the validation scenes of the data set, in plain language."""
+def validation_records(seed: int) -> dict[str, list[dict]]:
+    """Records about the validation scenes of the data set, in plain language, by stage: "align" has
+    descriptions, "plain" instruction data."""
     rng = random.Random(f"plain validation/{seed}")
-    records = []
+    description_rng = random.Random(f"align validation/{seed}")
+    align = []
+    plain = []
     for i, scene in enumerate(scenes("validation", VALIDATION_SCENES, seed)):
         facts = facts_from_captions(scene, rng)
         name = f"validation_{i:06d}"
-        records += data.instruction_records(
-            facts, name, f"images/{name}.jpg", rng, plain_instructions
-        )
-    return records
+        image = f"images/{name}.jpg"
+        description = plain_instructions(facts, description_rng, "detail")
+        align.append(data.record(name, image, description))
+        plain += data.instruction_records(facts, name, image, rng, plain_instructions)
+    return {"align": align, "plain": plain}
 
 
 def write_data(folder: Path, sizes: list[int], seed: int = 0) -> None:
@@ -79,8 +83,8 @@ def write_data(folder: Path, sizes: list[int], seed: int = 0) -> None:
 
     align-SIZE.json, and the records of plain-SIZE.json about one image, are the beginning of those
     of a larger size. The records about two images are drawn from the first SIZE scenes.
-    plain-validation.json is the same for all. plain.json is shuffled first, because the records of
-    one image follow each other.
+    align-validation.json and plain-validation.json are the same for all. plain.json is shuffled
+    first, because the records of one image follow each other.
     """
     if not folder.exists():
         data.write(folder, train=max(sizes), validation=VALIDATION_SCENES, seed=seed)
@@ -92,7 +96,8 @@ def write_data(folder: Path, sizes: list[int], seed: int = 0) -> None:
         )
     plain = json.loads((folder / "plain.json").read_text(encoding="utf-8"))
     random.Random(f"plain/{seed}").shuffle(plain)
-    write_json(folder / "plain-validation.json", validation_records(seed))
+    for stage, records in validation_records(seed).items():
+        write_json(folder / f"{stage}-validation.json", records)
     for size in sizes:
         about_two = two_image_records(size // TWO_IMAGES, size, seed)
         write_json(folder / f"align-{size}.json", align[:size])

@@ -90,17 +90,18 @@ def draw_image_masks(path: Path) -> None:
     save_image(side_by_side(panels), path)
 
 
-def gates_of(folder: Path) -> tuple[dict[str, list[tuple[int, float]]], int]:
+def gates_of(llava: Path) -> tuple[dict[str, list[tuple[int, float]]], int]:
     """Curves (step, tanh(gate)) of every gate through both stages, and the last step of stage 1.
 
-    They come from the checkpoints of a run; the steps of stage 2 follow those of stage 1. A gate is
-    closed at step 0."""
+    They come from the checkpoints of a run with stage 2 in `llava` and stage 1 beside it; the steps
+    of stage 2 follow those of stage 1. A gate is closed at step 0."""
     curves: dict[str, list[tuple[int, float]]] = {}
     last_of_stage_1 = 0
-    for stage in ("align", "trained"):
-        for checkpoint in sorted((folder / stage / "checkpoints").glob("step-????????")):
+    stage_1 = llava.parent / "align"
+    for stage in (stage_1, llava):
+        for checkpoint in sorted((stage / "checkpoints").glob("step-????????")):
             step = int(checkpoint.name.removeprefix("step-"))
-            if stage == "align":
+            if stage == stage_1:
                 last_of_stage_1 = step
             else:
                 step += last_of_stage_1
@@ -110,15 +111,15 @@ def gates_of(folder: Path) -> tuple[dict[str, list[tuple[int, float]]], int]:
                     curve = curves.setdefault(short, [(0, 0.0)])
                     curve.append((step, tensor.tanh().item()))
     if not curves:
-        raise UserError(f"{folder}: no checkpoints with gates in it")
+        raise UserError(f"{llava}: no checkpoints with gates in it")
     return curves, last_of_stage_1
 
 
-def draw_gates(folder: Path, path: Path) -> None:
+def draw_gates(llava: Path, path: Path) -> None:
     """The gates opening over the steps of both stages.
 
     Thick lines are the gates of the attention, thin ones those of the feed-forward."""
-    curves, last_of_stage_1 = gates_of(folder)
+    curves, last_of_stage_1 = gates_of(llava)
     points = [point for curve in curves.values() for point in curve]
     last_step = max(step for step, _ in points)
     largest = max(0.01, *(abs(value) for _, value in points))

@@ -14,15 +14,6 @@ class Row:
     has_qformer_stage: bool = False  # begins with the result of train_qformer
 
 
-@dataclass(frozen=True)
-class Rate:
-    """Peak learning rates of both stages. Every row takes the best of the same three."""
-
-    name: str
-    align: float
-    instruct: float
-
-
 def with_tokens(projector: str, image_tokens: int) -> Row:
     return Row(f"{projector}-{image_tokens}", projector, image_tokens=image_tokens)
 
@@ -45,10 +36,9 @@ ROWS = (
     with_tokens("gated_xattn", TOKENS),
     Row(f"gated_xattn-{TOKENS}-all", "gated_xattn", ("--sees", "all"), TOKENS),
 )
-RATES = (
-    Rate("low", align=1.5e-3, instruct=5e-4),
-    Rate("middle", align=5e-3, instruct=1.5e-3),  # the scripts' defaults, tuned for "linear"
-    Rate("high", align=1.5e-2, instruct=4.5e-3),
-)
+# Peak learning rates of the two stages, from the lowest. Every row takes the best of each. The
+# middle ones are the scripts' defaults, which were tuned for "linear".
+STAGE_1_RATES = (1.5e-3, 5e-3, 1.5e-2)
+STAGE_2_RATES = (5e-4, 1.5e-3, 4.5e-3)
 LANGUAGE_MODELS = ("trained", "frozen")  # in stage 2
 SAMPLES = (500, 2000, 8000)  # of each stage, which passes over them once

@@ -19,7 +19,7 @@ from ...toyland.score import plain_score, score
 from ...training import plan
 from ..program import run_on_one_thread
 from .data import two_image_score
-from .rows import Rate, Row
+from .rows import Row
 
 STAGE_2 = {plan.TOWER: False, plan.PROJECTOR: True, plan.LLM: True}  # what it trains
 STAGE_2_FROZEN = {**STAGE_2, plan.LLM: False}
@@ -40,25 +40,37 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Run:
-    """One training of both stages."""
+class Stage1:
+    """One training of stage 1, which several runs share."""
 
     row: Row
-    rate: Rate
+    rate: float  # peak learning rate
     samples: int
     seed: int
-    language_model: str  # "trained" or "frozen" in stage 2
 
     def folder(self, out: Path) -> Path:
-        """Where stage 1 is, which the runs with a trained and a frozen language model share."""
-        return out / self.row.name / f"{self.rate.name}-{self.samples}-{self.seed}"
+        """Where everything is that begins with this stage 1."""
+        return out / self.row.name / f"{self.rate:g}-{self.samples}-{self.seed}"
+
+    def result(self, out: Path) -> Path:
+        """The trained connector."""
+        return self.folder(out) / "align"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of both stages. Stage 2 has as many samples as stage 1, and its seed."""
+
+    stage_1: Stage1
+    rate: float  # peak learning rate of stage 2
+    language_model: str  # "trained" or "frozen" in stage 2
 
     def llava(self, out: Path) -> Path:
         """The LLaVA that stage 2 writes."""
-        return self.folder(out) / self.language_model
+        return self.stage_1.folder(out) / f"{self.language_model}-{self.rate:g}"
 
     def result_file(self, out: Path) -> Path:
-        return self.folder(out) / f"{self.language_model}.json"
+        return self.stage_1.folder(out) / f"{self.language_model}-{self.rate:g}.json"
 
 
 def check_settings(settings: Settings) -> None:
@@ -84,19 +96,41 @@ def train_and_measure(run: Run, settings: Settings) -> dict:
     """The result of a run, from its file if there is one."""
     file = run.result_file(settings.out)
     if not file.is_file():
-        train(run, settings)
+        train_stage_2(run, settings)
         write_json(file, measure(run, settings))
     return read_json(file)
 
 
-def train(run: Run, settings: Settings) -> float:
-    """Both stages of LLaVA, after the Q-Former's own if the row has it. Returns the last validation
-    loss."""
-    align = run.folder(settings.out) / "align"
-    llava = run.llava(settings.out)
-    train_stage_1(run, settings, align)
-    train_stage_2(run, settings, align, llava)
-    return logged_steps(llava)[-1]["validation_loss"]
+def train_stage_1(stage_1: Stage1, settings: Settings) -> float:
+    """train_align.py, after train_qformer where the row begins with it. Returns the loss on
+    validation data after the last step."""
+    row = stage_1.row
+    out = stage_1.result(settings.out)
+    flags = [*common_flags(stage_1, settings), "--projector", row.projector, *row.flags]
+    if row.image_tokens is not None:
+        flags += ["--image-tokens", str(row.image_tokens)]
+    if row.has_qformer_stage:
+        flags += ["--qformer", str(qformer_stage(stage_1, settings))]
+    flags += ["--data", str(settings.out / f"data/align-{stage_1.samples}.json")]
+    flags += ["--lr", str(stage_1.rate)]
+    flags += validation_flags("align", stage_1, settings)
+    call([str(REPOSITORY / "train_align.py")], out, flags)
+    return logged_steps(out)[-1]["validation_loss"]
+
+
+def train_stage_2(run: Run, settings: Settings) -> float:
+    """train_instruct.py, after stage 1. Returns the loss on validation data after the last step."""
+    stage_1 = run.stage_1
+    out = run.llava(settings.out)
+    train_stage_1(stage_1, settings)
+    flags = [*common_flags(stage_1, settings), "--projector", str(stage_1.result(settings.out))]
+    flags += ["--data", str(settings.out / f"data/plain-{stage_1.samples}.json")]
+    flags += ["--lr", str(run.rate)]
+    flags += validation_flags("plain", stage_1, settings)
+    if run.language_model == "frozen":
+        flags += ["--freeze-llm"]
+    call([str(REPOSITORY / "train_instruct.py")], out, flags)
+    return logged_steps(out)[-1]["validation_loss"]
 
 
 def logged_steps(result: Path) -> list[dict]:
@@ -104,68 +138,49 @@ def logged_steps(result: Path) -> list[dict]:
     return [entry for _, entry in read_json_lines(result / "metrics.jsonl")]
 
 
-def train_stage_1(run: Run, settings: Settings, out: Path) -> None:
-    """train_align.py, after train_qformer where the row begins with it."""
-    flags = [*common_flags(run, settings), "--projector", run.row.projector, *run.row.flags]
-    if run.row.image_tokens is not None:
-        flags += ["--image-tokens", str(run.row.image_tokens)]
-    if run.row.has_qformer_stage:
-        flags += ["--qformer", str(qformer_stage(run, settings))]
-    flags += ["--data", str(settings.out / f"data/align-{run.samples}.json")]
-    flags += ["--lr", str(run.rate.align)]
-    call([str(REPOSITORY / "train_align.py")], out, flags)
-
-
-def qformer_stage(run: Run, settings: Settings) -> Path:
+def qformer_stage(stage_1: Stage1, settings: Settings) -> Path:
     """The result of the Q-Former's own stage on the same images; rows share it.
 
     Its learning rate is the default of train_qformer in all rows."""
-    name = f"tokens-{run.row.image_tokens}-{run.samples}-{run.seed}"
-    out = settings.out / "qformer-stage-1" / name
-    flags = [*common_flags(run, settings), "--image-tokens", str(run.row.image_tokens)]
-    flags += ["--data", str(settings.out / f"data/align-{run.samples}.json")]
+    tokens = stage_1.row.image_tokens
+    out = settings.out / f"qformer-stage-1/tokens-{tokens}-{stage_1.samples}-{stage_1.seed}"
+    flags = [*common_flags(stage_1, settings), "--image-tokens", str(tokens)]
+    flags += ["--data", str(settings.out / f"data/align-{stage_1.samples}.json")]
     with QFORMER_LOCK:
         call(["-m", "nanollava.train_qformer"], out, flags)
     return out
 
 
-def train_stage_2(run: Run, settings: Settings, align: Path, out: Path) -> None:
-    """train_instruct.py, with the loss on validation data after the last step."""
-    steps = steps_of(run, settings)
-    flags = [*common_flags(run, settings), "--projector", str(align)]
-    flags += ["--data", str(settings.out / f"data/plain-{run.samples}.json")]
-    flags += ["--lr", str(run.rate.instruct)]
-    flags += ["--validation", str(settings.out / "data/plain-validation.json")]
-    flags += ["--eval-steps", str(steps)]
-    if run.language_model == "frozen":
-        flags += ["--freeze-llm"]
-    call([str(REPOSITORY / "train_instruct.py")], out, flags)
+def validation_flags(data: str, stage_1: Stage1, settings: Settings) -> list[str]:
+    """Flags that measure the loss on validation data after the last step."""
+    file = settings.out / f"data/{data}-validation.json"
+    return ["--validation", str(file), "--eval-steps", str(steps_of(stage_1, settings))]
 
 
-def common_flags(run: Run, settings: Settings) -> list[str]:
+def common_flags(stage_1: Stage1, settings: Settings) -> list[str]:
     return [
         *("--vision", settings.vision, "--llm", settings.llm, "--batch", str(settings.batch)),
-        *("--max-steps", str(steps_of(run, settings)), "--seed", str(run.seed)),
+        *("--max-steps", str(steps_of(stage_1, settings)), "--seed", str(stage_1.seed)),
         *("--dtype", settings.dtype, "--save-dtype", "fp32"),
-        *checkpoint_flags(run, settings),
+        *checkpoint_flags(stage_1, settings),
     ]
 
 
-def checkpoint_flags(run: Run, settings: Settings) -> list[str]:
+def checkpoint_flags(stage_1: Stage1, settings: Settings) -> list[str]:
     """Flags that save about 20 checkpoints per stage, from which the gates are read."""
-    if run.row.projector != "gated_xattn" or not is_largest(run, settings):
+    if stage_1.row.projector != "gated_xattn" or not is_largest(stage_1, settings):
         return []
-    every = max(1, steps_of(run, settings) // 20)
+    every = max(1, steps_of(stage_1, settings) // 20)
     return ["--save-steps", str(every), "--keep", "1000"]
 
 
-def steps_of(run: Run, settings: Settings) -> int:
+def steps_of(stage_1: Stage1, settings: Settings) -> int:
     """Optimizer steps of one pass over the training set; a last, smaller batch is left out."""
-    return max(1, run.samples // settings.batch)
+    return max(1, stage_1.samples // settings.batch)
 
 
-def is_largest(run: Run, settings: Settings) -> bool:
-    return run.samples == max(settings.samples)
+def is_largest(stage_1: Stage1, settings: Settings) -> bool:
+    return stage_1.samples == max(settings.samples)
 
 
 def call(program: list[str], out: Path, flags: list[str]) -> None:
@@ -181,19 +196,20 @@ def measure(run: Run, settings: Settings) -> dict:
     language model there are also `score` (the column "all forms"), `natural`, `two_images` and the
     costs.
     """
+    stage_1 = run.stage_1
     llava = run.llava(settings.out)
     assistant = load(llava, device="cpu", dtype="fp32")
     parts = (assistant.model, assistant.tokenizer, assistant.image_config)
     result = {
-        "row": run.row.name,
-        "rate": run.rate.name,
-        "samples": run.samples,
-        "seed": run.seed,
+        "row": stage_1.row.name,
+        "rates": [stage_1.rate, run.rate],
+        "samples": stage_1.samples,
+        "seed": stage_1.seed,
         "language_model": run.language_model,
         "plain": plain_score(*parts, settings.count),
         "validation_loss": logged_steps(llava)[-1]["validation_loss"],
     }
-    if is_largest(run, settings) and run.language_model == "trained":
+    if is_largest(stage_1, settings) and run.language_model == "trained":
         natural = natural_score.replies(*parts, max(1, settings.count // 5))
         result["score"] = score(*parts, settings.count)
         result["natural"] = natural_score.summarize(natural)
@@ -242,8 +258,8 @@ def all_results(out: Path) -> list[dict]:
 
 
 def result_files(out: Path) -> list[Path]:
-    files = sorted(out.glob("*/*/trained.json"))
-    files += sorted(out.glob("*/*/frozen.json"))
+    files = sorted(out.glob("*/*/trained-*.json"))
+    files += sorted(out.glob("*/*/frozen-*.json"))
     return files
 
 
@@ -253,5 +269,5 @@ def largest_models(out: Path) -> dict[str, Path]:
     for file in result_files(out):
         result = read_json(file)
         if "two_images" in result and result["seed"] == 0:
-            models[result["row"]] = file.parent / "trained"
+            models[result["row"]] = file.with_suffix("")
     return models

@@ -52,11 +52,11 @@ def main_table(results: list[dict], samples: int) -> str:
 
     "score" is in plain language, as the training data are; "all forms" are the ways in which people
     ask, and "natural" are questions that no template can produce. Costs are per sample of stage 2,
-    "ms" with a trained language model.
+    "ms" and the learning rate of stage 2 with a trained language model.
     """
     header = ["connector", "image tokens", "parameters"]
     header += ["score", "all forms", "natural", "facts true / stated", "two images"]
-    header += ["frozen: score", "frozen: GFLOPs", "trained: GFLOPs", "ms", "learning rate"]
+    header += ["frozen: score", "frozen: GFLOPs", "trained: GFLOPs", "ms", "learning rates"]
     rows = []
     for row in ROWS:
         trained = select(results, row.name, "trained", samples)
@@ -83,7 +83,7 @@ def main_table(results: list[dict], samples: int) -> str:
                 gflops(first, "flops_frozen"),
                 gflops(first, "flops"),
                 f"{1000 * fmean(result['seconds'] for result in trained):.1f}",
-                first["rate"],
+                " / ".join(f"{rate:g}" for rate in first["rates"]),
             ]
         )
     return markdown(header, rows)
