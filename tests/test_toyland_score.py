@@ -45,6 +45,7 @@ def test_questions_of_a_seed_stay_the_same(asked):
     """Published scores stay comparable."""
     result = score(None, None, None, count=30, seed=3)
     assert digest(asked) == "07fb38545e8f4616"
+    del result["requests"]  # not published then
     assert digest(result) == "37384c41d9c69273"
 
 
@@ -71,6 +72,13 @@ def test_only_yes_questions_are_right_when_every_answer_is_yes(asked):
     assert result["detail"]["trained"] == {"precision": 0, "recall": 0}
     assert result["follow_ups"]["trained"] < 0.3
     assert result["denials"] == 0
+
+
+def test_requests_for_one_word_and_for_a_sentence_are_counted_apart(asked):
+    """ "yes" is right for some questions that ask for one word, and never as a sentence."""
+    result = score(None, None, None, count=30, seed=0)
+    assert 0 < result["requests"]["word"] < 0.6
+    assert result["requests"]["sentence"] == 0
 
 
 @pytest.fixture
@@ -132,6 +140,7 @@ def test_right_answers_score_nearly_one(right_answers):
     assert result["plain"]["overall"] == 1
     assert result["unseen_wordings"]["overall"] == 1
     assert result["follow_ups"]["unseen"] > 0.9
+    assert result["requests"] == {"word": 1, "sentence": 1}
     assert result["denials"] == 0
 
 

@@ -27,6 +27,7 @@ class QA:
     type: str  # one of TYPES, "detail" or "follow-up"
     question: str
     answer: str
+    request: str = ""  # "word" or "sentence" if the question asks for such an answer
 
 
 @dataclass(frozen=True)
@@ -58,17 +59,20 @@ class Writer:
     def with_style(self, type: str, question: str, answer: Answer) -> QA:
         """Sometimes asks for one word or for a sentence as well, and answers in that form."""
         chance = self.rng.random()
+        request = ""
         answer_text = answer.short
         if answer.word and chance < ONE_WORD:
-            question = self.with_request(question, "word")
+            request = "word"
             answer_text = answer.word
         elif answer.sentence and ONE_WORD <= chance < ONE_WORD + ONE_SENTENCE:
-            question = self.with_request(question, "sentence")
+            request = "sentence"
             answer_text = answer.sentence
-        return QA(type, as_typed(question, self.rng), answer_text)
+        if request:
+            question = self.with_request(question, request)
+        return QA(type, as_typed(question, self.rng), answer_text, request)
 
     def with_request(self, question: str, style: str) -> str:
-        """The question with a request for one word or a sentence, before or after it."""
+        """The question with a request for one "word" or a "sentence", before or after it."""
         is_one_sentence = re.search("[.?!:] ", question) is None
         if is_one_sentence and self.rng.random() < REQUEST_FIRST:
             request = self.fill(STYLES_BEFORE[style], {})

@@ -145,6 +145,8 @@ class Scorer:
         self.num_questions = 0  # that have been asked
         # For every question in `short_questions` about a thing that is there: was it denied?
         self.denials: list[bool] = []
+        # Was the answer right where `short_questions` asked for one word or for a sentence?
+        self.requests: dict[str, list[bool]] = {"word": [], "sentence": []}
 
     def ask(
         self, dialogues: list[tuple[Scene, list[str]]], max_new_tokens: int = 48
@@ -159,7 +161,10 @@ class Scorer:
         answers = self.ask([(scene, [qa.question]) for scene, qa in chosen])
         right: dict[str, list[bool]] = {}
         for (_, qa), (text,) in zip(chosen, answers, strict=True):
-            right.setdefault(qa.type, []).append(normal(text) == normal(qa.answer))
+            is_right = normal(text) == normal(qa.answer)
+            right.setdefault(qa.type, []).append(is_right)
+            if qa.request:
+                self.requests[qa.request].append(is_right)
             if qa.type in ABOUT_A_THING:
                 self.denials.append(text.startswith(("There is no ", "There are no ")))
         return right
@@ -226,10 +231,11 @@ def score(
 
     Returns shares of exact answers: `overall` and by `types`; the same in `plain` language, in
     `unseen_wordings` and on `unseen_combinations`, each with "overall". `denials` is the share of
-    answers that deny a thing that is there. `detail` has `precision` and `recall` of the facts in
-    descriptions, and `follow_ups` the share of right later turns, each by split of the wordings, on
-    a third of the scenes; "second turn" in `detail` are descriptions after a question about a
-    color. `questions` is how many were asked.
+    answers that deny a thing that is there, `requests` that of right answers to questions that ask
+    for one "word" or a "sentence" (nan if none does). `detail` has `precision` and `recall` of the
+    facts in descriptions, and `follow_ups` the share of right later turns, each by split of the
+    wordings, on a third of the scenes; "second turn" in `detail` are descriptions after a question
+    about a color. `questions` is how many were asked.
     """
     rng = random.Random(f"score/{seed}")
     scorer = Scorer(model, tokenizer, image_config, rng, template)
@@ -241,6 +247,9 @@ def score(
     unseen_combinations = shares(scorer.short_questions(unseen_pool, "trained"))
     details = {split: scorer.descriptions(part, split) for split in WORDING_SPLITS}
     later_turns = {split: scorer.follow_ups(part, split) for split in WORDING_SPLITS}
+    requests = {}
+    for style, is_right in scorer.requests.items():
+        requests[style] = fmean(is_right) if is_right else nan
     plain = shares(scorer.short_questions(pool, PLAIN))
     details[PLAIN] = scorer.descriptions(part, PLAIN)
     details[SECOND_TURN] = scorer.descriptions(part, "trained", first_type="color")
@@ -251,6 +260,7 @@ def score(
         "unseen_wordings": unseen_wordings,
         "unseen_combinations": unseen_combinations,
         "denials": fmean(scorer.denials),
+        "requests": requests,
         "detail": details,
         "follow_ups": later_turns,
         "questions": scorer.num_questions,
@@ -309,6 +319,9 @@ def table(result: dict) -> str:
             f"descriptions, {where}: {precision:.1%} of the stated facts are true, "
             f"{recall:.1%} of the true facts are stated"
         )
+    word = result["requests"]["word"]
+    sentence = result["requests"]["sentence"]
+    lines.append(f"asked for one word: {word:.1%}, for a sentence: {sentence:.1%}")
     lines.append(f"things that are there and are denied: {result['denials']:.1%}")
     lines.append(f"questions: {result['questions']:,}")
     return "\n".join(lines)
