@@ -34,6 +34,37 @@ def test_parameters_and_forward_flops_are_those_of_the_module(kind):
         assert connector_flops(config(kind), 3, 50).forward == 3 * without_text.forward
 
 
+def backward_flops(output: torch.Tensor) -> int:
+    """What a real backward pass costs."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        output.backward(torch.randn_like(output))
+    return counter.get_total_flops()
+
+
+def freeze_what_no_stage_trains(connector: torch.nn.Module) -> None:
+    for name, parameter in connector.named_parameters():
+        parameter.requires_grad_(not name.startswith(connector.frozen_prefixes))
+
+
+@pytest.mark.parametrize("kind", CONNECTORS)
+def test_backward_flops_are_those_of_a_real_pass(kind):
+    """With gated_xattn the latents come first, then each block over ten positions of text."""
+    connector = build_connector(config(kind))
+    freeze_what_no_stage_trains(connector)
+    with sdpa_kernel(SDPBackend.MATH):
+        output = connector(torch.randn(1, 16, 48))
+    expected = backward_flops(output)
+    blocks = connector.decoder_blocks().values()
+    for block in blocks:
+        x = torch.randn(1, 10, 64, requires_grad=True)
+        latents = torch.randn(1, 4, 48, requires_grad=True)
+        with sdpa_kernel(SDPBackend.MATH):
+            output = block(x, latents, torch.ones(1, 10, 4, dtype=torch.bool))
+        expected += backward_flops(output)
+    counted = connector_flops(config(kind), images=1, tokens=10)
+    assert counted.by_inputs + counted.by_weights == expected
+
+
 def test_qwen_by_hand():
     kv = 2 * 16 * 48 * 64
     q_and_out = 2 * 2 * 4 * 64 * 64
@@ -76,8 +107,7 @@ def kept_on_a_cpu(module, *inputs) -> int:
 @pytest.mark.parametrize("kind", CONNECTORS)
 def test_activations_are_those_that_a_real_pass_keeps(kind):
     connector = build_connector(config(kind)).bfloat16()
-    for name, parameter in connector.named_parameters():
-        parameter.requires_grad_(not name.startswith(connector.frozen_prefixes))
+    freeze_what_no_stage_trains(connector)
     Z_v = torch.randn(1, 16, 48, dtype=torch.bfloat16)
     counts = connector_activations(config(kind), tokens=10)
     assert counts.outside_blocks == pytest.approx(kept_on_a_cpu(connector, Z_v), rel=0.02)
