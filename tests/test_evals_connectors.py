@@ -131,6 +131,7 @@ def test_a_result_has_what_the_tables_need(compared):
         assert 0 <= result["two_images"] <= 1
         assert result["flops"] > result["flops_frozen"] > 0 and result["seconds"] > 0
         is_gated = result["row"] == "gated_xattn-16"
+        assert ("own_stage_seconds" in result) == (not is_gated)
         assert result["image_tokens"] == (1 if is_gated else 16)
         if not is_gated:
             assert result["connector_parameters"] == 64 * 64 + 64  # the linear map alone
@@ -281,8 +282,8 @@ def test_the_tables_have_the_mean_and_the_range_of_all_seeds():
     ]
     text = table.all_tables(results)
     assert "| linear | 16 | 1,234 | 70.0 (60.0 to 80.0) | 20.0 (20.0 to 20.0) | 10.0" in text
-    assert "| frozen: score | frozen: GFLOPs | trained: GFLOPs | ms |" in text
-    assert "| 30.0 | 1.50 | 2.00 | 10.0 | 0.005 / 0.0015 |" in text
+    assert "| frozen: score | frozen: GFLOPs | trained: GFLOPs | ms | own stage: ms |" in text
+    assert "| 30.0 | 1.50 | 2.00 | 10.0 | - | 0.005 / 0.0015 |" in text
     assert "| linear | trained | 10.0 | 70.0 (60.0 to 80.0) |" in text
     assert "| linear | frozen | - | 30.0 |" in text
     assert table.all_tables([]) == "no result yet"
@@ -308,7 +309,12 @@ def test_the_tables_by_type_of_question():
 def test_a_cost_that_an_earlier_version_did_not_measure():
     result = made_up("linear", 0.6)
     del result["flops_frozen"]
-    assert "| - | - | 2.00 | 10.0 | 0.005 / 0.0015 |" in table.all_tables([result])
+    assert "| - | - | 2.00 | 10.0 | - | 0.005 / 0.0015 |" in table.all_tables([result])
+
+
+def test_the_cost_of_a_stage_of_its_own():
+    result = made_up("minigpt4-16", 0.6, own_stage_seconds=0.02)
+    assert "| 10.0 | 20.0 | 0.005 / 0.0015 |" in table.all_tables([result])
 
 
 def test_flops_count_the_images_that_a_training_had():

@@ -194,7 +194,7 @@ def measure(run: Run, settings: Settings) -> dict:
 
     Every run has `plain`, the column "score" of the tables. With the largest set and a trained
     language model there are also `score` (the column "all forms"), `natural`, `two_images` and the
-    costs.
+    costs; `own_stage_seconds` is what the Q-Former's own stage costs per sample.
     """
     stage_1 = run.stage_1
     llava = run.llava(settings.out)
@@ -216,6 +216,9 @@ def measure(run: Run, settings: Settings) -> dict:
         result["two_images"] = two_image_score(*parts, settings.count)
         result["image_tokens"] = assistant.model.config.num_image_tokens
         result |= costs(assistant.model.config, llava, settings)
+        if stage_1.row.has_qformer_stage:
+            steps = logged_steps(qformer_stage(stage_1, settings))
+            result["own_stage_seconds"] = median_step(steps) / settings.batch
     return result
 
 
