@@ -32,8 +32,8 @@ class Trial:
     group: int | None = None  # scenes in a group of the first two phases; None: as before
     vision: VisionConfig = VISION
 
-    def phases(self, images: int = IMAGES, steps_scale: float = 1.0) -> list[ClipPhase]:
-        *first_phases, last = captions_only(self.scale * steps_scale, images, SEED)
+    def phases(self) -> list[ClipPhase]:
+        *first_phases, last = captions_only(self.scale, IMAGES, SEED)
         if self.group is not None:
             first_phases = [replace(phase, group=self.group) for phase in first_phases]
         return [replace(phase, only_kinds=self.only_kinds) for phase in (*first_phases, last)]
