@@ -2,7 +2,8 @@
 
 python -m benchmarks.plain_clip --trial kinds --out out/plain-clip
 
-Each trial changes `pretrain --only clip --captions-only` in one way. The command trains a CLIP and
+Each trial changes `pretrain --only clip --captions-only --dtype bf16` in one way; "more-kinds"
+changes "kinds". The command trains a CLIP and
 prints what `benchmarks.probe` reads off the patches under the boxes.
 """
 
@@ -13,11 +14,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.probe import readout, retrieval
+from benchmarks.probe import probe_clip
 from nanollava.config import VisionConfig
 from nanollava.device import pick_dtype
 from nanollava.errors import run
-from nanollava.toyland.clip import VISION, ClipPhase, captions_only, load_clip, pretrain_clip
+from nanollava.toyland.clip import VISION, ClipPhase, captions_only, pretrain_clip
 
 IMAGES = 28_000  # as `pretrain` draws
 SEED = 0
@@ -42,7 +43,7 @@ class Trial:
 TRIALS = {
     "longer": Trial(scale=2),
     "kinds": Trial(only_kinds=True),
-    # More wrong captions that are right but for the kind.
+    # More captions in a batch that are wrong in the kind alone.
     "more-kinds": Trial(only_kinds=True, group=8),
     # 196 patches instead of 100.
     "small-patches": Trial(vision=replace(VISION, image_size=98, patch_size=7)),
@@ -64,11 +65,7 @@ def main() -> None:
     dtype = pick_dtype(args.dtype, device)
     pretrain_clip(args.out, trial.phases(), SEED, dtype, device, trial.vision)
 
-    model, tokenizer = load_clip(args.out)
-    result: dict[str, float | dict[str, float]] = {"retrieval": retrieval(model, tokenizer)}
-    for layer in range(trial.vision.num_hidden_layers + 1):
-        result[f"read-out, hidden state {layer}"] = readout(model.vision_model, layer)
-    print(json.dumps(result, indent=2))
+    print(json.dumps(probe_clip(args.out), indent=2))
 
 
 if __name__ == "__main__":

@@ -149,6 +149,17 @@ def text_accuracy(
     return shares(right)
 
 
+def probe_clip(path: str | Path, seed: int = 0) -> dict[str, float | dict[str, float]]:
+    """Retrieval, and the read-out of every hidden state of the tower; state 0 are the patch
+    embeddings."""
+    clip, tokenizer = load_clip(path)
+    result = {}
+    result["retrieval among 128, place and weather shared"] = retrieval(clip, tokenizer, seed=seed)
+    for layer in range(clip.vision_model.config.num_hidden_layers + 1):
+        result[f"read-out, hidden state {layer}"] = readout(clip.vision_model, layer, seed=seed)
+    return result
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         "python -m benchmarks.probe", description=__doc__.split("\n")[0], allow_abbrev=False
@@ -161,17 +172,12 @@ def main() -> None:
         raise UserError("nothing to measure: give --clip, --vicuna or both")
     result = {}
     if args.clip is not None:
-        model, tokenizer = load_clip(shipped(args.clip))
-        retrieved = retrieval(model, tokenizer, seed=args.seed)
-        result["retrieval among 128, place and weather shared"] = retrieved
-        for layer in range(model.vision_model.config.num_hidden_layers + 1):
-            accuracies = readout(model.vision_model, layer, seed=args.seed)
-            result[f"read-out, hidden state {layer}"] = accuracies  # 0: the patch embeddings
+        result |= probe_clip(shipped(args.clip), args.seed)
     if args.vicuna is not None:
         path = shipped(args.vicuna)
-        model = Llama.from_pretrained(path, dtype=torch.float32)
+        vicuna = Llama.from_pretrained(path, dtype=torch.float32)
         tokenizer = Tokenizer.from_pretrained(path)
-        result["questions on a description"] = text_accuracy(model, tokenizer, seed=args.seed)
+        result["questions on a description"] = text_accuracy(vicuna, tokenizer, seed=args.seed)
     print(json.dumps(result, indent=2))
 
 

@@ -218,13 +218,14 @@ def encode_captions(tokenizer: Tokenizer, texts: list[str]) -> tuple[torch.Tenso
     return pad(rows, end_of_text), ends
 
 
-# Scenes that differ in one fact
+# Scenes that differ in one thing
 
 
 def change(scene: Scene, rng: random.Random, only_kinds: bool = False) -> Scene:
-    """The scene with one fact of one thing changed: kind (50%), color (30%) or slot (20%).
+    """The scene with one thing changed: its kind (50%), its color (30%) or its slot (20%), which is
+    side and distance. With `only_kinds` it is always the kind.
 
-    With `only_kinds` it is always the kind."""
+    A thing of another kind or in another slot also gets another box."""
     index = rng.randrange(len(scene.things))
     old = scene.things[index]
     kind = old.kind
@@ -255,7 +256,8 @@ def variants(
     max_things: int = 4,
     only_kinds: bool = False,
 ) -> list[Scene]:
-    """A training scene and size - 1 others, each of which differs from it in one fact."""
+    """A training scene and size - 1 others, each of which differs from it in the kind, color or
+    slot of one thing."""
     while True:
         first = random_scene(rng)
         first = replace(first, place=place, weather=weather, things=first.things[:max_things])
@@ -335,8 +337,8 @@ class ClipPhase:
     regions: bool = True  # whether things are compared with phrases, besides images with captions
     max_things: int = 4  # in one image
     batch: int  # images per step
-    group: int  # scenes that differ in one fact and share a batch
-    only_kinds: bool = False  # whether this fact is always the kind of a thing
+    group: int  # scenes that differ in one thing and share a batch
+    only_kinds: bool = False  # whether they differ in that thing's kind alone
     images: int
     seed: int
 
@@ -350,7 +352,7 @@ SHIFT = 3  # pixels; images are moved by up to so many in each direction
 
 
 class ClipData:
-    """The images, captions and regions of a phase, in groups that differ in one fact.
+    """The images, captions and regions of a phase, in groups that differ in one thing.
 
     The groups are ordered by sky, which is a place and a weather.
     """
@@ -398,7 +400,7 @@ class ClipData:
     def shifted_pixel_values(self, indices: list[int], device: torch.device) -> torch.Tensor:
         """The images (B, 3, H, W), all moved by the same random shift, with repeated edges.
 
-        The boxes stay where they are: SHIFT is less than a third of toy-clip's patches."""
+        The boxes stay where they are: SHIFT is less than a third of a patch of toy-clip."""
         pixel_values = to_pixel_values(self.images[indices].to(device))
         padded = F.pad(pixel_values, (SHIFT, SHIFT, SHIFT, SHIFT), mode="replicate")
         down = self.rng.randint(-SHIFT, SHIFT)
@@ -484,7 +486,9 @@ def make_optimizer(model: CLIP) -> torch.optim.AdamW:
 def train_clip(
     model: CLIP, tokenizer: Tokenizer, phase: ClipPhase, dtype: torch.dtype, device: torch.device
 ) -> None:
-    """Trains for one phase: first on regions only, then on whole images and regions."""
+    """Trains for one phase: on regions alone for `region_steps`, then also on whole images.
+
+    Without `phase.regions` it trains on whole images alone."""
     model.to(device).train()
     data = ClipData(phase, tokenizer, model.vision_model.config)
 
@@ -548,7 +552,7 @@ def with_regions(scale: float, images: int, seed: int) -> list[ClipPhase]:
         ClipPhase(
             steps=steps, region_steps=steps * 2 // 5, batch=64, group=4, images=images, seed=seed
         ),
-        # Then more images per step, in pairs that differ in one fact.
+        # Then more images per step, in pairs that differ in one thing.
         ClipPhase(
             steps=scaled(900, scale), batch=96, group=2, images=images * 5 // 7, seed=seed + 1
         ),

@@ -71,15 +71,15 @@ class Writer:
             question = self.with_request(question, request)
         return QA(type, as_typed(question, self.rng), answer_text, request)
 
-    def with_request(self, question: str, style: str) -> str:
+    def with_request(self, question: str, request: str) -> str:
         """The question with a request for one "word" or a "sentence", before or after it."""
         is_one_sentence = re.search("[.?!:] ", question) is None
         if is_one_sentence and self.rng.random() < REQUEST_FIRST:
-            request = self.fill(STYLES_BEFORE[style], {})
+            words = self.fill(STYLES_BEFORE[request], {})
             if self.rng.random() < 0.5:
-                return f"{request}: {question}"
-            return f"{request}, {uncapitalized(question)}"
-        return f"{question} {self.fill(STYLES[style], {})}"
+                return f"{words}: {question}"
+            return f"{words}, {uncapitalized(question)}"
+        return f"{question} {self.fill(STYLES[request], {})}"
 
     def kind(self, kind: str) -> str:
         """A kind's name, sometimes another one ("bike")."""

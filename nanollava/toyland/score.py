@@ -230,12 +230,12 @@ def score(
     """Scores a model on `count` test scenes, and half as many with unseen combinations.
 
     Returns shares of exact answers: `overall` and by `types`; the same in `plain` language, in
-    `unseen_wordings` and on `unseen_combinations`, each with "overall". `denials` is the share of
-    answers that deny a thing that is there, `requests` that of right answers to questions that ask
-    for one "word" or a "sentence" (nan if none does). `detail` has `precision` and `recall` of the
-    facts in descriptions, and `follow_ups` the share of right later turns, each by split of the
-    wordings, on a third of the scenes; "second turn" in `detail` are descriptions after a question
-    about a color. `questions` is how many were asked.
+    `unseen_wordings` and on `unseen_combinations`, each with "overall". `denials` is, among the
+    answers about a thing that is there, the share that denies it. `requests` is the share of right
+    answers to questions that ask for one "word" or a "sentence" (left out if none does). `detail`
+    has `precision` and `recall` of the facts in descriptions, and `follow_ups` the share of right
+    later turns, each by split of the wordings, on a third of the scenes; "second turn" in `detail`
+    are descriptions after a question about a color. `questions` is how many were asked.
     """
     rng = random.Random(f"score/{seed}")
     scorer = Scorer(model, tokenizer, image_config, rng, template)
@@ -247,9 +247,10 @@ def score(
     unseen_combinations = shares(scorer.short_questions(unseen_pool, "trained"))
     details = {split: scorer.descriptions(part, split) for split in WORDING_SPLITS}
     later_turns = {split: scorer.follow_ups(part, split) for split in WORDING_SPLITS}
-    requests = {}
-    for style, is_right in scorer.requests.items():
-        requests[style] = fmean(is_right) if is_right else nan
+    requests = {}  # a form that no question asked for is left out
+    for request, is_right in scorer.requests.items():
+        if is_right:
+            requests[request] = fmean(is_right)
     plain = shares(scorer.short_questions(pool, PLAIN))
     details[PLAIN] = scorer.descriptions(part, PLAIN)
     details[SECOND_TURN] = scorer.descriptions(part, "trained", first_type="color")
@@ -308,9 +309,9 @@ def table(result: dict) -> str:
     for type in (*TYPES, "overall"):
         plain, trained, unseen, combinations = (100 * column.get(type, nan) for column in columns)
         lines.append(f"{type:18} {plain:9.1f} {trained:9.1f} {unseen:9.1f} {combinations:13.1f}")
-    trained = 100 * result["follow_ups"]["trained"]
-    unseen = 100 * result["follow_ups"]["unseen"]
-    lines.append(f"{'follow-ups':18} {'':9} {trained:9.1f} {unseen:9.1f}")
+    trained_follow_ups = 100 * result["follow_ups"]["trained"]
+    unseen_follow_ups = 100 * result["follow_ups"]["unseen"]
+    lines.append(f"{'follow-ups':18} {'':9} {trained_follow_ups:9.1f} {unseen_follow_ups:9.1f}")
     for name in (PLAIN, *WORDING_SPLITS, SECOND_TURN):
         precision = result["detail"][name]["precision"]
         recall = result["detail"][name]["recall"]
@@ -319,8 +320,8 @@ def table(result: dict) -> str:
             f"descriptions, {where}: {precision:.1%} of the stated facts are true, "
             f"{recall:.1%} of the true facts are stated"
         )
-    word = result["requests"]["word"]
-    sentence = result["requests"]["sentence"]
+    word = result["requests"].get("word", nan)
+    sentence = result["requests"].get("sentence", nan)
     lines.append(f"asked for one word: {word:.1%}, for a sentence: {sentence:.1%}")
     lines.append(f"things that are there and are denied: {result['denials']:.1%}")
     lines.append(f"questions: {result['questions']:,}")

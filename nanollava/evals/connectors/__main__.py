@@ -100,13 +100,11 @@ def best_stage_1_rate(row: Row, settings: Settings) -> float:
     Rates are chosen with seed 0 and the middle one of the sizes (of two the smaller): with the
     largest, these trainings would take longer than the rest."""
 
-    def loss_at(rate: float) -> float:
+    stages = {}
+    for rate in STAGE_1_RATES:
         stage_1 = Stage1(row, rate, middle_size(settings), 0)
-        loss = train_stage_1(stage_1, settings)
-        print(f"{title_of_stage_1(stage_1)}: validation loss {loss:.4f}", flush=True)
-        return loss
-
-    return best_rate(STAGE_1_RATES, loss_at)
+        stages[rate] = (title_of_stage_1(stage_1), partial(train_stage_1, stage_1, settings))
+    return best_rate(stages)
 
 
 def best_stage_2_rate(
@@ -115,25 +113,28 @@ def best_stage_2_rate(
     """The learning rate of stage 2 with the smallest validation loss, after the best stage 1."""
     stage_1 = Stage1(row, stage_1_rate, middle_size(settings), 0)
 
-    def loss_at(rate: float) -> float:
+    runs = {}
+    for rate in STAGE_2_RATES:
         run = Run(stage_1, rate, language_model)
-        loss = train_stage_2(run, settings)
-        print(f"{title(run)}: validation loss {loss:.4f}", flush=True)
-        return loss
-
-    return best_rate(STAGE_2_RATES, loss_at)
+        runs[rate] = (title(run), partial(train_stage_2, run, settings))
+    return best_rate(runs)
 
 
-def best_rate(rates: tuple[float, ...], loss_at: Callable[[float], float]) -> float:
-    """The rate with the smallest loss. One at which the training diverges is not chosen."""
+def best_rate(trainings: dict[float, tuple[str, Callable[[], float]]]) -> float:
+    """The rate with the smallest validation loss; one at which the training diverges is not chosen.
+
+    `trainings` has for every rate, from the lowest, a title and a function that trains and returns
+    the loss."""
+    lowest = min(trainings)
     losses = {}
-    for rate in rates:
+    for rate, (name, train) in trainings.items():
         try:
-            losses[rate] = loss_at(rate)
+            losses[rate] = train()
         except UserError as error:
-            if DIVERGED not in str(error) or rate == rates[0]:  # the smallest one does not diverge
+            if DIVERGED not in str(error) or rate == lowest:  # without it, no rate may be left
                 raise
             losses[rate] = math.inf
+        print(f"{name}: validation loss {losses[rate]:.4f}", flush=True)
     return min(losses, key=losses.get)
 
 

@@ -29,7 +29,7 @@ ANSWERS = ("the first picture", "the second picture")
 
 
 def kind_of_one(first: Scene, second: Scene, rng: random.Random) -> tuple[str, int] | None:
-    """A kind that only one of two scenes shows, and which; None if there is none."""
+    """A kind that only one of two scenes shows, and that scene's index; None if there is none."""
     candidates = []
     for kind in KINDS:
         is_in_first = bool(first.of_kind(kind))
@@ -51,10 +51,10 @@ def two_image_records(count: int, num_scenes: int, seed: int) -> list[dict]:
         choice = kind_of_one(pool[indices[0]], pool[indices[1]], rng)
         if choice is None:
             continue
-        kind, place = choice
+        kind, which = choice
         turns = [
             {"from": "human", "value": QUESTION.format(kind=kind)},
-            {"from": "gpt", "value": ANSWERS[place]},
+            {"from": "gpt", "value": ANSWERS[which]},
         ]
         images = [f"images/train_{index:06d}.jpg" for index in indices]
         records.append({"id": f"two_{len(records)}", "image": images, "conversations": turns})
@@ -118,10 +118,10 @@ def two_image_score(
         choice = kind_of_one(first, second, rng)
         if choice is None:
             continue
-        kind, place = choice
+        kind, which = choice
         images = [draw(first, IMAGE_SIZE), draw(second, IMAGE_SIZE)]
         prompts.append((images, [{"from": "human", "value": QUESTION.format(kind=kind)}]))
-        expected.append(ANSWERS[place])
+        expected.append(ANSWERS[which])
     answers = answer_dialogues(model, tokenizer, image_config, prompts, max_new_tokens=8)
     num_right = 0
     for text, right in zip(answers, expected, strict=True):

@@ -1,7 +1,12 @@
-"""One run of the comparison: both stages as their scripts train them, and what is measured then.
+"""The runs of the comparison: both stages as their scripts train them, and what is measured then.
 
-A run is a directory. What is in it is not computed again, and the scripts themselves resume from
-their checkpoints, so the whole comparison can be stopped at any time.
+OUT/ROW/RATE-SAMPLES-SEED/align          stage 1, shared by the runs that begin with it
+OUT/ROW/RATE-SAMPLES-SEED/trained-RATE   stage 2; its scores are beside it, in trained-RATE.json
+OUT/qformer-stage-1/                     the Q-Former's own stage, shared by rows
+
+Finished trainings and scores are kept, and the scripts resume from their checkpoints, so the
+comparison can be stopped at any time. A training that diverged leaves no result: a rerun tries it
+again.
 """
 
 from dataclasses import asdict, dataclass
@@ -19,7 +24,7 @@ from ...toyland.score import plain_score, score
 from ...training import plan
 from ..program import run_on_one_thread
 from .data import two_image_score
-from .rows import Row
+from .rows import STAGE_1_RATES, STAGE_2_RATES, Row
 
 STAGE_2 = {plan.TOWER: False, plan.PROJECTOR: True, plan.LLM: True}  # what it trains
 STAGE_2_FROZEN = {**STAGE_2, plan.LLM: False}
@@ -77,14 +82,17 @@ def check_settings(settings: Settings) -> None:
     """A UserError if the directory has results of a comparison with other settings."""
     values = asdict(settings)
     del values["out"]
+    values["rates"] = [list(STAGE_1_RATES), list(STAGE_2_RATES)]  # earlier versions had others
     file = settings.out / "settings.json"
     if not file.is_file():
         write_json(file, values)
         return
+    recorded = read_json(file)
     changes = []
-    for name, previous in read_json(file).items():
-        if values.get(name) != previous:
-            changes.append(f"{name} {previous!r}, now {values.get(name)!r}")
+    for name, value in values.items():
+        previous = recorded.get(name, "unknown")
+        if previous != value:
+            changes.append(f"{name} {previous!r}, now {value!r}")
     if changes:
         raise UserError(
             f"--out {settings.out}: has results with {'; '.join(changes)}; use the same settings, "
@@ -218,23 +226,25 @@ def measure(run: Run, settings: Settings) -> dict:
         result |= costs(assistant.model.config, llava, settings)
         if stage_1.row.has_qformer_stage:
             steps = logged_steps(qformer_stage(stage_1, settings))
-            result["own_stage_seconds"] = median_step(steps) / settings.batch
+            result["own_stage_seconds"] = median_step(steps) / samples_per_step(settings)
     return result
 
 
+def samples_per_step(settings: Settings) -> int:
+    """Samples per step of the runs on the largest set, which may be smaller than a batch."""
+    return min(settings.batch, max(settings.samples))
+
+
 def costs(config: LlavaConfig, llava: Path, settings: Settings) -> dict:
-    """Trained parameters, FLOPs and seconds per sample of stage 2."""
+    """Parameters trained, in the connector and in all; FLOPs and seconds per sample of stage 2."""
     steps = logged_steps(llava)
-    per_step = min(settings.batch, max(settings.samples))
-    samples = len(steps) * per_step
-    tokens = round(sum(entry["tokens"] for entry in steps) / samples)
+    samples = len(steps) * samples_per_step(settings)
     return {
         "connector_parameters": plan.projector_parameters(config).trained,
         "trained_parameters": plan.trained_parameters(config, STAGE_2),
         "flops": flops_per_sample(config, STAGE_2, steps, samples),
         "flops_frozen": flops_per_sample(config, STAGE_2_FROZEN, steps, samples),
-        "seconds": median_step(steps) / per_step,
-        "tokens": tokens,
+        "seconds": median_step(steps) / samples_per_step(settings),
     }
 
 
@@ -250,7 +260,7 @@ def flops_per_sample(
 
 
 def median_step(steps: list[dict]) -> float:
-    """Seconds of a typical step, whatever else the machine did meanwhile."""
+    """The median seconds of a step: short interruptions do not count, steady load does."""
     seconds_so_far = [0.0, *(step["seconds"] for step in steps)]
     return median(later - earlier for earlier, later in pairwise(seconds_so_far))
 

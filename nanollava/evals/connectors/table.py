@@ -40,15 +40,13 @@ def overall(results: list[dict]) -> str:
     return percent([result["plain"]["overall"] for result in results])
 
 
-def gflops(result: dict, name: str) -> str:
-    """A cost in 1e9 FLOPs; results of earlier versions do not have them all."""
-    if name not in result:
-        return NOT_MEASURED
-    return f"{result[name] / 1e9:.2f}"
+def gflops(flops: float) -> str:
+    """A cost in units of 1e9 FLOPs."""
+    return f"{flops / 1e9:.2f}"
 
 
 def milliseconds(results: list[dict], name: str) -> str:
-    """The mean of a time over all seeds; few rows have a stage of their own."""
+    """The mean of a time over all seeds; only some rows have the Q-Former's own stage."""
     seconds = [result[name] for result in results if name in result]
     if not seconds:
         return NOT_MEASURED
@@ -59,8 +57,9 @@ def main_table(results: list[dict], samples: int) -> str:
     """One line per connector: score with a trained and a frozen language model, and what it costs.
 
     "score" is in plain language, as the training data are; "all forms" are the ways in which people
-    ask, and "natural" are questions that no template can produce. Costs are per sample of stage 2,
-    "ms" and the learning rate of stage 2 with a trained language model. "own stage: ms" is per
+    ask, and "natural" are questions that no template can produce. Costs are per sample of stage 2.
+    "ms", and the second of the learning rates, are of the run with a trained language model; the
+    one with a frozen model has its own rate of stage 2, which is not shown. "own stage: ms" is per
     sample of the Q-Former's own stage, before the other two.
     """
     header = ["connector", "image tokens", "parameters"]
@@ -90,8 +89,8 @@ def main_table(results: list[dict], samples: int) -> str:
                 f"{precision} / {recall}",
                 percent([result["two_images"] for result in trained]),
                 overall(frozen),
-                gflops(first, "flops_frozen"),
-                gflops(first, "flops"),
+                gflops(first["flops_frozen"]),
+                gflops(first["flops"]),
                 milliseconds(trained, "seconds"),
                 milliseconds(trained, "own_stage_seconds"),
                 " / ".join(f"{rate:g}" for rate in first["rates"]),
