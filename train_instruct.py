@@ -48,12 +48,12 @@ def main() -> None:
     distributed.check_batch(config)
     signals.end_with_launcher()
     output.lock(config.out)
-    ensure_data(config.data, made_here=DEFAULTS["data"])
 
     # Build: CLIP, the language model and the W of stage 1, or a finished LLaVA with --model.
     model, tokenizer, image_config = build(config)
 
     # Data: every record is checked now, not in the middle of the training.
+    ensure_data(config.data, made_here=DEFAULTS["data"])
     data, validation = load_datasets(config, tokenizer, image_config, model.config)
     trainable = trained_parts(TRAINABLE, model, config)
     collator = Collator(collate, flops=partial(plan.flops, model.config, trainable))

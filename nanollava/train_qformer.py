@@ -44,7 +44,6 @@ def main() -> None:
     qformer.check_micro_batch(config, dist.get_world_size())
     signals.end_with_launcher()
     output.lock(config.out)
-    ensure_data(config.data, made_here=DEFAULTS["data"])
 
     # Build: the tower, a new Q-Former, and the tokenizer of the language model.
     model, sizes, tokenizer = qformer.build_stage_1(config)
@@ -54,6 +53,7 @@ def main() -> None:
     )
 
     # Data: every record is checked now, not in the middle of the training.
+    ensure_data(config.data, made_here=DEFAULTS["data"])
     parts = (config, tokenizer, image_config)
     data = qformer.load_captions(config.data, BAD_RECORDS, *parts)
     validation = None

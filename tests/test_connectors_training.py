@@ -314,8 +314,18 @@ def test_captions_of_several_images(world, capsys):
         (["--micro-batch=1"], "1 sample per rank and micro-batch"),
     ],
 )
-def test_flags_of_the_other_scripts(world, capsys, flags, message):
+def test_flags_of_the_other_scripts(world, capsys, monkeypatch, flags, message):
+    monkeypatch.setattr("nanollava.toyland.data.write", None)  # no data are made before the error
     assert message in refused(capsys, world, TRAIN_QFORMER, *flags)
+
+
+@pytest.mark.parametrize("script", ["train_align.py", "train_instruct.py", TRAIN_QFORMER])
+def test_a_missing_tower_is_noticed_before_the_data_are_made(world, capsys, monkeypatch, script):
+    monkeypatch.setattr("nanollava.toyland.data.write", None)
+    if script.endswith(".py"):
+        script = str(Path(script).resolve())
+    monkeypatch.chdir(world)  # where there are no data yet
+    assert "--vision nowhere" in refused(capsys, world, script, "--vision=nowhere")
 
 
 @pytest.mark.parametrize("kind", CONNECTORS)
