@@ -162,11 +162,13 @@ def test_a_row_that_does_not_exist_ends_it_before_anything_is_written(tmp_path, 
 
 
 def test_a_rate_at_which_the_training_diverges_is_not_chosen():
-    def diverge() -> float:
-        raise UserError("train_align.py: error: step 3 (from 0): the loss is nan, ...")
+    def train(stage_1, settings) -> float:
+        if stage_1.rate == 3.0:
+            raise UserError("train_align.py: error: step 3 (from 0): the loss is nan, ...")
+        return {1.0: 0.4, 2.0: 0.3}[stage_1.rate]
 
-    trainings = {1.0: ("low", lambda: 0.4), 2.0: ("middle", lambda: 0.3), 3.0: ("high", diverge)}
-    assert program.best_rate(trainings) == 2.0
+    candidates = [runs.Stage1(ROWS[0], rate, 10, 0) for rate in (1.0, 2.0, 3.0)]
+    assert program.best_rate(candidates, train, None) == 2.0
 
 
 def test_rates_are_chosen_on_the_middle_size():

@@ -91,7 +91,7 @@ def compare_row(row: Row, settings: Settings, seeds: int) -> None:
             for language_model, rate in stage_2_rates.items():
                 run = Run(Stage1(row, stage_1_rate, size, seed), rate, language_model)
                 result = train_and_measure(run, settings)
-                print(f"{title(run)}: score {result['plain']['overall']:.1%}", flush=True)
+                print(f"{run.title()}: score {result['plain']['overall']:.1%}", flush=True)
 
 
 def best_stage_1_rate(row: Row, settings: Settings) -> float:
@@ -99,12 +99,8 @@ def best_stage_1_rate(row: Row, settings: Settings) -> float:
 
     Rates are chosen with seed 0 and the middle one of the sizes (of two the smaller): with the
     largest, these trainings would take longer than the rest."""
-
-    stages = {}
-    for rate in STAGE_1_RATES:
-        stage_1 = Stage1(row, rate, middle_size(settings), 0)
-        stages[rate] = (title_of_stage_1(stage_1), partial(train_stage_1, stage_1, settings))
-    return best_rate(stages)
+    candidates = [Stage1(row, rate, middle_size(settings), 0) for rate in STAGE_1_RATES]
+    return best_rate(candidates, train_stage_1, settings)
 
 
 def best_stage_2_rate(
@@ -112,43 +108,34 @@ def best_stage_2_rate(
 ) -> float:
     """The learning rate of stage 2 with the smallest validation loss, after the best stage 1."""
     stage_1 = Stage1(row, stage_1_rate, middle_size(settings), 0)
-
-    runs = {}
-    for rate in STAGE_2_RATES:
-        run = Run(stage_1, rate, language_model)
-        runs[rate] = (title(run), partial(train_stage_2, run, settings))
-    return best_rate(runs)
+    candidates = [Run(stage_1, rate, language_model) for rate in STAGE_2_RATES]
+    return best_rate(candidates, train_stage_2, settings)
 
 
-def best_rate(trainings: dict[float, tuple[str, Callable[[], float]]]) -> float:
-    """The rate with the smallest validation loss; one at which the training diverges is not chosen.
+def best_rate(
+    candidates: list[Stage1] | list[Run],
+    train: Callable[[Stage1 | Run, Settings], float],
+    settings: Settings,
+) -> float:
+    """The rate of the training with the smallest loss, which `train` returns.
 
-    `trainings` has for every rate, from the lowest, a title and a function that trains and returns
-    the loss."""
-    lowest = min(trainings)
+    `candidates` begin with the lowest rate. One that diverges is not chosen."""
     losses = {}
-    for rate, (name, train) in trainings.items():
+    for candidate in candidates:
         try:
-            losses[rate] = train()
+            losses[candidate.rate] = train(candidate, settings)
         except UserError as error:
-            if DIVERGED not in str(error) or rate == lowest:  # without it, no rate may be left
+            # If even the lowest rate diverges, none may be left.
+            if DIVERGED not in str(error) or candidate == candidates[0]:
                 raise
-            losses[rate] = math.inf
-        print(f"{name}: validation loss {losses[rate]:.4f}", flush=True)
+            losses[candidate.rate] = math.inf
+        loss = losses[candidate.rate]
+        print(f"{candidate.title()}: validation loss {loss:.4f}", flush=True)
     return min(losses, key=losses.get)
 
 
 def middle_size(settings: Settings) -> int:
     return settings.samples[(len(settings.samples) - 1) // 2]
-
-
-def title_of_stage_1(stage_1: Stage1) -> str:
-    samples = f"{stage_1.samples:,} samples"
-    return f"{stage_1.row.name:18} {samples:>13}, seed {stage_1.seed}, stage 1 at {stage_1.rate:g}"
-
-
-def title(run: Run) -> str:
-    return f"{title_of_stage_1(run.stage_1)}, {run.language_model} at {run.rate:g}"
 
 
 def print_table(args: argparse.Namespace) -> None:

@@ -61,6 +61,10 @@ class Stage1:
         """The trained connector."""
         return self.folder(out) / "align"
 
+    def title(self) -> str:
+        samples = f"{self.samples:,} samples"
+        return f"{self.row.name:18} {samples:>13}, seed {self.seed}, stage 1 at {self.rate:g}"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -76,6 +80,9 @@ class Run:
 
     def result_file(self, out: Path) -> Path:
         return self.stage_1.folder(out) / f"{self.language_model}-{self.rate:g}.json"
+
+    def title(self) -> str:
+        return f"{self.stage_1.title()}, {self.language_model} at {self.rate:g}"
 
 
 def check_settings(settings: Settings) -> None:
