@@ -3,8 +3,8 @@
 python -m benchmarks.plain_clip --trial kinds --out out/plain-clip
 
 Each trial changes `pretrain --only clip --captions-only --dtype bf16` in one way; "more-kinds"
-changes "kinds". The command trains a CLIP and
-prints what `benchmarks.probe` reads off the patches under the boxes.
+changes "kinds". The command trains a CLIP and prints what `benchmarks.probe` reads off the patches
+under the boxes.
 """
 
 import argparse
